@@ -1,0 +1,82 @@
+# Every routine command is one target; each makes .venv and what is in it by itself.
+#   PYTHON       the interpreter to build .venv from (3.10 or newer)
+#   TORCH_INDEX  package index with another build of torch, see README.md
+#   ARGS         passed on: make demo ARGS="--mode diffusion", make test ARGS="-k cache"
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	"$$p" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	&& command -v "$$p" && break; done)
+TORCH_INDEX ?=
+ARGS ?=
+
+BIN := .venv/bin
+# Run as modules: an old .venv of another path keeps working.
+RUN := $(BIN)/python -m
+PIP := $(RUN) pip --disable-pip-version-check install --progress-bar off -c constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+# What pip says, reduced to what takes time; all of it when it fails.
+SHORTEN := 2>&1 | tee .venv/setup.log | awk '/(Downloading|Using cached) .* \([0-9.]+ [MG]B\)/ \
+	{print "  " $$0; fflush()} /^Installing collected/ {print "  unpacking"; fflush()}' \
+	|| { tail -n 40 .venv/setup.log >&2; exit 1; }
+
+.PHONY: help setup demo test test-fast bench-overhead lint docs clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/.stamp-dev  ## make .venv with everything for development
+
+demo: .venv/.stamp-engine  ## fetch the model if it is missing and fill a hole of an example
+	@$(RUN) blockdiff infill examples/intervals.py --lines 32 $(ARGS)
+
+test: .venv/.stamp-dev  ## run all tests, those with the real model included
+	@$(RUN) blockdiff models pull
+	@BLOCKDIFF_REQUIRE_MODEL=1 $(RUN) pytest $(ARGS)
+
+test-fast: .venv/.stamp-dev  ## run the tests that need no model and no patience
+	@$(RUN) pytest -m "not slow and not model" $(ARGS)
+
+bench-overhead: .venv/.stamp-dev  ## what service and language server add to the bare engine
+	@$(RUN) tests.bench.overhead $(ARGS)
+
+test-nvim: .venv/.stamp-nvim  ## test the Neovim plugin in a real Neovim
+	@$(RUN) blockdiff models pull
+	@OMP_NUM_THREADS=1 BLOCKDIFF_REQUIRE_MODEL=1 $(RUN) pytest tests/editors/nvim $(ARGS)
+
+lint: .venv/.stamp-dev  ## ruff and mypy
+	@$(RUN) ruff check
+	@$(RUN) mypy
+
+docs: .venv/.stamp-engine  ## write the generated parts of README.md anew
+	@$(RUN) docs.readme_parts
+	@$(RUN) docs.lsp_parts
+
+clean:  ## remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 or newer with venv was found" >&2; \
+		echo "hint: install python3 and python3-venv, or set PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+
+.venv/.stamp-engine: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing blockdiff with its engine (torch is the large part)"
+	@$(PIP) -e '.[engine]' $(SHORTEN)
+	@touch $@
+
+.venv/.stamp-dev: .venv/.stamp-engine
+	@echo "installing the tools for development"
+	@$(PIP) -e '.[engine,train,bench,dev]' $(SHORTEN)
+	@touch $@
+
+.venv/.stamp-nvim: .venv/.stamp-dev
+	@echo "installing Neovim"
+	@$(PIP) -e '.[engine,train,bench,dev,editors]' $(SHORTEN)
+	@touch $@

@@ -1,0 +1,245 @@
+"""What `blockdiff infill` and `rewrite` do once their options are parsed: read, load, watch, show
+or write."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from blockdiff import interrupt, source_file, wire
+from blockdiff.config import DecodingConfig, Mode
+from blockdiff.errors import BlockdiffError, InvalidRequest, ModelNotFound
+from blockdiff.source_file import SourceFile
+from blockdiff.types import Event, Finished, Hole, InfillRequest, Refinement
+
+if TYPE_CHECKING:
+    from blockdiff.engine.engine import Engine
+    from blockdiff.tui import View
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where the result goes.
+
+    Attributes:
+        write: change the file; otherwise a diff is printed.
+        as_json: print events, one per line.
+        quiet: no progress and no live view.
+    """
+
+    write: bool
+    as_json: bool
+    quiet: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """Which model, where it runs, and whether it may be downloaded."""
+
+    name: str
+    device: str
+    dtype: str
+    download: bool
+
+
+def hole_finder(at: str, lines: str, hole: str) -> Callable[[SourceFile], Hole]:
+    """How to find the hole once the file is read, from the values of three options.
+
+    Raises:
+        InvalidRequest: unless exactly one of them is given.
+    """
+    ways: list[tuple[str, source_file.HoleFinder]] = [
+        (at, source_file.hole_at),
+        (lines, source_file.hole_of_lines),
+        (hole, source_file.hole_between),
+    ]
+    given = [(value, find) for value, find in ways if value]
+    if len(given) != 1:
+        problem = "name one hole, not several" if given else "say where the hole is"
+        raise InvalidRequest(problem, "give one of --at L:C, --lines A-B or --hole L:C-L:C")
+    value, find = given[0]
+    return lambda source: find(source, value)
+
+
+def infill(
+    file: str,
+    find_hole: Callable[[SourceFile], Hole],
+    decoding: DecodingConfig,
+    *,
+    language: str,
+    context_tokens: int,
+    model: ModelChoice,
+    output: Output,
+) -> None:
+    """Fill one hole of one file. Everything that can be refused is refused before the model loads.
+
+    Raises:
+        BlockdiffError: of any kind; the file is untouched then.
+        KeyboardInterrupt: Ctrl-C, at any point before the file is replaced.
+    """
+    source = source_file.read(file)
+    if output.write:
+        source_file.check_writable(source)
+    request = InfillRequest(
+        document=source.text,
+        hole=find_hole(source),
+        path="" if source.path is None else source.path.as_posix(),
+        language=language,
+        decoding=decoding,
+        context_tokens=context_tokens,
+    )
+    if not (request.prefix.strip() or request.suffix.strip()):
+        raise InvalidRequest(
+            f"the hole covers all of {source.name}, so nothing says what to write",
+            "leave a line outside the hole, such as an import, a signature or a comment",
+        )
+    edit = Edit(source, request.hole, request.decoding.mode, "the model left the hole as it is")
+    apply(edit, lambda engine, stop: engine.infill(request, stop), model, output)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Where the text that an engine writes goes.
+
+    Attributes:
+        hole: what it replaces.
+        mode: how it is written.
+        unchanged: what to say if it is the text that was there.
+    """
+
+    source: SourceFile
+    hole: Hole
+    mode: Mode
+    unchanged: str
+
+
+def apply(
+    edit: Edit,
+    ask: Callable[[Engine, Callable[[], bool]], Iterator[Event]],
+    model: ModelChoice,
+    output: Output,
+) -> None:
+    """Load the model, `ask` it with a cancel flag, and bring its events to where they belong.
+
+    Raises as `infill`.
+    """
+    engine = load_engine(model, silent=output.quiet or output.as_json)
+    events = _stream(ask(engine, interrupt.pressed))
+    if output.as_json:
+        _print_events(events, edit, output)
+    else:
+        _show(events, edit, output)
+
+
+def load_engine(model: ModelChoice, *, silent: bool) -> Engine:
+    """The engine with its model; a known model that is missing is downloaded first."""
+    from blockdiff.tui import ProgressBar
+
+    _ensure_downloaded(model, silent)
+    with ProgressBar(silent) as bar:
+        bar.share("starting the engine", 0.0)
+        from blockdiff.engine.engine import Engine
+
+        return Engine.load(
+            model.name, device=model.device, dtype=model.dtype, progress=bar.share
+        )
+
+
+def _ensure_downloaded(model: ModelChoice, silent: bool) -> None:
+    from blockdiff import download, store
+    from blockdiff.tui import ProgressBar
+
+    try:
+        store.resolve(model.name)
+    except ModelNotFound as error:
+        if not (model.download and model.name in store.catalog()):
+            raise
+        if find_spec("torch") is None:  # before the download, not after it
+            raise ModuleNotFoundError(name="torch") from None
+        size = store.find(model.name).base.size / 1e6
+        print(f"{error.message}; downloading {size:.0f} MB, once", file=sys.stderr, flush=True)
+        with ProgressBar(silent) as bar:
+            download.pull(model.name, progress=bar.transfer)
+
+
+def _stream(events: Iterator[Event]) -> Iterator[Event]:
+    """The engine's events; ends with KeyboardInterrupt if a Ctrl-C was swallowed on the way."""
+    for event in events:
+        if interrupt.pressed():
+            raise KeyboardInterrupt
+        yield event
+
+
+def _print_events(events: Iterator[Event], edit: Edit, output: Output) -> None:
+    for event in events:
+        value = wire.event_to_json(event)
+        if isinstance(event, Finished):
+            if output.write:
+                _write(edit, event.text)
+            value["written"] = output.write
+        print_json(value)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One line on standard output, at once."""
+    print(json.dumps(value), flush=True)
+
+
+def _show(events: Iterator[Event], edit: Edit, output: Output) -> None:
+    from blockdiff import tui
+
+    source = edit.source
+    view = tui.view_for(source, edit.hole, edit.mode.value, output.quiet)
+    finished = _watch(events, view)
+    if output.write:
+        _write(edit, finished.text)
+    else:
+        _print_diff(edit, finished.text)
+    if output.quiet:
+        return
+    if source.replaced(edit.hole, finished.text) == source.text:
+        print(edit.unchanged, file=sys.stderr)
+    elif output.write:
+        print(f"wrote {source.name}", file=sys.stderr)
+    print(tui.summary(finished), file=sys.stderr)
+
+
+def _watch(events: Iterator[Event], view: View) -> Finished:
+    with view:
+        for event in events:
+            if isinstance(event, Refinement):
+                view.show(event)
+            else:
+                return event
+    raise BlockdiffError("the engine ended without a result")
+
+
+def _write(edit: Edit, text: str) -> None:
+    with interrupt.deferred():
+        source_file.write(edit.source, edit.source.replaced(edit.hole, text))
+
+
+def _print_diff(edit: Edit, text: str) -> None:
+    from blockdiff.textdiff import unified_diff
+
+    diff = unified_diff(edit.source, edit.hole, text)
+    if not sys.stdout.isatty():
+        # As bytes: a diff carries the file's own line endings and encoding.
+        sys.stdout.flush()
+        sys.stdout.buffer.writelines(line.encode() for line in diff)
+        sys.stdout.buffer.flush()
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    from blockdiff.tui import visible
+
+    styles = {"+": "green", "-": "red", "@": "cyan", "\\": "dim"}
+    console = Console(soft_wrap=True, highlight=False)
+    for line in diff:
+        style = "bold" if line.startswith(("--- ", "+++ ")) else styles.get(line[0], "")
+        console.print(Text(visible(line.rstrip("\r\n")), style))

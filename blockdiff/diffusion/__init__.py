@@ -1,0 +1,1 @@
+"""Noise, unmasking rules and the block loop."""

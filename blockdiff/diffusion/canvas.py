@@ -1,0 +1,87 @@
+"""Where denoising starts from: nothing but masks, or a text of which some tokens are masked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """The tokens that a generation finds in its place. Past their end everything is masked.
+
+    Attributes:
+        tokens: ids; under a mask the original, which is only shown until something better is known.
+        masked: which of them are denoised; the others never change.
+        confidence: probability of each token, shown with it.
+        allowed: by index, the ids among which a masked token is chosen; absent: all.
+    """
+
+    tokens: tuple[int, ...] = ()
+    masked: tuple[bool, ...] = ()
+    confidence: tuple[float, ...] = ()
+    allowed: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def kept(self, start: int) -> int:
+        """How many tokens from `start` on stay as they are, up to the first mask."""
+        end = start
+        while end < len(self.tokens) and not self.masked[end]:
+            end += 1
+        return end - start
+
+    def block(self, start: int, size: int) -> Canvas:
+        """The `size` positions from `start` on."""
+        blank = max(0, size - len(self.tokens[start : start + size]))
+        end = start + size
+        return Canvas(
+            (*self.tokens[start:end], *[0] * blank),
+            (*self.masked[start:end], *[True] * blank),
+            (*self.confidence[start:end], *[0.0] * blank),
+            {i - start: ids for i, ids in self.allowed.items() if start <= i < end},
+        )
+
+    def behind(self, token: int, confidence: float) -> Canvas:
+        """This with a token in front of it that is kept."""
+        return Canvas(
+            (token, *self.tokens),
+            (False, *self.masked),
+            (confidence, *self.confidence),
+            {i + 1: ids for i, ids in self.allowed.items()},
+        )
+
+    def limited(self, logits: Tensor) -> Tensor:
+        """Logits (positions, vocab) with -inf where a position does not allow a token."""
+        for index, ids in self.allowed.items():
+            row = logits[index].clone()
+            logits[index] = float("-inf")
+            logits[index, ids] = row[ids]
+        return logits
+
+
+BLANK = Canvas()
+"""Nothing but masks, as long as the generation may become."""
+
+
+def most_surprising(
+    surprise: Sequence[float], units: Sequence[tuple[int, int]], share: float
+) -> list[tuple[int, int]]:
+    """The units that surprise the model most, until they hold a `share` of all their tokens.
+
+    Args:
+        surprise: of each token, nats.
+        units: half-open ranges of tokens that change together.
+
+    Returns:
+        Units in order; none for a share of 0, otherwise at least one.
+    """
+    wanted = share * sum(end - start for start, end in units)
+    chosen: list[tuple[int, int]] = []
+    count = 0
+    for start, end in sorted(units, key=lambda unit: -max(surprise[unit[0] : unit[1]])):
+        if count + (end - start) / 2 > wanted and (chosen or not share):
+            break
+        chosen.append((start, end))
+        count += end - start
+    return sorted(chosen)

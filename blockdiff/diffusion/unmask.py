@@ -1,0 +1,67 @@
+"""Unmasking rules: which masked positions of a block settle in one denoising step.
+
+Pure functions of what the model said; no rule knows of caches, tokens or text. Confidence is
+always read from un-noised probabilities, whatever the temperature of sampling.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blockdiff.config import DecodingConfig, Rule
+
+
+def schedule_counts(masks: int, steps: int) -> list[int]:
+    """How many of n positions settle in each of s steps: n // s, one more in the first n mod s.
+
+    Sums to `masks` (LLaDA, algorithm 2). With more steps than masks the last ones settle none.
+    """
+    each, extra = divmod(masks, steps)
+    return [each + (step < extra) for step in range(steps)]
+
+
+def settle(
+    config: DecodingConfig, confidence: Tensor, entropy: Tensor, masked: Tensor, step: int, n: int
+) -> Tensor:
+    """Apply the rule of `config`.
+
+    Args:
+        confidence: (block,) probability of the token proposed at each position.
+        entropy: (block,) entropy of each position's distribution, nats.
+        masked: boolean (block,), positions not settled yet.
+        step: denoising steps already taken in this block.
+        n: masks the block began with.
+
+    Returns:
+        Boolean (block,): positions to settle now, a subset of `masked`. At least one where any is
+        masked, so that every rule ends.
+    """
+    if not bool(masked.any()):
+        return torch.zeros_like(masked)
+    if config.rule is Rule.SCHEDULE:
+        counts = schedule_counts(n, min(config.denoising_steps or n, n))
+        count = counts[step] if step < len(counts) else int(masked.sum())
+        return _most_confident(confidence, masked, count)
+    if config.rule is Rule.THRESHOLD:
+        chosen = masked & (confidence > config.threshold)
+    else:
+        chosen = _within_entropy(entropy, masked, config.entropy_bound)
+    return chosen if bool(chosen.any()) else _most_confident(confidence, masked, 1)
+
+
+def _most_confident(confidence: Tensor, masked: Tensor, count: int) -> Tensor:
+    count = min(count, int(masked.sum()))
+    ranked = torch.where(masked, confidence, torch.full_like(confidence, -1.0))
+    chosen = torch.zeros_like(masked)
+    chosen[ranked.topk(count).indices] = True
+    return chosen
+
+
+def _within_entropy(entropy: Tensor, masked: Tensor, bound: float) -> Tensor:
+    """The lowest entropies while their sum stays at or under `bound` (arXiv 2505.24857)."""
+    ranked = torch.where(masked, entropy, torch.full_like(entropy, torch.inf))
+    values, order = ranked.sort(stable=True)
+    chosen = torch.zeros_like(masked)
+    chosen[order] = values.cumsum(0) <= bound
+    return chosen & masked

@@ -1,0 +1,54 @@
+"""Where and in which precision a model runs."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from blockdiff.errors import DeviceUnavailable, OutOfMemory
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_HEADROOM = 700_000_000  # bytes for the cache, activations, logits and the libraries
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU. Raises DeviceUnavailable for what is not here."""
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DeviceUnavailable(
+            f"device {wanted!r} is not available: {str(error).splitlines()[0]}",
+            "use --device auto, or see what blockdiff doctor finds",
+        ) from error
+    return device
+
+
+def choose_dtype(wanted: str) -> torch.dtype:
+    """`auto` is bfloat16. Raises DeviceUnavailable for an unknown name."""
+    name = "bfloat16" if wanted == "auto" else wanted
+    if name not in DTYPES:
+        raise DeviceUnavailable(
+            f"dtype {wanted!r} is unknown", f"use auto, {', '.join(sorted(DTYPES))}"
+        )
+    return DTYPES[name]
+
+
+def check_memory(needed: int, device: torch.device) -> None:
+    """Raise OutOfMemory when `needed` bytes of weights and some room do not fit on `device`."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif device.type == "cpu":
+        free = psutil.virtual_memory().available
+    else:
+        return
+    if free < needed + _HEADROOM:
+        raise OutOfMemory(
+            f"the model needs {(needed + _HEADROOM) / 1e9:.1f} GB on {device.type}, "
+            f"{free / 1e9:.1f} GB are free",
+            "close other programs, or use a smaller --dtype or model",
+        )

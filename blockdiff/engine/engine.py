@@ -1,0 +1,448 @@
+"""The engine: one model, one device, requests in, events out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from blockdiff import store
+from blockdiff.config import DecodingConfig, Layout, Mode
+from blockdiff.diffusion.choose import Chooser
+from blockdiff.diffusion.sampler import Sampler, Snapshot
+from blockdiff.engine import rewriting
+from blockdiff.engine.devices import check_memory, choose_device, choose_dtype
+from blockdiff.engine.draft_text import refinement
+from blockdiff.engine.prefix_store import DEFAULT_BYTES, PrefixStore
+from blockdiff.engine.speed import MovingRate
+from blockdiff.errors import OutOfMemory
+from blockdiff.grammars import language_of
+from blockdiff.infill.healing import HealingConstraint
+from blockdiff.infill.layout import Prompt, build_prompt
+from blockdiff.infill.rewrite import (
+    Frame,
+    without_lead,
+    without_lines_above,
+    without_marks,
+)
+from blockdiff.infill.seams import Seams
+from blockdiff.infill.syntax import check, check_rewrite
+from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.cache import BlockCache
+from blockdiff.model.checkpoint import (
+    DraftingConfig,
+    Progress,
+    is_prepared,
+    load_adapter,
+    load_transformer,
+    prepare_gguf,
+)
+from blockdiff.model.tokenizer import Tokenizer
+from blockdiff.model.transformer import Transformer
+from blockdiff.types import (
+    Event,
+    Finished,
+    FinishReason,
+    InfillRequest,
+    Refinement,
+    RewriteRequest,
+    SyntaxState,
+    Warmed,
+)
+
+_MAX_TOKENS = 256  # of a hole whose request leaves it open
+_DRAFT_ROOM = 64  # positions of the cache for what a forward tries out behind the text
+_MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
+
+
+def never() -> bool:
+    """The cancel flag of a request that nobody cancels."""
+    return False
+
+
+def quiet(what: str, share: float) -> None:
+    """The progress of a caller who does not look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All that belongs to one model in memory."""
+
+    name: str
+    model: Transformer
+    adapter: GatedAdapter | None
+    tokenizer: Tokenizer
+    drafting: DraftingConfig
+
+    @classmethod
+    def load(
+        cls, name_or_path: str, device: torch.device, dtype: torch.dtype, progress: Progress
+    ) -> Checkpoint:
+        """Read a catalogue model, a GGUF file or a checkpoint folder; see `store.resolve`."""
+        return cls._read(name_or_path, device, dtype, progress, with_adapter=True)
+
+    @classmethod
+    def load_base(
+        cls, name_or_path: str, device: torch.device, dtype: torch.dtype, progress: Progress
+    ) -> Checkpoint:
+        """The same without its adapter, for training another."""
+        return cls._read(name_or_path, device, dtype, progress, with_adapter=False)
+
+    @classmethod
+    def _read(
+        cls,
+        name_or_path: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Progress,
+        *,
+        with_adapter: bool,
+    ) -> Checkpoint:
+        files = store.resolve(
+            name_or_path, lambda phase, done, size: progress(phase, done / max(size, 1))
+        )
+        weights = files.base
+        if files.base.is_file():
+            weights = files.prepared
+            if not is_prepared(weights):
+                with store.lock(weights.parent.name):
+                    if not is_prepared(weights):
+                        prepare_gguf(files.base, weights, progress)
+        check_memory(_weight_bytes(weights) * dtype.itemsize // 2, device)
+        progress("loading weights", 0.0)
+        model = load_transformer(weights, dtype=dtype, device=device)
+        adapter, drafting = None, DraftingConfig(Layout.PSM, 1, 1, None)
+        if with_adapter and files.adapter is not None:
+            drafting = DraftingConfig.read(files.adapter / "config.json")
+            adapter = load_adapter(files.adapter, model.config, drafting).to(device, dtype)
+        progress("loading weights", 1.0)
+        tokenizer = _tokenizer(files, model.config.vocab_size)
+        return cls(files.name, model, adapter, tokenizer, drafting)
+
+
+class Engine:
+    """Serves one request at a time; what earlier ones encoded is reused by the next.
+
+    Attributes:
+        name: of the model.
+        device, dtype: where and how it runs.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, cache_bytes: int = DEFAULT_BYTES) -> None:
+        """`cache_bytes` of encoded context are kept for later requests."""
+        self._checkpoint = checkpoint
+        self.name = checkpoint.name
+        self.device = str(checkpoint.model.device)
+        self.dtype = str(checkpoint.model.dtype).removeprefix("torch.")
+        self._store = PrefixStore(self._empty_cache, cache_bytes)
+        self._speed = MovingRate()
+        self._banned = _banned(checkpoint)
+
+    @classmethod
+    def load(
+        cls,
+        model: str = store.DEFAULT_MODEL,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        cache_bytes: int = DEFAULT_BYTES,
+        progress: Progress = quiet,
+    ) -> Engine:
+        """Load a model; a GGUF base is unpacked into the cache folder on first use.
+
+        Raises ModelNotFound, ModelCorrupt, ModelUnsupported, DeviceUnavailable, OutOfMemory,
+        DiskFull.
+        """
+        where, precision = choose_device(device), choose_dtype(dtype)
+        engine = cls(Checkpoint.load(model, where, precision, progress), cache_bytes)
+        engine._measure()
+        return engine
+
+    @property
+    def context_speed(self) -> float:
+        """Context tokens encoded per second, lately; 0.0 while unknown."""
+        return self._speed.per_second
+
+    @property
+    def cache_entries(self) -> int:
+        """How many encoded contexts are kept."""
+        return self._store.entries
+
+    @property
+    def cache_bytes(self) -> int:
+        """What they take."""
+        return self._store.nbytes
+
+    def infill(
+        self, request: InfillRequest, cancelled: Callable[[], bool] = never
+    ) -> Iterator[Event]:
+        """Yield refinements of the hole, then exactly one `Finished`.
+
+        `cancelled` is asked between any two forwards. Raises Cancelled, InvalidRequest,
+        ModelUnsupported, OutOfMemory; whatever happens, the next request starts clean.
+        """
+        return _Infill(self, request, cancelled).events()
+
+    def rewrite(
+        self, request: RewriteRequest, cancelled: Callable[[], bool] = never
+    ) -> Iterator[Event]:
+        """Yield refinements of the whole span, then exactly one `Finished`.
+
+        By instruction where there is one, otherwise by re-noising. `cancelled` and what is raised
+        are as for `infill`; ModelUnsupported also for a checkpoint that cannot chat, or has no
+        adapter to denoise with.
+        """
+        frame = Frame.of(request.document, request.span)
+        inner = request.infill(frame.hole)
+        writer: _Infill | rewriting.Renoise
+        if request.instruction.strip():
+            writer = _Infill(self, inner, cancelled, request.instruction)
+        else:
+            writer = rewriting.Renoise(self, inner, request.strength, cancelled)
+        return _framed(frame, writer.events())
+
+    def warm(self, request: InfillRequest, cancelled: Callable[[], bool] = never) -> Warmed:
+        """Encode the context of a request that is expected, write nothing.
+
+        Raises as `infill`. What is encoded when it is cancelled stays usable.
+        """
+        began = time.monotonic()
+        point = self._checkpoint
+        prompt = build_prompt(request, point.tokenizer, point.drafting.layout)
+        decoding = resolved(request.decoding, point.drafting)
+        with self._context(prompt, decoding, cancelled) as sampler:
+            cached = sampler.cache.length
+            self._encode(sampler, prompt.tokens)
+        elapsed = 1e3 * (time.monotonic() - began)
+        return Warmed(request.request_id, len(prompt.tokens), cached, elapsed)
+
+    @contextmanager
+    def _context(
+        self,
+        prompt: Prompt,
+        decoding: DecodingConfig,
+        cancelled: Callable[[], bool],
+        banned: Sequence[int] = (),
+    ) -> Iterator[Sampler]:
+        """A sampler on the longest known prefix of a prompt; what it commits of it is kept.
+
+        It writes no token that is `banned`.
+        """
+        cache = self._store.take(prompt.tokens, room=decoding.max_tokens + _DRAFT_ROOM)
+        try:
+            yield self._sampler(cache, prompt, decoding, cancelled, banned)
+        except torch.OutOfMemoryError as error:
+            self._store.clear()
+            raise _out_of_memory(error) from error
+        finally:
+            self._store.put(prompt.tokens[: cache.length], cache)
+
+    def _sampler(
+        self,
+        cache: BlockCache,
+        prompt: Prompt,
+        decoding: DecodingConfig,
+        cancelled: Callable[[], bool],
+        banned: Sequence[int] = (),
+    ) -> Sampler:
+        point, tokenizer = self._checkpoint, self._checkpoint.tokenizer
+        return Sampler(
+            model=point.model,
+            adapter=point.adapter,
+            cache=cache,
+            chooser=Chooser(
+                {*self._banned, *banned}, decoding.temperature, decoding.top_p, decoding.seed
+            ),
+            stop=frozenset(tokenizer.special.stop),
+            config=decoding,
+            cancelled=cancelled,
+            constraint=_Healing(tokenizer, prompt.heal) if prompt.heal else None,
+        )
+
+    def _encode(self, sampler: Sampler, tokens: Sequence[int]) -> None:
+        """Encode a prompt, and take the time.
+
+        Apart from `Sampler.run`, which takes back what a cancelled request has encoded: context is
+        exact whoever asked for it, and a completion that every keystroke replaces would never get
+        to the end of a long one.
+        """
+        before, began = sampler.cache.length, time.monotonic()
+        try:
+            sampler.encode(tokens)
+        finally:
+            if sampler.model.device.type == "cuda":
+                torch.cuda.synchronize(sampler.model.device)
+            self._speed.add(sampler.cache.length - before, time.monotonic() - began)
+
+    def _measure(self) -> None:
+        """Find out how fast context is encoded. The first forward reads the weights in."""
+        decoding = DecodingConfig(mode=Mode.AR)
+        sampler = self._sampler(self._empty_cache(), Prompt((), "", 0), decoding, never)
+        for length in _MEASURED_LENGTHS:
+            self._encode(sampler, [0] * (length + 1))
+
+    def _empty_cache(self) -> BlockCache:
+        model = self._checkpoint.model
+        return BlockCache(model.config, dtype=model.dtype, device=model.device)
+
+
+class _Infill:
+    """One request from prompt to final text; with an `instruction` the hole is rewritten by it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: InfillRequest,
+        cancelled: Callable[[], bool],
+        instruction: str = "",
+    ) -> None:
+        self._engine, self._request, self._cancelled = engine, request, cancelled
+        self._point = engine._checkpoint
+        first_line = request.document[:200].split("\n", 1)[0]
+        self._language = language_of(request.path, request.language, first_line)
+        hole = request.hole
+        self._instructed = bool(instruction)
+        self._prompt = build_prompt(
+            request,
+            self._point.tokenizer,
+            Layout.CHAT if instruction else self._point.drafting.layout,
+            instruction=instruction,
+        )
+        self._seams = Seams(
+            request.prefix,
+            request.suffix,
+            self._language,
+            replaced=request.document[hole.start : hole.end],
+            fence=self._prompt.fence,
+            indentation=request.indentation,
+        )
+
+    def events(self) -> Generator[Event, None, None]:
+        engine, prompt = self._engine, self._prompt
+        began = time.monotonic()
+        first_ms = 0.0
+        decoding = resolved(self._request.decoding, self._point.drafting, self._most_tokens())
+        snapshot = Snapshot((), (), (), 0, False)
+        stopped = False
+        with engine._context(prompt, decoding, self._cancelled) as sampler:
+            cached = sampler.cache.length
+            engine._encode(sampler, prompt.tokens)
+            with closing(sampler.run(prompt.tokens)) as snapshots:
+                for number, snapshot in enumerate(snapshots):
+                    elapsed = 1e3 * (time.monotonic() - began)
+                    first_ms = first_ms or elapsed
+                    yield self._refinement(number, snapshot, elapsed)
+                    stopped = self._seams.cut(self._text(snapshot.settled_prefix), final=False)[1]
+                    if stopped:
+                        break
+        ended = stopped or snapshot.ended
+        reason = FinishReason.EOM if ended else FinishReason.LENGTH
+        text = self._seams.finish(self._text(snapshot.settled_prefix), reason)
+        if self._instructed:
+            prefix, hole = self._request.prefix, self._request.hole
+            text = without_lead(text, prefix.rpartition("\n")[2])
+            replaced = self._request.document[hole.start : hole.end]
+            text = without_lines_above(text, prefix, replaced)
+        yield Finished(
+            request_id=self._request.request_id,
+            hole=0,
+            text=text,
+            tokens=len(snapshot.settled_prefix),
+            forwards=sampler.forwards,
+            finish=reason,
+            syntax=self._check_syntax(text),
+            mode=decoding.mode.value,
+            model=engine.name,
+            elapsed_ms=1e3 * (time.monotonic() - began),
+            first_ms=first_ms,
+            context_tokens=len(prompt.tokens),
+            cached_tokens=cached,
+        )
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        """What tokens say behind the healed part of the prefix."""
+        text = self._point.tokenizer.decode(tokens)[len(self._prompt.heal) :]
+        return without_marks(text, self._prompt.marks)
+
+    def _refinement(self, number: int, snapshot: Snapshot, elapsed: float) -> Refinement:
+        return refinement(
+            snapshot,
+            self._point.tokenizer,
+            request_id=self._request.request_id,
+            number=number,
+            elapsed_ms=elapsed,
+            skip=len(self._prompt.heal),
+        )
+
+    def _most_tokens(self) -> int:
+        """What a request needs that leaves it open."""
+        if not self._instructed:
+            return _MAX_TOKENS
+        hole, document = self._request.hole, self._request.document
+        replaced = self._point.tokenizer.encode(document[hole.start : hole.end])
+        room = self._point.model.config.max_positions - len(self._prompt.tokens) - _DRAFT_ROOM
+        return rewriting.most_tokens(len(replaced), room)
+
+    def _check_syntax(self, text: str) -> SyntaxState:
+        request = self._request
+        filled = request.prefix + text + request.suffix
+        start = request.hole.start
+        if self._instructed:
+            end = start + len(text)
+            return check_rewrite(request.document, filled, start, end, self._language)
+        return check(filled, start, start + len(text), self._language)
+
+
+def _framed(frame: Frame, events: Generator[Event, None, None]) -> Iterator[Event]:
+    with closing(events):
+        yield from map(frame.put, events)
+
+
+class _Healing:
+    """Token healing as the sampler's constraint on ids."""
+
+    def __init__(self, tokenizer: Tokenizer, heal: str) -> None:
+        self._tokenizer, self._healing = tokenizer, HealingConstraint(tokenizer, heal)
+
+    def allowed(self, so_far: Sequence[int]) -> Sequence[int] | None:
+        written = b"".join(self._tokenizer.token_bytes(token) for token in so_far)
+        return self._healing.allowed(written)
+
+
+def resolved(
+    decoding: DecodingConfig, drafting: DraftingConfig, max_tokens: int = _MAX_TOKENS
+) -> DecodingConfig:
+    """Fill in what a request leaves to the checkpoint, and `max_tokens` where it is open."""
+    decoding = replace(decoding, max_tokens=decoding.max_tokens or max_tokens)
+    if decoding.block_size:
+        return decoding
+    verify = decoding.mode is Mode.VERIFY
+    return replace(decoding, block_size=drafting.draft_length if verify else drafting.block_size)
+
+
+def _banned(point: Checkpoint) -> list[int]:
+    """Ids that may never be written: special ones that do not end the middle, and unused rows."""
+    special, stop = point.tokenizer.is_special, frozenset(point.tokenizer.special.stop)
+    return [i for i in range(point.model.config.vocab_size) if special(i) and i not in stop]
+
+
+def _tokenizer(files: store.ModelFiles, vocab_size: int) -> Tokenizer:
+    """Built from the GGUF file once, then read from the cache."""
+    if files.base.is_file():
+        return Tokenizer.cached(files.base, files.tokenizer)
+    return Tokenizer.from_file(files.tokenizer, vocab_size)
+
+
+def _weight_bytes(weights: Path) -> int:
+    return sum(shard.stat().st_size for shard in weights.glob("*.safetensors"))
+
+
+def _out_of_memory(error: Exception) -> OutOfMemory:
+    return OutOfMemory(
+        f"not enough memory for this request: {str(error).splitlines()[0]}",
+        "lower --context-tokens or --max-tokens",
+    )

@@ -1,0 +1,118 @@
+"""What was encoded for earlier requests, to be continued by later ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from blockdiff.model.cache import BlockCache
+
+DEFAULT_BYTES = 512 << 20
+
+# An entry may lose so many tokens to a request that goes on from its middle: the end of a line that
+# is being typed. Above it the entry is kept and a copy goes on, because what it would lose (the
+# text after the hole, another place in the file) is likely to be asked for again.
+_LOSABLE_TOKENS = 64
+_LEAST_COPIED_TOKENS = 16  # fewer are encoded as fast as they are copied
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A cache and the tokens of its committed positions."""
+
+    tokens: tuple[int, ...]
+    cache: BlockCache
+
+
+class PrefixStore:
+    """Committed caches by token prefix, least recently used first out, within a byte budget.
+
+    A cache is taken out, continued by one request, and put back with the tokens it then holds.
+    Buffers count with their capacity. Not for use from several threads, but for reading `entries`
+    and `nbytes`.
+    """
+
+    def __init__(self, empty: Callable[[], BlockCache], budget: int = DEFAULT_BYTES) -> None:
+        """`empty` makes a cache; `budget` is in bytes, 0 keeps nothing."""
+        self._empty, self._budget = empty, budget
+        self._entries: list[_Entry] = []  # least recently used first
+
+    @property
+    def entries(self) -> int:
+        return len(self._entries)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the buffers that are kept; a cache that is taken out does not count."""
+        return sum(entry.cache.nbytes for entry in tuple(self._entries))
+
+    def take(self, tokens: Sequence[int], room: int = 0) -> BlockCache:
+        """A cache of the longest prefix of `tokens` that is known, perhaps empty.
+
+        It is the caller's until `put`. It has the capacity for `tokens` and, as far as the model's
+        limit allows, `room` more; others make way for it. Nothing is copied if the entry that it
+        comes from ends within a line of where the prefix ends.
+
+        Raises:
+            InvalidRequest: more tokens than the model has positions.
+        """
+        entry, shared = self._longest(tokens)
+        if entry is None or shared < _LEAST_COPIED_TOKENS:
+            cache = self._reserved(self._empty(), tokens, room)
+        elif len(entry.tokens) - shared <= _LOSABLE_TOKENS:
+            entry.tokens = entry.tokens[:shared]
+            entry.cache.truncate(shared)
+            cache = self._reserved(entry.cache, tokens, room)
+            self._entries.remove(entry)
+        else:
+            self._touch(entry)
+            cache = self._reserved(entry.cache.fork(length=shared), tokens, room)
+        self._evict(self._budget - cache.nbytes)
+        return cache
+
+    def put(self, tokens: Sequence[int], cache: BlockCache) -> None:
+        """Keep `cache`, whose committed positions are `tokens`; an entry within it goes.
+
+        A cache that holds nothing beyond an entry is dropped: what a cancelled request has copied.
+        """
+        if len(tokens) != cache.length:
+            raise ValueError(f"{len(tokens)} tokens for {cache.length} committed positions")
+        entry, shared = self._longest(tokens)
+        if entry is not None and shared == len(tokens):
+            return self._touch(entry)
+        self._entries = [e for e in self._entries if _common(e.tokens, tokens) < len(e.tokens)]
+        if tokens:
+            self._entries.append(_Entry(tuple(tokens), cache))
+        self._evict(self._budget)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries = []
+
+    def _longest(self, tokens: Sequence[int]) -> tuple[_Entry | None, int]:
+        """The entry with the longest common prefix, the latest one of several, and its length."""
+        best, longest = None, 0
+        for entry in reversed(self._entries):
+            shared = _common(entry.tokens, tokens)
+            if shared > longest or best is None:
+                best, longest = entry, shared
+        return best, longest
+
+    def _reserved(self, cache: BlockCache, tokens: Sequence[int], room: int) -> BlockCache:
+        cache.reserve(max(len(tokens), min(len(tokens) + room, cache.most_positions)))
+        return cache
+
+    def _touch(self, entry: _Entry) -> None:
+        self._entries.remove(entry)
+        self._entries.append(entry)
+
+    def _evict(self, budget: int) -> None:
+        while self._entries and self.nbytes > budget:
+            del self._entries[0]
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the common prefix."""
+    pairs = enumerate(zip(one, other, strict=False))
+    shorter = min(len(one), len(other))
+    return next((i for i, (a, b) in pairs if a != b), shorter)

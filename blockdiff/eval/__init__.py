@@ -1,0 +1,1 @@
+"""Measuring what the product does, beside its floor and its rivals."""

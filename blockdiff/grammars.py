@@ -1,0 +1,122 @@
+"""Which language a document is in, and its tree-sitter parser.
+
+Parsing stops at `TIME_LIMIT_S` per tree: a megabyte of ordinary code takes a tenth of a second, a
+megabyte of garbage two.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import time
+from functools import cache
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tree_sitter
+
+TIME_LIMIT_S = 0.5
+_CALLBACK_FROM_BYTES = 100_000  # below this a parse cannot take long enough to be timed
+
+_BY_EXTENSION = {
+    ".py": "python", ".pyi": "python", ".pyw": "python",
+    ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".jsx": "javascript",
+    ".ts": "typescript", ".mts": "typescript", ".cts": "typescript", ".tsx": "tsx",
+    ".go": "go", ".rs": "rust", ".java": "java", ".lua": "lua",
+    ".c": "c", ".h": "c",
+    ".cc": "cpp", ".cpp": "cpp", ".cxx": "cpp", ".c++": "cpp",
+    ".hpp": "cpp", ".hh": "cpp", ".hxx": "cpp", ".inl": "cpp",
+}  # fmt: skip
+_ALIASES = {
+    "py": "python", "python3": "python", "js": "javascript", "javascriptreact": "javascript",
+    "jsx": "javascript", "ts": "typescript", "typescriptreact": "tsx", "golang": "go",
+    "rs": "rust", "c++": "cpp", "cuda-cpp": "cpp",
+}  # fmt: skip
+_BY_INTERPRETER = {
+    "python": "python", "pypy": "python", "node": "javascript", "nodejs": "javascript",
+    "deno": "typescript", "bun": "typescript", "ts-node": "typescript", "tsx": "typescript",
+    "lua": "lua", "luajit": "lua", "texlua": "lua",
+}  # fmt: skip
+_GRAMMARS = {
+    "python": ("tree_sitter_python", "language"),
+    "javascript": ("tree_sitter_javascript", "language"),
+    "typescript": ("tree_sitter_typescript", "language_typescript"),
+    "tsx": ("tree_sitter_typescript", "language_tsx"),
+    "go": ("tree_sitter_go", "language"),
+    "rust": ("tree_sitter_rust", "language"),
+    "c": ("tree_sitter_c", "language"),
+    "cpp": ("tree_sitter_cpp", "language"),
+    "java": ("tree_sitter_java", "language"),
+    "lua": ("tree_sitter_lua", "language"),
+}
+LANGUAGES = frozenset(_GRAMMARS)
+
+
+def language_of(path: str, language: str = "", first_line: str = "") -> str:
+    """Name of the language: what the editor says, else the extension, else the `#!` line.
+
+    Names are those of `LANGUAGES` where it is one of them; an editor's other ids are passed on in
+    lower case; empty means unknown.
+    """
+    if language:
+        name = language.strip().lower()
+        return _ALIASES.get(name, name)
+    extension = PurePosixPath(path.replace("\\", "/")).suffix
+    if extension == ".C":
+        return "cpp"
+    if found := _BY_EXTENSION.get(extension.lower()):
+        return found
+    words = re.split(r"[\s/]+", first_line[2:].strip()) if first_line.startswith("#!") else []
+    names = (re.sub(r"[\d.]+$", "", word) for word in words)
+    return next((_BY_INTERPRETER[name] for name in names if name in _BY_INTERPRETER), "")
+
+
+class NoGrammar(Exception):
+    """No grammar for this language is installed."""
+
+
+class OutOfTime(Exception):
+    """The parse took longer than `TIME_LIMIT_S`."""
+
+
+def parsed(data: bytes, language: str) -> tree_sitter.Tree | None:
+    """The tree of UTF-8 text; None without a grammar, or if it took longer than `TIME_LIMIT_S`."""
+    try:
+        return parse(data, language)
+    except (NoGrammar, OutOfTime):
+        return None
+
+
+def parse(data: bytes, language: str) -> tree_sitter.Tree:
+    """The tree of UTF-8 text. Raises NoGrammar or OutOfTime."""
+    grammar = _grammar(language)
+    if grammar is None:
+        raise NoGrammar
+    import tree_sitter
+
+    parser = tree_sitter.Parser(grammar)
+    if len(data) < _CALLBACK_FROM_BYTES:
+        return parser.parse(data)
+    deadline = time.monotonic() + TIME_LIMIT_S
+    try:
+        return parser.parse(
+            lambda offset, _: data[offset : offset + _CALLBACK_FROM_BYTES],
+            progress_callback=lambda _, __: time.monotonic() > deadline,  # true stops it
+        )
+    except ValueError as error:  # how the binding says that the callback stopped it
+        raise OutOfTime from error
+
+
+@cache
+def _grammar(language: str) -> tree_sitter.Language | None:
+    """The installed grammar, or None."""
+    module, function = _GRAMMARS.get(language, ("", ""))
+    if not module:
+        return None
+    try:
+        import tree_sitter
+
+        return tree_sitter.Language(getattr(importlib.import_module(module), function)())
+    except (ImportError, AttributeError, ValueError):  # absent, or of an incompatible ABI
+        return None

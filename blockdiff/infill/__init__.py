@@ -1,0 +1,27 @@
+"""From a request to a prompt, and from a draft to text for the document. Nothing here needs torch.
+
+layout      prefix, hole and suffix as one token sequence, within a budget
+windows     which text around the hole, so that typing moves as little of it as possible
+outline     what is far above it and matters: imports, and what encloses the hole
+healing     the token cut in two at the hole
+seams       where a draft ends, and how it fits in
+construct   where a draft leaves the function it belongs to
+nesting     which brackets and strings are open
+whitespace  line endings and indentation
+syntax      whether a filled hole parses
+"""
+
+from blockdiff.infill.healing import HealingConstraint, Tokenizer
+from blockdiff.infill.layout import Prompt, build_prompt
+from blockdiff.infill.seams import Seams
+from blockdiff.infill.syntax import check, error_spans
+
+__all__ = [
+    "HealingConstraint",
+    "Prompt",
+    "Seams",
+    "Tokenizer",
+    "build_prompt",
+    "check",
+    "error_spans",
+]

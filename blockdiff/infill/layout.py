@@ -1,0 +1,221 @@
+"""How prefix, hole and suffix become one token sequence.
+
+Each layout is one that checkpoints were trained on:
+
+    psm   <fim_prefix> P <fim_suffix> S <fim_middle> A          and the middle follows
+    spm   <fim_prefix> <fim_suffix> S <fim_middle> P A          and the middle follows
+    chat  a conversation that ends inside the code block of the answer
+
+P ends where the line begins that the hole starts in; A is the rest up to the hole (`windows.py`).
+
+Related snippets come first, as Qwen2.5-Coder saw the files of a repository:
+
+    <repo_name> name \\n  <file_sep> path \\n text ...  <file_sep> path \\n  <fim_prefix> P ...
+
+Special ids are put in here one by one; text is encoded apart from them and can make none.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from blockdiff.config import Layout
+from blockdiff.errors import InvalidRequest, ModelUnsupported
+from blockdiff.grammars import language_of
+from blockdiff.infill.healing import HealingConstraint, Tokenizer, healable_tail
+from blockdiff.infill.whitespace import to_lf
+from blockdiff.infill.windows import first_lines, last_lines, text_after, text_before, windows
+from blockdiff.types import InfillRequest, Snippet
+
+__all__ = ["HealingConstraint", "Prompt", "Tokenizer", "build_prompt"]
+
+_LEAST_SNIPPET_TOKENS = 16
+_PATH_PARTS = 3
+_REPOSITORY = "repository"
+
+_SYSTEM = "You are a code editor. You answer with one code block and nothing else."
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request as the model sees it.
+
+    Attributes:
+        tokens: the whole sequence; generation continues it.
+        heal: text that was taken off the end of the prefix and that the generated text has to
+            start with again (`HealingConstraint`); the caller strips it.
+        context_tokens: tokens of prefix, suffix and snippets among `tokens`; with an instruction
+            also of the text to rewrite.
+        fence: what closes the code block that the answer is in; empty where it is in none.
+        marks: what stands before and behind the text to rewrite; an answer may copy them.
+    """
+
+    tokens: tuple[int, ...]
+    heal: str
+    context_tokens: int
+    fence: str = ""
+    marks: tuple[str, str] = ("", "")
+
+
+def build_prompt(
+    request: InfillRequest,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    *,
+    heal: bool = True,
+    instruction: str = "",
+) -> Prompt:
+    """Lays out the text around the hole within `request.context_tokens`.
+
+    The lines nearest to the hole come first: two thirds of the budget for the prefix, one for the
+    suffix, what one side does not need for the other, and what both leave for the snippets. Only
+    text near the hole is tokenized, however long the document. While somebody types in a line, only
+    the end of the sequence changes, but for the layout `chat`. The model sees LF and no BOM. With
+    an `instruction` (layout `chat` only) the text in the hole is shown, to be rewritten.
+
+    Raises:
+        InvalidRequest: an instruction in another layout, or more text to rewrite than fits.
+        ModelUnsupported: the checkpoint lacks the special tokens of the layout.
+    """
+    if instruction and layout is not Layout.CHAT:
+        raise InvalidRequest(f"the {layout.value} layout takes no instruction")
+    if layout is Layout.CHAT:
+        return _chat(request, tokenizer, heal, instruction.strip())
+    special = tokenizer.special
+    marks = (special.fim_prefix, special.fim_suffix, special.fim_middle)
+    if min(marks) < 0:
+        raise ModelUnsupported(
+            "the model has no fill-in-the-middle tokens", "use a model of `blockdiff models list`"
+        )
+    window = windows(request, tokenizer)
+    prefix, begun, suffix = window.before, window.begun, window.after
+    last = begun or prefix
+    healed, text = healable_tail(last, tokenizer) if heal else (0, "")
+    del last[len(last) - healed :]
+    snippets = _snippets(request, tokenizer, request.context_tokens - window.used)
+    if layout is Layout.PSM:
+        hole = [marks[0], *prefix, marks[1], *suffix, marks[2], *begun]
+    else:
+        hole = [marks[0], marks[1], *suffix, marks[2], *prefix, *begun]
+    return Prompt((*snippets, *hole), text, len(snippets) + len(hole) - len(marks))
+
+
+def _context(
+    request: InfillRequest, tokenizer: Tokenizer, budget: int
+) -> tuple[list[int], list[int]]:
+    """The tokens before and after the hole that fit the budget."""
+    start, end, document = request.hole.start, request.hole.end, request.document
+    before = text_before(document, start, tokenizer, budget)
+    after = text_after(document, end, tokenizer, budget)
+    share = budget * 2 // 3
+    share = max(share, budget - len(after))  # what the suffix leaves
+    before = last_lines(before, share, tokenizer)
+    return before, first_lines(after, budget - len(before), tokenizer)
+
+
+def _snippets(request: InfillRequest, tokenizer: Tokenizer, budget: int) -> list[int]:
+    """The repository part of a prompt, the most relevant snippet last; empty if nothing fits.
+
+    A checkpoint without the tokens for it was not trained on such prompts and gets none.
+    """
+    repo_name, file_sep = tokenizer.special.repo_name, tokenizer.special.file_sep
+    if not request.snippets or min(repo_name, file_sep) < 0:
+        return []
+    head = [repo_name, *tokenizer.encode(f"{_REPOSITORY}\n")]
+    current = [file_sep, *tokenizer.encode(f"{_short(request.path)}\n")]
+    files = []
+    budget -= len(head) + len(current)
+    for path, tokens in _fitting(request.snippets, tokenizer, budget, around=1):
+        files.append([file_sep, *tokenizer.encode(f"{path}\n"), *tokens])
+    if not files:
+        return []
+    return [*head, *(token for file in reversed(files) for token in file), *current]
+
+
+def _fitting(
+    snippets: Sequence[Snippet], tokenizer: Tokenizer, budget: int, around: int
+) -> Iterator[tuple[str, list[int]]]:
+    """Short path and first lines of each snippet that still fits; `around` tokens surround it."""
+    for snippet in snippets:
+        path = _short(snippet.path)
+        budget -= around + len(tokenizer.encode(f"{path}\n")) + 1
+        if budget < _LEAST_SNIPPET_TOKENS:
+            return
+        tokens = first_lines(text_after(snippet.text, 0, tokenizer, budget), budget, tokenizer)
+        budget -= len(tokens)
+        if tokens and not tokenizer.token_bytes(tokens[-1]).endswith(b"\n"):
+            tokens = [*tokens, *tokenizer.encode("\n")]
+        if tokens:
+            yield path, tokens
+
+
+def _short(path: str) -> str:
+    """The last parts of a path: what names the file, not where the user keeps it."""
+    parts = [part for part in re.split(r"[/\\\s]+", path) if part]
+    return "/".join(parts[-_PATH_PARTS:]) or "file"
+
+
+def _chat(request: InfillRequest, tokenizer: Tokenizer, heal: bool, instruction: str) -> Prompt:
+    """A conversation in Qwen2.5's template, up to the point in the answer where the hole starts.
+
+    The answer is begun for the model: the fence of the code block and the start of the hole's first
+    line.
+    """
+    special = tokenizer.special
+    if min(special.im_start, special.im_end) < 0:
+        raise ModelUnsupported(
+            "the model has no chat tokens", "use an instruct model of `blockdiff models list`"
+        )
+    replaced = request.document[request.hole.start : request.hole.end] if instruction else ""
+    shown = tokenizer.encode(to_lf(replaced))
+    budget = request.context_tokens - len(shown)
+    if budget < 0:
+        raise InvalidRequest(
+            f"the text to rewrite has {len(shown)} tokens, the context {request.context_tokens}",
+            "select less, or allow more context tokens",
+        )
+    prefix, suffix = _context(request, tokenizer, budget)
+    left = budget - len(prefix) - len(suffix)
+    snippets = list(_fitting(request.snippets, tokenizer, left, around=_LEAST_SNIPPET_TOKENS))
+    used = request.context_tokens - left + sum(len(tokens) for _, tokens in snippets)
+
+    before, after, inside = (_text(part, tokenizer) for part in (prefix, suffix, shown))
+    files = [(path, _text(tokens, tokenizer)) for path, tokens in reversed(snippets)]
+    everything = "".join((before, inside, after, *(text for _, text in files)))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", everything)), default=0))
+    language = language_of(request.path, request.language)
+    name = next(n for i in itertools.count() if (n := f"HOLE{i or ''}") not in everything)
+    marks = (f"<<<{name}", f"{name}>>>")
+    hole = marks[0] + inside + marks[1] if instruction else f"<<<{name}>>>"
+    user = "".join(f"File `{path}`:\n{fence}\n{text}{fence}\n\n" for path, text in files)
+    text = f"{before}{hole}{after}".removesuffix("\n")
+    user += f"File `{_short(request.path)}`:\n{fence}{language}\n{text}\n{fence}\n"
+    user += (
+        f"Rewrite the part between {marks[0]} and {marks[1]}: {instruction}\n"
+        "Answer with its new text only, indented as it stands in the file."
+        if instruction
+        else f"Write the text that belongs in the place of {hole}.\n"
+        "Answer with that text only, indented as it stands in the file."
+    )
+    line = tokenizer.encode(before[before.rfind("\n") + 1 :])
+    healed, heal_text = healable_tail(line, tokenizer) if heal else (0, "")
+    tokens = [
+        *_turn("system", _SYSTEM, tokenizer),
+        *_turn("user", user, tokenizer),
+        special.im_start,
+        *tokenizer.encode(f"assistant\n{fence}{language}\n"),
+        *line[: len(line) - healed],
+    ]
+    return Prompt(tuple(tokens), heal_text, used, fence, marks if instruction else ("", ""))
+
+
+def _turn(role: str, text: str, tokenizer: Tokenizer) -> list[int]:
+    start, end = tokenizer.special.im_start, tokenizer.special.im_end
+    return [start, *tokenizer.encode(f"{role}\n{text}"), end, *tokenizer.encode("\n")]
+
+
+def _text(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+    return b"".join(map(tokenizer.token_bytes, tokens)).decode("utf-8", "replace")

@@ -1,0 +1,244 @@
+"""The text of a span on its way to the model and back, when it is written anew.
+
+The blanks around the text are never touched: they are what makes a span whole lines, and what
+indents it. Within, a rewrite by re-noising sees tokens of which some stay. What stays is taken from
+the document itself, code point by code point, and not from what the tokenizer made of it.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from blockdiff.infill.healing import Tokenizer
+from blockdiff.infill.whitespace import BOM, to_lf
+from blockdiff.types import Event, Finished, Hole, Refinement, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The text of a span without the blanks around it.
+
+    Attributes:
+        hole: where that text stands in the document.
+        before, after: the blanks of the span in front of it and behind it.
+    """
+
+    hole: Hole
+    before: str
+    after: str
+
+    @classmethod
+    def of(cls, document: str, span: Hole) -> Frame:
+        text = document[span.start : span.end]
+        start = len(text) - len(text.lstrip())
+        if span.start == 0 and text.startswith(BOM):
+            start = len(text) - len(text.removeprefix(BOM).lstrip())
+        end = max(start, len(text.rstrip()))
+        hole = Hole(span.start + start, span.start + end)
+        return cls(hole, text[:start], text[end:])
+
+    def put(self, event: Event) -> Event:
+        """What happens to the text within as what happens to the whole span."""
+        if isinstance(event, Finished):
+            return replace(event, text=self.before + event.text + self.after)
+        return self._refinement(event)
+
+    def _refinement(self, draft: Refinement) -> Refinement:
+        shift, text = len(self.before), self.before + draft.text + self.after
+        spans = [
+            Span(0, shift, True, 1.0),
+            *(replace(s, start=s.start + shift, end=s.end + shift) for s in draft.spans),
+            Span(len(text) - len(self.after), len(text), True, 1.0),
+        ]
+        spans = [span for span in spans if span.end > span.start]
+        return replace(draft, text=text, spans=tuple(spans))
+
+
+def without_marks(text: str, marks: tuple[str, str]) -> str:
+    """What an answer has between the marks of the text it is to replace, or all if it has none."""
+    before, behind = marks
+    if not before:
+        return text
+    _, copied, inside = text.partition(before)
+    return (inside if copied else text).partition(behind)[0]
+
+
+def without_lead(text: str, indentation: str) -> str:
+    """An answer without blanks at its ends, the lines after the first moved along with it.
+
+    Args:
+        indentation: what stands before the answer on its line. If that is blank, and the answer
+            indents its first line deeper, all its lines are too deep by as much.
+    """
+    first = text.lstrip()
+    lead = text[: len(text) - len(first)]
+    extra = lead[lead.rfind("\n") + 1 :]
+    lines = first.rstrip().split("\n")
+    if extra and "\n" not in lead and not indentation.strip():
+        deep = indentation + extra
+        if all(line.startswith(deep) for line in lines[1:] if line.strip()):
+            lines[1:] = [indentation + line[len(deep) :] if line.strip() else line
+                         for line in lines[1:]]  # fmt: skip
+    return "\n".join(lines)
+
+
+def without_lines_above(text: str, prefix: str, original: str) -> str:
+    """An answer without a copy of the lines right above the text, which stay where they are.
+
+    A line that says little, such as a bracket, may well come twice.
+    """
+    *above, tail = prefix.split("\n")
+    known = [line.strip() for line in above if line.strip()]
+    lines = text.split("\n")
+    if tail.strip() or original.split("\n")[0].strip() == lines[0].strip():
+        return text
+    for count in range(min(len(lines) - 1, len(known)), 0, -1):
+        copied = [line.strip() for line in lines[:count]]
+        if copied == known[-count:] and any(len(line.split()) > 1 for line in copied):
+            return "\n".join(lines[count:]).lstrip()
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Tokens that change together, because a character is cut between them.
+
+    Attributes:
+        tokens: half-open range of them.
+        source: half-open range of the original text that they spell.
+        structure: blanks, or text with a line break: what lines and indentation are made of.
+        lead: what the first of these tokens has to begin with, in whatever takes its place.
+        opens_line: only blanks stand before them on their line, and text follows `lead`.
+    """
+
+    tokens: tuple[int, int]
+    source: tuple[int, int]
+    structure: bool
+    lead: str
+    opens_line: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SpanTokens:
+    """The text to rewrite as tokens.
+
+    Attributes:
+        text: as it stands in the document.
+        context: tokens of `heal` that end before the text: the prompt goes on with them.
+        tokens: those of the text; the first may begin with `rest`, the end of `heal`.
+        units: the tokens in order.
+    """
+
+    text: str
+    context: tuple[int, ...]
+    tokens: tuple[int, ...]
+    rest: str
+    units: tuple[Unit, ...]
+
+    @classmethod
+    def of(cls, text: str, heal: str, indentation: str, tokenizer: Tokenizer) -> SpanTokens | None:
+        """Tokenize `text` behind the healed end of a prefix.
+
+        `indentation` is what stands before the text on its line. None where the tokens do not say
+        what the text says: a character composed across the seam, half a surrogate pair.
+        """
+        ids = tokenizer.encode(heal + to_lf(text))
+        rest, first = heal.encode("utf-8", "replace"), 0
+        while first < len(ids) and rest and rest.startswith(tokenizer.token_bytes(ids[first])):
+            rest = rest[len(tokenizer.token_bytes(ids[first])) :]
+            first += 1
+        pieces = [tokenizer.token_bytes(token) for token in ids[first:]]
+        spelled = b"".join(pieces)
+        try:
+            normal = spelled.decode()[len(rest.decode()) :]
+        except UnicodeDecodeError:
+            return None
+        origin = origins(text, normal)
+        if not pieces or not pieces[0].startswith(rest) or origin is None:
+            return None
+        units = _units(pieces, rest.decode(), origin, indentation)
+        return cls(text, tuple(ids[:first]), tuple(ids[first:]), rest.decode(), tuple(units))
+
+    def rewritten(self, tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+        """The text with other tokens in the places of some; a byte that is no text is left out."""
+        parts: list[str] = []
+        changed = b""
+        skip = len(self.rest.encode())
+        for unit in self.units:
+            start, end = unit.tokens
+            if tuple(tokens[start:end]) != self.tokens[start:end]:
+                changed += b"".join(map(tokenizer.token_bytes, tokens[start:end]))[skip:]
+            else:
+                parts += [changed.decode("utf-8", "ignore"), self.text[slice(*unit.source)]]
+                changed = b""
+            skip = 0
+        return "".join((*parts, changed.decode("utf-8", "ignore")))
+
+
+def _units(
+    pieces: Sequence[bytes], rest: str, origin: dict[int, int], indentation: str
+) -> list[Unit]:
+    units: list[Unit] = []
+    line = indentation.removesuffix(rest)
+    buffer, first, at = b"", 0, -len(rest)
+    for index, piece in enumerate(pieces):
+        buffer += piece
+        try:
+            text = buffer.decode()
+        except UnicodeDecodeError:
+            continue
+        if at + len(text) not in origin:
+            continue
+        blanks = text[: len(text) - len(text.lstrip())]
+        opens_line = not line.strip() and blanks != text
+        lead = blanks if opens_line else ""
+        if first == 0 and len(rest) > len(lead):
+            lead, opens_line = rest, False
+        units.append(
+            Unit(
+                tokens=(first, index + 1),
+                source=(origin[max(at, 0)], origin[at + len(text)]),
+                structure=not text.strip() or "\n" in text or "\r" in text,
+                lead=lead,
+                opens_line=opens_line,
+            )
+        )
+        line = (line + text)[(line + text).rfind("\n") + 1 :]
+        buffer, first, at = b"", index + 1, at + len(text)
+    return units
+
+
+def origins(text: str, normal: str) -> dict[int, int] | None:
+    """Where in `text` each offset of its normal form lies: LF line endings, NFC.
+
+    Offsets within what only as a whole is the normal form of something are left out. None if
+    `normal` is not the normal form of `text`.
+    """
+    found, i, j = {0: 0}, 0, 0
+    while i < len(text) and j < len(normal):
+        if text[i : i + 2] == "\r\n" and normal[j] == "\n":
+            i, j = i + 2, j + 1
+        elif text[i] == normal[j] and text[i + 1 : i + 2].isascii():
+            i, j = i + 1, j + 1  # nothing that follows can compose with it
+        elif (step := _composed(text, i, normal[j:])) is not None:
+            i, j = i + step[0], j + step[1]
+        else:
+            return None
+        found[j] = i
+    return found if (i, j) == (len(text), len(normal)) else None
+
+
+def _composed(text: str, start: int, normal: str) -> tuple[int, int] | None:
+    """Lengths of the shortest start of `text[start:]` and of its normal form, which `normal` begins
+    with."""
+    end = start + 1
+    while end < len(text) and not text[end].isascii():
+        end += 1
+    part = text[start:end]
+    for length in range(1, len(part) + 1):
+        head = unicodedata.normalize("NFC", part[:length])
+        if head + unicodedata.normalize("NFC", part[length:]) == unicodedata.normalize("NFC", part):
+            return (length, len(head)) if normal.startswith(head) else None
+    return None

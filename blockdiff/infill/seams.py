@@ -1,0 +1,325 @@
+"""From what the model wrote to what goes into the document.
+
+Three things go wrong at the seams of a hole. The model writes on into the text that follows the
+hole anyway; it leaves the function that the hole is in and begins another; and it writes LF, and
+tabs or spaces, as it likes. The first two are cut off, the third is converted.
+
+A cut is a claim that the model is wrong, so each rule asks for evidence: several telling lines in
+a row, or an end that repeats the start of the suffix and that brackets or the grammar do without.
+All rules only ever cut the end; at most a line break is put there. Special tokens need no care:
+decoding drops them, and encoding the document again makes none out of text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from blockdiff.infill.construct import Construct
+from blockdiff.infill.nesting import Nesting, scan
+from blockdiff.infill.syntax import check
+from blockdiff.infill.whitespace import BOM, indentation_unit, line_ending, reindent, to_lf
+from blockdiff.types import FinishReason, SyntaxState
+
+_COMPARED_LINES = 64  # of the suffix; an overlap is never longer
+_TELLING_RUN = 3  # telling lines of the suffix in a row: the model is copying it
+_WORD = re.compile(r"[^\W\d]\w*|\d+")
+# No line of Python starts with one of these outside of brackets. (The grammar lets it pass, as it
+# does two statements in one line: it is no judge of line breaks.)
+_NEVER_FIRST = ":,.;=<>+*/%&|^"
+# Twice in a row, each of these is an error or dead code.
+_NEVER_TWICE = re.compile(
+    r"\W*(?:(?:else|try|finally|pass)\b\W*$|(?:return|raise|throw|break|continue)\b)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line that is not blank; `start` is its offset in the draft, negative where the line began
+    before the hole."""
+
+    start: int
+    text: str
+
+
+class Seams:
+    """Cuts and converts drafts for one hole. Methods are pure and may be called in any order.
+
+    `prefix` and `suffix` are the document around the hole as it stands, with its line endings;
+    `replaced` is what stood in the hole, empty for an insertion: a draft may leave the function
+    where that did. `fence` is what closes the code block that a draft is in (`Prompt.fence`);
+    `indentation` is one level of it, for a document that shows none itself.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        suffix: str,
+        language: str = "",
+        *,
+        replaced: str = "",
+        fence: str = "",
+        indentation: str = "",
+    ) -> None:
+        self._wished = indentation
+        self._ending = line_ending(prefix, suffix)
+        self._prefix = to_lf(prefix).removeprefix(BOM)
+        self._suffix = to_lf(suffix) if prefix else to_lf(suffix).removeprefix(BOM)
+        self._language, self._replaced = language, to_lf(replaced)
+        self._fence = re.compile(rf"^{fence}`*[ \t]*$", re.MULTILINE) if fence else None
+        self._tail = self._prefix[self._prefix.rfind("\n") + 1 :]
+        self._rest = self._suffix.split("\n", 1)[0].rstrip()
+        # The hole ends where a line starts, as far as the document as it stands can tell.
+        self._ends_line = not (self._replaced or self._prefix) or (
+            (self._replaced or self._prefix).endswith("\n")
+        )
+        head = self._suffix.lstrip()[: 400 * _COMPARED_LINES].split("\n")
+        first = self._suffix[: len(self._suffix) - len(self._suffix.lstrip())]
+        self._gap = first[: first.rfind("\n") + 1]  # blank lines before the first line of text
+        head[0] = first[len(self._gap) :] + head[0]
+        self._following = [line.rstrip() for line in head if line.strip()][:_COMPARED_LINES]
+        self._suffix_scans: dict[str, Nesting] = {}
+        self._all_following = self._suffix.count("\n") < _COMPARED_LINES
+
+    def cut(
+        self, raw: str, final: bool, reason: FinishReason = FinishReason.EOM
+    ) -> tuple[str, bool]:
+        """The part of `raw` to keep, and whether the rest of it says that generation should stop.
+
+        Cheap enough to call after every forward. While not `final`, only a run of the suffix or
+        another construct stops; whether a short overlap is one shows at the end. With `reason`
+        LENGTH, the last line may be incomplete.
+        """
+        cut_off = final and reason is FinishReason.LENGTH  # perhaps within a character
+        keep = self._without_fence(raw.rstrip("\ufffd") if cut_off else raw)
+        keep = self._within_construct(keep, final)
+        keep = self._without_run(keep, final)
+        if final:
+            keep = self._without_repeat(keep, cut_off)
+            keep = self._first_line_if_it_fits(keep)
+            keep = self._without_line_break(keep)
+        if raw[len(keep) - 1 : len(keep) + 1] == "\r\n":
+            keep = keep[:-1]
+        return keep, len(keep) < len(raw)
+
+    def finish(self, raw: str, reason: FinishReason = FinishReason.EOM) -> str:
+        """The text for the document: cut, with its indentation and line endings."""
+        text = self._with_line_break(to_lf(self.cut(raw, True, reason)[0]))
+        unit, at_line_start = self._unit or self._wished, not self._tail.strip()
+        shown = bool(self._unit)
+        if unit and (not shown or (" " if unit == "\t" else "\t") in text):
+            text = reindent(
+                text, unit, self._language, self._before, at_line_start, rescale=not shown
+            )
+        return text if self._ending == "\n" else text.replace("\n", self._ending)
+
+    # The rules, in the order they are applied
+
+    def _without_fence(self, raw: str) -> str:
+        """The code before the closing fence. The line break before the fence belongs to the fence,
+        unless the hole consists of whole lines."""
+        if self._fence is None:
+            return raw
+        within_line = bool(self._tail.strip())
+        match = self._fence.search(raw, raw.find("\n") + 1 if within_line else 0)
+        if match is None:
+            return raw
+        keep = raw[: match.start()]
+        whole_lines = self._ends_line and bool(self._rest or self._replaced)
+        return keep if whole_lines else keep.removesuffix("\n")
+
+    def _within_construct(self, raw: str, final: bool) -> str:
+        if "\n" not in raw or self._may_leave:
+            return raw
+        offset = self._construct.left_at(raw, final)
+        if offset is None:
+            return raw
+        keep = raw[:offset]
+        content = len(keep.rstrip())
+        if self._gap or not self._ends_line or not content:
+            return keep[:content]
+        end = keep.find("\n", content)  # blank lines above the next definition go
+        return keep[: end + 1] if end >= 0 else keep[:content]
+
+    def _without_run(self, raw: str, final: bool) -> str:
+        """Without a run of lines that are those after the hole: enough of them, or all."""
+        lines = _lines(raw, self._tail, final)
+        for i in range(len(lines)):
+            start = self._meets(lines[i], raw, several=True)
+            if start is None:
+                continue
+            run = 1
+            while (
+                run < len(self._following)
+                and i + run < len(lines)
+                and lines[i + run].text == self._following[run]
+            ):
+                run += 1
+            telling = sum(map(_telling, self._following[:run]))
+            whole = self._all_following and run == len(self._following)
+            if telling >= (2 if whole else _TELLING_RUN):
+                return raw[:start]
+        return raw
+
+    def _without_repeat(self, raw: str, cut_off: bool) -> str:
+        """Without an end that repeats how the suffix starts, the longest one there is evidence for:
+        a telling line, or code that is better off without."""
+        lines = _lines(raw, self._tail, True)
+        for count in range(min(len(lines), len(self._following)), 0, -1):
+            repeated = lines[-count:]
+            partial = cut_off and repeated[-1].text != self._following[count - 1]
+            start = self._meets(repeated[0], raw, count > 1, partial and count == 1)
+            if start is None:
+                continue
+            same = [line.text for line in repeated[1:]]
+            if partial and same:
+                last = same.pop()
+                if not self._following[count - 1].startswith(last):
+                    continue
+            if same != self._following[1 : 1 + len(same)]:
+                continue
+            keep, complete = raw[:start], [self._following[0], *same]
+            if partial and count == 1:
+                complete = [repeated[0].text]
+            before, after = self._excess(raw), self._excess(keep)
+            if after < before or (after == before and any(map(_telling, complete))):
+                return keep
+            if after == before and self._mended(raw, keep):
+                return keep
+        return raw
+
+    def _first_line_if_it_fits(self, raw: str) -> str:
+        """For a hole within a line: its first line, where that alone leaves no bracket open."""
+        first, *more = raw.split("\n", 1)
+        if not more or not self._rest or self._ends_line or not self._excess(raw):
+            return raw
+        for keep in first.rstrip().removesuffix(self._rest), first:
+            if keep.strip() and not self._excess(keep) and self._mended(raw, keep):
+                return keep
+        return raw
+
+    def _without_line_break(self, raw: str) -> str:
+        """Without a line break at the end that tears the rest of the line off."""
+        keep = raw.rstrip()
+        if "\n" not in raw[len(keep) :] or not self._rest or self._ends_line:
+            return raw
+        if self._rest[0].isspace():
+            return raw
+        torn = self._language == "python" and self._rest[0] in _NEVER_FIRST
+        state = self._at_end_of(keep)
+        torn = torn and not state.stack and not state.inside
+        return keep if torn or self._mended(raw, keep) else raw
+
+    def _with_line_break(self, text: str) -> str:
+        """With a line break at the end where the next line needs it to stay a line of its own."""
+        if not self._ends_line or not self._rest or not text or text[-1].isspace():
+            return text
+        indented = self._language == "python" and self._rest.startswith(("  ", "\t"))
+        state = self._at_end_of(text)
+        joined = indented and not state.stack and not state.in_text
+        return text + "\n" if joined or self._mended(text, text + "\n") else text
+
+    # Evidence
+
+    def _meets(self, line: _Line, raw: str, several: bool, partial: bool = False) -> int | None:
+        """Where in `raw` a repeat of the suffix starts, if `line` is its first line.
+
+        One of `several` lines, or a line of which only a `partial` start is there.
+        """
+        if not self._following:
+            return None
+        first = self._following[0]
+        if self._gap:  # a line of its own
+            same = first.startswith(line.text) if partial else first == line.text
+            if not same or (line.start < 0 and self._tail.strip()):
+                return None
+            keep = raw[: max(0, line.start)]
+            return len(keep.removesuffix(self._gap) if keep.endswith(self._gap) else keep.rstrip())
+        start = line.start + len(line.text) - len(first)
+        if partial and self._ends_line:
+            return line.start if line.start >= 0 and first.startswith(line.text) else None
+        if partial or start < 0 or not line.text.endswith(first):
+            return None
+        keep = raw[:start]
+        if self._ends_line and keep and not keep.endswith("\n"):
+            return None
+        if first[0].isspace() and keep != keep.rstrip(" \t") and not several:
+            return None  # the same words, indented deeper: another line
+        return start
+
+    def _at_end_of(self, text: str) -> Nesting:
+        return scan(text, self._language, self._before)
+
+    def _excess(self, text: str) -> int:
+        """Brackets and strings without a partner in the document with `text` in the hole."""
+        state = self._at_end_of(text)
+        after = self._after(state.inside)
+        stack, missing = [closer for closer, _ in state.stack], len(state.unmatched)
+        for closer in after.unmatched:
+            if stack and stack[-1] == closer:
+                stack.pop()
+            else:
+                missing += 1
+        return len(stack) + missing + len(after.stack) + after.in_string
+
+    def _mended(self, raw: str, keep: str) -> bool:
+        """Whether the document parses with `keep` in the hole and does not with `raw`."""
+        broken = self._parses(raw) is SyntaxState.BROKEN
+        return broken and self._parses(keep) is SyntaxState.OK
+
+    def _parses(self, text: str) -> SyntaxState:
+        start = len(self._prefix)
+        document = self._prefix + text + self._suffix
+        return check(document, start, start + len(text), self._language)
+
+    def _after(self, inside: str) -> Nesting:
+        """What the suffix opens and closes beyond its own, entered `inside` a string or not."""
+        if inside not in self._suffix_scans:
+            self._suffix_scans[inside] = scan(self._suffix, self._language, Nesting(inside=inside))
+        return self._suffix_scans[inside]
+
+    @cached_property
+    def _before(self) -> Nesting:
+        return scan(self._prefix, self._language)
+
+    @cached_property
+    def _construct(self) -> Construct:
+        return Construct(
+            self._prefix,
+            self._suffix,
+            self._language,
+            self._before,
+            suffix_owes=len(self._after("").unmatched),
+            rest_of_line=bool(self._rest) and not self._ends_line,
+        )
+
+    @cached_property
+    def _may_leave(self) -> bool:
+        replaced = self._replaced
+        return bool(replaced) and self._construct.left_at(replaced, True) is not None
+
+    @cached_property
+    def _unit(self) -> str:
+        return indentation_unit(self._prefix, self._suffix)
+
+
+def _lines(raw: str, tail: str, final: bool) -> list[_Line]:
+    """Lines of a draft that are not blank; the last one only if it is `final` or complete."""
+    lines, start = [], 0
+    pieces = raw.split("\n")
+    for number, piece in enumerate(pieces):
+        if number == len(pieces) - 1 and not final:
+            break
+        text = piece if number else tail + piece
+        if text.strip():
+            lines.append(_Line(start if number else -len(tail), text.rstrip()))
+        start += len(piece) + 1
+    return lines
+
+
+def _telling(line: str) -> bool:
+    """Whether a line says enough that the same line right after it would be a surprise."""
+    words = _WORD.findall(line)
+    several = len(words) > 1 and any(not word[0].isdigit() for word in words)
+    return several or bool(_NEVER_TWICE.match(line))

@@ -1,0 +1,84 @@
+"""Ctrl-C, handled once for the whole command.
+
+The first press raises KeyboardInterrupt; a library that swallows it or turns it into another error
+(an import of a C extension does) is seen through by `pressed`. A second press leaves at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STATUS = 130
+
+_SHOW_CURSOR = "\x1b[?25h"
+
+_pressed = False
+_deferring = False
+_noticing = False
+
+
+def install() -> None:
+    """Take over SIGINT, and let SIGTERM unwind like an exit so that the terminal is restored."""
+    signal.signal(signal.SIGINT, _on_interrupt)
+    signal.signal(signal.SIGTERM, _on_terminate)
+
+
+def restore() -> None:
+    """From here on a press ends the process silently, as it does for any program."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def pressed() -> bool:
+    """Whether Ctrl-C was pressed since the command started."""
+    return _pressed
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """What runs in here is finished even if Ctrl-C is pressed; the press is noted, no more."""
+    global _deferring
+    if _pressed:
+        raise KeyboardInterrupt
+    _deferring = True
+    try:
+        yield
+    finally:
+        _deferring = False
+
+
+@contextmanager
+def noticed() -> Iterator[Callable[[], bool]]:
+    """For loops that end themselves: a press in here raises nothing, `pressed` turns true."""
+    global _noticing
+    if _pressed:
+        raise KeyboardInterrupt
+    _noticing = True
+    try:
+        yield pressed
+    finally:
+        _noticing = False
+
+
+def _on_interrupt(signum: int, frame: FrameType | None) -> None:
+    global _pressed
+    if _deferring:
+        return
+    if _noticing and not _pressed:
+        _pressed = True
+        return
+    if _pressed:
+        if sys.__stderr__ is not None and sys.__stderr__.isatty():
+            os.write(2, _SHOW_CURSOR.encode())
+        os._exit(STATUS)
+    _pressed = True
+    raise KeyboardInterrupt
+
+
+def _on_terminate(signum: int, frame: FrameType | None) -> None:
+    sys.exit(128 + signum)

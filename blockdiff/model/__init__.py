@@ -1,0 +1,1 @@
+"""The decoder stack, its cache, its adapter and its files."""

@@ -1,0 +1,92 @@
+"""Attention masks, each kind by its name. True means: the query may see the key.
+
+Every builder returns a boolean tensor (queries, keys). The keys are the committed positions
+followed by the positions of the forward itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def causal(past: int, new: int, device: torch.device | str = "cpu") -> Tensor:
+    """Each new position sees all committed ones, itself, and the new ones before it."""
+    return torch.ones(new, past + new, dtype=torch.bool, device=device).tril(past)
+
+
+def full(past: int, new: int, device: torch.device | str = "cpu") -> Tensor:
+    """Every new position sees every position: one bidirectional block after the committed ones."""
+    return torch.ones(new, past + new, dtype=torch.bool, device=device)
+
+
+def block(past: int, new: int, block_size: int, device: torch.device | str = "cpu") -> Tensor:
+    """Block-causal (BD3-LM): bidirectional within a block, causal from block to block.
+
+    Blocks are counted from absolute position 0, so `past` may end inside one.
+    """
+    keys = torch.arange(past + new, device=device) // block_size
+    return keys[past:, None] >= keys[None, :]
+
+
+def opening(past: int, exact: int, noisy: int, device: torch.device | str = "cpu") -> Tensor:
+    """Exact positions, causal, and behind them one noisy block that sees everything."""
+    allowed = causal(past, exact + noisy, device)
+    allowed[exact:, past + exact :] = True
+    return allowed
+
+
+def verifying(
+    past: int, exact: int, groups: int, width: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """One forward that verifies a draft and drafts the next one (TiDAR, arXiv 2511.08923).
+
+    Args:
+        exact: the accepted token and its draft, causal among themselves.
+        groups: groups of masks; group g drafts for the case that g draft tokens are accepted: it
+            sees the committed positions, the first 1 + g exact ones, and itself both ways.
+        width: masks of a group.
+    """
+    new = exact + groups * width
+    allowed = torch.zeros(new, past + new, dtype=torch.bool, device=device)
+    allowed[:exact, : past + exact] = causal(past, exact, device)
+    for group in range(groups):
+        start = exact + group * width
+        allowed[start : start + width, : past + 1 + group] = True
+        allowed[start : start + width, past + start : past + start + width] = True
+    return allowed
+
+
+def noisy_blocks(
+    clean: int, starts: Sequence[int], block_size: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Queries are noisy blocks, keys the clean sequence followed by those blocks.
+
+    A block that starts at position s sees the clean tokens before s and itself, both ways.
+
+    Returns:
+        (len(starts) * block_size, clean + len(starts) * block_size)
+    """
+    start = torch.as_tensor(list(starts), device=device).repeat_interleave(block_size)
+    owner = torch.arange(len(starts), device=device).repeat_interleave(block_size)
+    sees_clean = torch.arange(clean, device=device)[None, :] < start[:, None]
+    sees_noisy = owner[:, None] == owner[None, :]
+    return torch.cat([sees_clean, sees_noisy], dim=1)
+
+
+def training(length: int, block_size: int, device: torch.device | str = "cpu") -> Tensor:
+    """The classic mask over a noisy copy followed by the clean sequence (BD3-LM, figure 3).
+
+    Block-diagonal among noisy positions, offset block-causal from noisy to clean, block-causal
+    among clean ones. With `block_size` dividing `length`, n^2 + n*B of the 4n^2 entries are true.
+
+    Returns:
+        (2 * length, 2 * length), noisy half first.
+    """
+    index = torch.arange(length, device=device) // block_size
+    same, before = index[:, None] == index[None, :], index[:, None] > index[None, :]
+    noisy = torch.cat([same, before], dim=1)
+    clean = torch.cat([torch.zeros_like(same), same | before], dim=1)
+    return torch.cat([noisy, clean], dim=0)

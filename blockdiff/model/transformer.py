@@ -1,0 +1,243 @@
+"""One decoder stack for Llama, Qwen2 and Qwen3 shapes.
+
+Pre-norm blocks of grouped-query attention with rotary positions and SwiGLU. The differences
+between families are values of `TransformerConfig`, never subclasses. Query, key and value
+projections are one matrix, gate and up projections another: fewer, larger products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blockdiff.config import TransformerConfig
+from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.cache import KeyValues
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Which positions of a forward are noisy.
+
+    Attributes:
+        adapter: its weights act where `noisy` is true and nowhere else.
+        masked: boolean, (batch or 1, new): positions whose embedding is the mask embedding.
+        noisy: boolean, same shape; None: all positions.
+    """
+
+    adapter: GatedAdapter
+    masked: Tensor
+    noisy: Tensor | None = None
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, computed in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight
+
+
+def rotary_tables(config: TransformerConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32, (batch or 1, 1, new, head_dim) for `positions` (batch or 1, new).
+
+    RoPE (arXiv 2104.09864) in the half-rotation form of the Llama and Qwen checkpoints.
+    """
+    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device)
+    inverse = config.rope_base ** -(half / config.head_dim)
+    angles = positions.float()[..., None] * inverse
+    angles = torch.cat([angles, angles], dim=-1)[:, None]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + head_dim/2) of x (batch, heads, new, head_dim) by its angle."""
+    low, high = x.chunk(2, dim=-1)
+    turned = torch.cat([-high, low], dim=-1)
+    return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over the cache and the forward's own positions."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.config, self.layer = config, layer
+        self.q_size = config.n_heads * config.head_dim
+        self.kv_size = config.n_kv_heads * config.head_dim
+        self.qkv = nn.Linear(
+            config.hidden_size, self.q_size + 2 * self.kv_size, bias=config.qkv_bias
+        )
+        self.o = nn.Linear(self.q_size, config.hidden_size, bias=False)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor,
+        cache: KeyValues | None,
+        gate: Gate | None,
+    ) -> Tensor:
+        batch, new, _ = x.shape
+        c = self.config
+        projected = _gated(self.qkv, "qkv", self.layer, x, gate)
+        q, k, v = torch.split(projected, [self.q_size, self.kv_size, self.kv_size], dim=-1)
+        q = q.view(batch, new, c.n_heads, c.head_dim)
+        k = k.view(batch, new, c.n_kv_heads, c.head_dim)
+        if c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q = rotate(q.transpose(1, 2), *rotary)
+        k = rotate(k.transpose(1, 2), *rotary)
+        v = v.view(batch, new, c.n_kv_heads, c.head_dim).transpose(1, 2)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        out = _attend(q, k, v, mask)
+        out = out.transpose(1, 2).reshape(batch, new, self.q_size)
+        return _gated(self.o, "o", self.layer, out, gate)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate x) * up x)."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.gate_up = nn.Linear(config.hidden_size, 2 * config.ffn_size, bias=False)
+        self.down = nn.Linear(config.ffn_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, gate: Gate | None) -> Tensor:
+        gated, up = _gated(self.gate_up, "gate_up", self.layer, x, gate).chunk(2, dim=-1)
+        return _gated(self.down, "down", self.layer, F.silu(gated) * up, gate)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each behind its norm and added to the stream."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.ffn_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.ffn = FeedForward(config, layer)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor,
+        cache: KeyValues | None,
+        gate: Gate | None,
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotary, mask, cache, gate)
+        out: Tensor = x + self.ffn(self.ffn_norm(x), gate)
+        return out
+
+
+class Transformer(nn.Module):
+    """Embedding, blocks, final norm and head."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tied_embeddings:
+            self.head.weight = self.embedding.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: KeyValues | None = None,
+        gate: Gate | None = None,
+        look: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Final hidden states, after the last norm.
+
+        Drafts of keys and values are appended to `cache`; its committed part never changes here.
+
+        Args:
+            tokens: (batch, new) ids.
+            positions: (batch or 1, new) absolute positions.
+            mask: boolean, (new, past + new) or (batch, 1, new, past + new); see `masks`.
+            gate: noisy positions and the adapter that acts on them; None: base weights everywhere.
+            look: called before each layer; what it raises ends the forward, with drafts at most
+                in the cache.
+
+        Returns:
+            (batch, new, hidden_size)
+        """
+        x = self.embedding(tokens)
+        if gate is not None:
+            mask_embedding = gate.adapter.mask_embedding.to(x.dtype)
+            x = torch.where(gate.masked[..., None], mask_embedding, x)
+        rotary = rotary_tables(self.config, positions)
+        for block in self.blocks:
+            if look is not None:
+                look()
+            x = block(x, rotary, mask, cache, gate)
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: KeyValues | None = None,
+        gate: Gate | None = None,
+    ) -> Tensor:
+        """Logits (batch, new, vocab_size) in the model's dtype; arguments as for `hidden`."""
+        logits: Tensor = self.head(self.hidden(tokens, positions, mask, cache, gate))
+        return logits
+
+
+def _gated(linear: nn.Linear, target: str, layer: int, x: Tensor, gate: Gate | None) -> Tensor:
+    y: Tensor = linear(x)
+    if gate is None:
+        return y
+    delta = gate.adapter.delta(layer, target, x)
+    if delta is None:
+        return y
+    if gate.noisy is None:
+        return y + delta
+    # where, not a product: exact positions keep the base's very bits, whatever the delta holds
+    return torch.where(gate.noisy[..., None], y + delta, y)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention (batch, heads, new, head_dim) over (batch, kv_heads, past + new, head_dim).
+
+    The queries that share a key head are laid out as further rows of one product, so that keys
+    and values are read once and never repeated.
+    """
+    batch, heads, new, size = q.shape
+    shared = heads // k.shape[1]
+    grouped = q.reshape(batch, k.shape[1], shared * new, size)
+    rows = mask.repeat(*(1,) * (mask.dim() - 2), shared, 1)
+    out: Tensor = F.scaled_dot_product_attention(grouped, k, v, attn_mask=rows)
+    return out.reshape(batch, heads, new, size)

@@ -1,0 +1,250 @@
+"""The HTTP interface of the engine: parse, hand to the scheduler, stream what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import blockdiff
+from blockdiff import console, decode, store, types, wire
+from blockdiff.engine.scheduler import Job, Message, Result, Scheduler
+from blockdiff.errors import (
+    BlockdiffError,
+    Cancelled,
+    EngineBusy,
+    EngineMismatch,
+    EngineStopping,
+    InvalidRequest,
+    NotPermitted,
+    Unauthorized,
+)
+from blockdiff.service.metrics import Metrics
+from blockdiff.service.stream import EventStream, Mailbox
+from blockdiff.service.worker import Worker, log_defect
+from blockdiff.types import (
+    Finished,
+    InfillRequest,
+    Priority,
+    Progress,
+    RewriteRequest,
+    Warmed,
+)
+
+_log = logging.getLogger("blockdiff.service")
+
+_STATUS: dict[type[BlockdiffError], int] = {
+    InvalidRequest: 400,
+    Unauthorized: 401,
+    NotPermitted: 403,
+    EngineMismatch: 409,
+    EngineBusy: 503,
+    EngineStopping: 503,
+}
+
+
+class Service:
+    """The endpoints over one scheduler and its worker."""
+
+    def __init__(
+        self, scheduler: Scheduler, worker: Worker, model: str, stop: Callable[[], None]
+    ) -> None:
+        """`model` is the name as it was asked for; `stop` begins the shutdown."""
+        self._scheduler, self._worker, self._model, self._stop = scheduler, worker, model, stop
+        self._metrics = Metrics(scheduler, worker)
+
+    def app(self, token: str) -> ASGIApp:
+        """The ASGI application; every request must carry `token`."""
+        starlette = Starlette(
+            routes=[
+                Route("/health", self._health),
+                Route("/metrics", self._show_metrics),
+                Route("/v1/models", self._models),
+                Route("/v1/infill", self._infill, methods=["POST"]),
+                Route("/v1/rewrite", self._rewrite, methods=["POST"]),
+                Route("/v1/warm", self._warm, methods=["POST"]),
+                Route("/v1/stop", self._stop_engine, methods=["POST"]),
+            ],
+            exception_handlers={
+                BlockdiffError: _answer_error,
+                HTTPException: _answer_http_error,
+                ClientDisconnect: _answer_nobody,
+                Exception: _answer_error,
+            },
+        )
+        return _Guard(starlette, token)
+
+    def health(self) -> wire.Health:
+        worker, engine = self._worker, self._worker.engine
+        doing, share = worker.progress or ("", 0.0)
+        return wire.Health(
+            api=wire.API_VERSION,
+            version=blockdiff.__version__,
+            pid=os.getpid(),
+            state=worker.state,
+            model=self._model,
+            device=engine.device if engine else "",
+            dtype=engine.dtype if engine else "",
+            message=worker.failure.message if worker.failure else "",
+            doing=doing,
+            share=share,
+            waiting=self._scheduler.waiting,
+            context_speed=round(worker.context_speed(), 1),
+        )
+
+    async def _health(self, http: Request) -> Response:
+        return JSONResponse(self.health().to_json())
+
+    async def _models(self, http: Request) -> Response:
+        return JSONResponse({"models": await asyncio.to_thread(_known_models, self._model)})
+
+    async def _show_metrics(self, http: Request) -> Response:
+        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4")
+
+    async def _stop_engine(self, http: Request) -> Response:
+        self._stop()
+        return JSONResponse({}, 202)
+
+    async def _infill(self, http: Request) -> Response:
+        return await self._write(http, InfillRequest)
+
+    async def _rewrite(self, http: Request) -> Response:
+        return await self._write(http, RewriteRequest)
+
+    async def _write(self, http: Request, kind: type[types.Request]) -> Response:
+        call = wire.call_from_json(decode.parse(await _body(http)), kind)
+        if call.priority is Priority.AHEAD:
+            raise InvalidRequest("only context is encoded ahead", "that is POST /v1/warm")
+        return self._stream(http, call)
+
+    async def _warm(self, http: Request) -> Response:
+        return self._stream(http, wire.warm_call_from_json(decode.parse(await _body(http))))
+
+    def _stream(self, http: Request, call: wire.Call) -> Response:
+        mailbox = Mailbox(asyncio.get_running_loop())
+        job = Job(
+            call.request,
+            deliver=lambda message: self._deliver(job, mailbox, message),
+            priority=call.priority,
+            source=call.source,
+            client=http.headers.get("blockdiff-client", "")[:64],
+        )
+        self._scheduler.submit(job)
+        if progress := self._worker.progress:
+            job.post(Progress(call.request.request_id, *progress))
+        gone = Cancelled("the client closed the connection")
+        return EventStream(mailbox, partial(self._scheduler.cancel, job, gone))
+
+    def _deliver(self, job: Job, mailbox: Mailbox, message: Message) -> None:
+        if isinstance(message, (Finished, Warmed, BlockdiffError)):
+            self._metrics.ended(job)  # first: whoever has the answer finds it counted
+            self._metrics.dropped(mailbox.dropped)
+            _log_end(job, message)
+        mailbox.put(message)
+
+
+def _log_end(job: Job, result: Result) -> None:
+    """One line without a character of anybody's text."""
+    seconds = time.monotonic() - job.submitted
+    queued = (job.started or time.monotonic()) - job.submitted
+    what = f"request {job.number} ({job.priority.value}), {queued:.3f} s queued, {seconds:.3f} s:"
+    if isinstance(result, Finished):
+        reused = f"{result.cached_tokens} of {result.context_tokens} context tokens cached"
+        made = f"{result.tokens} tokens in {result.forwards} forwards"
+        _log.info("%s %s, %s, %s", what, result.finish.value, made, reused)
+    elif isinstance(result, Warmed):
+        encoded = result.context_tokens - result.cached_tokens
+        _log.info("%s %d of %d context tokens encoded", what, encoded, result.context_tokens)
+    else:
+        _log.info("%s %s", what, result.code)
+
+
+def _known_models(served: str) -> list[dict[str, Any]]:
+    """The one that is served and those of the catalogue."""
+    models = [
+        {
+            "name": entry.name,
+            "summary": entry.summary,
+            "licence": entry.licence,
+            "status": store.state(entry.name).status.value,
+            "served": entry.name == served,
+        }
+        for entry in store.catalog().values()
+    ]
+    if not any(model["served"] for model in models):
+        status = store.Status.PRESENT.value
+        models.append(
+            {"name": served, "summary": "", "licence": "", "status": status, "served": True}
+        )
+    return models
+
+
+class _Guard:
+    """Nothing is read of a request before its token and its protocol are known to fit."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._expected = app, f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http" and (refusal := self._refusal(dict(scope["headers"]))):
+            app = _json(refusal)
+        await app(scope, receive, send)
+
+    def _refusal(self, headers: dict[bytes, bytes]) -> BlockdiffError | None:
+        if not hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
+            return Unauthorized(
+                "the engine does not accept this token",
+                "send `Authorization: Bearer TOKEN` with what is in the engine's token file",
+            )
+        ours = str(wire.API_VERSION).encode()
+        if headers.get(b"blockdiff-api", ours) != ours:
+            return EngineMismatch(
+                f"this engine speaks protocol {wire.API_VERSION}, not the one that was asked for",
+                "stop it, so that the next request starts the right one: blockdiff stop",
+            )
+        return None
+
+
+async def _body(http: Request) -> bytes:
+    parts, size = [], 0
+    async for part in http.stream():
+        size += len(part)
+        if size > wire.MOST_BYTES:
+            raise InvalidRequest(f"the body has more than {wire.MOST_BYTES >> 20} MiB")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _json(error: BlockdiffError) -> JSONResponse:
+    status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+    return JSONResponse(error.to_json(), status)
+
+
+async def _answer_error(http: Request, error: Exception) -> Response:
+    if not isinstance(error, BlockdiffError):
+        log_defect(error)
+    return _json(console.as_error(error))
+
+
+async def _answer_http_error(http: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    wrong = f"{http.method} is not allowed here" if error.status_code == 405 else "no such endpoint"
+    known = "GET /health, /metrics, /v1/models; POST /v1/infill, /v1/rewrite, /v1/warm, /v1/stop"
+    return JSONResponse(InvalidRequest(wrong, known).to_json(), error.status_code)
+
+
+async def _answer_nobody(http: Request, error: Exception) -> Response:
+    return Response(status_code=400)

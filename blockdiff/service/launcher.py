@@ -1,0 +1,299 @@
+"""The engine process: take the lock, listen, serve, and leave nothing behind at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from blockdiff import store
+from blockdiff.endpoint import Address, Announcement, Runtime, is_loopback
+from blockdiff.engine.scheduler import Scheduler
+from blockdiff.errors import (
+    AddressInUse,
+    EngineStopping,
+    EngineUnavailable,
+    ExitCode,
+    InvalidRequest,
+    ModelNotFound,
+)
+from blockdiff.service.app import Service
+from blockdiff.service.listen import listen_tcp, listen_unix
+from blockdiff.service.worker import Engine, Report, Worker
+from blockdiff.starter import Deaths
+
+_LOCK_SECONDS = 2.0  # others look at the lock for a moment
+_GRACE_SECONDS = 3  # for streams to end
+_ENGINE_SECONDS = 10.0  # for the forward that runs
+
+log = logging.getLogger("blockdiff.service")
+
+Load = Callable[[Report], Engine]
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What to serve, where, and for how long.
+
+    Attributes:
+        idle_seconds: stop after so long without a request; 0: never.
+        host: empty takes a Unix socket, or the loopback interface where there are none.
+        port: 0 takes any that is free; another one implies TCP.
+        tls_cert, tls_key: PEM files; needed beyond loopback.
+        allow_plain_http: listen beyond loopback without them.
+        cache_mib: of encoded context are kept for later requests; 0: none.
+    """
+
+    model: str = store.DEFAULT_MODEL
+    device: str = "auto"
+    dtype: str = "auto"
+    download: bool = True
+    idle_seconds: float = 1800.0
+    host: str = ""
+    port: int = 0
+    tls_cert: str = ""
+    tls_key: str = ""
+    allow_plain_http: bool = False
+    cache_mib: int = 512
+
+    def __post_init__(self) -> None:
+        if self.cache_mib < 0:
+            raise InvalidRequest("the size of the cache cannot be negative", "0: keep nothing")
+        if self.idle_seconds < 0:
+            raise InvalidRequest("the time until an idle stop cannot be negative", "0: never")
+        if not 0 <= self.port <= 65535:
+            raise InvalidRequest(f"{self.port} is no port", "0 to 65535")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise InvalidRequest("a certificate and its key belong together")
+        if self.tls_cert and not self.tcp:
+            raise InvalidRequest("TLS is for TCP, not for a Unix socket", "add --host or --port")
+        for file in filter(None, (self.tls_cert, self.tls_key)):
+            if not os.access(file, os.R_OK):
+                raise InvalidRequest(f"cannot read {file}", "give a PEM file")
+        beyond = bool(self.host) and not is_loopback(self.host)
+        if beyond and not (self.tls_cert or self.allow_plain_http):
+            raise InvalidRequest(
+                f"without TLS, listening on {self.host} shows code and the token to the network",
+                "give --tls-cert and --tls-key, use an SSH tunnel, or add --allow-plain-http",
+            )
+
+    @property
+    def tcp(self) -> bool:
+        return bool(self.host or self.port)
+
+
+def serve(
+    options: ServeOptions,
+    runtime: Runtime,
+    load: Load | None = None,
+    started: Callable[[Address], None] = lambda _: None,
+) -> ExitCode:
+    """Serve until told to stop or idle for long. `started` is called once clients can come.
+
+    Raises:
+        AddressInUse: an engine runs already, or another program has the port.
+        NotPermitted: the folder, the socket or the port is not ours to use.
+        InvalidRequest: the certificate cannot be used.
+    """
+    runtime.prepare()
+    with _only_one(runtime):
+        runtime.retract()  # what a killed engine left behind
+        listener, address = _listen(options, runtime)
+        process = _Process(options, runtime, load or loader(options))
+        with listener:
+            try:
+                asyncio.run(process.run(listener, address, started))
+            finally:
+                runtime.retract()
+        return process.end()
+
+
+def loader(options: ServeOptions) -> Load:
+    """How the worker loads the model: download it if that is missing and allowed, then read it."""
+
+    def load(report: Report) -> Engine:
+        def transfer(phase: str, done: int, total: int) -> None:
+            report(_PHASES.get(phase, phase), done / max(total, 1))
+
+        try:
+            store.resolve(options.model, transfer)
+        except ModelNotFound:
+            if not options.download or options.model not in store.catalog():
+                raise
+            from blockdiff import download
+
+            download.pull(options.model, progress=transfer)
+        report("starting the engine", 0.0)
+        from blockdiff.engine.engine import Engine as InProcessEngine
+
+        return InProcessEngine.load(
+            options.model,
+            device=options.device,
+            dtype=options.dtype,
+            cache_bytes=options.cache_mib << 20,
+            progress=report,
+        )
+
+    return load
+
+
+_PHASES = {
+    "hub": "downloading the model",
+    "wheels": "downloading the model",
+    "check": "checking the model",
+    "waiting": "waiting for another download",
+}
+
+
+class _Process:
+    """One life of the service."""
+
+    def __init__(self, options: ServeOptions, runtime: Runtime, load: Load) -> None:
+        self._options, self._runtime = options, runtime
+        self._scheduler = Scheduler()
+        self._worker = Worker(self._scheduler, load, ended=self._worker_ended)
+        self._stop_asked = False
+
+    async def run(
+        self, listener: socket.socket, address: Address, started: Callable[[Address], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        service = Service(self._scheduler, self._worker, self._options.model, self.stop)
+        self._server = _Server(_uvicorn(service.app(self._runtime.make_token()), self._options))
+        self._runtime.announce(Announcement(os.getpid(), address))
+        started(address)
+        idle = asyncio.create_task(self._watch_idle())
+        self._worker.start()
+        with self._signals():
+            await self._server.serve(sockets=[listener])
+        idle.cancel()
+
+    def stop(self, why: str = "it was told to") -> None:
+        """Begin the shutdown: running and waiting requests end with EngineStopping."""
+        log.info("stopping: %s", why)
+        self._scheduler.close(EngineStopping("the engine is shutting down", "ask again"))
+        self._runtime.retract()
+        self._server.should_exit = True
+
+    def end(self) -> ExitCode:
+        """After the last connection: wait for the engine thread."""
+        ended = self._worker.join(_ENGINE_SECONDS)
+        deaths = Deaths(self._runtime)
+        if self._worker.broken:
+            deaths.record(EngineUnavailable("the engine failed again and again"))
+            return ExitCode.INTERNAL
+        deaths.forget()
+        if not ended:  # a forward that takes that long; the interpreter would wait or crash
+            logging.shutdown()
+            os._exit(int(ExitCode.OK))
+        return ExitCode.OK
+
+    def _worker_ended(self) -> None:
+        if self._worker.broken:
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                self._loop.call_soon_threadsafe(self.stop, "the engine thread broke")
+
+    async def _watch_idle(self) -> None:
+        limit = self._options.idle_seconds
+        while limit:
+            await asyncio.sleep(min(limit / 4, 5.0))
+            stopping = EngineStopping("the engine was idle and stops", "ask again")
+            if self._worker.progress is None and self._scheduler.close_if_idle(limit, stopping):
+                return self.stop(f"idle for {limit:.0f} s")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM begin the shutdown; a second one ends the process at once."""
+
+        def on_signal(number: int, frame: object) -> None:
+            if self._stop_asked:
+                os._exit(128 + number)
+            self._stop_asked = True
+            name = signal.Signals(number).name
+            self._loop.call_soon_threadsafe(self.stop, f"got {name}")
+
+        if threading.current_thread() is not threading.main_thread():
+            yield  # whoever runs the service in a thread stops it over HTTP
+            return
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        before = {kind: signal.signal(kind, on_signal) for kind in kinds}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals alone: they are ours."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _uvicorn(app: object, options: ServeOptions) -> uvicorn.Config:
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # its errors may quote source text
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        ssl_certfile=options.tls_cert or None,
+        ssl_keyfile=options.tls_key or None,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidRequest(
+            f"cannot use {options.tls_cert} with {options.tls_key}: {error}", "give PEM files"
+        ) from error
+    return config
+
+
+@contextmanager
+def _only_one(runtime: Runtime) -> Iterator[None]:
+    from filelock import Timeout
+
+    lock = runtime.life_lock
+    with runtime.access():
+        try:
+            lock.acquire(timeout=_LOCK_SECONDS)
+        except Timeout:
+            announced = runtime.announced()
+            where = f" at {announced.address.url}, process {announced.pid}" if announced else ""
+            raise AddressInUse(
+                f"an engine is running already{where}", "use it, or stop it: blockdiff stop"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _listen(options: ServeOptions, runtime: Runtime) -> tuple[socket.socket, Address]:
+    path = runtime.socket
+    if path is not None and not options.tcp:
+        return listen_unix(path), Address(f"unix:{path}")
+    listener, url = listen_tcp(options.host or "127.0.0.1", options.port)
+    if not options.tls_cert:
+        return listener, Address(f"http://{url}")
+    certificate = str(Path(options.tls_cert).absolute())
+    return listener, Address(f"https://{url}", certificate, pinned=True)

@@ -1,0 +1,1 @@
+"""Training: the corpus, the corruption, the loss and the loop."""

@@ -1,0 +1,84 @@
+"""Train a gated adapter for a base checkpoint: the entry that the command line calls."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from blockdiff.config import AdapterConfig, Layout
+from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.checkpoint import DraftingConfig
+from blockdiff.model.transformer import Transformer
+from blockdiff.train.corpus import Corpus, Document
+from blockdiff.train.loop import Documents, TrainConfig, Trainer
+from blockdiff.train.sequences import Encoder, Sequence, sequences
+
+
+def held_out_sequences(corpus: Corpus, tokenizer: Encoder, config: TrainConfig) -> list[Sequence]:
+    """The same `config.held_out` sequences at every measurement, half of them infills."""
+    rng = random.Random(7)
+    made = sequences(corpus.iter_documents("heldout", 0, 0), tokenizer, config.sequence, rng)
+    return [sequence for sequence, _ in zip(made, range(config.held_out), strict=False)]
+
+
+def new_adapter(model: Transformer, config: AdapterConfig, seed: int) -> GatedAdapter:
+    """A fresh adapter; the mask embedding starts as the mean token embedding."""
+    torch.manual_seed(seed)
+    adapter = GatedAdapter(model.config, config)
+    with torch.no_grad():
+        sample = model.embedding.weight[: min(20_000, model.config.vocab_size)]
+        adapter.mask_embedding.copy_(sample.float().mean(0))
+    return adapter
+
+
+def trainer(
+    model: Transformer,
+    tokenizer: Encoder,
+    corpus: Corpus,
+    adapter_config: AdapterConfig,
+    config: TrainConfig,
+    folder: Path,
+    initial: Path | None = None,
+) -> Trainer:
+    """Put a run together; it goes on where a checkpoint in `folder` stopped.
+
+    A new run starts from the adapter file `initial`, of the same shape, or from nothing.
+    """
+
+    def epoch(number: int) -> Iterator[Document]:
+        return corpus.iter_documents("train", config.seed, number)
+
+    adapter = new_adapter(model, adapter_config, config.seed)
+    if initial is not None:
+        adapter.load(load_file(initial), str(initial))
+    held_out = held_out_sequences(corpus, tokenizer, config)
+    documents = Documents(epoch, tokenizer, config)
+    return Trainer(model, adapter, documents, held_out, config, folder)
+
+
+def export_adapter(run: Trainer, drafting: DraftingConfig, folder: Path) -> None:
+    """Write the adapter as it ships: bfloat16 `adapter.safetensors` and `config.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: parameter.detach().cpu().to(torch.bfloat16).contiguous()
+        for name, parameter in run.adapter.named_parameters()
+    }
+    scratch = folder / "adapter.partial"
+    save_file(tensors, scratch)
+    scratch.replace(folder / "adapter.safetensors")
+    drafting.write(folder / "config.json")
+    record: dict[str, Any] = {"state": asdict(run.state), "config": asdict(run.config)}
+    (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+
+def drafting_config(adapter: AdapterConfig, config: TrainConfig) -> DraftingConfig:
+    """How the result of a run wants to be used: with the blocks it saw most of."""
+    size = min(config.block_sizes)
+    return DraftingConfig(Layout.PSM, block_size=size, draft_length=size, adapter=adapter)

@@ -1,0 +1,399 @@
+"""The training corpus: built from permissively licensed packages, read by the trainer.
+
+A corpus is a folder of gzipped JSON lines with the licence of every package beside it. Building
+is deterministic: the same packages give the same bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import random
+import shutil
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from blockdiff.errors import InputFileError, OutputFileError
+from blockdiff.train.filters import Benchmark, Duplicates, normalise, path_allowed, quality
+from blockdiff.train.licences import is_permissive
+from blockdiff.train.sources import Package, SourceFile, Sources, language_of
+
+Split = Literal["train", "heldout"]
+Progress = Callable[[str, int, int], None]
+
+LANGUAGE_WEIGHTS: Mapping[str, float] = {
+    "python": 0.60,
+    "javascript": 0.07,
+    "typescript": 0.06,
+    "c": 0.05,
+    "cpp": 0.06,
+    "go": 0.05,
+    "rust": 0.05,
+    "java": 0.03,
+    "lua": 0.02,
+    "shell": 0.01,
+}
+_SHARD_BYTES = 16 << 20
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One source file of the corpus."""
+
+    text: str
+    language: str
+    path: str
+    package: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to choose files.
+
+    Attributes:
+        package_bytes: most bytes of text one package may give in all its languages.
+        heldout_share: share of files, chosen by the hash of their path, kept out of training.
+        languages: languages to keep; empty keeps all.
+    """
+
+    package_bytes: int = 1_500_000
+    heldout_share: float = 0.02
+    languages: tuple[str, ...] = ()
+
+
+class Corpus:
+    """A corpus on disk, opened for reading. Immutable; documents are held in memory."""
+
+    def __init__(self, documents: Mapping[str, tuple[Document, ...]], manifest: dict[str, Any]):
+        self._documents = documents
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Corpus:
+        """Reads a corpus that `build` wrote.
+
+        Raises:
+            InputFileError: the folder is missing, incomplete or damaged.
+        """
+        root = Path(folder)
+        try:
+            manifest = json.loads((root / _MANIFEST).read_text("utf-8"))
+            documents = {
+                split: tuple(d for name in names for d in _read_shard(root / name))
+                for split, names in manifest["shards"].items()
+            }
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
+            raise InputFileError(
+                f"no usable corpus in {root}: {error}", "build one: blockdiff train corpus --out"
+            ) from None
+        counted = {split: len(found) for split, found in documents.items()}
+        if counted != manifest["documents"]:
+            raise InputFileError(f"the corpus in {root} is incomplete", "build it again")
+        return cls(documents, manifest)
+
+    def documents(self, split: Split) -> tuple[Document, ...]:
+        """All documents of a split in their stored order."""
+        return self._documents[split]
+
+    def iter_documents(
+        self,
+        split: Split,
+        seed: int,
+        epoch: int,
+        weights: Mapping[str, float] | None = LANGUAGE_WEIGHTS,
+    ) -> Iterator[Document]:
+        """As many shuffled documents as the split holds; the same arguments give the same order.
+
+        With `weights` a language's expected share of the *text* is its weight (languages without
+        a weight are left out, those without documents share theirs among the rest); documents of
+        a language are not repeated before all of them were seen. Held-out documents, and all with
+        `weights=None`, come exactly once each.
+        """
+        pool = self._documents[split]
+        chance = random.Random(f"{seed}/{epoch}/{split}")
+        if weights is None or split == "heldout":
+            yield from chance.sample(pool, len(pool))
+            return
+        by_language: dict[str, list[Document]] = defaultdict(list)
+        for document in pool:
+            if weights.get(document.language, 0.0) > 0.0:
+                by_language[document.language].append(document)
+        if not by_language:
+            return
+        names = sorted(by_language)
+        odds = []
+        for name in names:
+            mean = sum(len(d.text) for d in by_language[name]) / len(by_language[name])
+            odds.append(weights[name] / mean)
+        queues: dict[str, list[Document]] = {name: [] for name in names}
+        for name in chance.choices(names, odds, k=len(pool)):
+            if not queues[name]:
+                queues[name] = chance.sample(by_language[name], len(by_language[name]))
+            yield queues[name].pop()
+
+
+def build(
+    out: Path | str,
+    sources: Sources | None = None,
+    exclude: tuple[Path, ...] = (),
+    options: BuildOptions | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Builds a corpus into the folder `out` and returns its manifest.
+
+    The folder appears whole or not at all; a corpus already there is replaced at the end.
+
+    Args:
+        sources: where packages are found; by default what `Sources.discover` finds.
+        exclude: benchmark files; a file that shares a word 10-gram or a signature is dropped.
+        progress: called with (package name, packages done, packages in all).
+
+    Raises:
+        InputFileError: a source or benchmark file cannot be read.
+        OutputFileError: `out` holds something that is not a corpus, or cannot be written.
+    """
+    target = Path(out)
+    if target.exists() and any(target.iterdir()) and not (target / _MANIFEST).is_file():
+        raise OutputFileError(f"{target} is not empty and not a corpus", "name another folder")
+    benchmark = Benchmark.from_files(exclude)
+    packages = (sources or Sources.discover()).packages()
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        manifest = _Builder(partial, benchmark, options or BuildOptions()).run(packages, progress)
+        _replace(partial, target)
+    except OSError as error:
+        raise OutputFileError(f"cannot write {target}: {error}", "check space and rights") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+class _Builder:
+    def __init__(self, folder: Path, benchmark: Benchmark, options: BuildOptions) -> None:
+        self._folder = folder
+        self._benchmark = benchmark
+        self._options = options
+        self._duplicates = Duplicates()
+        self._dropped: Counter[str] = Counter()
+        self._excluded: list[tuple[str, str, str]] = []
+        self._rows: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+        self._bytes: dict[str, Counter[str]] = {"train": Counter(), "heldout": Counter()}
+        self._count: dict[str, Counter[str]] = {"train": Counter(), "heldout": Counter()}
+        self._by_licence: Counter[str] = Counter()
+        self._shards = {split: _Shards(folder, split) for split in ("train", "heldout")}
+
+    def run(self, packages: list[Package], progress: Progress | None) -> dict[str, Any]:
+        for done, package in enumerate(packages):
+            if progress:
+                progress(package.name, done, len(packages))
+            if package.permissive:
+                self._package(package)
+            else:
+                self._excluded.append((package.name, package.version, package.licence))
+        if progress:
+            progress("", len(packages), len(packages))
+        return self._finish()
+
+    def _package(self, package: Package) -> None:
+        room = self._options.package_bytes
+        # By hash, so that the cap cuts a package evenly instead of after the letter m; another hash
+        # than the split's, which would otherwise meet the cap with its held-out files first.
+        for file in sorted(package.files(), key=lambda f: _digest(f"cap {f.path}")):
+            kept = self._admit(package, file, room)
+            if isinstance(kept, str):
+                self._dropped[kept] += 1
+            else:
+                room -= kept
+
+    def _admit(self, package: Package, file: SourceFile, room: int) -> int | str:
+        """Bytes written, or the name of the filter that dropped the file."""
+        licence = file.licence or package.licence
+        if file.licence and not is_permissive(file.licence):
+            return "licence_of_file"
+        if not path_allowed(file.path):
+            return "path"
+        text = normalise(file.data)
+        if text is None:
+            return "not_utf8"
+        failed = quality(text)
+        if failed:
+            return failed
+        language = language_of(file.path, text)
+        if self._options.languages and language not in self._options.languages:
+            return "language"
+        size = len(text.encode())
+        if size > room:
+            return "package_cap"
+        # Duplicates last: only what is kept may be remembered as seen.
+        failed = self._benchmark.check(text) or self._duplicates.check(text)
+        if failed:
+            return failed
+        self._write(package, file.path, text, language, licence, size)
+        return size
+
+    def _write(
+        self, package: Package, path: str, text: str, language: str, licence: str, size: int
+    ) -> None:
+        share = int(_digest(path)[:8], 16) / 0x1_0000_0000
+        split = "heldout" if share < self._options.heldout_share else "train"
+        self._shards[split].add(
+            {
+                "text": text,
+                "language": language,
+                "package": package.name,
+                "version": package.version,
+                "licence": licence,
+                "path": path,
+                "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            }
+        )
+        self._bytes[split][language] += size
+        self._count[split][language] += 1
+        self._by_licence[licence] += size
+        self._rows[package.name, package.version, licence].update(files=1, bytes=size)
+
+    def _finish(self) -> dict[str, Any]:
+        manifest = {
+            "format": 1,
+            "shards": {split: shards.close() for split, shards in self._shards.items()},
+            "documents": {split: sum(c.values()) for split, c in self._count.items()},
+            "bytes": {split: dict(sorted(c.items())) for split, c in self._bytes.items()},
+            "files": {split: dict(sorted(c.items())) for split, c in self._count.items()},
+            "licences": dict(sorted(self._by_licence.items(), key=lambda kv: (-kv[1], kv[0]))),
+            "dropped": dict(sorted(self._dropped.items())),
+            "packages": len({(name, version) for name, version, _ in self._rows}),
+            "packages_excluded_by_licence": len(self._excluded),
+            "benchmark": {
+                "problems": self._benchmark.problems,
+                "grams": len(self._benchmark.grams),
+                "signatures": len(self._benchmark.signatures),
+            },
+            "options": {
+                "package_bytes": self._options.package_bytes,
+                "heldout_share": self._options.heldout_share,
+                "languages": list(self._options.languages),
+            },
+        }
+        _write_text(self._folder / "LICENSES.tsv", self._licences())
+        _write_text(self._folder / "EXCLUDED.tsv", _tsv("package version licence", self._excluded))
+        _write_text(self._folder / "DATA_CARD.md", data_card(manifest))
+        _write_text(self._folder / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        return manifest
+
+    def _licences(self) -> str:
+        rows = [(*key, n["files"], n["bytes"]) for key, n in sorted(self._rows.items())]
+        return _tsv("package version licence files bytes", rows)
+
+
+class _Shards:
+    """Writes rows to `split-000.jsonl.gz`, `split-001.jsonl.gz`, …, of about equal size."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self._folder = folder
+        self._split = split
+        self._names: list[str] = []
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    def add(self, row: dict[str, str]) -> None:
+        self._lines.append(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._size += len(self._lines[-1])
+        if self._size >= _SHARD_BYTES:
+            self._flush()
+
+    def close(self) -> list[str]:
+        if self._lines or not self._names:
+            self._flush()
+        return self._names
+
+    def _flush(self) -> None:
+        name = f"{self._split}-{len(self._names):03}.jsonl.gz"
+        # Neither a time nor a file name in the header: the same rows give the same bytes.
+        with (self._folder / name).open("wb") as raw:
+            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
+                packed.writelines(self._lines)
+        self._names.append(name)
+        self._lines, self._size = [], 0
+
+
+def data_card(manifest: Mapping[str, Any]) -> str:
+    """The corpus described in Markdown, from its manifest alone."""
+    total = sum(sum(c.values()) for c in manifest["bytes"].values())
+    lines = [
+        "# Training corpus",
+        "",
+        f"{sum(manifest['documents'].values()):,} source files, {total:,} bytes, from"
+        f" {manifest['packages']} packages under permissive licences; the licence of each is in"
+        f" `LICENSES.tsv`. {manifest['packages_excluded_by_licence']} packages were left out for"
+        " their licence or for stating none (`EXCLUDED.tsv`).",
+        "",
+        "| language | files | bytes | share | held-out files | held-out bytes |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    train, held = manifest["bytes"]["train"], manifest["bytes"]["heldout"]
+    for language in sorted({*train, *held}, key=lambda k: -train.get(k, 0)):
+        size = train.get(language, 0) + held.get(language, 0)
+        files = {s: manifest["files"][s].get(language, 0) for s in ("train", "heldout")}
+        lines.append(
+            f"| {language} | {files['train']:,} | {train.get(language, 0):,} | {size / total:.1%}"
+            f" | {files['heldout']:,} | {held.get(language, 0):,} |"
+        )
+    lines += ["", "| licence | bytes |", "|---|---:|"]
+    shown = list(manifest["licences"].items())
+    lines += [f"| {name} | {size:,} |" for name, size in shown[:20]]
+    if len(shown) > 20:
+        lines.append(f"| {len(shown) - 20} more | {sum(n for _, n in shown[20:]):,} |")
+    lines += ["", "Files dropped, by the first filter that each failed:", "", "| filter | files |"]
+    lines += ["|---|---:|"] + [f"| {k} | {v:,} |" for k, v in manifest["dropped"].items()]
+    lines += [
+        "",
+        f"Benchmark filter: {manifest['benchmark']['problems']} texts of problems,"
+        f" {manifest['benchmark']['grams']:,} word 10-grams and"
+        f" {manifest['benchmark']['signatures']} function signatures. One shared gram or signature"
+        " drops a file.",
+        "",
+        f"One package gives at most {manifest['options']['package_bytes']:,} bytes."
+        f" {manifest['options']['heldout_share']:.0%} of the files, chosen by the hash of the path"
+        " inside the package, are held out of training.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _read_shard(path: Path) -> Iterator[Document]:
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
+        for line in lines:
+            row = json.loads(line)
+            yield Document(row["text"], row["language"], row["path"], row["package"])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _tsv(header: str, rows: list[tuple[Any, ...]]) -> str:
+    table = [tuple(header.split()), *rows]
+    return "".join("\t".join(" ".join(str(c).split()) for c in row) + "\n" for row in table)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8", newline="")
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Puts the finished folder in place; a reader meets the old corpus or the new one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = target.with_name(f"{target.name}.old-{os.getpid()}")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
+    shutil.rmtree(old, ignore_errors=True)

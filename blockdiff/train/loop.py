@@ -1,0 +1,337 @@
+"""The training loop of a gated adapter: resumable, on a CPU, one GPU, or several.
+
+targets/s, loss and held-out draft accuracy go to `log.jsonl` in the run's folder; a checkpoint
+(adapter, optimizer, position in the data) is written there every few minutes and when the
+run ends or is interrupted. Everything is safetensors and JSON, nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from blockdiff.errors import InvalidRequest, ModelCorrupt
+from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.transformer import Transformer
+from blockdiff.train.corrupt import CorruptionConfig, choose_starts, noisy_blocks
+from blockdiff.train.loss import LossParts
+from blockdiff.train.measure import DraftReport, measure_drafts
+from blockdiff.train.sequences import Encoder, Sequence, SequenceConfig, sequences
+from blockdiff.train.step import train_step
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One run.
+
+    Attributes:
+        block_sizes: a sequence's blocks have one of these sizes, in turn: the drafter
+            then serves any draft length up to the largest.
+        noisy_positions: positions of all noisy blocks of a sequence together.
+        accumulate: sequences of one optimizer step.
+        learning_rate: peak, after `warmup` steps; falls linearly to 5% over the last third.
+        minutes: wall-clock budget over all pieces of the run (training itself).
+        max_targets: budget in targets; where above 0 it takes the place of `minutes`, and the
+            run no longer depends on the clock: stopped and resumed, it ends in the same bits.
+        distill: weight of the base's own distribution against the true token, 0 to 1.
+        save_minutes, measure_minutes: how often to write a checkpoint, to measure drafts.
+        held_out: held-out sequences measured.
+    """
+
+    block_sizes: tuple[int, ...] = (4, 4, 8)
+    noisy_positions: int = 160
+    accumulate: int = 1
+    learning_rate: float = 6e-4
+    warmup: int = 10
+    minutes: float = 120.0
+    max_targets: int = 0
+    distill: float = 0.5
+    clip: float = 1.0
+    seed: int = 0
+    save_minutes: float = 5.0
+    measure_minutes: float = 15.0
+    held_out: int = 16
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0 or self.accumulate < 1 or self.max_targets < 0:
+            raise InvalidRequest("minutes, accumulate and max_targets must be positive")
+        if not self.block_sizes or not 2 <= max(self.block_sizes) <= self.noisy_positions:
+            raise InvalidRequest("block_sizes must lie between 2 and noisy_positions")
+        if not 0.0 <= self.distill <= 1.0:
+            raise InvalidRequest(f"distill must be in [0, 1], got {self.distill}")
+
+    @property
+    def block_size(self) -> int:
+        """The largest block, at which drafts are measured."""
+        return max(self.block_sizes)
+
+
+class Documents:
+    """An endless, seeded stream of sequences that can be entered anywhere."""
+
+    def __init__(
+        self, epoch: Callable[[int], Iterator[Any]], tokenizer: Encoder, config: TrainConfig
+    ) -> None:
+        self._epoch, self._tokenizer, self._config = epoch, tokenizer, config
+
+    def stream(self, skip: int) -> Iterator[Sequence]:
+        """All documents after the first `skip`, one sequence at most from each, epochs in turn."""
+        number = seen = 0
+        while True:
+            empty = True
+            for document in self._epoch(number):
+                empty = False
+                seen += 1
+                if seen <= skip:
+                    continue
+                rng = random.Random(f"{self._config.seed}/{seen}")
+                made = list(sequences([document], self._tokenizer, self._config.sequence, rng))
+                self.position = seen
+                yield from made
+            if empty:
+                raise InvalidRequest("the corpus holds no documents")
+            number += 1
+
+    position: int = 0
+
+
+@dataclass
+class RunState:
+    """What a checkpoint remembers besides tensors."""
+
+    step: int = 0
+    targets: int = 0
+    documents: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Owns the adapter, its optimizer and the folder of one run."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        adapter: GatedAdapter,
+        documents: Documents,
+        held_out: list[Sequence],
+        config: TrainConfig,
+        folder: Path,
+    ) -> None:
+        self.model, self.adapter = model, adapter
+        self.documents, self.held_out = documents, held_out
+        self.config, self.folder = config, folder
+        self.state = RunState()
+        self._spent = 0.0
+        self.rank, self.world = _join_processes()
+        adapter.to(model.device).requires_grad_(True)
+        self.parameters = list(adapter.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.learning_rate, betas=(0.9, 0.98)
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    def run(
+        self, on_step: Callable[[RunState, LossParts, float], None], should_stop: Callable[[], bool]
+    ) -> RunState:
+        """Train until the budget is spent or `should_stop`; a checkpoint is written either way.
+
+        `on_step` gets the state, the loss and targets per second after every optimizer step.
+        """
+        state = self.state
+        stream = self.documents.stream(state.documents)
+        last_save = last_measure = state.seconds
+        while self._goes_on(should_stop()):
+            began = time.monotonic()
+            parts, count = self._optimizer_step(stream)
+            spent = time.monotonic() - began
+            state.step += 1
+            state.targets += count
+            state.seconds += spent
+            self._log(kind="step", **asdict(parts), rate=round(count / spent, 1))
+            on_step(state, parts, count / spent)
+            if state.seconds - last_measure > self.config.measure_minutes * 60.0:
+                self.measure()
+                last_measure = state.seconds
+            if state.seconds - last_save > self.config.save_minutes * 60.0:
+                self.save()
+                last_save = state.seconds
+        self.save()
+        return state
+
+    def measure(self) -> DraftReport:
+        """Draft quality on the held-out sequences, into the log."""
+        self.adapter.eval()
+        report = measure_drafts(self.model, self.adapter, self.held_out, self.config.block_size)
+        self.adapter.train()
+        self._log(kind="held_out", **asdict(report))
+        return report
+
+    def save(self) -> None:
+        """Write adapter, optimizer and position; until it is whole the previous one stays."""
+        if self.rank:
+            return
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.adapter.named_parameters():
+            tensors[f"adapter.{name}"] = parameter.detach().cpu()
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value.detach().cpu()
+        meta = {"state": json.dumps(asdict(self.state)), "config": json.dumps(asdict(self.config))}
+        scratch = self.folder / "checkpoint.partial"
+        save_file({k: v.contiguous() for k, v in tensors.items()}, scratch, metadata=meta)
+        os.replace(scratch, self.folder / "checkpoint.safetensors")
+
+    def _optimizer_step(self, stream: Iterator[Sequence]) -> tuple[LossParts, int]:
+        config, done, count = self.config, 0, 0
+        total = LossParts(0.0, 0.0, 0.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        while done < config.accumulate:
+            sequence = next(stream)
+            number = self.documents.position
+            if number % self.world != self.rank:
+                continue
+            g = torch.Generator().manual_seed(hash((config.seed, number)) & 0x7FFFFFFF)
+            tokens = torch.tensor(sequence.tokens)
+            size = config.block_sizes[number // self.world % len(config.block_sizes)]
+            blocks = config.noisy_positions // size
+            starts = choose_starts(sequence.first_target, len(tokens), size, blocks, g)
+            if not starts:
+                continue
+            noisy = noisy_blocks(
+                tokens,
+                sequence.real,
+                starts,
+                size,
+                config.corruption,
+                self.model.config.vocab_size,
+                g,
+            )
+            parts = train_step(self.model, self.adapter, tokens, noisy, config.distill)
+            total = LossParts(
+                total.loss + parts.loss / config.accumulate,
+                total.cross_entropy + parts.cross_entropy / config.accumulate,
+                total.distillation + parts.distillation / config.accumulate,
+            )
+            count += int((noisy.targets.weights > 0).sum())
+            done += 1
+        self.state.documents = self.documents.position
+        self._average_gradients()
+        torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * self._schedule()
+        self.optimizer.step()
+        return total, count * self.world
+
+    def _schedule(self) -> float:
+        """Linear warm-up, plateau, linear fall to 5% over the last third of the budget."""
+        warm = min(1.0, (self.state.step + 1) / self.config.warmup)
+        return warm * min(1.0, max(0.05, 3.0 * (1.0 - self._spent)))
+
+    def _goes_on(self, stop: bool) -> bool:
+        """Whether there is another step.
+
+        All processes agree on it, or one would wait for ever, and on the share of the budget that
+        is spent, or their learning rates and weights would drift apart.
+        """
+        if self.config.max_targets:
+            spent = self.state.targets / self.config.max_targets
+        else:
+            spent = self.state.seconds / (self.config.minutes * 60.0)
+        if self.world > 1:
+            agreed = torch.tensor([spent, float(stop)], device=self.model.device)
+            torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+            spent, stop = float(agreed[0]), bool(agreed[1])
+        self._spent = spent
+        return spent < 1.0 and not stop
+
+    def _average_gradients(self) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad /= self.config.accumulate
+            if self.world > 1:
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= self.world
+
+    def _resume(self) -> None:
+        path = self.folder / "checkpoint.safetensors"
+        if not path.is_file():
+            return
+        from safetensors import safe_open
+
+        try:
+            with safe_open(path, framework="pt") as stored:
+                meta = stored.metadata()
+            tensors = load_file(path)
+            state = RunState(**json.loads(meta["state"]))
+            before = json.loads(meta["config"])
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelCorrupt(f"{path}: {error}", "delete it to start over") from error
+        now = json.loads(json.dumps(asdict(self.config)))
+        changed = sorted(k for k in now if now[k] != before.get(k) and k not in _MAY_CHANGE)
+        if changed:
+            raise InvalidRequest(
+                f"{self.folder} holds a run with other values of {', '.join(changed)}",
+                "use the same settings to go on with it, or another folder",
+            )
+        own = {
+            key.removeprefix("adapter."): value
+            for key, value in tensors.items()
+            if key.startswith("adapter.")
+        }
+        self.adapter.load(own, str(path))
+        for name, parameter in self.adapter.named_parameters():
+            kept = {
+                key.split(".")[1]: value.to(parameter.device)
+                for key, value in tensors.items()
+                if key.startswith("optimizer.") and key.split(".", 2)[2] == name
+            }
+            if kept:
+                kept["step"] = kept["step"].cpu()
+                self.optimizer.state[parameter] = kept
+        self.state = state
+
+    def _log(self, **record: Any) -> None:
+        if self.rank:
+            return
+        state = {k: round(v, 1) for k, v in asdict(self.state).items()}
+        rounded = {
+            k: round(v, 5) if isinstance(v, float) and math.isfinite(v) else v
+            for k, v in record.items()
+        }
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(state | rounded) + "\n")
+
+
+_MAY_CHANGE = (  # nothing here changes what the data mean
+    "minutes",
+    "max_targets",
+    "save_minutes",
+    "measure_minutes",
+    "held_out",
+    "accumulate",
+)
+
+
+def _join_processes() -> tuple[int, int]:
+    """(rank, world): joins the group that `accelerate launch` or `torchrun` announces, if any."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return 0, 1
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return torch.distributed.get_rank(), world

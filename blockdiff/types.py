@@ -1,0 +1,291 @@
+"""The nouns that cross a boundary: requests go down, events come back up.
+
+All are immutable values. Offsets are counted in Unicode code points into the document text
+(Python string indices); editors' line/character positions are converted exactly once, before a
+request is built. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from blockdiff.config import DecodingConfig, Mode
+from blockdiff.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A span of the document to fill: `document[start:end]` is replaced. `start == end` inserts."""
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end:
+            raise InvalidRequest(f"hole {self.start}..{self.end} is inverted or negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """Related text from another document, offered to the model as context."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class InfillRequest:
+    """Fill one hole of one document.
+
+    Attributes:
+        document: full text as it stands, line endings untouched.
+        hole: the span to fill.
+        path: name of the file, shown to the model and used to find the language; may be empty.
+        language: language id such as `python`; empty means: by the extension of `path`.
+        indentation: one level of it, where the document itself shows none; empty: not known.
+        snippets: related text from other documents, most relevant first.
+        decoding: mode, limits and sampling.
+        context_tokens: most tokens of prefix and suffix together that are sent to the model.
+        request_id: echoed in every event.
+    """
+
+    document: str
+    hole: Hole
+    path: str = ""
+    language: str = ""
+    indentation: str = ""
+    snippets: tuple[Snippet, ...] = ()
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    context_tokens: int = 1024
+    request_id: str = ""
+
+    def __post_init__(self) -> None:
+        if self.hole.end > len(self.document):
+            raise InvalidRequest(
+                f"hole ends at offset {self.hole.end}, the document has {len(self.document)}"
+            )
+        if self.indentation.strip(" ") not in ("", "\t") or len(self.indentation) > 16:
+            raise InvalidRequest("indentation must be one tab or up to 16 spaces")
+        if self.context_tokens < 16:
+            raise InvalidRequest(f"context_tokens must be at least 16, got {self.context_tokens}")
+
+    @property
+    def prefix(self) -> str:
+        return self.document[: self.hole.start]
+
+    @property
+    def suffix(self) -> str:
+        return self.document[self.hole.end :]
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteRequest:
+    """Write a span of a document anew: as an instruction says, or by itself.
+
+    Attributes:
+        document: full text as it stands, line endings untouched.
+        span: the text to rewrite. Blanks at its start and its end stay what they are.
+        instruction: what to change, in a person's words; for checkpoints that can chat. Empty: the
+            tokens that surprise the model most are masked and denoised again.
+        strength: without an instruction, the share of the span's tokens that is masked, 0 to 1.
+        path: name of the file, shown to the model and used to find the language; may be empty.
+        language: language id such as `python`; empty means: by the extension of `path`.
+        indentation: one level of it, where the document itself shows none; empty: not known.
+        snippets: related text from other documents, most relevant first.
+        decoding: mode, limits and sampling. `max_tokens` 0 suffices for the span; the mode is that
+            of an instruction's answer, without one it is always `diffusion`.
+        context_tokens: most tokens of the document that are sent to the model.
+        request_id: echoed in every event.
+    """
+
+    document: str
+    span: Hole
+    instruction: str = ""
+    strength: float = 0.5
+    path: str = ""
+    language: str = ""
+    indentation: str = ""
+    snippets: tuple[Snippet, ...] = ()
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    context_tokens: int = 1024
+    request_id: str = ""
+
+    def __post_init__(self) -> None:
+        if self.span.end > len(self.document):
+            raise InvalidRequest(
+                f"span ends at offset {self.span.end}, the document has {len(self.document)}"
+            )
+        if not self.document[self.span.start : self.span.end].strip():
+            raise InvalidRequest(
+                "there is no text to rewrite, the span is blank", "use infill to write new text"
+            )
+        if not 0.0 <= self.strength <= 1.0:
+            raise InvalidRequest(f"strength must be 0..1, got {self.strength}")
+        self.infill(self.span)  # refuses what an infill of it refuses
+        if self.decoding.mode is Mode.AR and not self.instruction.strip():
+            raise InvalidRequest(
+                "mode ar writes from left to right, it rewrites by instruction only",
+                "give an instruction, or leave the mode out",
+            )
+
+    def infill(self, hole: Hole) -> InfillRequest:
+        """The same request as the infill of a hole: what is laid out around it for the model."""
+        return InfillRequest(
+            document=self.document,
+            hole=hole,
+            path=self.path,
+            language=self.language,
+            indentation=self.indentation,
+            snippets=self.snippets,
+            decoding=self.decoding,
+            context_tokens=self.context_tokens,
+            request_id=self.request_id,
+        )
+
+
+Request = InfillRequest | RewriteRequest
+"""What an engine can be asked for."""
+
+
+class Priority(str, Enum):
+    """Who is waiting for a request."""
+
+    EXPLICIT = "explicit"  # a person gave a command: goes before every automatic completion
+    AUTOMATIC = "automatic"  # typing caused it: a newer one of the same document replaces it
+    AHEAD = "ahead"  # nobody yet: context is encoded until anything else is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a request waits for before its first refinement: a download, or loading the model.
+
+    Attributes:
+        what: what is being done, in a few words.
+        share: how much of it is done, 0 to 1.
+    """
+
+    request_id: str
+    what: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One token of a draft, as a half-open range of the draft's text.
+
+    Attributes:
+        start, end: code points into `Refinement.text`.
+        settled: whether the token is decided (only `edit` or `syntax` may still change it).
+        confidence: probability the model gave to this token, 0 to 1.
+    """
+
+    start: int
+    end: int
+    settled: bool
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """One snapshot of the draft of one hole: always the whole text, so dropping one is harmless.
+
+    Attributes:
+        seq: counts up from 0 within a request.
+        text: the draft; a position still masked shows the model's best guess so far.
+        spans: the draft's tokens in order, covering `text` without gaps.
+        step: denoising steps taken, over all blocks.
+        forwards: forward passes of the model so far, the encoding of the context not counted.
+        elapsed_ms: milliseconds since the engine took the request up.
+    """
+
+    request_id: str
+    seq: int
+    hole: int
+    text: str
+    spans: tuple[Span, ...]
+    step: int
+    forwards: int
+    elapsed_ms: float
+
+    @property
+    def confidence(self) -> float:
+        """Mean probability of the draft's tokens, 1.0 for an empty draft."""
+        return sum(s.confidence for s in self.spans) / len(self.spans) if self.spans else 1.0
+
+    @property
+    def settled(self) -> tuple[tuple[int, int], ...]:
+        """Maximal settled ranges of `text`, in order."""
+        ranges: list[tuple[int, int]] = []
+        for span in self.spans:
+            if not span.settled:
+                continue
+            if ranges and ranges[-1][1] == span.start:
+                ranges[-1] = (ranges[-1][0], span.end)
+            else:
+                ranges.append((span.start, span.end))
+        return tuple(ranges)
+
+
+class FinishReason(str, Enum):
+    """Why a generation ended."""
+
+    EOM = "eom"  # the model wrote its end-of-middle token, or reached the text after the hole
+    LENGTH = "length"  # max_tokens, or all masks of a span rewritten in full are used up
+
+
+class SyntaxState(str, Enum):
+    """What tree-sitter says of prefix + text + suffix."""
+
+    OK = "ok"
+    BROKEN = "broken"  # the filled document has errors that the hole is part of
+    SKIPPED = "skipped"  # no grammar for this language
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a stream that succeeded.
+
+    Attributes:
+        text: final text for the hole, healed and trimmed; replace `document[hole]` by it.
+        tokens: tokens generated, the end token not counted.
+        forwards: forward passes, the encoding of the context not counted.
+        context_tokens: tokens of context encoded; `cached_tokens` of them came from the cache.
+        first_ms: milliseconds until the first refinement.
+    """
+
+    request_id: str
+    hole: int
+    text: str
+    tokens: int
+    forwards: int
+    finish: FinishReason
+    syntax: SyntaxState
+    mode: str
+    model: str
+    elapsed_ms: float
+    first_ms: float
+    context_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """The end of encoding ahead: a request with this context will find it in the cache.
+
+    Attributes:
+        context_tokens: tokens of the context; `cached_tokens` of them were in the cache before.
+        elapsed_ms: milliseconds since the engine took the request up.
+    """
+
+    request_id: str
+    context_tokens: int
+    cached_tokens: int
+    elapsed_ms: float
+
+
+Event = Refinement | Finished
+"""What the engine itself yields."""
+
+StreamEvent = Progress | Refinement | Finished | Warmed
+"""What a stream of the engine service carries."""

@@ -1,0 +1,126 @@
+"""What the model is shown of a document and of those around it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pygls.uris import to_fs_path
+
+from blockdiff.config import DecodingConfig
+from blockdiff.types import Hole, InfillRequest, RewriteRequest, Snippet
+from lsp_server.document import Document
+from lsp_server.documents import Documents
+from lsp_server.failures import Ignored
+from lsp_server.ignored import Ignored as IgnoreFiles
+from lsp_server.ignored import Verdict
+from lsp_server.indentation import indentation
+from lsp_server.settings import ContextSettings
+from lsp_server.snippets import Ring
+
+_UNMEASURED_TOKENS = 512  # until the engine has said how fast it encodes
+_LEAST_TOKENS = 128
+
+
+@dataclass(slots=True)
+class Context:
+    """Gathers it, within the budget of the machine.
+
+    Attributes:
+        settings: replaced when they change.
+        speed: context tokens the engine encodes in a second; 0: not known yet.
+    """
+
+    documents: Documents
+    settings: ContextSettings
+    ring: Ring
+    ignored: IgnoreFiles
+    speed: float = 0.0
+
+    def infill(
+        self, document: Document, text: str, hole: Hole, decoding: DecodingConfig, request_id: str
+    ) -> InfillRequest:
+        """A request for a hole of `text`, the document as it stands or with other holes filled."""
+        path = path_of(document.uri)
+        return InfillRequest(
+            document=whole_characters(text),
+            hole=hole,
+            path=str(path or ""),
+            language=document.language,
+            indentation=indentation(path),
+            snippets=self._snippets(document),
+            decoding=decoding,
+            context_tokens=self.budget,
+            request_id=request_id,
+        )
+
+    def rewrite(
+        self,
+        document: Document,
+        span: Hole,
+        instruction: str,
+        strength: float,
+        decoding: DecodingConfig,
+        request_id: str,
+    ) -> RewriteRequest:
+        """A request to rewrite a span of the document as it stands."""
+        return RewriteRequest(
+            document=whole_characters(document.text),
+            span=span,
+            instruction=instruction,
+            strength=strength,
+            path=str(path_of(document.uri) or ""),
+            language=document.language,
+            snippets=self._snippets(document),
+            decoding=decoding,
+            context_tokens=max(self.budget, 2 * (span.end - span.start)),
+            request_id=request_id,
+        )
+
+    @property
+    def budget(self) -> int:
+        """Context tokens that this machine encodes within the latency that was asked for."""
+        known = (
+            int(self.speed * self.settings.latency_seconds) if self.speed else _UNMEASURED_TOKENS
+        )
+        return max(_LEAST_TOKENS, min(known, self.settings.most_tokens))
+
+    def is_closed(self, document: Document) -> bool:
+        """Whether a `.blockdiffignore` keeps the document to itself."""
+        return self.ignored.verdict(path_of(document.uri)) is Verdict.CLOSED
+
+    def check_open(self, document: Document) -> None:
+        """Raises Ignored for a document that no model may see."""
+        if self.is_closed(document):
+            raise Ignored(
+                "this document is listed in a .blockdiffignore file",
+                "take it off that list to have code written in it",
+            )
+
+    def _snippets(self, document: Document) -> tuple[Snippet, ...]:
+        if not self.settings.snippets:
+            return ()
+        return tuple(
+            Snippet(str(path_of(uri) or "untitled"), whole_characters(snippet.text))
+            for uri, snippet in self.ring.related(document)
+            if self.ignored.verdict(path_of(uri)) is Verdict.OPEN
+        )
+
+
+def whole_characters(text: str) -> str:
+    """The same with halves of surrogate pairs replaced, which JSON lets through and UTF-8 cannot
+    say; as many code points as before."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return text
+
+
+def path_of(uri: str) -> Path | None:
+    """The file of a document; None for one that is untitled or not on this machine's disk."""
+    if not uri.startswith("file:"):
+        return None
+    path = to_fs_path(uri)
+    return Path(path) if path else None

@@ -1,0 +1,34 @@
+"""From a result to the smallest edit of the document, and to a workspace edit."""
+
+from __future__ import annotations
+
+from os.path import commonprefix
+
+from lsp_server.document import Document, TextEdit
+
+
+def smallest(old: str, new: str) -> tuple[int, int, str]:
+    """Start and end within `old`, and what stands there instead, by common prefix and suffix.
+
+    A CRLF and a pair of surrogates are never cut in two.
+    """
+    before = len(commonprefix((old, new)))
+    before -= _cuts(old, before) or _cuts(new, before)
+    rest_old, rest_new = old[before:], new[before:]
+    after = len(commonprefix((rest_old[::-1], rest_new[::-1])))
+    after -= _cuts(old, len(old) - after) or _cuts(new, len(new) - after)
+    return before, len(old) - after, rest_new[: len(rest_new) - after]
+
+
+def edits_of(document: Document, start: int, end: int, text: str) -> list[TextEdit]:
+    """The edits that make `document[start:end]` read `text`: one, or none if it does already."""
+    old = document.text[start:end]
+    if old == text:
+        return []
+    first, last, middle = smallest(old, text)
+    return [TextEdit(document.span(start + first, start + last), middle)]
+
+
+def _cuts(text: str, at: int) -> int:
+    """1 if a place lies within a CRLF."""
+    return int(0 < at < len(text) and text[at - 1] == "\r" and text[at] == "\n")

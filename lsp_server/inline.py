@@ -1,0 +1,168 @@
+"""Completions at the cursor, as ghost text."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from blockdiff.config import DecodingConfig
+from blockdiff.types import Finished, Hole, Priority, Refinement
+from lsp_server.block import within_block
+from lsp_server.context import Context
+from lsp_server.document import Document, Position, TextEdit
+from lsp_server.documents import Documents
+from lsp_server.engine import EngineLink
+from lsp_server.settings import Settings
+
+_VARIED = 0.7  # temperature of all candidates but the first
+_CLOSERS = frozenset(" \t)]}>'\"`;,:")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What was answered last in a document: it holds while its beginning is what is typed."""
+
+    start: int
+    before: str
+    after: str
+    texts: tuple[str, ...]
+
+    def typed_since(self, text: str, at: int) -> str | None:
+        """What was typed behind `start`; None if anything else changed."""
+        if at < self.start or len(text) - at != len(self.after):
+            return None
+        same = text.startswith(self.before) and text.endswith(self.after)
+        return text[self.start : at] if same else None
+
+
+@dataclass(slots=True)
+class Inline:
+    """Answers `textDocument/inlineCompletion`.
+
+    Attributes:
+        settings: replaced when they change.
+        name: of this server, so that two windows do not replace one another's completions.
+    """
+
+    documents: Documents
+    context: Context
+    engine: EngineLink
+    settings: Settings
+    name: str
+    _kept: dict[str, _Kept] = field(default_factory=dict)
+
+    def forget(self, uri: str) -> None:
+        self._kept.pop(uri, None)
+
+    async def complete(self, uri: str, position: Position, *, invoked: bool) -> list[TextEdit]:
+        """Candidates for a cursor, the likeliest first; each replaces what was typed of it.
+
+        An automatic request gives way to a newer one, and finds nothing where completing is
+        switched off, in the middle of a word, and in documents that no model may see. Raises what
+        the engine says.
+        """
+        document = self.documents.get(uri)
+        at = document.offset(position)
+        if not invoked and not self._is_welcome(document, at):
+            return []
+        self.context.check_open(document)
+        if (kept := self._still_good(document, at)) and (not invoked or len(kept) > 1):
+            return kept
+        text = document.text
+        wanted = self.settings.inline.candidates if invoked else 1
+        texts: list[str] = []
+        for number in range(wanted):
+            made = await self._write(document, text, at, number, invoked)
+            if made.strip() and made not in texts:
+                texts.append(made)
+        if document.text is not text and document.text != text:
+            return []
+        self._kept[uri] = _Kept(at, text[:at], text[at:], tuple(texts))
+        here = document.span(at, at)
+        return [TextEdit(here, made) for made in texts]
+
+    def _is_welcome(self, document: Document, at: int) -> bool:
+        if not self.settings.inline.automatic or self.context.is_closed(document):
+            return False
+        following = document.text[at : at + 1]
+        return not (following.isalnum() or following == "_")
+
+    def _still_good(self, document: Document, at: int) -> list[TextEdit]:
+        """The last answer, as far as what was typed since agrees with it.
+
+        A range that an editor takes lies in one line: behind a line break the rest is inserted.
+        """
+        kept = self._kept.get(document.uri)
+        typed = kept.typed_since(document.text, at) if kept else None
+        if kept is None or typed is None:
+            return []
+        agreeing = [text for text in kept.texts if text.startswith(typed) and text != typed]
+        if "\n" in typed or "\r" in typed:
+            here = document.span(at, at)
+            return [TextEdit(here, text[len(typed) :]) for text in agreeing]
+        return [TextEdit(document.span(kept.start, at), text) for text in agreeing]
+
+    async def _write(
+        self, document: Document, text: str, at: int, number: int, invoked: bool
+    ) -> str:
+        rest = text[at : _line_end(text, at)]
+        one_line = not self.settings.inline.multiline or bool(rest.strip())
+        begun = text[text.rfind("\n", 0, at) + 1 : at]
+        request = self.context.infill(
+            document, text, Hole(at, at), self._decoding(number), f"{self.name}-{number}"
+        )
+        priority = Priority.EXPLICIT if invoked else Priority.AUTOMATIC
+        stream = self.engine.ask(request, priority=priority, source=f"{self.name} {document.uri}")
+        async with aclosing(stream) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    if one_line:
+                        return _first_line(event.text, rest)
+                    enough = within_block(event.text, begun, complete=True)[0]
+                    return _without_closer(enough, text[at:])
+                sure = _settled_start(event) if isinstance(event, Refinement) else ""
+                if one_line and "\n" in sure:
+                    return _first_line(sure, rest)
+                if not one_line:
+                    enough, more = within_block(sure, begun, complete=False)
+                    if more:
+                        return _without_closer(enough, text[at:])
+        return ""
+
+    def _decoding(self, number: int) -> DecodingConfig:
+        plain = self.settings.decoding_config(max_tokens=self.settings.inline.max_tokens)
+        if number == 0:
+            return plain
+        temperature = max(plain.temperature, _VARIED)
+        return replace(plain, temperature=temperature, seed=plain.seed + number)
+
+
+def _settled_start(event: Refinement) -> str:
+    """What will not change any more, from the start of the draft."""
+    settled = event.settled
+    return event.text[: settled[0][1]] if settled and settled[0][0] == 0 else ""
+
+
+def _without_closer(text: str, after: str) -> str:
+    """Without a last line that closes what the text behind the cursor closes anyway."""
+    last = text[text.rfind("\n") + 1 :]
+    following = after.lstrip().split("\n", 1)[0].rstrip()
+    closes = bool(following) and not following[0].isalnum() and last.strip() == following
+    if closes and "\n" in text:
+        return text[: text.rfind("\n")].rstrip()
+    return text
+
+
+def _line_end(text: str, at: int) -> int:
+    ends = [place for mark in "\r\n" if (place := text.find(mark, at)) >= 0]
+    return min(ends, default=len(text))
+
+
+def _first_line(text: str, rest: str) -> str:
+    """One line, without what stands behind the cursor already."""
+    line = text.split("\n", 1)[0].rstrip("\r")
+    following = rest.rstrip()
+    for size in range(min(len(line), len(following)), 0, -1):
+        if line.endswith(following[:size]) and set(following[:size]) <= _CLOSERS:
+            return line[:-size]
+    return line

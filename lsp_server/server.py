@@ -1,0 +1,365 @@
+"""The handlers: parse, delegate, convert; nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lsprotocol import types
+from pygls.exceptions import JsonRpcException, JsonRpcInternalError
+from pygls.lsp.server import LanguageServer
+
+import blockdiff
+from blockdiff.endpoint import Runtime
+from blockdiff.errors import BlockdiffError
+from lsp_server import greeting, messages, settings
+from lsp_server.actions import COMMAND, Action, ActionParams, Actions
+from lsp_server.context import Context
+from lsp_server.document import Encoding, TextEdit
+from lsp_server.engine import EngineLink
+from lsp_server.failures import to_protocol
+from lsp_server.ignored import Ignored
+from lsp_server.inline import Inline
+from lsp_server.messages import InfillParams, Outcome, RefinementParams, RewriteParams, StatusParams
+from lsp_server.protocol import Protocol, converter, position_from, range_from, range_to
+from lsp_server.sessions import Sessions
+from lsp_server.settings import Settings
+from lsp_server.snippets import Ring
+from lsp_server.warming import Warmer
+from lsp_server.workdone import work_done
+
+_log = logging.getLogger("blockdiff.lsp")
+
+_SECTION = "blockdiff"
+_ANNOTATION = "blockdiff"
+_PATIENCE_SECONDS = 2.0  # with a client that does not answer when asked for its settings
+
+_R = TypeVar("_R")
+
+
+class Server(LanguageServer):
+    """One editor's server."""
+
+    protocol: Protocol
+
+    def __init__(self, runtime: Runtime | None = None) -> None:
+        super().__init__(
+            greeting.NAME,
+            blockdiff.__version__,
+            protocol_cls=Protocol,
+            converter_factory=converter,
+        )
+        self.settings = Settings()
+        self._configured = asyncio.Event()
+        self.documents = self.protocol.documents
+        self.ring = Ring()
+        self.engine = EngineLink(
+            self.settings.engine, runtime or Runtime.default(), self._show_status
+        )
+        self.context = Context(self.documents, self.settings.context, self.ring, Ignored())
+        self.sessions = Sessions(
+            self.documents,
+            self.context,
+            self.engine,
+            self.settings,
+            self._show_refinement,
+            self.with_settings,
+        )
+        name = secrets.token_hex(4)
+        self.inline = Inline(self.documents, self.context, self.engine, self.settings, name)
+        self.actions = Actions(self.documents, self.sessions)
+        self.warmer = Warmer(self.context, self.engine, name)
+
+    def start_with_settings(self) -> None:
+        """The client has sent the settings it has; requests need not wait for them any more."""
+        self._configured.set()
+
+    async def with_settings(self) -> None:
+        """Wait for the client's first settings: what is asked before them needs them, too."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._configured.wait(), _PATIENCE_SECONDS)
+
+    async def configure(self, value: Any) -> None:
+        """Use other settings from now on; what is wrong with them is said in one message."""
+        self.settings, complaints = settings.parse(value)
+        try:
+            self.settings.engine.options()
+        except BlockdiffError as error:
+            complaints.append(f"engine: {error.message}: {error.hint}")
+        self.context.settings = self.settings.context
+        self.sessions.settings = self.inline.settings = self.settings
+        await self.engine.configure(self.settings.engine)
+        if complaints:
+            text = "blockdiff settings: " + "; ".join(complaints)
+            _log.warning("%s", text)
+            self.window_show_message(types.ShowMessageParams(types.MessageType.Warning, text))
+
+    def report_server_error(self, error: Exception, source: Any) -> None:
+        """Log what went wrong, without a character of anybody's text.
+
+        An error that is the answer to a request is the client's to show.
+        """
+        if isinstance(error, JsonRpcException) and not isinstance(error, JsonRpcInternalError):
+            return
+        name = error.code if isinstance(error, BlockdiffError) else type(error).__name__
+        _log.error("%s", name)
+        _log.debug("in full", exc_info=error)
+
+    def _show_status(self, status: StatusParams) -> None:
+        self.protocol.notify(messages.STATUS, messages.write(status))
+
+    def _show_refinement(self, refinement: RefinementParams) -> None:
+        self.protocol.notify(messages.REFINEMENT, messages.write(refinement))
+
+
+def create(runtime: Runtime | None = None) -> Server:
+    """A server with all its features."""
+    server = Server(runtime)
+    _add_life(server)
+    _add_documents(server)
+    _add_requests(server)
+    _add_actions(server)
+    return server
+
+
+def advertised(capabilities: types.ClientCapabilities) -> dict[str, Any]:
+    """The result of `initialize` as JSON, as a server makes it for a client of such abilities."""
+    server = create(Runtime(Path()))
+    answer = server.protocol.lsp_initialize(types.InitializeParams(capabilities=capabilities))
+    try:
+        handler, arguments, _ = next(answer)
+        handler(*arguments)
+        answer.send(None)
+    except StopIteration as end:
+        return dict(server.protocol._converter.unstructure(end.value))
+    raise AssertionError("initialize has no answer")
+
+
+def _typed(handler: Callable[..., Awaitable[_R]]) -> Callable[..., Awaitable[_R]]:
+    """Our errors as errors of the protocol."""
+
+    @functools.wraps(handler)
+    async def wrapped(*args: Any) -> _R:
+        try:
+            return await handler(*args)
+        except BlockdiffError as error:
+            raise to_protocol(error) from None
+
+    return wrapped
+
+
+def _add_life(server: Server) -> None:
+    @server.feature(types.INITIALIZE)
+    def initialize(params: types.InitializeParams) -> None:
+        chosen = types.PositionEncodingKind(server.workspace.position_encoding)
+        server.documents.encoding = Encoding(chosen.value)
+
+    @server.feature(types.INITIALIZED)
+    async def initialized(params: types.InitializedParams) -> None:
+        await pull()
+        server.start_with_settings()
+        workspace = server.client_capabilities.workspace
+        dynamic = workspace and workspace.did_change_configuration
+        if dynamic and dynamic.dynamic_registration:
+            with contextlib.suppress(JsonRpcException):
+                await server.client_register_capability_async(
+                    types.RegistrationParams(
+                        [
+                            types.Registration(
+                                "blockdiff-configuration",
+                                types.WORKSPACE_DID_CHANGE_CONFIGURATION,
+                                types.DidChangeConfigurationRegistrationOptions(section=_SECTION),
+                            )
+                        ]
+                    )
+                )
+
+    @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
+    async def changed(params: types.DidChangeConfigurationParams) -> None:
+        pushed = params.settings
+        if isinstance(pushed, dict) and pushed:
+            await server.configure(pushed.get(_SECTION, pushed))
+        else:
+            await pull()
+
+    async def pull() -> None:
+        """Ask the client for its settings, if it can be asked."""
+        workspace = server.client_capabilities.workspace
+        if workspace is None or not workspace.configuration:
+            return
+        items = [types.ConfigurationItem(section=_SECTION)]
+        try:
+            answer = await server.workspace_configuration_async(types.ConfigurationParams(items))
+        except JsonRpcException:
+            return
+        if answer and answer[0] is not None:
+            await server.configure(answer[0])
+
+    @server.feature(types.SHUTDOWN)
+    async def shutdown(params: None) -> None:
+        server.warmer.stop()
+        await server.engine.aclose()
+
+
+def _add_documents(server: Server) -> None:
+    @server.feature(types.TEXT_DOCUMENT_DID_OPEN)
+    def opened(params: types.DidOpenTextDocumentParams) -> None:
+        server.ring.note(server.documents.get(params.text_document.uri), 0)
+
+    @server.feature(types.TEXT_DOCUMENT_DID_CHANGE)
+    def changed(params: types.DidChangeTextDocumentParams) -> None:
+        document = server.documents.get(params.text_document.uri)
+        last = params.content_changes[-1] if params.content_changes else None
+        if isinstance(last, types.TextDocumentContentChangePartial):
+            lines = last.text.count("\n")
+            server.ring.note(document, last.range.start.line + lines)
+            server.warmer.rest_behind(document, last)
+
+    @server.feature(types.TEXT_DOCUMENT_DID_CLOSE)
+    def closed(params: types.DidCloseTextDocumentParams) -> None:
+        uri = params.text_document.uri
+        server.ring.forget(uri)
+        server.inline.forget(uri)
+        server.warmer.forget(uri)
+
+
+def _add_requests(server: Server) -> None:
+    @server.feature(messages.INFILL)
+    @_typed
+    async def infill(params: Any) -> Any:
+        asked = messages.read(InfillParams, params)
+        async with _reported(server, asked.work_done_token) as progress:
+            return messages.write(await server.sessions.infill(asked, progress))
+
+    @server.feature(messages.REWRITE)
+    @_typed
+    async def rewrite(params: Any) -> Any:
+        asked = messages.read(RewriteParams, params)
+        async with _reported(server, asked.work_done_token) as progress:
+            return messages.write(await server.sessions.rewrite(asked, progress))
+
+    @server.feature(types.TEXT_DOCUMENT_INLINE_COMPLETION, types.InlineCompletionOptions())
+    @_typed
+    async def inline(params: types.InlineCompletionParams) -> types.InlineCompletionList:
+        invoked = params.context.trigger_kind is types.InlineCompletionTriggerKind.Invoked
+        await server.with_settings()
+        edits = await server.inline.complete(
+            params.text_document.uri, position_from(params.position), invoked=invoked
+        )
+        return types.InlineCompletionList(
+            [types.InlineCompletionItem(e.new_text, range=range_to(e.range)) for e in edits]
+        )
+
+
+def _add_actions(server: Server) -> None:
+    @server.feature(
+        types.TEXT_DOCUMENT_CODE_ACTION,
+        types.CodeActionOptions(
+            code_action_kinds=[action.kind for action in Action], resolve_provider=True
+        ),
+    )
+    @_typed
+    async def offer(params: types.CodeActionParams) -> list[types.CodeAction]:
+        span, only = range_from(params.range), params.context.only
+        server.warmer.rest_at(server.documents.get(params.text_document.uri), span.end)
+        if only and not any(_covers(kind, action) for kind in only for action in Action):
+            return []
+        found = server.actions.available(params.text_document.uri, span)
+        return [
+            _code_action(server, action, params)
+            for action in found
+            if not only or any(_covers(kind, action) for kind in only)
+        ]
+
+    @server.feature(types.CODE_ACTION_RESOLVE)
+    @_typed
+    async def resolve(action: types.CodeAction) -> types.CodeAction:
+        asked = messages.read(ActionParams, action.data)
+        async with work_done(server, f"blockdiff: {asked.action.label}", None) as progress:
+            outcome = await server.actions.run(asked, progress)
+        action.edit = _workspace_edit(server, asked.text_document.uri, outcome, action.title)
+        return action
+
+    @server.command(COMMAND)
+    @_typed
+    async def run(params: types.ExecuteCommandParams) -> Any:
+        """`blockdiff.run` with one argument as `ActionParams`; the edit is applied."""
+        asked = messages.read(ActionParams, (params.arguments or [None])[0])
+        title = asked.action.label
+        async with work_done(server, f"blockdiff: {title}", params.work_done_token) as progress:
+            outcome = await server.actions.run(asked, progress)
+        if outcome.edits:
+            edit = _workspace_edit(server, asked.text_document.uri, outcome, title)
+            await server.workspace_apply_edit_async(
+                types.ApplyWorkspaceEditParams(edit, label=f"blockdiff: {title}")
+            )
+        return messages.write(outcome)
+
+
+def _reported(server: Server, token: str) -> contextlib.AbstractAsyncContextManager[Any]:
+    """Our plugins see refinements; progress goes to those that gave a token for it."""
+    if token:
+        return work_done(server, "blockdiff", token)
+    return contextlib.nullcontext(lambda event: None)
+
+
+def _covers(kind: str, action: Action) -> bool:
+    """Whether a kind that a client asks for is that of an action or one above it."""
+    return action.kind == kind or action.kind.startswith(f"{kind}.")
+
+
+def _code_action(
+    server: Server, action: Action, params: types.CodeActionParams
+) -> types.CodeAction:
+    document = server.documents.get(params.text_document.uri)
+    asked = ActionParams(
+        action,
+        messages.DocumentId(document.uri, document.version or 0),
+        range_from(params.range),
+    )
+    made = types.CodeAction(action.label, kind=action.kind)
+    if _resolves_edits(server):
+        made.data = messages.write(asked)
+    else:
+        made.command = types.Command(action.label, COMMAND, arguments=[messages.write(asked)])
+    return made
+
+
+def _resolves_edits(server: Server) -> bool:
+    text_document = server.client_capabilities.text_document
+    support = text_document and text_document.code_action
+    resolve = support and support.resolve_support
+    return bool(resolve and "edit" in resolve.properties and support and support.data_support)
+
+
+def _workspace_edit(server: Server, uri: str, outcome: Outcome, title: str) -> types.WorkspaceEdit:
+    """Versioned and annotated, as far as the client understands that."""
+    workspace = server.client_capabilities.workspace
+    can = workspace.workspace_edit if workspace else None
+    if not (can and can.document_changes):
+        return types.WorkspaceEdit(changes={uri: [_text_edit(edit) for edit in outcome.edits]})
+    identity = types.OptionalVersionedTextDocumentIdentifier(uri=uri, version=outcome.version)
+    annotated = can.change_annotation_support is not None
+    edits = [_annotated(edit) if annotated else _text_edit(edit) for edit in outcome.edits]
+    return types.WorkspaceEdit(
+        document_changes=[types.TextDocumentEdit(identity, edits)],
+        change_annotations=(
+            {_ANNOTATION: types.ChangeAnnotation(f"blockdiff: {title}")} if annotated else None
+        ),
+    )
+
+
+def _text_edit(edit: TextEdit) -> types.TextEdit:
+    return types.TextEdit(range_to(edit.range), edit.new_text)
+
+
+def _annotated(edit: TextEdit) -> types.AnnotatedTextEdit:
+    return types.AnnotatedTextEdit(
+        annotation_id=_ANNOTATION, range=range_to(edit.range), new_text=edit.new_text
+    )

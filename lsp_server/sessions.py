@@ -1,0 +1,292 @@
+"""One request from its ranges to its edits: ask the engine, show drafts, follow the document."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from blockdiff.config import Mode
+from blockdiff.types import (
+    Finished,
+    FinishReason,
+    Hole,
+    InfillRequest,
+    Refinement,
+    RewriteRequest,
+    Span,
+    StreamEvent,
+    SyntaxState,
+)
+from lsp_server.context import Context
+from lsp_server.document import Document, Encoding, units
+from lsp_server.documents import Documents, Followed
+from lsp_server.edits import edits_of
+from lsp_server.engine import EngineLink
+from lsp_server.failures import ContentModified
+from lsp_server.messages import InfillParams, Outcome, RefinementParams, RewriteParams
+from lsp_server.settings import Settings
+
+_UNCERTAIN = 0.5  # tokens less likely than this are marked
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """A place to write in.
+
+    Attributes:
+        start, end: offsets of the document; what stands there is replaced.
+        before, after: text that is put around what the model writes, such as the quotes of a
+            docstring. The model sees both.
+    """
+
+    start: int
+    end: int
+    before: str = ""
+    after: str = ""
+
+
+Progress = Callable[[StreamEvent], None]
+"""Sees every event on its way, such as the loading of the model."""
+
+
+def unseen(event: StreamEvent) -> None:
+    """The progress of a request that nobody watches."""
+
+
+@dataclass(slots=True)
+class Sessions:
+    """Runs requests.
+
+    Attributes:
+        settings: replaced when they change.
+        show: takes every draft.
+        ready: waits for the first settings; a document may change meanwhile.
+    """
+
+    documents: Documents
+    context: Context
+    engine: EngineLink
+    settings: Settings
+    show: Callable[[RefinementParams], None]
+    ready: Callable[[], Awaitable[None]]
+
+    async def infill(self, params: InfillParams, progress: Progress = unseen) -> Outcome:
+        """Answer `blockdiff/infill`.
+
+        Raises ContentModified, Ignored, InvalidRequest, and what the engine says.
+        """
+        document = self.documents.get(params.text_document.uri, params.text_document.version)
+        spans = [document.offsets(hole) for hole in params.holes]
+        return await self.fill(
+            document,
+            [Blank(start, end) for start, end in spans],
+            max_tokens=params.max_tokens or None,
+            mode=Mode(params.mode) if params.mode else None,
+            seed=params.seed if params.seed >= 0 else None,
+            request_id=params.request_id,
+            progress=progress,
+        )
+
+    async def fill(
+        self,
+        document: Document,
+        blanks: list[Blank],
+        *,
+        max_tokens: int | None = None,
+        mode: Mode | None = None,
+        seed: int | None = None,
+        request_id: str = "",
+        progress: Progress = unseen,
+    ) -> Outcome:
+        """Write into one blank after the other, each in the light of those before it.
+
+        Raises as `infill`.
+        """
+        session = _Session(self, document, blanks, request_id or secrets.token_hex(8), progress)
+
+        def ask(index: int, text: str, hole: Hole) -> InfillRequest:
+            decoding = self.settings.decoding_config(max_tokens=max_tokens, mode=mode, seed=seed)
+            return self.context.infill(document, text, hole, decoding, session.request_id)
+
+        return await session.run(ask)
+
+    async def rewrite(self, params: RewriteParams, progress: Progress = unseen) -> Outcome:
+        """Answer `blockdiff/rewrite`. Raises as `infill`."""
+        document = self.documents.get(params.text_document.uri, params.text_document.version)
+        start, end = document.offsets(params.range)
+        request_id = params.request_id or secrets.token_hex(8)
+        session = _Session(self, document, [Blank(start, end)], request_id, progress)
+
+        def ask(index: int, text: str, hole: Hole) -> RewriteRequest:
+            decoding = self.settings.decoding_config(
+                max_tokens=params.max_tokens,
+                mode=None if params.instruction.strip() else Mode.DIFFUSION,
+                seed=params.seed if params.seed >= 0 else None,
+            )
+            strength = params.strength if params.strength >= 0 else self.settings.rewrite.strength
+            return self.context.rewrite(
+                document, hole, params.instruction, strength, decoding, request_id
+            )
+
+        return await session.run(ask)
+
+
+class _Session:
+    """One request while it runs."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        document: Document,
+        blanks: list[Blank],
+        request_id: str,
+        progress: Progress,
+    ) -> None:
+        self._sessions, self._document, self._blanks = sessions, document, blanks
+        self.request_id, self._progress = request_id, progress
+        self._numbers = itertools.count()
+        self._results: dict[int, Finished] = {}
+
+    async def run(self, ask: Callable[[int, str, Hole], InfillRequest | RewriteRequest]) -> Outcome:
+        """Fill the blanks in the order of the text; `ask` makes the request for each.
+
+        Edits elsewhere in the document are followed; one that touches a blank ends it all.
+        """
+        sessions = self._sessions
+        sessions.context.check_open(self._document)
+        sessions.context.speed = sessions.engine.speed
+        task = asyncio.current_task()
+        assert task is not None
+        spans = [(blank.start, blank.end) for blank in self._blanks]
+        with sessions.documents.follow(self._document, spans, lambda: task.cancel()) as followed:
+            try:
+                await sessions.ready()
+                for index in sorted(range(len(spans)), key=lambda i: spans[i]):
+                    text, hole = self._others_filled(index, followed)
+                    await self._write(index, ask(index, text, hole), followed)
+            except asyncio.CancelledError:
+                if followed.is_lost:
+                    raise ContentModified(
+                        "the document changed where code was being written"
+                    ) from None
+                raise
+            return self._outcome(followed)
+
+    async def _write(
+        self, index: int, request: InfillRequest | RewriteRequest, followed: Followed
+    ) -> None:
+        async with aclosing(self._sessions.engine.ask(request)) as events:
+            async for event in events:
+                self._progress(event)
+                if isinstance(event, Refinement):
+                    self._show(index, event.text, event.spans, event.step, followed)
+                elif isinstance(event, Finished):
+                    self._results[index] = event
+                    whole = (Span(0, len(event.text), True, 1.0),) if event.text else ()
+                    self._show(index, event.text, whole, event.forwards, followed, done=True)
+
+    def _others_filled(self, index: int, followed: Followed) -> tuple[str, Hole]:
+        """The text with what is written already in place and the later blanks empty."""
+        text, pieces, at = self._document.text, [], 0
+        hole = Hole(0, 0)
+        for i in sorted(range(len(self._blanks)), key=lambda i: followed.spans[i]):
+            start, end = followed.spans[i]
+            blank = self._blanks[i]
+            pieces.append(text[at:start] + blank.before)
+            at = end
+            if i == index:
+                length = sum(map(len, pieces))
+                hole = Hole(length, length + end - start)
+                pieces.append(text[start:end])
+            elif i in self._results:
+                pieces.append(self._results[i].text)
+            pieces.append(blank.after)
+        return "".join((*pieces, text[at:])), hole
+
+    def _show(
+        self,
+        index: int,
+        text: str,
+        spans: tuple[Span, ...],
+        step: int,
+        followed: Followed,
+        done: bool = False,
+    ) -> None:
+        blank, document = self._blanks[index], self._document
+        marks = _Marks(blank.before, text, blank.after, document.encoding)
+        self._sessions.show(
+            RefinementParams(
+                request_id=self.request_id,
+                seq=next(self._numbers),
+                version=document.version,
+                hole=index,
+                range=document.span(*followed.spans[index]),
+                text=marks.text,
+                settled=marks.ranges(spans, lambda span: span.settled),
+                uncertain=marks.ranges(spans, lambda span: span.confidence < _UNCERTAIN),
+                step=step,
+                done=done,
+            )
+        )
+
+    def _outcome(self, followed: Followed) -> Outcome:
+        results = [self._results[i] for i in range(len(self._blanks))]
+        edits = [
+            edit
+            for blank, result, (start, end) in zip(
+                self._blanks, results, followed.spans, strict=True
+            )
+            for edit in edits_of(
+                self._document, start, end, blank.before + result.text + blank.after
+            )
+        ]
+        cut = any(result.finish is FinishReason.LENGTH for result in results)
+        broken = [result.syntax for result in results]
+        worst = next(
+            (s for s in (SyntaxState.BROKEN, SyntaxState.SKIPPED) if s in broken), SyntaxState.OK
+        )
+        return Outcome(
+            request_id=self.request_id,
+            version=self._document.version,
+            edits=tuple(edits),
+            finish=(FinishReason.LENGTH if cut else FinishReason.EOM).value,
+            syntax=worst.value,
+            tokens=sum(result.tokens for result in results),
+            forwards=sum(result.forwards for result in results),
+            elapsed_ms=round(sum(result.elapsed_ms for result in results), 1),
+            model=results[0].model,
+        )
+
+
+class _Marks:
+    """Ranges of a draft, counted as the client counts."""
+
+    def __init__(self, before: str, text: str, after: str, encoding: Encoding) -> None:
+        self.text = before + text + after
+        self._draft, self._encoding = text, encoding
+        self._shift = units(before, encoding)
+        self._plain = text.isascii() or encoding is Encoding.UTF32
+
+    def ranges(
+        self, spans: tuple[Span, ...], wanted: Callable[[Span], bool]
+    ) -> tuple[tuple[int, int], ...]:
+        """Maximal ranges of the tokens that are `wanted`."""
+        found: list[tuple[int, int]] = []
+        for span in spans:
+            if not wanted(span):
+                continue
+            start, end = self._unit(span.start), self._unit(span.end)
+            if found and found[-1][1] == start:
+                found[-1] = (found[-1][0], end)
+            else:
+                found.append((start, end))
+        return tuple(found)
+
+    def _unit(self, offset: int) -> int:
+        if self._plain:
+            return self._shift + offset
+        return self._shift + units(self._draft[:offset], self._encoding)

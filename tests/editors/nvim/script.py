@@ -1,0 +1,95 @@
+"""An engine that writes what a test tells it to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from blockdiff.errors import Cancelled
+from blockdiff.types import (
+    Event,
+    Finished,
+    FinishReason,
+    Refinement,
+    Request,
+    Span,
+    SyntaxState,
+    Warmed,
+)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One draft: the text before `settled` stays; `uncertain` is a part of it."""
+
+    text: str
+    settled: int = 0
+    uncertain: str = ""
+
+    def spans(self) -> tuple[Span, ...]:
+        cuts = {0, self.settled, len(self.text)}
+        doubt = self.text.find(self.uncertain) if self.uncertain else -1
+        doubtful = range(doubt, doubt + len(self.uncertain)) if doubt >= 0 else range(0)
+        cuts |= {doubtful.start, doubtful.stop} if doubtful else set()
+        places = sorted(cuts)
+        return tuple(
+            Span(start, end, end <= self.settled, 0.1 if start in doubtful else 0.9)
+            for start, end in zip(places, places[1:], strict=False)
+        )
+
+
+class Scripted:
+    """Attributes: frames: of each request in turn, the last for all that follow; the final text is
+    that of the last frame. pause: seconds before each. requests, cancelled: what came.
+    """
+
+    name, device, dtype = "scripted", "cpu", "float32"
+    context_speed, cache_entries, cache_bytes = 100.0, 1, 4096
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.frames: list[list[Frame]] = [[Frame("pass", 4)]]
+        self.pause = 0.0
+        self.syntax = SyntaxState.OK
+        self.requests: list[Request] = []
+        self.cancelled: list[float] = []
+        self.hold = False
+
+    def writes(self, *texts: str | Frame) -> None:
+        """What every request from now on is answered."""
+        self.frames = [[t if isinstance(t, Frame) else Frame(t, len(t)) for t in texts]]
+
+    def infill(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Event]:
+        self.requests.append(request)
+        frames = self.frames[min(len(self.requests), len(self.frames)) - 1]
+        for step, frame in enumerate(frames):
+            self._wait(self.pause, cancelled)
+            yield Refinement(
+                request.request_id, step, 0, frame.text, frame.spans(), step, step, 1.0
+            )
+        while self.hold:
+            self._wait(0.01, cancelled)
+        yield Finished(
+            request_id=request.request_id, hole=0, text=frames[-1].text, tokens=len(frames),
+            forwards=len(frames), finish=FinishReason.EOM, syntax=self.syntax,
+            mode=request.decoding.mode.value, model=self.name, elapsed_ms=2.0, first_ms=1.0,
+            context_tokens=100, cached_tokens=80,
+        )  # fmt: skip
+
+    rewrite = infill
+
+    def warm(self, request: Request, cancelled: Callable[[], bool]) -> Warmed:
+        return Warmed(request.request_id, 1, 1, 1.0)
+
+    def _wait(self, seconds: float, cancelled: Callable[[], bool]) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            if cancelled():
+                self.cancelled.append(time.monotonic())
+                raise Cancelled("as asked")
+            if time.monotonic() >= end:
+                return
+            time.sleep(0.005)

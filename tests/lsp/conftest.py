@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from blockdiff.endpoint import Runtime
+from blockdiff.engine.engine import Engine
+from tests.unit.scripted_service import ScriptedEngine, served
+from tests.unit.tiny_checkpoint import checkpoint
+
+
+@pytest.fixture(scope="session")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
+    """Of a real engine on tiny random weights that runs."""
+    made = Runtime(tmp_path_factory.mktemp("engine") / "run")
+    with served(made, lambda report: Engine(checkpoint())):
+        yield made
+
+
+@pytest.fixture
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Runtime, ScriptedEngine]]:
+    """Of an engine that follows a script: `max_tokens` refinements, `seed` milliseconds apart."""
+    made, engine = Runtime(tmp_path_factory.mktemp("scripted") / "run"), ScriptedEngine()
+    with served(made, lambda report: engine):
+        yield made, engine

@@ -1,0 +1,185 @@
+"""An engine service whose engine follows a script, in this process or in one of its own.
+
+A request says what happens: it is `max_tokens` refinements long with `seed` milliseconds before
+each, and `language` may name a scene. The environment variable `SCRIPT_LOAD` names how loading
+goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from blockdiff.client import EngineClient, EngineOptions
+from blockdiff.config import DecodingConfig
+from blockdiff.endpoint import Address, Runtime
+from blockdiff.errors import Cancelled, ExitCode, ModelNotFound
+from blockdiff.service import launcher
+from blockdiff.service.launcher import ServeOptions
+from blockdiff.service.worker import Engine, Report
+from blockdiff.starter import StartOptions
+from blockdiff.types import (
+    Event,
+    Finished,
+    FinishReason,
+    Hole,
+    InfillRequest,
+    Priority,
+    Refinement,
+    Request,
+    RewriteRequest,
+    Span,
+    StreamEvent,
+    SyntaxState,
+    Warmed,
+)
+
+ROOT = str(Path(__file__).resolve().parents[2])
+_PROGRAM = "import sys; sys.path.insert(0, {!r}); import tests.unit.scripted_service as s; s.main()"
+COMMAND = (sys.executable, "-c", _PROGRAM.format(ROOT))
+"""Runs the `blockdiff` command with the scripted engine."""
+
+SECRET = "def the_secret_source(): pass"
+"""The document of most requests; it may not turn up in any log."""
+
+
+def request(steps: int = 2, pause_ms: int = 0, scene: str = "", name: str = "r") -> InfillRequest:
+    return InfillRequest(
+        SECRET,
+        Hole(4, 4),
+        language=scene,
+        request_id=name,
+        decoding=DecodingConfig(max_tokens=steps, seed=pause_ms),
+    )
+
+
+class ScriptedEngine:
+    """Attributes: order: ids of requests as they were taken up; cancelled: those cut short."""
+
+    name, device, dtype = "scripted", "cpu", "float32"
+
+    context_speed, cache_entries, cache_bytes = 100.0, 1, 4096
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+        self.cancelled: list[str] = []
+        self.steps = 0
+
+    def infill(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Event]:
+        self.order.append(request.request_id)
+        if request.language == "defect":
+            raise ZeroDivisionError(f"a message with {request.document}")
+        if request.language == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps, pause = request.decoding.max_tokens or 2, request.decoding.seed / 1000
+        for step in range(steps):
+            if cancelled():
+                self.cancelled.append(request.request_id)
+                raise Cancelled("as asked")
+            time.sleep(pause)
+            self.steps += 1
+            text = f"{request.request_id}{step}" * (10_000 if request.language == "long" else 1)
+            spans = (Span(0, len(text), False, 0.5),)
+            yield Refinement(request.request_id, step, 0, text, spans, step, step, 1.0)
+        yield Finished(
+            request_id=request.request_id, hole=0, text=f"{request.request_id} done",
+            tokens=2 * steps, forwards=steps, finish=FinishReason.EOM, syntax=SyntaxState.OK,
+            mode=request.decoding.mode.value, model=self.name, elapsed_ms=2.0, first_ms=1.0,
+            context_tokens=100, cached_tokens=80,
+        )  # fmt: skip
+
+
+    rewrite = infill
+
+    def warm(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Warmed:
+        *_, end = self.infill(request, cancelled)
+        assert isinstance(end, Finished)
+        return Warmed(end.request_id, end.context_tokens, end.cached_tokens, end.elapsed_ms)
+
+
+def load(report: Report) -> Engine:
+    """As `SCRIPT_LOAD` says."""
+    scene = os.environ.get("SCRIPT_LOAD", "")
+    if scene == "missing":
+        raise ModelNotFound("it is not downloaded", "download it")
+    if scene == "slow":
+        for done in range(20):
+            report("loading weights", done / 20)
+            time.sleep(0.1)
+    return ScriptedEngine()
+
+
+@contextmanager
+def served(
+    runtime: Runtime, load: Callable[[Report], Engine] = load, **options: Any
+) -> Iterator[list[ExitCode]]:
+    """The service in a thread of this process; yields where its status will be."""
+    ready, status = threading.Event(), []
+
+    def started(address: Address) -> None:
+        ready.set()
+
+    def run() -> None:
+        serve_options = ServeOptions(model="scripted", **options)
+        status.append(launcher.serve(serve_options, runtime, load, started))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield status
+    finally:
+        if thread.is_alive():
+            asyncio.run(EngineClient(runtime=runtime).stop())
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def client_of(runtime: Runtime, **start: Any) -> EngineClient:
+    """A client that starts this program where it finds no engine."""
+    return EngineClient(EngineOptions(start=StartOptions(command=COMMAND, **start)), runtime)
+
+
+async def collect(
+    client: EngineClient,
+    what: Request,
+    priority: Priority = Priority.EXPLICIT,
+    source: str = "",
+) -> list[StreamEvent]:
+    ask = client.rewrite if isinstance(what, RewriteRequest) else client.infill
+    async with aclosing(ask(what, priority=priority, source=source)) as events:  # type: ignore
+        return [event async for event in events]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        await asyncio.sleep(0.01)
+
+
+def run(story: Coroutine[Any, Any, Any]) -> Any:
+    """One test on an event loop; no task may be left."""
+
+    async def main() -> Any:
+        result = await asyncio.wait_for(story, 120)
+        await until(lambda: len(asyncio.all_tasks()) == 1, 2.0)  # generators are still closed
+        return result
+
+    return asyncio.run(main())
+
+
+def main() -> None:
+    """The `blockdiff` command with the scripted engine."""
+    launcher.loader = lambda options: load
+    from blockdiff.__main__ import main as blockdiff
+
+    blockdiff()

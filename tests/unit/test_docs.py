@@ -1,0 +1,206 @@
+"""Documents are true: commands run, what is repeated is current, what is named exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from blockdiff.errors import ExitCode
+from blockdiff.source_file import hole_of_lines, read
+from tests.unit import scripted_cli
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+
+# Commands that this file does not run, and where they are run instead.
+ELSEWHERE = {
+    "make demo": ".ci/run",
+    "make test": ".ci/run",
+    "pip install -c constraints.txt '.[engine]'": "Makefile",  # the same, editable
+    "blockdiff models pull": "Makefile",
+}
+# Commands whose status depends on the machine.
+ANY_STATUS = ("blockdiff doctor",)
+
+
+def commands(text: str) -> list[str]:
+    """Every line of every `sh` block, continued lines joined."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.S | re.M)
+    joined = "".join(blocks).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Any:
+    """Runs a line of shell in a copy of the examples, `blockdiff` being the scripted command."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    command = tools / "blockdiff"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{scripted_cli.__file__}" "$@"\n')
+    command.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "SCRIPT": "fill",
+        "SCRIPT_TEXT": "filled",
+        "BLOCKDIFF_CACHE": str(tmp_path / "cache"),
+    }
+
+    def run(line: str) -> subprocess.CompletedProcess[str]:
+        shell = ["bash", "-o", "pipefail", "-c", line]
+        return subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    assert README.startswith("# blockdiff\n\n```sh\nmake demo\nmake test\n```\n")
+
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "examples" / "README.md", ROOT / "docs" / "architecture.md"]
+LINES = [line for path in DOCUMENTS for line in commands(path.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line not in ELSEWHERE])
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_every_command_runs(shell: Any, line: str) -> None:
+    done = shell(line)
+    if line in ANY_STATUS:
+        assert done.returncode in list(ExitCode)
+    else:
+        assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("line", ELSEWHERE)
+def test_a_command_run_elsewhere_is_run_there(line: str) -> None:
+    assert line in LINES, "no longer in any document"
+    text = (ROOT / ELSEWHERE[line]).read_text("utf-8")
+    assert line.removeprefix("pip install ").split(" '")[0] in text
+
+
+def readme_parts() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("readme_parts", ROOT / "docs/readme_parts.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_help_exit_codes_and_error_codes_are_those_of_the_code() -> None:
+    assert readme_parts().updated(README) == README, "run: make docs"
+
+
+# The file tree
+
+
+def tree() -> set[str]:
+    """Paths that the file tree of the README names, `*` included."""
+    block = re.search(r"^```text\nblockdiff/\n(.*?)^```", README, re.S | re.M)
+    assert block is not None
+    paths, folder = set(), "blockdiff/"
+    for line in block[1].splitlines():
+        name, _, rest = line.strip().partition(" ")
+        if line.startswith(" "):
+            paths.add(folder + name)
+        else:
+            folder = name
+            paths.add(name)
+        # A line may name another file in passing.
+        paths |= {folder + found for found in re.findall(r"\b\w+\.(?:py|md|toml)\b", rest)}
+    return paths
+
+
+def test_what_the_file_tree_names_exists() -> None:
+    missing = {path for path in tree() if not list(ROOT.glob(path.rstrip("/")))}
+    assert not missing
+
+
+def test_the_file_tree_has_a_sentence_for_every_noun() -> None:
+    named = {found.resolve() for path in tree() for found in ROOT.glob(path.rstrip("/"))}
+    package = ROOT / "blockdiff"
+    nouns = {path for path in package.glob("*.py") if path.name != "__init__.py"}
+    nouns |= {path.parent for path in package.glob("*/__init__.py")}
+    nouns |= set((ROOT / "lsp_server").glob("[a-z]*.py"))
+    unnamed = {str(path.relative_to(ROOT)) for path in nouns - named}
+    assert not unnamed, "add a line to the file tree of README.md"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_named_in_running_text_exist(path: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.S | re.M)
+    names = re.findall(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:md|toml|txt|py))`", text)
+    homes = (ROOT, path.parent, ROOT / "blockdiff")
+    assert not {name for name in names if not any((home / name).exists() for home in homes)}
+
+
+# The examples
+
+
+HOLES = tomllib.loads((ROOT / "examples" / "holes.toml").read_text("utf-8"))["hole"]
+
+
+def test_five_languages_have_an_example() -> None:
+    assert len({hole["language"] for hole in HOLES}) == len(HOLES) == 5
+    others = {"README.md", "holes.toml", *(hole["file"] for hole in HOLES)}
+    assert set(os.listdir(ROOT / "examples")) - {"__pycache__"} == others
+
+
+@pytest.mark.parametrize("hole", HOLES, ids=lambda hole: hole["file"])
+def test_a_hole_is_where_the_examples_say(hole: dict[str, str]) -> None:
+    source = read(str(ROOT / "examples" / hole["file"]))
+    span = hole_of_lines(source, hole["lines"])
+    assert source.text[span.start : span.end].startswith(hole["marker"])
+    assert source.text.count("HOLE:") == 1
+    assert 30 <= source.text.count("\n") <= 80
+    command = f"blockdiff infill examples/{hole['file']} --lines {hole['lines']}"
+    table = (ROOT / "examples" / "README.md").read_text("utf-8")
+    assert f"| `{hole['file']}` | " in table and f"| line {hole['lines']} | `{command}` |" in table
+
+
+def test_the_demo_fills_the_hole_of_an_example() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    demo = re.search(r"blockdiff infill examples/(\S+) --lines (\S+)", makefile)
+    assert demo is not None
+    assert (demo[1], demo[2]) in {(hole["file"], hole["lines"]) for hole in HOLES}
+
+
+# What ci runs
+
+
+def test_ci_runs_lint_tests_and_demo_and_stops_at_the_first_failure() -> None:
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert "set -euo pipefail" in script
+    wanted = ["make lint", "make test", "make demo"]
+    assert [line.split(" ARGS")[0] for line in script.splitlines() if line[:5] == "make "] == wanted
+
+
+def test_torch_is_pinned_for_every_build() -> None:
+    constraints = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    assert "torch==2.13.0" in constraints
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    names = {re.match(r"[\w-]+", spec)[0] for spec in wanted}  # type: ignore[index]
+    constraints = (ROOT / "constraints.txt").read_text("utf-8")
+    pinned = set(re.findall(r"^([\w-]+)==", constraints, re.M))
+    assert names - pinned == {"tomli"}  # for Python 3.10 only, where little is pinned

@@ -1,0 +1,170 @@
+"""Which masks settle: every rule, at every edge."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from blockdiff.config import DecodingConfig, Rule
+from blockdiff.diffusion.unmask import schedule_counts, settle
+
+T, F = True, False
+FLAT = [0.5, 0.5, 0.5, 0.5]
+PROBABILITY = st.floats(0.0, 1.0, width=32)
+
+
+def rule(kind: Rule, value: float = 0.0) -> DecodingConfig:
+    """A rule and its one parameter: steps, threshold or nats."""
+    if kind is Rule.SCHEDULE:
+        return DecodingConfig(rule=kind, denoising_steps=int(value))
+    if kind is Rule.THRESHOLD:
+        return DecodingConfig(rule=kind, threshold=value)
+    return DecodingConfig(rule=kind, entropy_bound=value)
+
+
+CASES = [
+    # rule and parameter, confidence, entropy, masked, step -> settled
+    ("schedule: the surer half first", rule(Rule.SCHEDULE, 2), [0.1, 0.9, 0.8, 0.2], FLAT,
+     [T, T, T, T], 0, [F, T, T, F]),
+    ("schedule: the rest in the last step", rule(Rule.SCHEDULE, 2), [0.1, 0.9, 0.8, 0.2], FLAT,
+     [T, F, F, T], 1, [T, F, F, T]),
+    ("schedule: one a step by default", rule(Rule.SCHEDULE, 0), [0.1, 0.9, 0.8, 0.2], FLAT,
+     [T, T, T, T], 0, [F, T, F, F]),
+    ("schedule: all at once", rule(Rule.SCHEDULE, 1), FLAT, FLAT, [T, T, T, T], 0, [T, T, T, T]),
+    ("schedule: more steps than masks", rule(Rule.SCHEDULE, 9), [0.1, 0.9, 0.8, 0.2], FLAT,
+     [T, T, T, T], 0, [F, T, F, F]),
+    ("schedule: a settled token does not count, however sure", rule(Rule.SCHEDULE, 2),
+     [0.1, 0.9, 0.8, 0.2], FLAT, [T, F, T, T], 0, [F, F, T, T]),
+    ("schedule: beyond the last step all that is left", rule(Rule.SCHEDULE, 2),
+     FLAT, FLAT, [T, F, T, F], 7, [T, F, T, F]),
+    ("threshold: all above it", rule(Rule.THRESHOLD, 0.7), [0.1, 0.9, 0.8, 0.7], FLAT,
+     [T, T, T, T], 0, [F, T, T, F]),
+    ("threshold: none above it, the surest", rule(Rule.THRESHOLD, 0.95), [0.1, 0.9, 0.8, 0.7],
+     FLAT, [T, T, T, T], 0, [F, T, F, F]),
+    ("threshold: of 1 never reached, the surest", rule(Rule.THRESHOLD, 1.0),
+     [0.1, 1.0, 1.0, 0.7], FLAT, [T, F, T, T], 0, [F, F, T, F]),
+    ("threshold: settled ones above it stay out", rule(Rule.THRESHOLD, 0.7), [0.1, 0.9, 0.8, 0.7],
+     FLAT, [T, F, T, T], 3, [F, F, T, F]),
+    ("threshold: confidence 0 still settles one", rule(Rule.THRESHOLD, 0.7), [0.0, 0.0, 0.0, 0.0],
+     FLAT, [F, F, T, F], 0, [F, F, T, F]),
+    ("entropy: lowest while the sum stays under", rule(Rule.ENTROPY_BOUND, 0.5), FLAT,
+     [0.3, 0.1, 0.2, 0.05], [T, T, T, T], 0, [F, T, T, T]),
+    ("entropy: the bound itself is within", rule(Rule.ENTROPY_BOUND, 0.5), FLAT,
+     [0.25, 2.0, 0.25, 2.0], [T, T, T, T], 0, [T, F, T, F]),
+    ("entropy: all above the bound, the surest", rule(Rule.ENTROPY_BOUND, 0.5),
+     [0.1, 0.2, 0.4, 0.3], [2.0, 2.0, 2.0, 2.0], [T, T, T, T], 0, [F, F, T, F]),
+    ("entropy: settled ones spend nothing", rule(Rule.ENTROPY_BOUND, 0.5), FLAT,
+     [0.0, 0.4, 0.45, 0.0], [F, T, T, F], 0, [F, T, F, F]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "confidence", "entropy", "masked", "step", "expected"),
+    [case[1:] for case in CASES],
+    ids=[case[0] for case in CASES],
+)
+def test_table(
+    config: DecodingConfig,
+    confidence: list[float],
+    entropy: list[float],
+    masked: list[bool],
+    step: int,
+    expected: list[bool],
+) -> None:
+    chosen = settle(
+        config, torch.tensor(confidence), torch.tensor(entropy), torch.tensor(masked), step, 4
+    )
+    assert chosen.tolist() == expected
+
+
+RULES = st.one_of(
+    st.integers(0, 12).map(lambda steps: rule(Rule.SCHEDULE, steps)),
+    st.floats(0.01, 1.0).map(lambda threshold: rule(Rule.THRESHOLD, threshold)),
+    st.floats(0.01, 8.0).map(lambda nats: rule(Rule.ENTROPY_BOUND, nats)),
+)
+
+
+@st.composite
+def positions(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
+    """Confidence, entropy and masks of a block."""
+    size = draw(st.integers(1, 9))
+
+    def row(values: st.SearchStrategy[float]) -> Tensor:
+        return torch.tensor(draw(st.lists(values, min_size=size, max_size=size)))
+
+    masked = draw(st.lists(st.booleans(), min_size=size, max_size=size))
+    return row(PROBABILITY), row(st.floats(0.0, 12.0, width=32)), torch.tensor(masked)
+
+
+@given(config=RULES, block=positions(), step=st.integers(0, 12))
+@settings(max_examples=150, deadline=None)
+def test_only_masks_settle_and_at_least_one_does(
+    config: DecodingConfig, block: tuple[Tensor, Tensor, Tensor], step: int
+) -> None:
+    confidence, entropy, masked = block
+    chosen = settle(config, confidence, entropy, masked, step, len(masked))
+    assert not bool((chosen & ~masked).any())
+    assert bool(chosen.any()) == bool(masked.any())
+
+
+@pytest.mark.parametrize("kind", list(Rule))
+def test_nothing_masked_nothing_settles(kind: Rule) -> None:
+    none = torch.zeros(5, dtype=torch.bool)
+    assert not bool(settle(rule(kind, 0.5), torch.ones(5), torch.zeros(5), none, 0, 5).any())
+
+
+@given(block=positions(), bound=st.floats(0.01, 8.0))
+@settings(max_examples=100, deadline=None)
+def test_entropy_bound_spends_as_much_as_it_may_and_no_more(
+    block: tuple[Tensor, Tensor, Tensor], bound: float
+) -> None:
+    confidence, entropy, masked = block
+    chosen = settle(rule(Rule.ENTROPY_BOUND, bound), confidence, entropy, masked, 0, len(masked))
+    left = masked & ~chosen
+    if int(chosen.sum()) > 1:
+        assert float(entropy[chosen].sum()) <= bound * (1 + 1e-6)
+    if bool(left.any()) and float(entropy[masked].min()) <= bound:
+        cheapest = float(entropy[left].min())
+        assert float(entropy[chosen].max()) <= cheapest
+        assert float(entropy[chosen].sum()) + cheapest > bound * (1 - 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("masks", "steps", "counts"),
+    [(8, 4, [2, 2, 2, 2]), (8, 3, [3, 3, 2]), (5, 5, [1] * 5), (3, 5, [1, 1, 1, 0, 0]),
+     (7, 1, [7]), (0, 3, [0, 0, 0])],
+)  # fmt: skip
+def test_schedule_table(masks: int, steps: int, counts: list[int]) -> None:
+    assert schedule_counts(masks, steps) == counts
+
+
+def test_n_masks_over_s_steps_are_n() -> None:
+    """Invariant 4, as numbers: n // s each, the first n mod s one more."""
+    for masks, steps in itertools.product(range(65), range(1, 70)):
+        counts = schedule_counts(masks, steps)
+        assert (sum(counts), len(counts)) == (masks, steps)
+        assert counts == sorted(counts, reverse=True)
+        assert max(counts) - min(counts) <= 1
+
+
+@given(n=st.integers(1, 20), steps=st.integers(0, 24), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_n_masks_over_s_steps_settle_exactly_n(n: int, steps: int, seed: int) -> None:
+    """Invariant 4, as it happens: in s steps, or n where there are fewer masks than steps."""
+    g = torch.Generator().manual_seed(seed)
+    masked, settled = torch.ones(n, dtype=torch.bool), []
+    while bool(masked.any()):
+        confidence = torch.rand(n, generator=g)
+        config = rule(Rule.SCHEDULE, steps)
+        chosen = settle(config, confidence, torch.zeros(n), masked, len(settled), n)
+        left_out = masked & ~chosen
+        if bool(left_out.any()):
+            assert float(confidence[chosen].min()) >= float(confidence[left_out].max())
+        masked = masked & ~chosen
+        settled.append(int(chosen.sum()))
+    assert settled == schedule_counts(n, min(steps or n, n))
