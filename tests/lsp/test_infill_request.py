@@ -44,7 +44,8 @@ def test_a_hole_is_drafted_and_answered_with_one_edit(runtime: Runtime) -> None:
             assert drafts[-1]["done"] and not any(d["done"] for d in drafts[:-1])
             assert drafts[-1]["range"] == hole((1, 4))
             assert answer["edits"] == [{"range": hole((1, 4)), "newText": drafts[-1]["text"]}]
-            assert [s["state"] for s in editor.statuses][-2:] == ["busy", "ready"]
+            states = [s["state"] for s in editor.statuses]
+            assert "busy" in states and states[-1] == "ready"  # more than once: its device follows
 
     run(story())
 
