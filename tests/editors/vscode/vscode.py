@@ -1,0 +1,374 @@
+"""A real VS Code for tests: code-server, its page in a headless Chromium.
+
+What a user does and sees goes through the page: keys, and the text on the screen, decorations
+included. What cannot be seen exactly, such as the bytes of a document, is asked of an extension in
+`driver/` that runs code in the extension host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Error as PageError
+
+from tests.editors.vscode import install
+
+ROOT = Path(__file__).resolve().parents[3]
+HERE = Path(__file__).parent
+EXTENSION = ROOT / "editors" / "vscode"
+SEE = (HERE / "see.js").read_text(encoding="utf-8")
+
+WAIT = 60.0
+"""Seconds that anything may take here; a machine may be slow and shared."""
+
+QUIET = {
+    "telemetry.telemetryLevel": "off",
+    "update.mode": "none",
+    "extensions.autoCheckUpdates": False,
+    "extensions.autoUpdate": False,
+    "extensions.ignoreRecommendations": True,
+    "workbench.startupEditor": "none",
+    "workbench.tips.enabled": False,
+    "workbench.enableExperiments": False,
+    "workbench.reduceMotion": "on",
+    "workbench.secondarySideBar.defaultVisibility": "hidden",
+    "workbench.colorTheme": "Default Dark Modern",
+    "security.workspace.trust.enabled": False,
+    "window.confirmBeforeClose": "never",
+    "chat.disableAIFeatures": True,
+    "git.enabled": False,
+    "files.hotExit": "off",
+    "files.autoSave": "off",
+    "editor.minimap.enabled": False,
+    "editor.cursorBlinking": "solid",
+    "editor.fontFamily": "DejaVu Sans Mono, monospace",
+    "editor.wordBasedSuggestions": "off",
+    "editor.quickSuggestions": {"other": "off", "comments": "off", "strings": "off"},
+    "editor.parameterHints.enabled": False,
+    "editor.occurrencesHighlight": "off",
+    "editor.detectIndentation": False,
+    "editor.autoClosingBrackets": "never",
+    "editor.autoIndent": "none",
+    "explorer.autoReveal": False,
+}
+"""Settings of every window: nothing moves, pops up or asks the network but what is tested."""
+
+
+class DriverError(Exception):
+    """What the code raised that a test ran in the extension host."""
+
+
+class CodeServer:
+    """One running code-server; every window of it is a page of its own."""
+
+    def __init__(self, home: Path, environment: dict[str, str] | None = None) -> None:
+        self.home = home
+        self._driver = home / "driver"
+        self._user = home / "user"
+        for folder in (self._driver, self._user / "User"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._config = home / "config.yaml"
+        self._config.write_text("auth: none\n")
+        # Nothing of an editor that these tests may run in.
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("VSCODE_", "XDG_"))}
+        self._environment = {
+            **kept,
+            "HOME": str(home),
+            "DRIVER_FOLDER": str(self._driver),
+            "EXTENSIONS_GALLERY": "{}",
+            **(environment or {}),
+        }
+        self._process: subprocess.Popen[str] | None = None
+        self._said: list[str] = []
+        self.address = ""
+        self.settings({})
+
+    def settings(self, values: dict[str, Any]) -> None:
+        """Those of the user, for all windows, beside `QUIET`."""
+        path = self._user / "User" / "settings.json"
+        path.write_text(json.dumps({**QUIET, **values}, indent=1))
+
+    def add(self, extension: Path) -> None:
+        """Install an unpacked extension or a `.vsix`, as a user does."""
+        done = subprocess.run(
+            [*self._command(), "--install-extension", str(extension)],
+            env=self._environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert "successfully installed" in done.stdout, done.stdout + done.stderr
+
+    def _command(self) -> list[str]:
+        return [
+            *install.code_server(),
+            "--config", str(self._config),
+            "--user-data-dir", str(self._user),
+            "--extensions-dir", str(self.home / "extensions"),
+        ]  # fmt: skip
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [
+                *self._command(),
+                "--auth", "none", "--bind-addr", "127.0.0.1:0",
+                "--disable-telemetry", "--disable-update-check",
+                "--disable-getting-started-override", "--ignore-last-opened",
+            ],
+            env=self._environment, cwd=self.home, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            start_new_session=True,
+        )  # fmt: skip
+        listening = threading.Event()
+        threading.Thread(target=self._read, args=(listening,), daemon=True).start()
+        assert listening.wait(WAIT), "".join(self._said)
+
+    def _read(self, listening: threading.Event) -> None:
+        assert self._process and self._process.stdout
+        for line in self._process.stdout:
+            self._said.append(line)
+            if found := re.search(r"HTTP server listening on (http://\S+?)/?\s", line):
+                self.address = found[1]
+                listening.set()
+
+    def stop(self) -> None:
+        """With all that it has started."""
+        if self._process is None:
+            return
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, how)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
+        self._process = None
+
+    @contextlib.contextmanager
+    def window(self, browser: Browser, folder: Path, **options: Any) -> Iterator[Window]:
+        """A window on `folder`, ready to be driven.
+
+        Args:
+            options: of the page: `width`, `height` (pixels), `scale`.
+        """
+        size = {"width": options.get("width", 1000), "height": options.get("height", 600)}
+        context = browser.new_context(
+            viewport=size, device_scale_factor=options.get("scale", 1), reduced_motion="reduce"
+        )
+        context.set_default_timeout(WAIT * 1000)
+        window = Window(self, context, folder)
+        try:
+            window.load()
+            yield window
+        finally:
+            context.close()
+
+    def port_file(self, folder: Path) -> Path:
+        return self._driver / hashlib.sha256(str(folder).encode()).hexdigest()
+
+
+class Window:
+    """One window of VS Code."""
+
+    def __init__(self, server: CodeServer, context: BrowserContext, folder: Path) -> None:
+        self._server = server
+        self._context = context
+        self.page: Page = context.new_page()
+        self.page.add_init_script(SEE)
+        self.folder = folder
+        self._port = 0
+
+    def load(self) -> None:
+        """Load, or load anew; returns when the workbench and its extensions run."""
+        port_file = self._server.port_file(self.folder)
+        port_file.unlink(missing_ok=True)
+        self.page.goto(f"{self._server.address}/?folder={self.folder}", wait_until="commit")
+        self.page.wait_for_selector(".monaco-workbench .statusbar")
+        self.until(port_file.exists)
+        self._port = int(port_file.read_text())
+
+    # The extension host
+
+    def js(self, code: str, *args: Any) -> Any:
+        """Run the body of an async function there, with `vscode`, `state` and `args`."""
+        body = json.dumps({"code": code, "args": args}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self._port}", body)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=WAIT * 2) as answer:
+            said = json.load(answer)
+        if "error" in said:
+            raise DriverError(said["error"])
+        return said["result"]
+
+    def run(self, command: str, *args: Any) -> None:
+        """Execute a command to its end."""
+        self.js("await vscode.commands.executeCommand(...args)", command, *args)
+
+    def begin(self, command: str, *args: Any) -> None:
+        """Execute a command; do not wait for it."""
+        self.js("void vscode.commands.executeCommand(...args)", command, *args)
+
+    def open(self, name: str, text: str | bytes | None = None) -> Path:
+        """Write a file of the folder, if there is something to write, and show it."""
+        path = self.folder / name
+        if text is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode() if isinstance(text, str) else text)
+        self.js(
+            """const document = await vscode.workspace.openTextDocument(args[0]);
+            await vscode.window.showTextDocument(document, {preview: false});""",
+            str(path),
+        )
+        self.page.wait_for_selector(".editor-instance .view-line")
+        self.focus()
+        return path
+
+    def focus(self) -> None:
+        """Keys go to the editor from here on."""
+        self.run("workbench.action.focusActiveEditorGroup")
+        self.until(lambda: self.page.evaluate("see.focused()"))
+
+    @property
+    def text(self) -> str:
+        """Of the active document, with the line endings that it has."""
+        return self.js("return vscode.window.activeTextEditor.document.getText()")
+
+    @property
+    def version(self) -> int:
+        return self.js("return vscode.window.activeTextEditor.document.version")
+
+    @property
+    def dirty(self) -> bool:
+        return self.js("return vscode.window.activeTextEditor.document.isDirty")
+
+    def select(self, *ranges: tuple[int, int, int, int]) -> None:
+        """Start line, start column, end line, end column, from 0, in UTF-16 units."""
+        self.js(
+            """vscode.window.activeTextEditor.selections =
+                args[0].map((r) => new vscode.Selection(...r));
+            vscode.window.activeTextEditor.revealRange(new vscode.Range(...args[0][0]));""",
+            ranges,
+        )
+        self.until(
+            lambda: self.js(
+                """return JSON.stringify(vscode.window.activeTextEditor.selections.map((s) =>
+                [s.anchor.line, s.anchor.character, s.active.line, s.active.character]))"""
+            )
+            == json.dumps([list(r) for r in ranges], separators=(",", ":"))
+        )
+
+    def cursor(self, line: int, column: int) -> None:
+        self.select((line, column, line, column))
+
+    def find(self, text: str) -> None:
+        """Select the only place that reads `text`."""
+        self.select(self.range_of(text))
+
+    def range_of(self, text: str) -> tuple[int, int, int, int]:
+        return tuple(
+            self.js(
+                """const document = vscode.window.activeTextEditor.document;
+                const at = document.getText().indexOf(args[0]);
+                if (at < 0) throw new Error('not in the document: ' + args[0]);
+                const [a, b] = [at, at + args[0].length].map((o) => document.positionAt(o));
+                return [a.line, a.character, b.line, b.character]""",
+                text,
+            )
+        )
+
+    # The page
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def type(self, text: str) -> None:
+        self.page.keyboard.type(text)
+
+    def lines(self) -> list[str]:
+        """What stands in the editors, line by line, text of decorations and view zones included."""
+        return self.page.evaluate("see.lines()")
+
+    def screen(self) -> str:
+        return "\n".join(self.lines())
+
+    def status(self) -> str:
+        """The text of our item in the status bar."""
+        return self.page.evaluate("see.status()")
+
+    def notices(self) -> list[str]:
+        return self.page.evaluate("see.notices()")
+
+    def record(self) -> None:
+        """Keep every different screen from now on, see `screens`."""
+        self.page.evaluate("see.record()")
+
+    def screens(self) -> list[str]:
+        return self.page.evaluate("see.screens")
+
+    def until(self, condition: Callable[[], Any], seconds: float = WAIT) -> Any:
+        end = time.monotonic() + seconds
+        while True:
+            value = condition()
+            if value:
+                return value
+            assert time.monotonic() < end, f"waited in vain\n{self.describe()}"
+            time.sleep(0.02)
+
+    def sees(self, text: str, seconds: float = WAIT) -> None:
+        self.until(lambda: text in self.screen(), seconds)
+
+    def misses(self, text: str, seconds: float = WAIT) -> None:
+        self.until(lambda: text not in self.screen(), seconds)
+
+    def describe(self) -> str:
+        """For a failed wait."""
+        with contextlib.suppress(PageError):
+            return f"{self.screen()}\n-- {self.status()}\n-- {self.notices()}"
+        return "the page does not answer"
+
+    def reset(self) -> None:
+        """As it was when it was loaded: nothing open, nothing shown."""
+        self.run("blockdiff.reject")
+        self.run("notifications.clearAll")
+        self.js(
+            """for (const tab of vscode.window.tabGroups.all.flatMap((g) => g.tabs)) {
+              await vscode.window.tabGroups.close(tab).catch(() => {});
+            }"""
+        )
+
+
+def wrapper(path: Path, environment: dict[str, str]) -> Path:
+    """A Python interpreter that runs with `environment`."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["#!/bin/sh", *lines, f'exec {shlex.quote(sys.executable)} "$@"\n']))
+    path.chmod(0o755)
+    return path
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=install.browser(),
+            args=["--force-color-profile=srgb", "--disable-gpu", "--font-render-hinting=none"],
+        )
+        yield browser
+        browser.close()
+
+
+def copy_of(extension: Path, target: Path) -> Path:
+    shutil.copytree(extension, target)
+    return target
