@@ -59,12 +59,13 @@ def transformer(shape: TransformerConfig, seed: int = 0, sharp: float = 4.0) -> 
 def adapter(
     shape: TransformerConfig, seed: int = 0, ranks: AdapterConfig = ALL_TARGETS
 ) -> GatedAdapter:
-    """Random weights throughout, so that it changes every position that it may change."""
+    """Random weights throughout, so that it changes every position that it may change, and not
+    so large that rounding is amplified beyond every tolerance."""
     torch.manual_seed(1000 + seed)
     made = GatedAdapter(shape, ranks)
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter.normal_(std=0.5)
+            parameter.normal_(std=0.2)
     return made.eval().requires_grad_(False)
 
 

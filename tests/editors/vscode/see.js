@@ -4,7 +4,7 @@
   const escape = /\\(?:([0-9a-f]{1,6}) ?|(.))/gi;
 
   /** Text of a pseudo-element, where decorations put theirs. */
-  function before_or_after(element, which) {
+  function contentOf(element, which) {
     const content = getComputedStyle(element, which).content;
     if (!content || content[0] !== '"') return '';
     return content
@@ -12,30 +12,45 @@
       .replace(escape, (_, hex, plain) => (hex ? String.fromCodePoint(parseInt(hex, 16)) : plain));
   }
 
-  function text(node) {
+  /** Text of a row; what hangs below it goes to `hanging`. */
+  function text(node, hanging) {
     if (node.nodeType === Node.TEXT_NODE) return node.data;
     if (node.nodeType !== Node.ELEMENT_NODE) return '';
-    const inside = [...node.childNodes].map(text).join('');
-    return before_or_after(node, '::before') + inside + before_or_after(node, '::after');
+    if (getComputedStyle(node).display === 'none') return '';
+    const parts = [...node.childNodes].map((child) => text(child, hanging));
+    for (const which of ['::before', '::after']) {
+      const content = contentOf(node, which);
+      if (content === '') continue;
+      const style = getComputedStyle(node, which);
+      if (style.position === 'absolute') hanging.push([parseFloat(style.top), content]);
+      else if (which === '::before') parts.unshift(content);
+      else parts.push(content);
+    }
+    return parts.join('');
   }
 
   /** Every row of every editor, from top to bottom: lines, view zones and lenses. */
-  function lines() {
-    const rows = [];
+  function rows() {
+    const found = [];
     for (const editor of document.querySelectorAll('.editor-instance .monaco-editor')) {
-      const found = editor.querySelectorAll(
+      const rows = editor.querySelectorAll(
         '.view-lines > .view-line, .view-zones > *, .codelens-decoration',
       );
-      for (const row of found) {
+      for (const row of rows) {
         const { top, height } = row.getBoundingClientRect();
-        if (height) rows.push([top, text(row).replaceAll('\u00a0', ' ')]);
+        if (!height) continue;
+        const hanging = [];
+        found.push([top, text(row, hanging)], ...hanging.map(([by, what]) => [top + by, what]));
       }
     }
-    return rows.sort((a, b) => a[0] - b[0]).map((row) => row[1].trimEnd());
+    const clean = found.map(([top, what]) => [top, what.replaceAll('\u00a0', ' ').trimEnd()]);
+    return clean.sort((a, b) => a[0] - b[0]);
   }
 
+  const lines = () => rows().map((row) => row[1]);
+
   const see = {
-    text,
+    rows,
     lines,
     screens: [],
     focused: () => !!document.activeElement?.closest('.monaco-editor'),
