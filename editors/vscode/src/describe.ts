@@ -1,0 +1,55 @@
+// What a status reads like.
+
+import type { Status } from "./messages";
+
+export function percent(progress: number): string {
+	return `${Math.round(100 * progress)}%`;
+}
+
+/** What a request waits for; undefined: nothing, it is being written. */
+export function loadingText(status: Status): string | undefined {
+	if (status.state !== "starting") {
+		return undefined;
+	}
+	const what = status.message || "starting";
+	const share = status.progress === undefined ? "" : ` ${percent(status.progress)}`;
+	return `${what[0]!.toUpperCase()}${what.slice(1)}${share}…`;
+}
+
+const ICONS: Record<Status["state"], string> = {
+	stopped: "circle-outline",
+	starting: "loading~spin",
+	ready: "check",
+	busy: "sync~spin",
+	error: "error",
+};
+
+/** For the status bar. */
+export function shortText(status: Status): string {
+	const details = {
+		stopped: "",
+		starting: status.progress === undefined ? "" : `${bar(status.progress)} ${percent(status.progress)}`,
+		ready: status.tokensPerSecond === undefined ? "" : `${status.tokensPerSecond.toFixed(1)}/s`,
+		busy: "writing",
+		error: "error",
+	}[status.state];
+	return [`$(${ICONS[status.state]})`, "blockdiff", details].filter(Boolean).join(" ");
+}
+
+/** Name and value of everything that is known. */
+export function details(status: Status): [name: string, value: string][] {
+	const all: [string, string | undefined][] = [
+		["State", status.state],
+		["Model", status.model],
+		["Device", status.device],
+		["Speed", status.tokensPerSecond === undefined ? undefined : `${status.tokensPerSecond.toFixed(1)} tokens/s`],
+		["Progress", status.progress === undefined ? undefined : percent(status.progress)],
+		["Message", status.message],
+	];
+	return all.filter((pair): pair is [string, string] => Boolean(pair[1]));
+}
+
+function bar(progress: number): string {
+	const full = Math.round(8 * progress);
+	return "▰".repeat(full) + "▱".repeat(8 - full);
+}

@@ -1,0 +1,69 @@
+// Puts the parts together.
+
+import * as vscode from "vscode";
+import { Commands } from "./commands";
+import { followContext } from "./context";
+import { DiffView } from "./diffview";
+import { Drafts } from "./drafts";
+import { createEnvironment } from "./environment";
+import { inlineMiddleware } from "./inline";
+import { Lens } from "./lens";
+import { Preview } from "./preview";
+import { Pythons } from "./python";
+import { SCHEMES, Server } from "./server";
+import { SECTION, settings } from "./settings";
+import { StatusBar } from "./status";
+
+export async function activate(context: vscode.ExtensionContext): Promise<void> {
+	const log = vscode.window.createOutputChannel("BlockDiff", { log: true });
+	const pythons = new Pythons(context, log);
+	const server: Server = new Server(pythons, log, {
+		provideInlineCompletionItems: inlineMiddleware({
+			client: () => server.client(),
+			hasDraft: document => drafts.get(document) !== undefined,
+			log,
+		}),
+	});
+	const preview = new Preview();
+	const drafts = new Drafts(server, preview, log);
+	const diffs = new DiffView(drafts);
+	const restart = () => void server.restart().catch(() => undefined);
+	const startFor = (document: vscode.TextDocument) => {
+		if (SCHEMES.some(scheme => scheme === document.uri.scheme)
+			&& settings(document).languages.includes(document.languageId)) {
+			void server.startQuietly();
+		}
+	};
+	context.subscriptions.push(
+		log, server, preview, drafts, diffs,
+		new Lens(drafts, server),
+		new StatusBar(server, drafts),
+		followContext(drafts, diffs),
+		...new Commands(drafts, diffs, server, pythons, log).register(),
+		vscode.commands.registerCommand("blockdiff.createEnvironment", () => createEnvironment(pythons, server, log)),
+		vscode.workspace.onDidOpenTextDocument(startFor),
+		vscode.workspace.onDidChangeConfiguration(event => {
+			if (event.affectsConfiguration(`${SECTION}.interpreter`)) {
+				restart();
+			}
+		}),
+		vscode.workspace.onDidGrantWorkspaceTrust(restart),
+		drafts.onDidFinish(draft => {
+			const { session, document } = draft;
+			const isLong = session.holes.some(({ range, text }) => range.start.line < range.end.line || text.includes("\n"));
+			const isActive = vscode.window.activeTextEditor?.document === document;
+			if (session.kind === "rewrite" && isLong && isActive && settings(document).openDiff) {
+				void diffs.show(draft);
+			}
+		}),
+	);
+	vscode.workspace.textDocuments.forEach(startFor);
+	const watcher = await pythons.watch(() => {
+		if (server.isFoundByPythonExtension) {
+			restart();
+		}
+	});
+	if (watcher) {
+		context.subscriptions.push(watcher);
+	}
+}

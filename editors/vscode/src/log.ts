@@ -1,0 +1,32 @@
+// What goes wrong: one line in the output channel that says what to do, and for somebody who asked
+// for something, a notification with a button.
+
+import * as vscode from "vscode";
+
+export type Remedy = "createEnvironment" | "openSettings" | "selectModel" | "showOutput";
+
+/** Something that the user can mend. */
+export class Problem extends Error {
+	constructor(message: string, readonly remedies: readonly Remedy[] = ["showOutput"]) {
+		super(message);
+	}
+}
+
+const BUTTONS: Record<Remedy, { title: string; command: string }> = {
+	createEnvironment: { title: "Create Environment", command: "blockdiff.createEnvironment" },
+	openSettings: { title: "Open Settings", command: "blockdiff.openSettings" },
+	selectModel: { title: "Select Model", command: "blockdiff.selectModel" },
+	showOutput: { title: "Show Output", command: "blockdiff.showOutput" },
+};
+
+/** Answer somebody who asked for something. */
+export async function notify(message: string, remedies: readonly Remedy[] = []): Promise<void> {
+	const buttons = remedies.map(remedy => BUTTONS[remedy]);
+	const chosen = await vscode.window.showWarningMessage(
+		`BlockDiff: ${message}`, ...buttons.map(button => button.title),
+	);
+	const button = buttons.find(({ title }) => title === chosen);
+	if (button) {
+		await vscode.commands.executeCommand(button.command);
+	}
+}

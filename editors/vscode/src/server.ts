@@ -1,0 +1,227 @@
+// The language server: started when it is needed, watched, and ended.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import * as vscode from "vscode";
+import {
+	CloseAction, DidChangeConfigurationNotification, ErrorAction, LanguageClient, type LanguageClientOptions,
+	type Middleware, RevealOutputChannelOn, ShowMessageNotification,
+} from "vscode-languageclient/node";
+import { Problem } from "./log";
+import { OLD_SERVER, REFINEMENT, STATUS, type Refinement, type Status } from "./messages";
+import type { Installation, Pythons } from "./python";
+import { isOlder } from "./version";
+import { SECTION, serverSettings, settings } from "./settings";
+
+const OLDEST_SERVER = "0.1.0";
+const STOPPED: Status = { state: "stopped", model: "", device: "", message: "" };
+const MOST_RESTARTS = 3;
+const RESTART_MILLISECONDS = 180_000;
+const EXIT_MILLISECONDS = 2_000;
+
+/** Where documents are code; output channels, diffs and notebook cells are not. */
+export const SCHEMES = ["file", "untitled", "vscode-vfs"] as const;
+
+/** Says nothing by itself: who asked for something is answered by who asks the client. */
+class QuietClient extends LanguageClient {
+	override error(message: string, data?: unknown): void {
+		super.error(message, data, false);
+	}
+
+	override warn(message: string, data?: unknown): void {
+		super.warn(message, data, false);
+	}
+}
+
+interface Running {
+	readonly client: LanguageClient;
+	readonly process: ChildProcess;
+	readonly installation: Installation;
+}
+
+export class Server implements vscode.Disposable {
+	status: Status = STOPPED;
+	private readonly refined = new vscode.EventEmitter<Refinement>();
+	private readonly statusChanged = new vscode.EventEmitter<Status>();
+	readonly onRefinement = this.refined.event;
+	readonly onDidChangeStatus = this.statusChanged.event;
+
+	private starting: Promise<Running> | undefined;
+	private source: string | undefined;
+	private isLeaving = false;
+	private restarts: number[] = [];
+
+	constructor(
+		private readonly pythons: Pythons,
+		private readonly log: vscode.LogOutputChannel,
+		private readonly middleware: Middleware,
+	) {}
+
+	/** The client, started if need be. Throws a Problem. */
+	async client(): Promise<LanguageClient> {
+		return (await this.running()).client;
+	}
+
+	/** What the server runs from, started if need be. Throws a Problem. */
+	async installation(): Promise<Installation> {
+		return (await this.running()).installation;
+	}
+
+	/** Whether another choice in the Python extension would matter. */
+	get isFoundByPythonExtension(): boolean {
+		return this.source === undefined || this.source === "Python extension";
+	}
+
+	/** Start because a document is open: a failure is a state and a line in the log. */
+	async startQuietly(): Promise<void> {
+		await this.running().catch(() => undefined);
+	}
+
+	async stop(): Promise<void> {
+		const starting = this.starting;
+		this.starting = undefined;
+		const running = await starting?.catch(() => undefined);
+		if (running) {
+			this.isLeaving = true;
+			await end(running);
+			this.isLeaving = false;
+		}
+		this.setStatus(STOPPED);
+	}
+
+	async restart(): Promise<void> {
+		await this.stop();
+		await this.running();
+	}
+
+	dispose(): void {
+		void this.stop();
+		this.refined.dispose();
+		this.statusChanged.dispose();
+	}
+
+	private running(): Promise<Running> {
+		if (!this.starting) {
+			const starting = this.start();
+			this.starting = starting;
+			starting.catch((error: Error) => {
+				this.forget(starting);
+				this.fail(error.message);
+			});
+		}
+		return this.starting;
+	}
+
+	private forget(starting: Promise<Running>): void {
+		if (this.starting === starting) {
+			this.starting = undefined;
+		}
+	}
+
+	private async start(): Promise<Running> {
+		this.setStatus({ ...STOPPED, state: "starting", message: "starting the language server" });
+		this.source = undefined;
+		const installation = await this.pythons.find();
+		this.source = installation.source;
+		const command = [installation.python, "-m", "lsp_server", "--stdio"];
+		this.log.info(`${command.join(" ")} (found by: ${installation.source}; blockdiff ${installation.version})`);
+		if (isOlder(installation.version, OLDEST_SERVER)) {
+			throw new Problem(OLD_SERVER);
+		}
+		const process = spawn(command[0]!, command.slice(1), {
+			cwd: this.pythons.cwd, windowsHide: true, stdio: ["pipe", "pipe", "pipe"],
+		});
+		const client = this.newClient(process);
+		const running = { client, process, installation };
+		process.once("exit", (code, signal) => this.ended(running, code, signal));
+		try {
+			await Promise.race([client.start(), failure(process, settings().startTimeout)]);
+		} catch (error) {
+			process.kill("SIGKILL");
+			throw error instanceof Problem ? error : new Problem(
+				`the language server does not start (${(error as Error).message}): see the output, then run any command to try again`,
+			);
+		}
+		this.setStatus(this.status.state === "starting" ? STOPPED : this.status);
+		return running;
+	}
+
+	private newClient(process: ChildProcess): LanguageClient {
+		const options: LanguageClientOptions = {
+			documentSelector: SCHEMES.map(scheme => ({ scheme })),
+			outputChannel: this.log,
+			revealOutputChannelOn: RevealOutputChannelOn.Never,
+			textSynchronization: { delayOpenNotifications: true },
+			initializationFailedHandler: () => false,
+			errorHandler: {
+				error: () => ({ action: ErrorAction.Continue, handled: true }),
+				closed: () => ({ action: CloseAction.DoNotRestart, handled: true, message: "the connection is closed" }),
+			},
+			middleware: {
+				...this.middleware,
+				workspace: {
+					configuration: params => params.items.map(item => item.section === SECTION ? serverSettings() : null),
+					// The server pulls: settings that are ours alone are not its business.
+					didChangeConfiguration: () =>
+						client.sendNotification(DidChangeConfigurationNotification.type, { settings: null }),
+				},
+			},
+		};
+		const client = new QuietClient(SECTION, "BlockDiff", () => Promise.resolve({ process, detached: false }), options);
+		client.onNotification(REFINEMENT, (refinement: Refinement) => this.refined.fire(refinement));
+		client.onNotification(STATUS, (status: Status) => this.setStatus(status));
+		// What is wrong with the settings; nobody asked for it now.
+		client.onNotification(ShowMessageNotification.type, ({ message }) => this.log.warn(message));
+		return client;
+	}
+
+	private ended(running: Running, code: number | null, signal: string | null): void {
+		if (this.isLeaving || !this.starting) {
+			return;
+		}
+		const starting = this.starting;
+		void starting.then(current => {
+			if (current !== running) {
+				return;
+			}
+			this.forget(starting);
+			const how = signal ? `signal ${signal}` : `exit code ${code}`;
+			this.fail(`the language server ended (${how}); the next command starts it again`);
+			const now = Date.now();
+			this.restarts = [...this.restarts.filter(at => now - at < RESTART_MILLISECONDS), now];
+			if (this.restarts.length <= MOST_RESTARTS) {
+				void this.startQuietly();
+			}
+		}, () => undefined);
+	}
+
+	/** Something failed: a state and a line in the log, never a notification. */
+	private fail(message: string): void {
+		this.log.error(message);
+		this.setStatus({ ...this.status, state: "error", message });
+	}
+
+	private setStatus(status: Status): void {
+		this.status = status;
+		this.statusChanged.fire(status);
+	}
+}
+
+/** Rejects when a server that is starting ends, or does not answer for so many seconds. */
+function failure(process: ChildProcess, seconds: number): Promise<never> {
+	return new Promise((_, reject) => {
+		const timer = setTimeout(
+			() => reject(new Error(`no answer for ${seconds} seconds, see blockdiff.startTimeout`)), 1000 * seconds,
+		);
+		process.once("error", error => reject(error));
+		process.once("exit", code => {
+			clearTimeout(timer);
+			reject(new Error(`it ended with exit code ${code}`));
+		});
+	});
+}
+
+async function end({ client, process }: Running): Promise<void> {
+	const timer = setTimeout(() => process.kill("SIGKILL"), EXIT_MILLISECONDS);
+	process.once("exit", () => clearTimeout(timer));
+	await client.dispose(EXIT_MILLISECONDS).catch(() => process.kill("SIGKILL"));
+}
