@@ -29,7 +29,7 @@ export class Commands {
 			rewriteSelection: argument => this.rewrite(argument),
 			accept: argument => this.onDraft(argument, document => this.drafts.accept(document)),
 			acceptLine: argument => this.onDraft(argument, document => this.drafts.acceptLine(document)),
-			reject: argument => this.onDraft(argument, document => this.drafts.reject(document)),
+			reject: argument => this.drafts.reject(this.documentOf(argument)),
 			showDiff: argument => this.onDraft(argument, document => this.showDiff(document)),
 			nextSuggestion: () => this.next(),
 			stop: () => this.stop(),
@@ -96,14 +96,18 @@ export class Commands {
 	}
 
 	private async onDraft(argument: unknown, act: (document: vscode.TextDocument) => unknown): Promise<void> {
-		const uri = argument instanceof vscode.Uri ? argument : vscode.window.activeTextEditor?.document.uri;
-		const source = uri && (this.diffs.sourceOf(uri) ?? uri);
-		const document = vscode.workspace.textDocuments.find(({ uri: other }) => other.toString() === source?.toString());
+		const document = this.documentOf(argument);
 		if (document) {
 			await act(document);
 		} else {
 			await notify("there is no draft");
 		}
+	}
+
+	/** Of a lens that names it, else of the active editor, be it a diff of the draft. */
+	private documentOf(argument: unknown): vscode.TextDocument | undefined {
+		const uri = argument instanceof vscode.Uri ? argument : vscode.window.activeTextEditor?.document.uri;
+		return uri && this.diffs.documentOf(uri);
 	}
 
 	private async showDiff(document: vscode.TextDocument): Promise<void> {

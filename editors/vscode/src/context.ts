@@ -8,11 +8,7 @@ import type { Drafts } from "./drafts";
 export function followContext(drafts: Drafts, diffs: DiffView): vscode.Disposable {
 	const update = () => {
 		const active = vscode.window.activeTextEditor?.document;
-		const source = active && diffs.sourceOf(active.uri);
-		const document = source
-			? vscode.workspace.textDocuments.find(({ uri }) => uri.toString() === source.toString())
-			: active;
-		const session = drafts.get(document)?.session;
+		const session = drafts.get(active && diffs.documentOf(active.uri))?.session;
 		void vscode.commands.executeCommand("setContext", "blockdiff.hasDraft", session !== undefined);
 		void vscode.commands.executeCommand("setContext", "blockdiff.isDraftReady", session?.state === "ready");
 	};

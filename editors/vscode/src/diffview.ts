@@ -25,14 +25,14 @@ export class DiffView implements vscode.TextDocumentContentProvider, vscode.Disp
 		);
 	}
 
-	/** The document whose draft a virtual one shows. */
-	sourceOf(uri: vscode.Uri): vscode.Uri | undefined {
-		return uri.scheme === DIFF_SCHEME ? vscode.Uri.parse(uri.query, true) : undefined;
+	/** The document of a URI; of a virtual one, the document whose draft it shows. */
+	documentOf(uri: vscode.Uri): vscode.TextDocument | undefined {
+		const source = uri.scheme === DIFF_SCHEME ? uri.query : uri.toString();
+		return vscode.workspace.textDocuments.find(document => document.uri.toString() === source);
 	}
 
 	provideTextDocumentContent(uri: vscode.Uri): string {
-		const source = this.sourceOf(uri)?.toString();
-		const document = vscode.workspace.textDocuments.find(other => other.uri.toString() === source);
+		const document = this.documentOf(uri);
 		const draft = this.drafts.get(document);
 		if (!document || !draft) {
 			return document?.getText() ?? "";

@@ -4,7 +4,7 @@ import * as vscode from "vscode";
 import { firstLine } from "./diff";
 import { changeOf, endAfterAll, type Position, type Range, smallest } from "./edit";
 import { notify, Problem, type Remedy } from "./log";
-import { explain, INFILL, type Outcome, type Refinement, REWRITE } from "./messages";
+import { explain, INFILL, infillParams, type Outcome, type Refinement, REWRITE, rewriteParams } from "./messages";
 import type { Preview } from "./preview";
 import type { Server } from "./server";
 import { type Hole, type Kind, Session } from "./session";
@@ -99,15 +99,12 @@ export class Drafts implements vscode.Disposable {
 		if (!session.isAlive) {
 			return undefined;
 		}
-		const common = {
-			textDocument: { uri: client.code2ProtocolConverter.asUri(document.uri), version: document.version },
-			requestId: session.id,
-		};
+		const id = { uri: client.code2ProtocolConverter.asUri(document.uri), version: document.version };
 		const ranges = session.holes.map(hole => hole.range);
 		return asked.kind === "infill"
-			? client.sendRequest<Outcome>(INFILL, { ...common, holes: ranges }, cancellation.token)
+			? client.sendRequest<Outcome>(INFILL, infillParams(id, session.id, ranges), cancellation.token)
 			: client.sendRequest<Outcome>(
-				REWRITE, { ...common, range: ranges[0], instruction: asked.instruction ?? "" }, cancellation.token,
+				REWRITE, rewriteParams(id, session.id, ranges[0]!, asked.instruction ?? ""), cancellation.token,
 			);
 	}
 
@@ -166,8 +163,8 @@ export class Drafts implements vscode.Disposable {
 	}
 
 	/** Leave the draft of a document; what is still being written is cancelled. */
-	reject(document: vscode.TextDocument): void {
-		const draft = this.open.get(document);
+	reject(document: vscode.TextDocument | undefined): void {
+		const draft = this.get(document);
 		if (draft) {
 			this.close(draft);
 		}

@@ -31,6 +31,24 @@ export interface RewriteParams {
 	readonly requestId: string;
 }
 
+/** `ranges` may be an editor's, which become something else in JSON. */
+export function infillParams(textDocument: DocumentId, requestId: string, ranges: readonly Range[]): InfillParams {
+	return { textDocument, holes: ranges.map(plain), requestId };
+}
+
+export function rewriteParams(
+	textDocument: DocumentId, requestId: string, range: Range, instruction: string,
+): RewriteParams {
+	return { textDocument, range: plain(range), instruction, requestId };
+}
+
+function plain({ start, end }: Range): Range {
+	return {
+		start: { line: start.line, character: start.character },
+		end: { line: end.line, character: end.character },
+	};
+}
+
 export interface Refinement {
 	readonly requestId: string;
 	readonly seq: number;

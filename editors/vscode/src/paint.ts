@@ -51,21 +51,21 @@ export function paint(document: Lines, holes: readonly Hole[], tabSize: number):
 			}
 			continue;
 		}
-		const next = holes[index + 1]?.range.start.line;
-		const room = next === undefined ? Infinity : Math.max(next - hole.range.start.line, 1);
-		rows.push(...rowsOf(document, hole, tabSize, room));
+		rows.push(...rowsOf(document, hole, holes[index + 1]?.range.start.line ?? Infinity, tabSize));
 	}
 	return { rows, replaced };
 }
 
-function rowsOf(document: Lines, hole: Hole, tabSize: number, room: number): Row[] {
+/** `next` is the line of the next hole, which is not covered. */
+function rowsOf(document: Lines, hole: Hole, next: number, tabSize: number): Row[] {
 	const { start, end } = hole.range;
+	const room = Math.max(next - start.line, 1);
 	const lines = chunksByLine(hole.text, hole.settled, hole.uncertain);
 	const oldHeight = end.line - start.line + 1;
 	const height = Math.min(Math.max(lines.length, hole.tallest, oldHeight), room);
 	const last = document.lineCount - 1;
-	const tail = document.lineAt(end.line).slice(end.character);
-	const isOneLine = height === 1 && lines.length === 1;
+	const isOneLine = height === 1 && (lines.length === 1 || next === end.line);
+	const tail = next === end.line ? "" : document.lineAt(end.line).slice(end.character);
 	if (!isOneLine && tail !== "") {
 		lines[lines.length - 1]!.push({ text: tail, kind: "plain" });
 	}
