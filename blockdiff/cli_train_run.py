@@ -97,7 +97,10 @@ def measure_command(
     from blockdiff.train.loop import TrainConfig
     from blockdiff.train.measure import measure_drafts
 
-    point = Checkpoint.load(model, choose_device(device), choose_dtype(dtype), quiet)
+    # trained and shipped in bfloat16; int8 only where it is asked for
+    where = choose_device(device)
+    precision = choose_dtype(dtype, None if dtype == "auto" else where)
+    point = Checkpoint.load(model, where, precision, quiet)
     if point.adapter is None:
         raise InvalidRequest(f"{model} has no adapter to measure", "train one: blockdiff train run")
     config = TrainConfig(held_out=sequences)

@@ -121,8 +121,9 @@ def _cpu(torch: Any) -> str:
 def _default_device() -> Check:
     from blockdiff.engine.devices import choose_device, choose_dtype
 
-    dtype = str(choose_dtype("auto")).removeprefix("torch.")
-    return Check("default", f"device {choose_device('auto')}, dtype {dtype}")
+    device = choose_device("auto")
+    dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
+    return Check("default", f"device {device}, dtype {dtype}")
 
 
 def _model(name: str) -> list[Check]:

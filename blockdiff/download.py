@@ -92,6 +92,7 @@ def _is_there(entry: CatalogEntry, files: ModelFiles, progress: Progress) -> boo
     files.base.unlink(missing_ok=True)
     files.tokenizer.unlink(missing_ok=True)
     shutil.rmtree(files.prepared, ignore_errors=True)
+    shutil.rmtree(files.packed, ignore_errors=True)
     return False
 
 

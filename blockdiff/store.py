@@ -4,6 +4,7 @@
     <cache>/models/<name>/verified.json    size, time and digest of the base as last checked
     <cache>/models/<name>/tokenizer.json   built from the base
     <cache>/models/<name>/prepared-bf16/   its weights, unpacked
+    <cache>/models/<name>/prepared-int8/   its weights, packed for int8 arithmetic
 
 The cache is `BLOCKDIFF_CACHE`, or the user's cache folder. Nothing here imports torch.
 """
@@ -15,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ __all__ = [
     "is_verified", "lock", "mark_verified", "partial_of", "remove", "resolve", "silent", "state",
 ]  # fmt: skip
 
-PREPARED = "prepared-bf16"
+PREPARED, PACKED = "prepared-bf16", "prepared-int8"
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase (`hub`, `wheels`, `copy`, `check`, `waiting`), bytes done, bytes in all."""
@@ -66,7 +67,8 @@ class ModelFiles:
         base: a GGUF file, or a folder of safetensors.
         tokenizer: where the tokenizer.json is, or will be once it is built from the base.
         adapter: folder with config.json and adapter.safetensors; None where there is none.
-        prepared: folder for the unpacked weights, which may not exist yet.
+        prepared: folder for the weights in bfloat16, which may not exist yet.
+        packed: folder for the weights as int8 arithmetic takes them, likewise.
         entry: None for a model given by path.
     """
 
@@ -75,6 +77,7 @@ class ModelFiles:
     tokenizer: Path
     adapter: Path | None
     prepared: Path
+    packed: Path
     entry: CatalogEntry | None
 
 
@@ -105,7 +108,7 @@ def state(name: str, verify: bool = False) -> ModelState:
     entry = find(name)
     folder = folder_of(name)
     base, partial = folder / entry.base.file, partial_of(entry)
-    prepared = _size_below(folder / PREPARED)
+    prepared = _size_below(folder / PREPARED) + _size_below(folder / PACKED)
     if base.is_file():
         size = base.stat().st_size
         intact = size == entry.base.size and (not verify or _digest(base) == entry.base.sha256)
@@ -165,6 +168,7 @@ def files_of(entry: CatalogEntry) -> ModelFiles:
         tokenizer=folder / "tokenizer.json",
         adapter=adapter if (adapter / "adapter.safetensors").is_file() else None,
         prepared=folder / PREPARED,
+        packed=folder / PACKED,
         entry=entry,
     )
 
@@ -229,8 +233,8 @@ def lock(name: str) -> Any:
 def _resolve_path(path: Path) -> ModelFiles:
     if path.is_file() and path.suffix == ".gguf":
         folder = folder_of(_path_key(path))
-        tokenizer, prepared = folder / "tokenizer.json", folder / PREPARED
-        return ModelFiles(path.stem, path, tokenizer, None, prepared, None)
+        tokenizer, derived = folder / "tokenizer.json", (folder / PREPARED, folder / PACKED)
+        return ModelFiles(path.stem, path, tokenizer, None, *derived, None)
     if path.is_file():
         raise ModelUnsupported(f"{path} is not a GGUF file", "give a .gguf file or a folder")
     if not path.is_dir():
@@ -239,9 +243,9 @@ def _resolve_path(path: Path) -> ModelFiles:
     if adapter is not None:
         # An adapter of one's own over the default base.
         files = resolve(DEFAULT_MODEL)
-        return ModelFiles(path.name, files.base, files.tokenizer, path, files.prepared, None)
+        return replace(files, name=path.name, adapter=path, entry=None)
     if any(path.glob("*.safetensors")):
-        return ModelFiles(path.name, path, path / "tokenizer.json", None, path, None)
+        return ModelFiles(path.name, path, path / "tokenizer.json", None, path, path, None)
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
         return _resolve_path(ggufs[0])

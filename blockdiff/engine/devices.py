@@ -6,8 +6,14 @@ import psutil
 import torch
 
 from blockdiff.errors import DeviceUnavailable, OutOfMemory
+from blockdiff.model import native
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+DTYPES = {
+    "int8": torch.int8,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
 _HEADROOM = 700_000_000  # bytes for the cache, activations, logits and the libraries
 
 
@@ -28,14 +34,28 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def choose_dtype(wanted: str) -> torch.dtype:
-    """`auto` is bfloat16. Raises DeviceUnavailable for an unknown name."""
-    name = "bfloat16" if wanted == "auto" else wanted
-    if name not in DTYPES:
-        raise DeviceUnavailable(
-            f"dtype {wanted!r} is unknown", f"use auto, {', '.join(sorted(DTYPES))}"
-        )
-    return DTYPES[name]
+def choose_dtype(wanted: str, device: torch.device | None = None) -> torch.dtype:
+    """`auto` is int8 on a CPU that is fast at it, bfloat16 otherwise.
+
+    Args:
+        device: where the model will run; None: it is to be trained, which int8 cannot be.
+
+    Returns:
+        torch.int8 stands for packed weights and int8 products, with float32 between them.
+
+    Raises DeviceUnavailable for an unknown name, and for int8 where it cannot be had.
+    """
+    cpu = device is not None and device.type == "cpu"
+    if wanted == "auto":
+        return torch.int8 if cpu and native.is_fast() else torch.bfloat16
+    if wanted not in DTYPES:
+        raise DeviceUnavailable(f"dtype {wanted!r} is unknown", f"use auto, {', '.join(DTYPES)}")
+    if wanted == "int8" and not cpu:
+        where = "for training" if device is None else f"on {device.type}"
+        raise DeviceUnavailable(f"dtype int8 is not available {where}", "use --dtype bfloat16")
+    if wanted == "int8":
+        native.native()
+    return DTYPES[wanted]
 
 
 def check_memory(needed: int, device: torch.device) -> None:

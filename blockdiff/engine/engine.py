@@ -36,11 +36,11 @@ from blockdiff.model.cache import BlockCache
 from blockdiff.model.checkpoint import (
     DraftingConfig,
     Progress,
-    is_prepared,
     load_adapter,
     load_transformer,
-    prepare_gguf,
 )
+from blockdiff.model.prepare import is_prepared, prepare_gguf
+from blockdiff.model.quantized import is_quantized
 from blockdiff.model.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 from blockdiff.types import (
@@ -105,20 +105,22 @@ class Checkpoint:
         files = store.resolve(
             name_or_path, lambda phase, done, size: progress(phase, done / max(size, 1))
         )
-        weights = files.base
+        int8 = dtype is torch.int8
+        weights, stored = files.base, 2  # bytes of a number in published safetensors
         if files.base.is_file():
-            weights = files.prepared
+            weights = files.packed if int8 else files.prepared
+            stored = dtype.itemsize if int8 else 2
             if not is_prepared(weights):
                 with store.lock(weights.parent.name):
                     if not is_prepared(weights):
-                        prepare_gguf(files.base, weights, progress)
-        check_memory(_weight_bytes(weights) * dtype.itemsize // 2, device)
+                        prepare_gguf(files.base, weights, progress, int8=int8)
+        check_memory(_weight_bytes(weights) * dtype.itemsize // stored, device)
         progress("loading weights", 0.0)
         model = load_transformer(weights, dtype=dtype, device=device)
         adapter, drafting = None, DraftingConfig(Layout.PSM, 1, 1, None)
         if with_adapter and files.adapter is not None:
             drafting = DraftingConfig.read(files.adapter / "config.json")
-            adapter = load_adapter(files.adapter, model.config, drafting).to(device, dtype)
+            adapter = load_adapter(files.adapter, model.config, drafting).to(device, model.dtype)
         progress("loading weights", 1.0)
         tokenizer = _tokenizer(files, model.config.vocab_size)
         return cls(files.name, model, adapter, tokenizer, drafting)
@@ -137,7 +139,8 @@ class Engine:
         self._checkpoint = checkpoint
         self.name = checkpoint.name
         self.device = str(checkpoint.model.device)
-        self.dtype = str(checkpoint.model.dtype).removeprefix("torch.")
+        floats = str(checkpoint.model.dtype).removeprefix("torch.")
+        self.dtype = "int8" if is_quantized(checkpoint.model) else floats
         self._store = PrefixStore(self._empty_cache, cache_bytes)
         self._speed = MovingRate()
         self._banned = _banned(checkpoint)
@@ -157,7 +160,8 @@ class Engine:
         Raises ModelNotFound, ModelCorrupt, ModelUnsupported, DeviceUnavailable, OutOfMemory,
         DiskFull.
         """
-        where, precision = choose_device(device), choose_dtype(dtype)
+        where = choose_device(device)
+        precision = choose_dtype(dtype, where)
         engine = cls(Checkpoint.load(model, where, precision, progress), cache_bytes)
         engine._measure()
         return engine

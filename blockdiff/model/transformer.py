@@ -161,11 +161,12 @@ class Transformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embedding.weight.dtype
+        """Of activations, keys and values."""
+        return self.norm.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.embedding.weight.device
+        return self.norm.weight.device
 
     def hidden(
         self,
@@ -216,7 +217,7 @@ class Transformer(nn.Module):
         return logits
 
 
-def _gated(linear: nn.Linear, target: str, layer: int, x: Tensor, gate: Gate | None) -> Tensor:
+def _gated(linear: nn.Module, target: str, layer: int, x: Tensor, gate: Gate | None) -> Tensor:
     y: Tensor = linear(x)
     if gate is None:
         return y

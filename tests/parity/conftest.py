@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from blockdiff import store
-from blockdiff.model.checkpoint import is_prepared, load_transformer, prepare_gguf
+from blockdiff.model.checkpoint import load_transformer
+from blockdiff.model.prepare import is_prepared, prepare_gguf
 from blockdiff.model.transformer import Transformer
 
 

@@ -23,9 +23,10 @@ from tiny import config, forward, transformer
 from blockdiff import store
 from blockdiff.config import TransformerConfig
 from blockdiff.errors import DiskFull, ModelCorrupt, ModelUnsupported, OutputFileError
-from blockdiff.model import checkpoint
-from blockdiff.model.checkpoint import is_prepared, load_transformer, prepare_gguf
+from blockdiff.model import prepare
+from blockdiff.model.checkpoint import load_transformer
 from blockdiff.model.families import unpermute
+from blockdiff.model.prepare import is_prepared, prepare_gguf
 from blockdiff.model.transformer import Transformer
 
 Kind = GGMLQuantizationType
@@ -263,7 +264,7 @@ def test_k_quants_are_unpacked_as_ggml_describes_them(kind: Kind, tmp_path: Path
 
 
 def test_a_matrix_of_many_rows_is_unpacked_in_slices_without_a_seam(tmp_path: Path) -> None:
-    shape = config(**(SHAPE | dict(vocab_size=checkpoint._ROWS + 37)), tied_embeddings=True)
+    shape = config(**(SHAPE | dict(vocab_size=prepare._ROWS + 37)), tied_embeddings=True)
     tensors = published(transformer(shape), "qwen2")
     path = write_gguf(tmp_path / "a.gguf", shape, "qwen2", tensors, lambda name: Kind.Q8_0)
     prepare_gguf(path, tmp_path / "prepared")
@@ -273,7 +274,7 @@ def test_a_matrix_of_many_rows_is_unpacked_in_slices_without_a_seam(tmp_path: Pa
 
 
 def test_shards_make_one_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_SHARD_BYTES", 20_000)
+    monkeypatch.setattr(prepare, "_SHARD_BYTES", 20_000)
     seen: list[float] = []
     path = tiny_gguf(tmp_path)
     prepare_gguf(path, tmp_path / "prepared", lambda what, share: seen.append(share))
@@ -434,10 +435,10 @@ def test_killed_half_way_it_is_done_again(tmp_path: Path) -> None:
     program = """
         import os, sys
         from pathlib import Path
-        from blockdiff.model import checkpoint
-        checkpoint._SHARD_BYTES = 20_000
+        from blockdiff.model import prepare
+        prepare._SHARD_BYTES = 20_000
         die = lambda what, share: os._exit(9) if share > 0.5 else None
-        checkpoint.prepare_gguf(Path(sys.argv[1]), Path(sys.argv[2]), die)
+        prepare.prepare_gguf(Path(sys.argv[1]), Path(sys.argv[2]), die)
     """
     command = [sys.executable, "-c", textwrap.dedent(program), str(path), str(folder)]
     assert subprocess.run(command, check=False).returncode == 9

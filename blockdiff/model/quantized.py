@@ -1,0 +1,97 @@
+"""Layers whose weights are packed: int8 arithmetic on a CPU, everything around them in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from blockdiff.model.native import Part, native
+from blockdiff.model.packing import Packed
+from blockdiff.model.transformer import Transformer
+
+_ALIGNED = 64  # bytes of a cache line, which is what one load takes
+
+
+class QuantizedLinear(nn.Module):
+    """x W^T + b; parts of W one above the other, each in its own format.
+
+    A row of the result does not depend on how many others are computed with it.
+    """
+
+    def __init__(self, parts: Sequence[Packed], bias: Tensor | None = None) -> None:
+        """`parts` have the same number of inputs; `bias` is float32. Raises DeviceUnavailable."""
+        super().__init__()
+        self._native = native()
+        self.in_features = parts[0].inputs
+        self.out_features = sum(part.rows for part in parts)
+        self._data = [_aligned(part.data) for part in parts]
+        self._bias = bias
+        self._parts = (Part * len(parts))()
+        row = 0
+        for slot, part, data in zip(self._parts, parts, self._data, strict=True):
+            slot.kind, slot.n, slot.packed = part.format.code, part.rows, data.data_ptr()
+            slot.bias = None if bias is None else bias[row:].data_ptr()
+            row += part.rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.in_features).contiguous()
+        return self._native.linear(self._parts, flat, self.out_features).view(
+            *x.shape[:-1], self.out_features
+        )
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Rows of W as float32; those of the first part only are reached."""
+        found = self._native.rows(self._parts[0], self.in_features, indices.flatten().tolist())
+        return found.view(*indices.shape, self.in_features)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weights."""
+        return sum(data.numel() for data in self._data)
+
+
+class QuantizedEmbedding(nn.Module):
+    """Rows of a packed matrix, which a head may share."""
+
+    def __init__(self, matrix: QuantizedLinear) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.matrix.rows(tokens)
+
+
+def install(model: Transformer, weights: Mapping[str, Sequence[Packed]]) -> None:
+    """Put packed matrices in the places of `weights`, by the names of the tensors they replace.
+
+    A head that is not named is the embedding. Raises DeviceUnavailable.
+    """
+    for name, parts in weights.items():
+        owner_name, _, leaf = name.removesuffix(".weight").rpartition(".")
+        owner = model.get_submodule(owner_name)
+        bias = getattr(getattr(owner, leaf), "bias", None)
+        layer: nn.Module = QuantizedLinear(parts, None if bias is None else bias.detach())
+        if name == "embedding.weight":
+            assert isinstance(layer, QuantizedLinear)
+            layer = QuantizedEmbedding(layer)
+        setattr(owner, leaf, layer)
+    if "head.weight" not in weights:
+        assert isinstance(model.embedding, QuantizedEmbedding)
+        model.head = cast(nn.Linear, model.embedding.matrix)
+
+
+def is_quantized(model: Transformer) -> bool:
+    """Whether the matrices of a model are packed."""
+    return isinstance(model.head, QuantizedLinear)
+
+
+def _aligned(data: Tensor) -> Tensor:
+    """A copy in memory of its own: mapped from a file it need not begin at a cache line."""
+    whole = torch.empty(data.numel() + _ALIGNED, dtype=torch.uint8)
+    start = -whole.data_ptr() % _ALIGNED
+    copy = whole[start : start + data.numel()]
+    copy.copy_(data.reshape(-1))
+    return copy
