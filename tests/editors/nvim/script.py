@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,8 +41,11 @@ class Frame:
 
 
 class Scripted:
-    """Attributes: frames: of each request in turn, the last for all that follow; the final text is
-    that of the last frame. pause: seconds before each. requests, cancelled: what came.
+    """Attributes:
+        frames: of each request in turn, the last for all that follow; the final text is that of
+            the last frame.
+        hold: do not end; the last frame comes again and again until this is false.
+        requests, cancelled: what came.
     """
 
     name, device, dtype = "scripted", "cpu", "float32"
@@ -52,7 +56,7 @@ class Scripted:
 
     def reset(self) -> None:
         self.frames: list[list[Frame]] = [[Frame("pass", 4)]]
-        self.pause = 0.0
+        self._gate: threading.Semaphore | None = None
         self.syntax = SyntaxState.OK
         self.requests: list[Request] = []
         self.cancelled: list[float] = []
@@ -62,16 +66,29 @@ class Scripted:
         """What every request from now on is answered."""
         self.frames = [[t if isinstance(t, Frame) else Frame(t, len(t)) for t in texts]]
 
+    def wait_for_steps(self) -> None:
+        """From now on a frame is written only when a test calls `step`."""
+        self._gate = threading.Semaphore(0)
+
+    def step(self) -> None:
+        assert self._gate
+        self._gate.release()
+
     def infill(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Event]:
         self.requests.append(request)
         frames = self.frames[min(len(self.requests), len(self.frames)) - 1]
-        for step, frame in enumerate(frames):
-            self._wait(self.pause, cancelled)
+        step = 0
+        while step < len(frames) or self.hold:
+            frame = frames[min(step, len(frames) - 1)]
+            if step < len(frames):
+                self._wait_for_step(cancelled)
+            else:
+                time.sleep(0.02)
+            self._check(cancelled)
             yield Refinement(
                 request.request_id, step, 0, frame.text, frame.spans(), step, step, 1.0
             )
-        while self.hold:
-            self._wait(0.01, cancelled)
+            step += 1
         yield Finished(
             request_id=request.request_id, hole=0, text=frames[-1].text, tokens=len(frames),
             forwards=len(frames), finish=FinishReason.EOM, syntax=self.syntax,
@@ -84,12 +101,11 @@ class Scripted:
     def warm(self, request: Request, cancelled: Callable[[], bool]) -> Warmed:
         return Warmed(request.request_id, 1, 1, 1.0)
 
-    def _wait(self, seconds: float, cancelled: Callable[[], bool]) -> None:
-        end = time.monotonic() + seconds
-        while True:
-            if cancelled():
-                self.cancelled.append(time.monotonic())
-                raise Cancelled("as asked")
-            if time.monotonic() >= end:
-                return
-            time.sleep(0.005)
+    def _wait_for_step(self, cancelled: Callable[[], bool]) -> None:
+        while self._gate and not self._gate.acquire(timeout=0.005):
+            self._check(cancelled)
+
+    def _check(self, cancelled: Callable[[], bool]) -> None:
+        if cancelled():
+            self.cancelled.append(time.monotonic())
+            raise Cancelled("as asked")

@@ -10,7 +10,7 @@ vim.notify = function(message)
 end
 
 _G.breaches = {}
-_G.traffic = {}
+_G.drafts = {} -- refinements, in the order they came
 local contracts = {}
 for _, name in ipairs({ "infill-params", "rewrite-params", "outcome", "refinement", "status", "settings" }) do
   contracts[name] = schema.load(root, name)
@@ -31,9 +31,13 @@ vim.lsp.rpc.start = function(command, dispatchers, options)
   dispatchers.notification = function(method, params)
     if told[method] then
       hold(params, told[method])
-      table.insert(_G.traffic, { method = method, params = params })
     end
-    return notification(method, params)
+    notification(method, params)
+    if method == "blockdiff/refinement" then
+      vim.schedule(function() -- behind what the plugin does with it
+        table.insert(_G.drafts, params)
+      end)
+    end
   end
   local client = start(command, dispatchers, options)
   local request = client.request
@@ -45,7 +49,6 @@ vim.lsp.rpc.start = function(command, dispatchers, options)
     return request(method, params, function(err, result)
       if result then
         hold(result, "outcome")
-        table.insert(_G.traffic, { method = "outcome", params = result })
       end
       callback(err, result)
     end, ...)
