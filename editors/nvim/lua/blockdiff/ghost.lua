@@ -1,5 +1,6 @@
 -- Completions at the cursor while typing: Neovim's own where it has them, else these.
 
+local accept = require("blockdiff.accept")
 local client = require("blockdiff.client")
 local config = require("blockdiff.config")
 local diff = require("blockdiff.diff")
@@ -239,11 +240,11 @@ function M.accept(buf, unit)
   if left == "" then
     M.clear(buf)
   end
-  vim.cmd("let &g:undolevels = &g:undolevels") -- an undo step of its own
+  accept.new_undo_step()
   vim.api.nvim_buf_set_text(buf, row, col, row, col, vim.split(head, "\n", { plain = true }))
   local end_row, end_col = edit.advance(row, col, head)
   vim.api.nvim_win_set_cursor(0, { end_row + 1, end_col })
-  vim.cmd("let &g:undolevels = &g:undolevels")
+  accept.new_undo_step()
   return true
 end
 

@@ -1,13 +1,15 @@
 -- blockdiff: ask for text, show the draft while it is refined, take it or leave it.
 
+local accept = require("blockdiff.accept")
 local client = require("blockdiff.client")
 local config = require("blockdiff.config")
-local diff = require("blockdiff.diff")
 local edit = require("blockdiff.edit")
 local ghost = require("blockdiff.ghost")
 local keys = require("blockdiff.keys")
 local place = require("blockdiff.place")
+local positions = require("blockdiff.positions")
 local sessions = require("blockdiff.session")
+local status = require("blockdiff.status")
 local ui = require("blockdiff.ui")
 
 local M = {}
@@ -34,42 +36,10 @@ function M.session(buf)
   return open[buf]
 end
 
----What stands behind the first line of a draft.
----@param session blockdiff.Session
----@return string
-local function hint(session)
-  if not config.get().hints then
-    return ""
-  end
-  local parts = {}
-  local function offer(name, what)
-    if keys.key(name) then
-      parts[#parts + 1] = keys.key(name) .. " " .. what
-    end
-  end
-  if session.state == "running" then
-    local status = client.status
-    local loading = status.state == "starting" and (status.message ~= "" and status.message or "starting")
-    local share = status.progress and loading and (" %d%%"):format(100 * status.progress) or ""
-    parts[1] = loading and loading .. share .. "…" or "writing…"
-    offer("reject", "stop")
-  else
-    offer("accept", "accept")
-    offer("reject", "reject")
-    if session.outcome.syntax == "broken" then
-      parts[#parts + 1] = "does not parse"
-    end
-    if session.outcome.finish == "length" then
-      parts[#parts + 1] = "cut at the limit"
-    end
-  end
-  return table.concat(parts, "  ")
-end
-
 ---@param session blockdiff.Session
 local function render(session)
   if open[session.buf] == session and vim.api.nvim_buf_is_loaded(session.buf) then
-    ui.render(session, hint(session))
+    ui.render(session, status.hint(session))
   end
 end
 
@@ -114,46 +84,6 @@ local function watch(session)
   })
 end
 
----@param buf integer
----@param range blockdiff.Range
----@param encoding string
----@return lsp.Range
-local function to_lsp(buf, range, encoding)
-  local function position(row, col)
-    local line = vim.api.nvim_buf_get_lines(buf, row, row + 1, false)[1] or ""
-    return { line = row, character = vim.str_utfindex(line, encoding, math.min(col, #line), false) }
-  end
-  return { start = position(range[1], range[2]), ["end"] = position(range[3], range[4]) }
-end
-
----@param buf integer
----@param range lsp.Range
----@param encoding string
----@return blockdiff.Range
-local function from_lsp(buf, range, encoding)
-  local function column(position)
-    local line = vim.api.nvim_buf_get_lines(buf, position.line, position.line + 1, false)[1] or ""
-    return vim.str_byteindex(line, encoding, position.character, false)
-  end
-  return { range.start.line, column(range.start), range["end"].line, column(range["end"]) }
-end
-
----@param text string
----@param spans integer[][]
----@param encoding string
----@return blockdiff.Span[]
-local function spans_in_bytes(text, spans, encoding)
-  if encoding == "utf-8" then
-    return spans
-  end
-  return vim.tbl_map(function(span)
-    return {
-      vim.str_byteindex(text, encoding, span[1], false),
-      vim.str_byteindex(text, encoding, span[2], false),
-    }
-  end, spans)
-end
-
 ---Take a `blockdiff/refinement`.
 ---@param params table
 ---@param client_id integer
@@ -163,9 +93,9 @@ function M.refine(params, client_id)
     if server and session.id == params.requestId and vim.api.nvim_buf_is_loaded(buf) then
       local encoding = server.offset_encoding
       local refinement = vim.tbl_extend("force", params, {
-        range = from_lsp(buf, params.range, encoding),
-        settled = spans_in_bytes(params.text, params.settled, encoding),
-        uncertain = spans_in_bytes(params.text, params.uncertain, encoding),
+        range = positions.from_lsp(buf, params.range, encoding),
+        settled = positions.spans_in_bytes(params.text, params.settled, encoding),
+        uncertain = positions.spans_in_bytes(params.text, params.uncertain, encoding),
       })
       local result = session:refine(refinement, vim.lsp.util.buf_versions[buf])
       if result == "taken" then
@@ -249,7 +179,7 @@ local function start(kind, ranges, params)
       return say(reason or "there is no language server", vim.log.levels.ERROR)
     end
     local converted = vim.tbl_map(function(hole)
-      return to_lsp(buf, hole.range, server.offset_encoding)
+      return positions.to_lsp(buf, hole.range, server.offset_encoding)
     end, session.holes)
     send(session, server, "blockdiff/" .. kind, params(server.offset_encoding, converted))
   end)
@@ -286,77 +216,6 @@ function M.rewrite(range, instruction, options)
   end)
 end
 
----@param buf integer
----@param range blockdiff.Range
----@param text string
-local function replace(buf, range, text)
-  local old = table.concat(vim.api.nvim_buf_get_text(buf, range[1], range[2], range[3], range[4], {}), "\n")
-  local from, to, new = edit.smallest(old, text)
-  local row, col = edit.advance(range[1], range[2], old:sub(1, from))
-  local end_row, end_col = edit.advance(range[1], range[2], old:sub(1, to))
-  vim.api.nvim_buf_set_text(buf, row, col, end_row, end_col, vim.split(new, "\n", { plain = true }))
-end
-
----@param row integer
----@param col integer
-local function put_cursor(row, col)
-  vim.api.nvim_win_set_cursor(0, { row + 1, col })
-end
-
----@param session blockdiff.Session
-local function accept_all(session)
-  close(session)
-  local row, col = unpack(vim.api.nvim_win_get_cursor(0))
-  local near = session.holes[session:at(row - 1, col)]
-  local holes = vim.list_slice(session.holes)
-  table.sort(holes, function(a, b)
-    return a.range[1] > b.range[1] or (a.range[1] == b.range[1] and a.range[2] > b.range[2])
-  end)
-  local mark -- follows the end of the nearest one through what is done above it
-  for _, hole in ipairs(holes) do
-    replace(session.buf, hole.range, hole.text)
-    if hole == near then
-      local end_row, end_col = edit.advance(hole.range[1], hole.range[2], hole.text)
-      mark = vim.api.nvim_buf_set_extmark(session.buf, ui.ns, end_row, end_col, {})
-    end
-  end
-  put_cursor(unpack(vim.api.nvim_buf_get_extmark_by_id(session.buf, ui.ns, mark, {})))
-  vim.api.nvim_buf_del_extmark(session.buf, ui.ns, mark)
-end
-
----@param session blockdiff.Session
----@param unit "line"|"word"
-local function accept_part(session, unit)
-  local row, col = unpack(vim.api.nvim_win_get_cursor(0))
-  local index = session:at(row - 1, col)
-  local hole = session.holes[index]
-  local head, rest = diff.head(hole.text, unit)
-  local start_row, start_col = hole.range[1], hole.range[2]
-  local end_row, end_col = edit.advance(start_row, start_col, head)
-  session.own = hole
-  if rest == "" then
-    replace(session.buf, hole.range, head)
-    table.remove(session.holes, index)
-  else
-    local lines = vim.split(head, "\n", { plain = true })
-    vim.api.nvim_buf_set_text(session.buf, start_row, start_col, start_row, start_col, lines)
-    local change = { start = { start_row, start_col }, old = { start_row, start_col }, new = { end_row, end_col } }
-    local last_row, last_col = edit.moved(change, hole.range[3], hole.range[4])
-    hole.range = { end_row, end_col, last_row, last_col }
-    hole.text = rest
-    hole.settled = diff.without_head(hole.settled, #head)
-    hole.uncertain = diff.without_head(hole.uncertain, #head)
-    hole.tallest = select(2, rest:gsub("\n", "")) + 1
-  end
-  session.own = nil
-  put_cursor(end_row, end_col)
-  if #session.holes == 0 then
-    close(session)
-  else
-    render(session)
-  end
-end
-
 ---Take the draft of the current buffer, or the completion at the cursor; one undo step.
 ---@param unit? "all"|"line"|"word"
 function M.accept(unit)
@@ -375,13 +234,19 @@ function M.accept(unit)
   if not vim.bo[buf].modifiable then
     return say("this buffer cannot be changed")
   end
-  vim.cmd("let &g:undolevels = &g:undolevels") -- an undo step of its own, in insert mode, too
+  accept.new_undo_step()
   if unit == "all" then
-    accept_all(session)
+    close(session)
+    accept.all(session)
   else
-    accept_part(session, unit)
+    accept.part(session, unit)
+    if #session.holes == 0 then
+      close(session)
+    else
+      render(session)
+    end
   end
-  vim.cmd("let &g:undolevels = &g:undolevels")
+  accept.new_undo_step()
 end
 
 ---Leave the draft or completion of the current buffer; what is still being written is cancelled.
@@ -421,42 +286,19 @@ function M.next()
     ahead = session.holes[session:at(ahead[3], after_col)].range
   end
   vim.cmd("normal! m'")
-  put_cursor(ahead[1], ahead[2])
+  vim.api.nvim_win_set_cursor(0, { ahead[1] + 1, ahead[2] })
 end
 
 ---One line for `:BlockDiff status`.
 ---@return string
 function M.status()
-  local s = client.status
-  local parts = { s.state }
-  for _, part in ipairs({ s.model, s.device, s.message }) do
-    if part ~= "" then
-      parts[#parts + 1] = part
-    end
-  end
-  if s.progress then
-    parts[#parts + 1] = ("%d%%"):format(100 * s.progress)
-  end
-  if s.tokensPerSecond then
-    parts[#parts + 1] = ("%.1f tokens/s"):format(s.tokensPerSecond)
-  end
-  return table.concat(parts, ", ")
+  return status.line()
 end
 
 ---A component for the statusline: `%{%v:lua.require'blockdiff'.statusline()%}`.
 ---@return string empty while there is no engine
 function M.statusline()
-  local s = client.status
-  local share = s.progress and (" %d%%%%"):format(100 * s.progress) or ""
-  local text = {
-    stopped = "",
-    starting = "blockdiff starting" .. share,
-    ready = "blockdiff",
-    busy = "blockdiff writing",
-    error = "blockdiff error",
-  }
-  local speed = s.state == "ready" and s.tokensPerSecond and (" %.1f/s"):format(s.tokensPerSecond) or ""
-  return text[s.state] .. speed
+  return status.statusline()
 end
 
 ---@param opts? blockdiff.Config
