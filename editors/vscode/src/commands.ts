@@ -47,7 +47,7 @@ export class Commands {
 						throw error;
 					}
 					this.log.error(error.message);
-					await notify(error.message, error.remedies);
+					notify(error.message, error.remedies);
 				}
 			}),
 		);
@@ -100,7 +100,7 @@ export class Commands {
 		if (document) {
 			await act(document);
 		} else {
-			await notify("there is no draft");
+			notify("there is no draft");
 		}
 	}
 
@@ -115,7 +115,7 @@ export class Commands {
 		if (draft?.session.state === "ready") {
 			await this.diffs.show(draft);
 		} else {
-			await notify(draft ? "the draft is not finished yet" : "there is no draft");
+			notify(draft ? "the draft is not finished yet" : "there is no draft");
 		}
 	}
 

@@ -49,6 +49,7 @@ export class Drafts implements vscode.Disposable {
 			vscode.workspace.onDidChangeTextDocument(event => this.follow(event)),
 			vscode.workspace.onDidCloseTextDocument(document => this.reject(document)),
 			vscode.window.onDidChangeVisibleTextEditors(() => this.open.forEach(draft => this.render(draft))),
+			vscode.window.onDidChangeTextEditorViewColumn(() => this.open.forEach(draft => this.render(draft))),
 		];
 	}
 
@@ -84,12 +85,12 @@ export class Drafts implements vscode.Disposable {
 				return;
 			}
 			this.close(draft);
-			await notify("there is nothing to change");
+			notify("there is nothing to change");
 		} catch (error) {
 			const wasAlive = draft.session.isAlive;
 			this.close(draft);
 			if (wasAlive) {
-				await this.answer(error as Error);
+				this.answer(error as Error);
 			}
 		}
 	}
@@ -108,7 +109,7 @@ export class Drafts implements vscode.Disposable {
 			);
 	}
 
-	private async answer(error: Error & { code?: number; data?: { code?: string } }): Promise<void> {
+	private answer(error: Error & { code?: number; data?: { code?: string } }): void {
 		const message = explain(error);
 		if (message === undefined) {
 			return;
@@ -117,12 +118,12 @@ export class Drafts implements vscode.Disposable {
 		const remedies: readonly Remedy[] = error instanceof Problem
 			? error.remedies
 			: error.data?.code?.startsWith("model") ? ["selectModel", "showOutput"] : ["showOutput"];
-		await notify(message, remedies);
+		notify(message, remedies);
 	}
 
 	/** Take the whole draft of a document; one undo step. */
 	async accept(document: vscode.TextDocument): Promise<void> {
-		const draft = await this.ready(document);
+		const draft = this.ready(document);
 		if (!draft) {
 			return;
 		}
@@ -132,13 +133,13 @@ export class Drafts implements vscode.Disposable {
 		const end = endAfterAll(session.holes, near);
 		if (await this.apply(document, session.holes, "all")) {
 			this.close(draft);
-			putCursor(document, end);
+			await putCursor(document, end);
 		}
 	}
 
 	/** Take the first line of the draft at the cursor; one undo step. */
 	async acceptLine(document: vscode.TextDocument): Promise<void> {
-		const draft = await this.ready(document);
+		const draft = this.ready(document);
 		if (!draft) {
 			return;
 		}
@@ -153,7 +154,7 @@ export class Drafts implements vscode.Disposable {
 			return;
 		}
 		session.takeHead(index, head);
-		putCursor(document, endAfterAll([edit], 0));
+		await putCursor(document, endAfterAll([edit], 0));
 		if (session.holes.length === 0) {
 			this.close(draft);
 		} else {
@@ -184,13 +185,13 @@ export class Drafts implements vscode.Disposable {
 		this.disposables.forEach(disposable => disposable.dispose());
 	}
 
-	private async ready(document: vscode.TextDocument): Promise<Draft | undefined> {
+	private ready(document: vscode.TextDocument): Draft | undefined {
 		const draft = this.open.get(document);
 		if (draft?.session.state === "ready" && this.own === undefined) {
 			return draft;
 		}
 		if (this.own === undefined) {
-			await notify(draft ? "the draft is not finished yet" : "there is nothing to accept");
+			notify(draft ? "the draft is not finished yet" : "there is nothing to accept");
 		}
 		return undefined;
 	}
@@ -218,7 +219,7 @@ export class Drafts implements vscode.Disposable {
 		} finally {
 			this.own = undefined;
 		}
-		await notify("this document cannot be changed: save a copy that can be");
+		notify("this document cannot be changed: save a copy that can be");
 		return false;
 	}
 
@@ -296,11 +297,18 @@ function minimal(document: vscode.TextDocument, range: Range, text: string): [vs
 	];
 }
 
-function putCursor(document: vscode.TextDocument, position: Position | undefined): void {
+/** In the editor proper, even if the draft was taken in a diff. */
+async function putCursor(document: vscode.TextDocument, position: Position | undefined): Promise<void> {
+	if (!position) {
+		return;
+	}
+	const place = new vscode.Position(position.line, position.character);
+	const selection = new vscode.Selection(place, place);
 	const editor = editorOf(document);
-	if (editor && position) {
-		const place = new vscode.Position(position.line, position.character);
-		editor.selection = new vscode.Selection(place, place);
-		editor.revealRange(editor.selection);
+	if (editor?.viewColumn !== undefined) {
+		editor.selection = selection;
+		editor.revealRange(selection);
+	} else {
+		await vscode.window.showTextDocument(document, { selection });
 	}
 }

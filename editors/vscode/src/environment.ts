@@ -29,7 +29,7 @@ export async function createEnvironment(pythons: Pythons, server: Server, log: v
 			throw error;
 		}
 		log.error(error.message);
-		await notify(error.message, error.remedies);
+		notify(error.message, error.remedies);
 	}
 }
 

@@ -19,14 +19,13 @@ const BUTTONS: Record<Remedy, { title: string; command: string }> = {
 	showOutput: { title: "Show Output", command: "blockdiff.showOutput" },
 };
 
-/** Answer somebody who asked for something. */
-export async function notify(message: string, remedies: readonly Remedy[] = []): Promise<void> {
+/** Answer somebody who asked for something. Nobody waits for the answer to that. */
+export function notify(message: string, remedies: readonly Remedy[] = []): void {
 	const buttons = remedies.map(remedy => BUTTONS[remedy]);
-	const chosen = await vscode.window.showWarningMessage(
+	void vscode.window.showWarningMessage(
 		`BlockDiff: ${message}`, ...buttons.map(button => button.title),
-	);
-	const button = buttons.find(({ title }) => title === chosen);
-	if (button) {
-		await vscode.commands.executeCommand(button.command);
-	}
+	).then(chosen => {
+		const button = buttons.find(({ title }) => title === chosen);
+		return button && vscode.commands.executeCommand(button.command);
+	});
 }

@@ -32,6 +32,8 @@ export interface Row {
 	readonly chunks: readonly Chunk[];
 	/** The line is not part of what the draft replaces. */
 	readonly isCovered: boolean;
+	/** Nothing of this draft is painted below. */
+	readonly isLast: boolean;
 }
 
 export interface Painting {
@@ -84,6 +86,7 @@ function rowsOf(document: Lines, hole: Hole, next: number, tabSize: number): Row
 			hiddenTo: isOneLine ? end.character : document.lineAt(line).length,
 			chunks: shown(lines[row] ?? [], before, tabSize),
 			isCovered: start.line + row > end.line,
+			isLast: row === height - 1,
 		});
 	}
 	return rows;

@@ -44,7 +44,8 @@ export class Preview implements vscode.Disposable {
 		rangeBehavior: vscode.DecorationRangeBehavior.ClosedClosed,
 	});
 	private readonly hidden = vscode.window.createTextEditorDecorationType({
-		textDecoration: "none; display: none",
+		// Without any width, but not without a place: the cursor and the lens need one.
+		textDecoration: "none; font-size: 0",
 		rangeBehavior: vscode.DecorationRangeBehavior.ClosedClosed,
 	});
 	private readonly replaced = vscode.window.createTextEditorDecorationType({
@@ -60,7 +61,13 @@ export class Preview implements vscode.Disposable {
 		isWholeLine: true,
 		backgroundColor: new vscode.ThemeColor("blockdiff.coveredBackground"),
 	});
-	private readonly types = [this.text, this.hidden, this.replaced, this.drafted, this.covered];
+	private readonly edge = vscode.window.createTextEditorDecorationType({
+		isWholeLine: true,
+		borderColor: new vscode.ThemeColor("blockdiff.draftBorder"),
+		borderStyle: "solid",
+		borderWidth: "0 0 1px 0",
+	});
+	private readonly types = [this.text, this.hidden, this.replaced, this.drafted, this.covered, this.edge];
 
 	/** Paint the drafts of a session anew, in every editor that shows its document. */
 	render(session: Session, document: vscode.TextDocument): void {
@@ -99,19 +106,23 @@ export class Preview implements vscode.Disposable {
 			}
 			const contentText = row.chunks.map(chunk => chunk.text).join("");
 			if (contentText !== "") {
+				// Behind what it hides, so that the cursor and the lens stay at the start of the draft.
+				const text = { contentText, textDecoration: style(row) };
+				const isInPlace = row.hiddenTo > row.column;
 				texts.push({
-					range: new vscode.Range(row.line, row.column, row.line, row.column),
-					renderOptions: { before: { contentText, textDecoration: style(row) } },
+					range: new vscode.Range(row.line, row.column, row.line, row.hiddenTo),
+					renderOptions: isInPlace ? { after: text } : { before: text },
 				});
 			}
 		}
-		const linesOf = (isCovered: boolean) => rows
-			.filter(row => row.below === 0 && row.isCovered === isCovered)
+		const linesOf = (isWanted: (row: Row) => boolean) => rows
+			.filter(row => row.below === 0 && isWanted(row))
 			.map(row => new vscode.Range(row.line, 0, row.line, 0));
 		editor.setDecorations(this.hidden, hidden);
 		editor.setDecorations(this.text, texts);
-		editor.setDecorations(this.drafted, linesOf(false));
-		editor.setDecorations(this.covered, linesOf(true));
+		editor.setDecorations(this.drafted, linesOf(row => !row.isCovered));
+		editor.setDecorations(this.covered, linesOf(row => row.isCovered));
+		editor.setDecorations(this.edge, linesOf(row => row.isLast));
 		editor.setDecorations(this.replaced, replaced.map(toRange));
 	}
 }
@@ -120,6 +131,9 @@ function toRange(range: { start: { line: number; character: number }; end: { lin
 	return new vscode.Range(range.start.line, range.start.character, range.end.line, range.end.character);
 }
 
+/** A pane of a diff has no column: there the document is what the draft is compared to. */
 function editorsOf(document: vscode.TextDocument): vscode.TextEditor[] {
-	return vscode.window.visibleTextEditors.filter(editor => editor.document === document);
+	return vscode.window.visibleTextEditors.filter(
+		editor => editor.document === document && editor.viewColumn !== undefined,
+	);
 }
