@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,72 @@ def _frame(text: str) -> Any:
     from tests.editors.nvim.script import Frame
 
     return Frame(text, len(text))
+
+
+# Neovim's own completions
+
+
+@pytest.fixture
+def native(editor: Open) -> Open:
+    @contextlib.contextmanager
+    def open_it(text: str) -> Iterator[Neovim]:
+        with editor(text, setup={"ghost": {"enabled": True, "native": True}}) as nvim:
+            if not nvim.lua("return vim.lsp.inline_completion ~= nil"):
+                pytest.skip("this Neovim has no completions of its own: 0.12 or newer")
+            attached(nvim)
+            yield nvim
+
+    return open_it
+
+
+def test_native_completions_come_with_our_keys(native: Open, engine: Scripted) -> None:
+    engine.writes("one two\n    three")
+    with native("def f():\n\n") as nvim:
+        nvim.command("inoremap <buffer> <Tab> mine")
+        nvim.keys("2Gi    ")
+        nvim.sees("three")
+        assert nvim.lines == ["def f():", "    "]
+        nvim.keys("<M-w>")
+        nvim.until(lambda: nvim.lines[1:] == ["    one"])
+        nvim.until("require('blockdiff.native').is_shown(0)")
+        nvim.sees("three")
+        nvim.until("vim.fn.maparg('<Tab>', 'i') ~= 'mine'")
+        nvim.keys("<Tab>")
+        nvim.until(lambda: nvim.lines[1:] == ["    one two", "    three"])
+        nvim.until("vim.fn.maparg('<Tab>', 'i') == 'mine'")
+        nvim.keys("<Esc>")
+        nvim.in_mode("n")
+        for state in (["    one"], ["    "]):
+            nvim.command("undo")
+            assert nvim.lines[1:] == state
+        assert nvim.notices == []
+
+
+def test_native_completions_give_way(native: Open, engine: Scripted) -> None:
+    engine.writes("first")
+    with native("x = \n") as nvim:
+        nvim.keys("A ")
+        nvim.sees("first")
+        nvim.keys("<C-]>")
+        nvim.misses("first")
+        assert nvim.lines == ["x =  "]
+        nvim.keys(" ")
+        nvim.sees("first")
+        engine.frames = [[frame] for frame in map(_frame, ("second", "third"))]
+        engine.requests.clear()
+        nvim.keys("<M-]>")  # others, in ours
+        nvim.sees("second")
+        assert not nvim.lua("return require('blockdiff.native').is_shown(0)")
+        nvim.keys("<M-]>")
+        nvim.sees("third")
+        nvim.keys("<Tab>")
+        nvim.until(lambda: nvim.lines == ["x =   third"])
+        engine.hold = True
+        nvim.command("1BlockDiff infill")  # a draft: nothing else is shown
+        nvim.sees("writing")
+        assert not nvim.lua("return vim.lsp.inline_completion.is_enabled({ bufnr = 0 })")
+        nvim.command("BlockDiff reject")
+        assert nvim.lua("return vim.lsp.inline_completion.is_enabled({ bufnr = 0 })")
 
 
 # Commands, status, health
@@ -254,9 +322,7 @@ while True:
     ],
     ids=["silent", "crashes", "old", "no package"],
 )
-def test_servers_that_do_not_serve(
-    editor: Open, program: str, patience: int, notice: str
-) -> None:
+def test_servers_that_do_not_serve(editor: Open, program: str, patience: int, notice: str) -> None:
     setup = {"cmd": [sys.executable, "-c", program], "patience": patience}
     with editor(AREA, setup=setup) as nvim:
         if "exit" in notice:  # started with the file, it ends without a notification
@@ -310,13 +376,44 @@ def test_buffers_that_cannot_be_written_to(editor: Open) -> None:
             ("setlocal nomodifiable", "cannot be changed"),
             ('setlocal modifiable | call append(0, "a\\rb")', "mixes line endings"),
             ("terminal true", ""),
-            ("help", "cannot be changed"),
+            ("silent! help", "cannot be changed"),
         ):
             nvim.command(prepare)
             count = len(nvim.notices)
             nvim.command("BlockDiff infill")
             nvim.until(lambda count=count: len(nvim.notices) > count)
             assert words in nvim.notices[-1]
+
+
+def test_a_read_only_file_is_filled_and_stays_as_it_is_on_disk(
+    editor: Open, engine: Scripted
+) -> None:
+    with editor(AREA) as nvim:
+        nvim.command("setlocal readonly")
+        nvim.command("2BlockDiff infill")
+        ready(nvim)
+        nvim.command("BlockDiff accept")  # as Neovim itself has it: a warning, and the text
+        assert nvim.lines[1] == "    pass" and nvim.notices == []
+        assert Path(nvim.call("nvim_buf_get_name", 0)).read_text() == AREA
+        nvim.command("undo")
+        nvim.command("setlocal noreadonly modifiable")
+        nvim.command("2BlockDiff infill")
+        ready(nvim)
+        nvim.command("setlocal nomodifiable")
+        nvim.command("BlockDiff accept")
+        assert nvim.notices == ["blockdiff: this buffer cannot be changed"]
+        assert nvim.lines == AREA.splitlines() and is_open(nvim)
+
+
+def test_a_language_nobody_knows_is_filled_on_command_only(editor: Open, engine: Scripted) -> None:
+    engine.writes("filled")
+    with editor("one ? two\n", name="notes.unknown", setup=GHOST) as nvim:
+        assert nvim.lua("return vim.bo.filetype") == ""
+        assert nvim.lua("return #vim.lsp.get_clients()") == 0
+        nvim.command("BlockDiff infill /?/")
+        ready(nvim)
+        nvim.command("BlockDiff accept")
+        assert nvim.lines == ["one filled two"] and nvim.notices == []
 
 
 def test_buffers_without_a_name_are_not_mixed_up(editor: Open, engine: Scripted) -> None:

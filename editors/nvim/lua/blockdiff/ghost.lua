@@ -6,6 +6,7 @@ local config = require("blockdiff.config")
 local diff = require("blockdiff.diff")
 local edit = require("blockdiff.edit")
 local keys = require("blockdiff.keys")
+local native = require("blockdiff.native")
 local ui = require("blockdiff.ui")
 
 ---@class blockdiff.Ghost what is shown in a buffer
@@ -37,6 +38,13 @@ local function is_typing()
   return vim.api.nvim_get_mode().mode:sub(1, 1) == "i"
 end
 
+---Nothing of Neovim's own stands beside a draft or a completion of ours.
+---@param buf integer
+---@param is_ours boolean
+function M.give_way(buf, is_ours)
+  native.enable(buf, not is_ours and is_wanted(buf))
+end
+
 ---Take the ghost away and forget what was asked.
 ---@param buf integer
 function M.clear(buf)
@@ -49,8 +57,22 @@ function M.clear(buf)
     request.client:cancel_request(request.id)
   end
   if shown[buf] then
-    shown[buf] = nil
     ui.clear(buf)
+    keys.hide(buf)
+  end
+  if shown[buf] or request then
+    shown[buf] = nil
+    M.give_way(buf, false)
+  end
+end
+
+---Take away what is shown at the cursor, whoever shows it.
+---@param buf integer
+function M.dismiss(buf)
+  M.clear(buf)
+  if native.is_used() and native.is_shown(buf) then
+    native.enable(buf, false)
+    native.enable(buf, is_wanted(buf))
     keys.hide(buf)
   end
 end
@@ -154,6 +176,9 @@ local function ask(buf, kind, done)
     if here and is_typing() and version == vim.lsp.util.buf_versions[buf] and result then
       take(buf, result.items or result, server.offset_encoding)
     end
+    if not shown[buf] then
+      M.give_way(buf, false)
+    end
     if done then
       done(message or not shown[buf] and "no completion here" or nil)
     end
@@ -171,7 +196,7 @@ local function changed(buf)
     return
   end
   M.clear(buf)
-  if not is_wanted(buf) or require("blockdiff").session(buf) then
+  if native.is_used() or not is_wanted(buf) or require("blockdiff").session(buf) then
     return
   end
   timer = timer or assert(vim.uv.new_timer())
@@ -183,22 +208,10 @@ local function changed(buf)
   end))
 end
 
----Neovim's own completions, with our key for them.
----@param buf integer
-local function attach_native(buf)
-  vim.lsp.inline_completion.enable(is_wanted(buf), { bufnr = buf })
-  local key = keys.key("accept")
-  if key then
-    vim.keymap.set("i", key, function()
-      return vim.lsp.inline_completion.get() and "" or key
-    end, { buffer = buf, expr = true, desc = "blockdiff: accept the completion" })
-  end
-end
-
 ---@param buf integer
 function M.attach(buf)
-  if config.get().ghost.native and vim.lsp.inline_completion then
-    return attach_native(buf)
+  if native.is_used() then
+    native.attach(buf, is_wanted)
   end
   local group = vim.api.nvim_create_augroup("blockdiff.ghost." .. buf, { clear = true })
   vim.api.nvim_create_autocmd({ "TextChangedI", "CursorMovedI" }, {
@@ -234,7 +247,7 @@ function M.accept(buf, unit)
     rest, row, col = remaining(buf, ghost)
   end
   if not rest or not row or not col then
-    return false
+    return native.accept(buf, unit)
   end
   local head, left = diff.head(rest, unit)
   if left == "" then
@@ -261,7 +274,11 @@ function M.next(buf, done)
     return
   end
   M.clear(buf)
+  M.give_way(buf, true)
   ask(buf, INVOKED, done)
+  if not asked[buf] then
+    M.give_way(buf, false)
+  end
 end
 
 return M

@@ -56,6 +56,7 @@ local function close(session)
     open[session.buf] = nil
     ui.clear(session.buf)
     keys.hide(session.buf)
+    ghost.give_way(session.buf, false)
   end
 end
 
@@ -167,6 +168,7 @@ local function start(kind, ranges, params)
   local id = ("nvim-%d-%d"):format(vim.fn.getpid(), counter)
   local session = sessions.new(id, buf, kind, ranges)
   open[buf] = session
+  ghost.give_way(buf, true)
   watch(session)
   keys.show(buf)
   render(session)
@@ -255,7 +257,7 @@ function M.reject()
   if open[buf] then
     close(open[buf])
   end
-  ghost.clear(buf)
+  ghost.dismiss(buf)
 end
 
 ---Cancel whatever is being written, in all buffers. Finished drafts stay.
