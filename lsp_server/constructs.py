@@ -108,9 +108,10 @@ def _function(node: Node, body: Node, data: bytes, text: str, language: str) -> 
 
 def _documented(node: Node, body: Node, language: str) -> bool:
     if language == "python":
-        first = body.named_child(0)
-        inner = first.named_child(0) if first and first.type == "expression_statement" else None
-        return inner is not None and inner.type == "string"
+        first = next(iter(body.named_children), None)  # while one types there may be none
+        if first is None or first.type != "expression_statement":
+            return False
+        return any(inner.type == "string" for inner in first.named_children[:1])
     before = node.prev_sibling
     if before is None and node.parent is not None and node.parent.type == "export_statement":
         before = node.parent.prev_sibling

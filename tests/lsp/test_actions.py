@@ -303,5 +303,14 @@ def test_where_documentation_goes(path: str, text: str, cursor: str, body: str) 
     assert again is not None and (again.documented or path == "a.js")
 
 
+@pytest.mark.parametrize(
+    "text", ["def f():", "def f():\n", "def f():\n    \n", "def f(): # a\n    # b\n"]
+)
+def test_a_function_that_is_being_typed_has_a_head_only(text: str) -> None:
+    function = enclosing_function(text, 2, "a.py", "python")
+    assert function is not None
+    assert (function.name, function.is_empty, function.documented) == ("f", True, False)
+
+
 def test_every_action_has_a_label_and_a_kind_of_its_own() -> None:
     assert len({action.label for action in Action}) == len({action.kind for action in Action}) == 5
