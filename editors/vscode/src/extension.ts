@@ -48,6 +48,8 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
 			}
 		}),
 		vscode.workspace.onDidGrantWorkspaceTrust(restart),
+		// A step of the walkthrough is done.
+		server.onDidStart(() => vscode.commands.executeCommand("setContext", "blockdiff.isServerFound", true)),
 		drafts.onDidFinish(draft => {
 			const { session, document } = draft;
 			const isLong = session.holes.some(({ range, text }) => range.start.line < range.end.line || text.includes("\n"));

@@ -88,6 +88,8 @@ export interface Status {
 /** Errors of the protocol, https://microsoft.github.io/language-server-protocol */
 export const ErrorCode = {
 	methodNotFound: -32601,
+	/** Of the client itself: the connection ended, `vscode-jsonrpc` has -32099 to -32096. */
+	connectionEnded: -32096,
 	requestCancelled: -32800,
 	contentModified: -32801,
 	serverCancelled: -32802,
@@ -95,6 +97,9 @@ export const ErrorCode = {
 
 /** What an error of the protocol means to somebody who waits; undefined: there is nothing to say. */
 export function explain(error: { code?: number; message: string }): string | undefined {
+	if (error.code !== undefined && error.code <= ErrorCode.connectionEnded && error.code >= ErrorCode.connectionEnded - 3) {
+		return "the language server ended: ask again, it is started anew";
+	}
 	switch (error.code) {
 		case ErrorCode.requestCancelled:
 		case ErrorCode.contentModified:

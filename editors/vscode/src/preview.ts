@@ -107,11 +107,9 @@ export class Preview implements vscode.Disposable {
 			const contentText = row.chunks.map(chunk => chunk.text).join("");
 			if (contentText !== "") {
 				// Behind what it hides, so that the cursor and the lens stay at the start of the draft.
-				const text = { contentText, textDecoration: style(row) };
-				const isInPlace = row.hiddenTo > row.column;
 				texts.push({
 					range: new vscode.Range(row.line, row.column, row.line, row.hiddenTo),
-					renderOptions: isInPlace ? { after: text } : { before: text },
+					renderOptions: { after: { contentText, textDecoration: style(row) } },
 				});
 			}
 		}

@@ -1,6 +1,7 @@
 // The language server: started when it is needed, watched, and ended.
 
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import { createInterface } from "node:readline";
 import * as vscode from "vscode";
 import {
 	CloseAction, DidChangeConfigurationNotification, ErrorAction, LanguageClient, type LanguageClientOptions,
@@ -21,15 +22,19 @@ const EXIT_MILLISECONDS = 2_000;
 /** Where documents are code; output channels, diffs and notebook cells are not. */
 export const SCHEMES = ["file", "untitled", "vscode-vfs"] as const;
 
-/** Says nothing by itself: who asked for something is answered by who asks the client. */
+/** Says nothing but in the log: who asked for something is answered by who asks the client. */
 class QuietClient extends LanguageClient {
 	override error(message: string, data?: unknown): void {
-		super.error(message, data, false);
+		super.error(oneLine(message, data), undefined, false);
 	}
 
 	override warn(message: string, data?: unknown): void {
-		super.warn(message, data, false);
+		super.warn(oneLine(message, data), undefined, false);
 	}
+}
+
+function oneLine(message: string, data: unknown): string {
+	return data instanceof Error ? `${message} ${data.message}` : message;
 }
 
 interface Running {
@@ -42,8 +47,10 @@ export class Server implements vscode.Disposable {
 	status: Status = STOPPED;
 	private readonly refined = new vscode.EventEmitter<Refinement>();
 	private readonly statusChanged = new vscode.EventEmitter<Status>();
+	private readonly started = new vscode.EventEmitter<void>();
 	readonly onRefinement = this.refined.event;
 	readonly onDidChangeStatus = this.statusChanged.event;
+	readonly onDidStart = this.started.event;
 
 	private starting: Promise<Running> | undefined;
 	private source: string | undefined;
@@ -97,6 +104,7 @@ export class Server implements vscode.Disposable {
 		void this.stop();
 		this.refined.dispose();
 		this.statusChanged.dispose();
+		this.started.dispose();
 	}
 
 	private running(): Promise<Running> {
@@ -128,7 +136,12 @@ export class Server implements vscode.Disposable {
 			throw new Problem(OLD_SERVER);
 		}
 		const process = spawn(command[0]!, command.slice(1), {
-			cwd: this.pythons.cwd, windowsHide: true, stdio: ["pipe", "pipe", "pipe"],
+			cwd: this.pythons.cwd, windowsHide: true,
+		});
+		let lastLine = "";
+		createInterface({ input: process.stderr }).on("line", line => {
+			lastLine = line;
+			this.log.info(line);
 		});
 		const client = this.newClient(process);
 		const running = { client, process, installation };
@@ -137,15 +150,15 @@ export class Server implements vscode.Disposable {
 			await Promise.race([client.start(), failure(process, settings().startTimeout)]);
 		} catch (error) {
 			process.kill("SIGKILL");
-			throw error instanceof Problem ? error : new Problem(
-				`the language server does not start (${(error as Error).message}): see the output, then run any command to try again`,
-			);
+			const reason = [(error as Error).message, lastLine].filter(Boolean).join(": ");
+			throw new Problem(`the language server does not start, ${reason}; the next command tries again`);
 		}
 		this.setStatus(this.status.state === "starting" ? STOPPED : this.status);
+		this.started.fire();
 		return running;
 	}
 
-	private newClient(process: ChildProcess): LanguageClient {
+	private newClient(process: ChildProcessWithoutNullStreams): LanguageClient {
 		const options: LanguageClientOptions = {
 			documentSelector: SCHEMES.map(scheme => ({ scheme })),
 			outputChannel: this.log,
@@ -166,7 +179,8 @@ export class Server implements vscode.Disposable {
 				},
 			},
 		};
-		const client = new QuietClient(SECTION, "BlockDiff", () => Promise.resolve({ process, detached: false }), options);
+		const streams = { reader: process.stdout, writer: process.stdin };
+		const client = new QuietClient(SECTION, "BlockDiff", () => Promise.resolve(streams), options);
 		client.onNotification(REFINEMENT, (refinement: Refinement) => this.refined.fire(refinement));
 		client.onNotification(STATUS, (status: Status) => this.setStatus(status));
 		// What is wrong with the settings; nobody asked for it now.

@@ -86,6 +86,7 @@ test.each([
 	[-32802, undefined],
 	[-32601, OLD_SERVER],
 	[-32803, "no model: pull it"],
+	[-32097, "the language server ended: ask again, it is started anew"],
 ])("error %d", (code, expected) => {
 	expect(explain({ code, message: "no model: pull it" })).toBe(expected);
 });
