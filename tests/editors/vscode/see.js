@@ -53,6 +53,33 @@
     rows,
     lines,
     screens: [],
+    heightOf: (text) => rows().find((row) => row[1].includes(text))?.[0] ?? -1,
+    styleOf: (text) => {
+      for (const node of document.querySelectorAll('.view-line span')) {
+        if (contentOf(node, '::before') === text) return getComputedStyle(node, '::before').backgroundImage;
+      }
+      return '';
+    },
+    themeColour: (variable) => {
+      const probe = document.querySelector('.monaco-workbench').appendChild(document.createElement('i'));
+      probe.style.color = `var(--vscode-${variable})`;
+      const color = getComputedStyle(probe).color;
+      probe.remove();
+      return color;
+    },
+    watched: 0,
+    watch: (text) => {
+      see.watched = 0;
+      const begin = () => {
+        const pressed = performance.now();
+        const look = () => {
+          if (lines().some((line) => line.includes(text))) requestAnimationFrame(look);
+          else see.watched = performance.now() - pressed;
+        };
+        look();
+      };
+      addEventListener('keydown', begin, { capture: true, once: true });
+    },
     focused: () => !!document.activeElement?.closest('.monaco-editor'),
     status: () => {
       const items = [...document.querySelectorAll('.statusbar-item')];

@@ -13,13 +13,13 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from playwright.sync_api import Error as PageError
 
 from tests.editors.vscode import install
+from tests.editors.vscode.traffic import Traffic
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
@@ -104,13 +105,21 @@ class CodeServer:
         path = self._user / "User" / "settings.json"
         path.write_text(json.dumps({**QUIET, **values}, indent=1))
 
-    def add(self, extension: Path) -> None:
-        """Install an unpacked extension or a `.vsix`, as a user does."""
+    def add(self, vsix: Path) -> None:
+        """Install an extension as a user does."""
         done = subprocess.run(
-            [*self._command(), "--install-extension", str(extension)],
+            [*self._command(), "--install-extension", str(vsix)],
             env=self._environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert "successfully installed" in done.stdout, done.stdout + done.stderr
+
+    @staticmethod
+    def prepare(folder: Path, settings: dict[str, Any]) -> Path:
+        """Make a folder to work in, with settings of its own."""
+        path = folder / ".vscode" / "settings.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=1))
+        return folder
 
     def _command(self) -> list[str]:
         return [
@@ -174,6 +183,9 @@ class CodeServer:
         finally:
             context.close()
 
+    def logs(self) -> Path:
+        return self._user / "logs"
+
     def port_file(self, folder: Path) -> Path:
         return self._driver / hashlib.sha256(str(folder).encode()).hexdigest()
 
@@ -187,6 +199,7 @@ class Window:
         self.page: Page = context.new_page()
         self.page.add_init_script(SEE)
         self.folder = folder
+        self.traffic: Traffic | None = None
         self._port = 0
 
     def load(self) -> None:
@@ -287,7 +300,48 @@ class Window:
             )
         )
 
+    def text_of(self, name: str) -> str:
+        """Of an open document of the folder."""
+        return self.js(
+            """const path = vscode.Uri.file(args[0]).fsPath;
+            const found = vscode.workspace.textDocuments.find((d) => d.uri.scheme === 'file'
+              && d.uri.fsPath === path);
+            return found.getText()""",
+            str(self.folder / name),
+        )
+
+    @property
+    def tab(self) -> str:
+        """Label of the active tab."""
+        return self.js("return vscode.window.tabGroups.activeTabGroup.activeTab?.label ?? ''")
+
+    @property
+    def place(self) -> list[int]:
+        """Line and column of the cursor, from 0."""
+        return self.js(
+            "const p = vscode.window.activeTextEditor.selection.active; return [p.line, p.character]"
+        )
+
     # The page
+
+    def palette(self, title: str) -> None:
+        """Run a command of the command palette."""
+        self.press("F1")
+        box = self.page.locator(".quick-input-widget:visible input.input")
+        box.wait_for()
+        box.fill(f">{title}")
+        row = self.page.locator(".quick-input-list .monaco-list-row", has_text=title).first
+        row.wait_for()
+        row.click()
+
+    def answer(self, text: str) -> None:
+        """Type into the box that asks for something."""
+        self.page.locator(".quick-input-widget:visible input.input").wait_for()
+        self.type(text)
+        self.press("Enter")
+
+    def click_lens(self, title: str) -> None:
+        self.page.locator(".codelens-decoration a", has_text=re.compile(rf"\b{title}$")).click()
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -309,6 +363,40 @@ class Window:
 
     def notices(self) -> list[str]:
         return self.page.evaluate("see.notices()")
+
+    def shows_document(self) -> bool:
+        """Whether the lines on the screen are those of the document, nothing else."""
+        shown = [line for line in self.lines() if line]
+        lines = {line.replace("\t", " " * 4).rstrip() for line in self.text.splitlines()}
+        return all(line in lines for line in shown)
+
+    def context(self, key: str) -> bool:
+        """Whether a key for `when` clauses is set."""
+        return self.js(
+            """const all = await vscode.commands.executeCommand('getContextKeyInfo');
+            return !!all.find((one) => one.key === args[0])?.value""",
+            key,
+        )
+
+    def height_of(self, text: str) -> float:
+        """Pixels from the top to the first row that has a text; -1: there is none."""
+        return self.page.evaluate("see.heightOf", text)
+
+    def style_of(self, text: str) -> str:
+        """Background of the painted text, as computed."""
+        return self.page.evaluate("see.styleOf", text)
+
+    def theme_colour(self, variable: str) -> str:
+        """As computed styles name it."""
+        return self.page.evaluate("see.themeColour", variable)
+
+    def watch(self, text: str) -> None:
+        """Measure how long a text is still on the screen after the next key."""
+        self.page.evaluate("see.watch", text)
+
+    def watched(self) -> float:
+        """Milliseconds from the key to the first frame without the text."""
+        return self.until(lambda: self.page.evaluate("see.watched"))
 
     def record(self) -> None:
         """Keep every different screen from now on, see `screens`."""
@@ -338,37 +426,85 @@ class Window:
             return f"{self.screen()}\n-- {self.status()}\n-- {self.notices()}"
         return "the page does not answer"
 
+    def picture(self, name: str) -> None:
+        """Of a failed test, into `$BLOCKDIFF_PICTURES` if that is set."""
+        if folder := os.environ.get("BLOCKDIFF_PICTURES"):
+            safe = re.sub(r"\W+", "-", name)
+            with contextlib.suppress(PageError):
+                self.page.screenshot(path=Path(folder) / f"{safe}.png")
+
+    def output(self) -> str:
+        """What the extension has logged."""
+        logs = self._server.logs().rglob("*BlockDiff.log")
+        return "\n".join(path.read_text(encoding="utf-8") for path in sorted(logs))
+
     def reset(self) -> None:
         """As it was when it was loaded: nothing open, nothing shown."""
-        self.run("blockdiff.reject")
-        self.run("notifications.clearAll")
+        self.press("Escape")
         self.js(
-            """for (const tab of vscode.window.tabGroups.all.flatMap((g) => g.tabs)) {
-              await vscode.window.tabGroups.close(tab).catch(() => {});
-            }"""
+            """const tabs = () => vscode.window.tabGroups.all.flatMap((group) => group.tabs);
+            const run = vscode.commands.executeCommand;
+            await run('notifications.clearAll');
+            for (let tries = 0; tabs().length && tries < 50; tries++) {
+              await run('workbench.action.revertAndCloseActiveEditor');
+            }
+            await run('workbench.action.closeAllEditors');
+            await run('workbench.action.closePanel');"""
         )
+        self.until(lambda: not self.lines() and not self.notices())
 
 
-def wrapper(path: Path, environment: dict[str, str]) -> Path:
-    """A Python interpreter that runs with `environment`."""
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+def interpreter(path: Path, runtime: Path, log: Path) -> Path:
+    """What to name as `blockdiff.interpreter`: Python, for the engine of `runtime`, and watched."""
+    settings = {"BLOCKDIFF_RUNTIME": str(runtime), "PYTHONPATH": str(ROOT)}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
+    command = shlex.join([sys.executable, str(HERE / "traffic.py"), str(log)])
+    return executable(path, "\n".join([*lines, f'exec {command} "$@"']))
+
+
+def executable(path: Path, script: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(["#!/bin/sh", *lines, f'exec {shlex.quote(sys.executable)} "$@"\n']))
+    path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
+    return path
+
+
+def package(folder: Path) -> Path:
+    """The extension as it is given to users: a `.vsix`, built into `folder`."""
+    npm, settings = install.npm(), install.environment(folder / "bin")
+    locked, installed = EXTENSION / "package-lock.json", EXTENSION / "node_modules"
+    marker = installed / ".package-lock.json"
+    if not marker.exists() or marker.stat().st_mtime < locked.stat().st_mtime:
+        _npm([*npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"], settings)
+    _npm([*npm, "run", "package", "--silent"], settings)
+    return max(EXTENSION.glob("*.vsix"), key=lambda path: path.stat().st_mtime)
+
+
+def _npm(command: list[str], settings: dict[str, str]) -> None:
+    done = subprocess.run(
+        command, cwd=EXTENSION, env=settings, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{shlex.join(command)}:\n{done.stdout}{done.stderr}"
+
+
+def driver(folder: Path) -> Path:
+    """The driver as a package in `folder`."""
+    path = folder / "driver.vsix"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("package.json", "extension.js"):
+            archive.write(HERE / "driver" / name, f"extension/{name}")
     return path
 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
+    path = install.browser()
+    assert path, "Chromium is missing: python -m tests.editors.vscode.install"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=install.browser(),
+            executable_path=path,
             args=["--force-color-profile=srgb", "--disable-gpu", "--font-render-hinting=none"],
         )
         yield browser
         browser.close()
-
-
-def copy_of(extension: Path, target: Path) -> Path:
-    shutil.copytree(extension, target)
-    return target
