@@ -342,7 +342,7 @@ class Sampler:
             return None
         assert self.adapter is not None
         masked = torch.arange(exact + noisy, device=self.model.device)[None] >= exact
-        return Gate(self.adapter, masked, masked)
+        return Gate(self.adapter, masked, exact)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """(rows, vocab) float32, tokens that may never appear at -inf.

@@ -9,7 +9,7 @@
  *   Q4  256 inputs, GGUF's Q4_K: w = d * scale[g] * q - dmin * min[g], g counts groups of 32
  *       f16 d[16], f16 dmin[16], u8 scale[8][16], u8 min[8][16], u4 q[8][4][128]     2,368 bytes
  *   Q6  256 inputs, GGUF's Q6_K: w = d * scale[g] * (q - 32), g counts groups of 16
- *       f16 d[16], 32 bytes of padding, s8 scale[16][16], u4 low[8][4][128], u2 high[16][256]  3,392
+ *       f16 d[16], 32 bytes of padding, s8 scale[16][16], 16 times {u4 low[2][128], u2 high[256]} 3,392
  *   Q7  32 inputs: w = scale * q - min, q of 0 to 127
  *       f16 scale[16], f16 min[16], u8 q[8][64]                                         576 bytes
  */
@@ -20,6 +20,10 @@
 
 enum { ROWS = 16, GROUP = 32, SUPER = 256 };
 enum { Q4 = 4, Q6 = 6, Q7 = 7 };
+/* Bytes by which memory is asked for ahead of its use: arithmetic must not wait for it. */
+#ifndef AHEAD
+#define AHEAD 2048
+#endif
 enum { Q4_BYTES = 2368, Q6_BYTES = 3392, Q7_BYTES = 576 };
 
 #define INLINE static inline __attribute__((always_inline))
@@ -202,68 +206,85 @@ INLINE int32_t four(const int8_t *p) {
 
 /* --- one tile times N positions ------------------------------------------------------------------ */
 
-#define POSITIONS for (int p = 0; p < N; p++)
+#define UNROLLED _Pragma("GCC unroll 8")
+#define POSITIONS UNROLLED for (int p = 0; p < N; p++)
 
 INLINE void tile_q4(const uint8_t *w, int64_t k, activations a, vf *sum, const int N) {
-    for (int64_t g = 0; g < k / GROUP; g++) {
-        const uint8_t *block = w + g / 8 * Q4_BYTES;
-        const uint8_t *chunk = block + 320 + g % 8 * 256;
-        vi dot[8];
-        POSITIONS dot[p] = vi_all(0);
-        for (int i = 0; i < 4; i++) {
-            vi pair = vi_load(chunk + 64 * i);
-            vi even = vi_bits(pair, 15), odd = vi_bits(vi_right(pair, 4), 15);
-            POSITIONS dot[p] = vi_dot(dot[p], even, four(a.q + p * k + g * GROUP + 8 * i));
-            POSITIONS dot[p] = vi_dot(dot[p], odd, four(a.q + p * k + g * GROUP + 8 * i + 4));
-        }
-        vf scale = vf_mul(vf_half(block), vf_u8(block + 64 + g % 8 * ROWS));
-        vf least = vf_mul(vf_half(block + 32), vf_u8(block + 192 + g % 8 * ROWS));
-        POSITIONS {
-            vf step = vf_mul(scale, vf_all(a.scale[p * (k / GROUP) + g]));
-            sum[p] = vf_fma(vf_int(dot[p]), step, sum[p]);
-            sum[p] = vf_fnma(least, vf_all(a.sum[p * (k / GROUP) + g]), sum[p]);
+    const int64_t groups = k / GROUP;
+    for (int64_t b = 0; b < k / SUPER; b++, w += Q4_BYTES) {
+        const vf d = vf_half(w), d_least = vf_half(w + 32);
+        for (int g = 0; g < 8; g++) {
+            const uint8_t *chunk = w + 320 + g * 256;
+            vi dot[8];
+            POSITIONS dot[p] = vi_all(0);
+            UNROLLED for (int i = 0; i < 4; i++) {
+                if (N > 1) __builtin_prefetch(chunk + 64 * i + AHEAD);
+                vi pair = vi_load(chunk + 64 * i);
+                vi even = vi_bits(pair, 15), odd = vi_bits(vi_right(pair, 4), 15);
+                POSITIONS dot[p] = vi_dot(dot[p], even, four(a.q + p * k + 8 * i));
+                POSITIONS dot[p] = vi_dot(dot[p], odd, four(a.q + p * k + 8 * i + 4));
+            }
+            vf scale = vf_mul(d, vf_u8(w + 64 + g * ROWS));
+            vf least = vf_mul(d_least, vf_u8(w + 192 + g * ROWS));
+            POSITIONS {
+                vf step = vf_mul(scale, vf_all(a.scale[p * groups]));
+                sum[p] = vf_fma(vf_int(dot[p]), step, sum[p]);
+                sum[p] = vf_fnma(least, vf_all(a.sum[p * groups]), sum[p]);
+            }
+            a.q += GROUP;
+            a.scale++;
+            a.sum++;
         }
     }
 }
 
 INLINE void tile_q6(const uint8_t *w, int64_t k, activations a, vf *sum, const int N) {
-    for (int64_t h = 0; h < k / 16; h++) {
-        const uint8_t *block = w + h / 16 * Q6_BYTES;
-        const uint8_t *chunk = block + 320 + h % 16 * 128;
-        vi high = vi_load(block + 320 + 2048 + h % 16 * 64);
-        vi first = vi_load(chunk), second = vi_load(chunk + 64);
-        vi weights[4] = {
-            vi_or(vi_bits(first, 15), vi_left(vi_bits(high, 0x03), 4)),
-            vi_or(vi_bits(vi_right(first, 4), 15), vi_left(vi_bits(high, 0x0c), 2)),
-            vi_or(vi_bits(second, 15), vi_bits(high, 0x30)),
-            vi_or(vi_bits(vi_right(second, 4), 15), vi_right(vi_bits(high, 0xc0), 2)),
-        };
-        vi dot[8];
-        POSITIONS dot[p] = vi_all(a.low[p * (k / 16) + h]);
-        for (int i = 0; i < 4; i++)
-            POSITIONS dot[p] = vi_dot(dot[p], weights[i], four(a.q + p * k + h * 16 + 4 * i));
-        vf scale = vf_mul(vf_half(block), vf_s8(block + 64 + h % 16 * ROWS));
-        POSITIONS {
-            vf step = vf_mul(scale, vf_all(a.scale[p * (k / GROUP) + h / 2]));
-            sum[p] = vf_fma(vf_int(dot[p]), step, sum[p]);
+    const int64_t groups = k / GROUP;
+    for (int64_t b = 0; b < k / SUPER; b++, w += Q6_BYTES) {
+        const vf d = vf_half(w);
+        for (int h = 0; h < 16; h++) {
+            const uint8_t *low = w + 320 + h * 192, *high = low + 128;
+            __builtin_prefetch(low + AHEAD);
+            __builtin_prefetch(low + 64 + AHEAD);
+            __builtin_prefetch(high + AHEAD);
+            vi first = vi_load(low), second = vi_load(low + 64), top = vi_load(high);
+            vi weights[4] = {
+                vi_or(vi_bits(first, 15), vi_left(vi_bits(top, 0x03), 4)),
+                vi_or(vi_bits(vi_right(first, 4), 15), vi_left(vi_bits(top, 0x0c), 2)),
+                vi_or(vi_bits(second, 15), vi_bits(top, 0x30)),
+                vi_or(vi_bits(vi_right(second, 4), 15), vi_right(vi_bits(top, 0xc0), 2)),
+            };
+            vi dot[8];
+            POSITIONS dot[p] = vi_all(a.low[p * 2 * groups + h]);
+            UNROLLED for (int i = 0; i < 4; i++)
+                POSITIONS dot[p] = vi_dot(dot[p], weights[i], four(a.q + p * k + h * 16 + 4 * i));
+            vf scale = vf_mul(d, vf_s8(w + 64 + h * ROWS));
+            POSITIONS {
+                vf step = vf_mul(scale, vf_all(a.scale[p * groups + h / 2]));
+                sum[p] = vf_fma(vf_int(dot[p]), step, sum[p]);
+            }
         }
+        a.q += SUPER;
+        a.scale += 8;
+        a.low += 16;
     }
 }
 
 INLINE void tile_q7(const uint8_t *w, int64_t k, activations a, vf *sum, const int N) {
-    for (int64_t g = 0; g < k / GROUP; g++) {
-        const uint8_t *block = w + g * Q7_BYTES;
+    const int64_t groups = k / GROUP;
+    for (int64_t g = 0; g < groups; g++, w += Q7_BYTES) {
         vi dot[8];
         POSITIONS dot[p] = vi_all(0);
-        for (int i = 0; i < 8; i++) {
-            vi weights = vi_load(block + 64 + 64 * i);
+        UNROLLED for (int i = 0; i < 8; i++) {
+            __builtin_prefetch(w + 64 + 64 * i + AHEAD);
+            vi weights = vi_load(w + 64 + 64 * i);
             POSITIONS dot[p] = vi_dot(dot[p], weights, four(a.q + p * k + g * GROUP + 4 * i));
         }
-        vf scale = vf_half(block), least = vf_half(block + 32);
+        vf scale = vf_half(w), least = vf_half(w + 32);
         POSITIONS {
-            vf step = vf_mul(scale, vf_all(a.scale[p * (k / GROUP) + g]));
+            vf step = vf_mul(scale, vf_all(a.scale[p * groups + g]));
             sum[p] = vf_fma(vf_int(dot[p]), step, sum[p]);
-            sum[p] = vf_fnma(least, vf_all(a.sum[p * (k / GROUP) + g]), sum[p]);
+            sum[p] = vf_fnma(least, vf_all(a.sum[p * groups + g]), sum[p]);
         }
     }
 }
@@ -334,9 +355,15 @@ static void one_tile(const job *j, const part *p, int64_t t, float *y) {
         row += N;                                                                                  \
     }
     while (j->m - row >= 8) RUN(8)
-    if (j->m - row >= 4) RUN(4)
-    if (j->m - row >= 2) RUN(2)
-    if (j->m - row >= 1) RUN(1)
+    switch (j->m - row) {
+        case 7: RUN(7) break;
+        case 6: RUN(6) break;
+        case 5: RUN(5) break;
+        case 4: RUN(4) break;
+        case 3: RUN(3) break;
+        case 2: RUN(2) break;
+        case 1: RUN(1) break;
+    }
 #undef RUN
 }
 
@@ -414,8 +441,9 @@ void blockdiff_row(int64_t kind, const uint8_t *packed, int64_t k, int64_t row, 
             float q = (float)(block[320 + in / 8 * 64 + byte] >> shift & 15);
             out[i] = d[r] * fine[r] * q - low[r] * least[r];
         } else if (kind == Q6) {
-            int nibble = block[320 + in / 8 * 64 + byte] >> shift & 15;
-            int high = block[320 + 2048 + in / 16 * 64 + byte] >> in % 16 / 4 * 2 & 3;
+            const uint8_t *group = block + 320 + in / 16 * 192;
+            int nibble = group[in % 16 / 8 * 64 + byte] >> shift & 15;
+            int high = group[128 + byte] >> in % 16 / 4 * 2 & 3;
             out[i] = d[r] * fine[r] * (float)((high << 4 | nibble) - 32);
         } else {
             out[i] = d[r] * (float)block[64 + in / 4 * 64 + byte] - low[r];

@@ -94,17 +94,18 @@ def pack_q6_k(raw: Bytes, inputs: int) -> Packed:
     low = np.concatenate([low & 0x0F, low >> 4], axis=3)
     high = blocks[:, :, 128:192].reshape(*blocks.shape[:2], 2, 1, 32)
     high = np.concatenate([(high >> shift) & 3 for shift in (0, 2, 4, 6)], axis=3)
-    pairs = _interleaved(high.reshape(len(blocks), inputs))
-    pairs = pairs.reshape(*pairs.shape[:2], 16, 4, 4 * ROWS)
+    steps = _interleaved(high.reshape(len(blocks), inputs))
+    steps = steps.reshape(*steps.shape[:2], 16, 4, 4 * ROWS)
+    steps = steps << np.array([0, 2, 4, 6], np.uint8)[:, None]
+    pairs: Bytes = np.bitwise_or.reduce(steps, axis=3)
+    nibbles = _nibbles(low.reshape(len(blocks), inputs)).reshape(*pairs.shape[:3], 8 * ROWS)
     scale = _by_row(blocks[:, :, 208:210], 2)
     data = [
         scale,
         np.zeros_like(scale),
         _by_row(blocks[:, :, 192:208]),
-        _nibbles(low.reshape(len(blocks), inputs)),
-        _flat(pairs[:, :, :, 0] | pairs[:, :, :, 1] << 2 | pairs[:, :, :, 2] << 4
-              | pairs[:, :, :, 3] << 6),
-    ]  # fmt: skip
+        _flat(np.concatenate([nibbles, pairs], axis=-1)),
+    ]
     return _packed(Format.Q6_K, rows, inputs, data)
 
 

@@ -26,12 +26,12 @@ class Gate:
     Attributes:
         adapter: its weights act where `noisy` is true and nowhere else.
         masked: boolean, (batch or 1, new): positions whose embedding is the mask embedding.
-        noisy: boolean, same shape; None: all positions.
+        noisy: all positions from this one on, or a boolean for each; None: all.
     """
 
     adapter: GatedAdapter
     masked: Tensor
-    noisy: Tensor | None = None
+    noisy: Tensor | int | None = None
 
 
 class RMSNorm(nn.Module):
@@ -221,10 +221,14 @@ def _gated(linear: nn.Module, target: str, layer: int, x: Tensor, gate: Gate | N
     y: Tensor = linear(x)
     if gate is None:
         return y
-    delta = gate.adapter.delta(layer, target, x)
+    first = gate.noisy if isinstance(gate.noisy, int) else 0
+    delta = gate.adapter.delta(layer, target, x[:, first:])
     if delta is None:
         return y
-    if gate.noisy is None:
+    if first:
+        y[:, first:] += delta
+        return y
+    if not isinstance(gate.noisy, Tensor):
         return y + delta
     # where, not a product: exact positions keep the base's very bits, whatever the delta holds
     return torch.where(gate.noisy[..., None], y + delta, y)

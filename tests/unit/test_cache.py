@@ -220,7 +220,7 @@ def test_a_verifying_forward_is_one_plain_forward_for_every_question_it_answers(
     is_noisy = torch.arange(len(tokens))[None] >= len(exact)
     mask = masks.verifying(start, len(exact), groups, width)
     positions = start + torch.tensor([offsets])
-    gate = Gate(drafter, is_noisy, is_noisy)
+    gate = Gate(drafter, is_noisy, len(exact))
     logits = model(torch.tensor([tokens]), positions, mask, cache, gate)[0]
 
     base = forward(model, past + exact)[start:]
@@ -259,7 +259,7 @@ def test_what_is_committed_does_not_depend_on_the_adapter(family: str, dtype: to
         cache = cache_for(model)
         step(model, cache, [1, 2, 3, 4], masks.causal(0, 4))
         cache.commit(4)
-        gate = Gate(drafter.to(dtype), noisy, noisy) if drafter is not None else None
+        gate = Gate(drafter.to(dtype), noisy, 3) if drafter is not None else None
         logits = verifying_forward(model, cache, gate)
         cache.commit(3)
         exact.append(logits[:3])
@@ -280,7 +280,7 @@ def test_exact_positions_keep_their_bits_whatever_the_adapter_holds(family: str)
     for parameter in wild.layers.parameters():
         parameter.fill_(1e38)
     noisy, logits = torch.arange(7)[None] >= 3, []
-    for gate in (None, Gate(wild, noisy, noisy)):
+    for gate in (None, Gate(wild, noisy, 3)):
         cache = cache_for(model)
         step(model, cache, [1, 2, 3, 4], masks.causal(0, 4))
         cache.commit(4)

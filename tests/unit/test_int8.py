@@ -1,0 +1,263 @@
+"""Packed weights and the native product: the file's own numbers, and no row knows of another."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from gguf.quants import dequantize
+from test_checkpoint import SHAPE, published, write_gguf
+from tiny import config, forward, transformer
+
+from blockdiff.errors import DeviceUnavailable, ModelCorrupt, ModelUnsupported
+from blockdiff.model import masks, native
+from blockdiff.model.cache import BlockCache
+from blockdiff.model.checkpoint import load_transformer
+from blockdiff.model.packing import Packed, pack, pack_q4_k, pack_q6_k
+from blockdiff.model.prepare import is_prepared, prepare_gguf
+from blockdiff.model.quantized import QuantizedLinear, is_quantized
+
+pytestmark = pytest.mark.skipif(
+    native.available() != "", reason="no C compiler: " + native.available()
+)
+BLOCK_BYTES = {Kind.Q4_K: 144, Kind.Q6_K: 210}
+PACK = {Kind.Q4_K: pack_q4_k, Kind.Q6_K: pack_q6_k}
+FLAGS = {
+    "avx512-vnni": ["-march=native"],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "portable": [],
+}
+
+
+def k_quant(kind: Kind, rows: int, inputs: int, seed: int = 0) -> np.ndarray:
+    """Blocks of random bits with scales as published files have them, (rows, bytes)."""
+    random = np.random.default_rng(seed)
+    size = BLOCK_BYTES[kind]
+    blocks = random.integers(0, 256, (rows, inputs // 256, size), dtype=np.uint8)
+    scales = random.uniform(1e-4, 1e-3, (rows, inputs // 256, 2)).astype(np.float16)
+    if kind is Kind.Q4_K:
+        blocks[:, :, :4] = scales.view(np.uint8)
+    else:
+        blocks[:, :, -2:] = scales[:, :, :1].view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def product(parts: list[Packed], x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return QuantizedLinear(parts, bias)(x)
+
+
+def closeness(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("kind", BLOCK_BYTES)
+@pytest.mark.parametrize(("rows", "inputs"), [(16, 256), (48, 1536), (37, 512)])
+def test_a_k_quant_keeps_its_numbers(kind: Kind, rows: int, inputs: int) -> None:
+    raw = k_quant(kind, rows, inputs)
+    layer = QuantizedLinear([PACK[kind](raw, inputs)])
+    expected = torch.from_numpy(dequantize(raw, kind).copy())
+    assert torch.equal(layer.rows(torch.arange(rows)), expected)
+
+
+def test_other_weights_are_rounded_to_a_part_in_254_of_their_group() -> None:
+    weight = torch.randn(21, 96, generator=torch.Generator().manual_seed(1))
+    weight[3, :32] = 0.25  # a group without any spread
+    found = QuantizedLinear([pack(weight)]).rows(torch.arange(21))
+    groups, error = weight.view(21, 3, 32), (found - weight).view(21, 3, 32).abs().amax(-1)
+    spread = groups.amax(-1) - groups.amin(-1)
+    assert bool((error <= spread / 254 + groups.abs().amax(-1) * 2e-3).all())
+
+
+@pytest.mark.parametrize("kind", [*BLOCK_BYTES, None])
+@pytest.mark.parametrize("positions", [1, 2, 3, 5, 7, 8, 9, 130])
+def test_a_product_is_that_of_the_unpacked_weights(kind: Kind | None, positions: int) -> None:
+    rows, inputs = 40, 768
+    torch.manual_seed(2)
+    if kind is None:
+        part = pack(torch.randn(rows, inputs))
+    else:
+        part = PACK[kind](k_quant(kind, rows, inputs), inputs)
+    weight = QuantizedLinear([part]).rows(torch.arange(rows))
+    x, bias = torch.randn(positions, inputs), torch.randn(rows)
+    x[:, 5] *= 50  # an outlier costs its own group precision, not the others
+    expected = torch.nn.functional.linear(x, weight, bias)
+    assert closeness(product([part], x, bias), expected) < 0.02
+
+
+def test_parts_stand_one_above_the_other_each_with_its_bias() -> None:
+    torch.manual_seed(3)
+    parts = [
+        pack_q4_k(k_quant(Kind.Q4_K, 32, 256), 256),
+        pack_q6_k(k_quant(Kind.Q6_K, 5, 256), 256),
+        pack(torch.randn(19, 256)),
+    ]
+    x, bias = torch.randn(2, 3, 256), torch.randn(56)
+    pieces = [
+        product([part], x, piece.clone())
+        for part, piece in zip(parts, bias.split([32, 5, 19]), strict=True)
+    ]
+    assert torch.equal(product(parts, x, bias), torch.cat(pieces, dim=-1))
+
+
+@pytest.mark.parametrize("kind", [*BLOCK_BYTES, None])
+def test_a_row_does_not_depend_on_the_rows_beside_it(kind: Kind | None) -> None:
+    """What makes `verify` write what `ar` writes."""
+    torch.manual_seed(4)
+    raw = pack(torch.randn(64, 512)) if kind is None else PACK[kind](k_quant(kind, 64, 512), 512)
+    layer, x = QuantizedLinear([raw]), torch.randn(23, 512)
+    together = layer(x)
+    for first, last in [(0, 1), (4, 6), (3, 10), (0, 13), (22, 23)]:
+        assert torch.equal(layer(x[first:last]), together[first:last])
+
+
+def test_nothing_in_nothing_out() -> None:
+    layer = QuantizedLinear([pack(torch.randn(16, 64))])
+    assert torch.equal(layer(torch.zeros(3, 64)), torch.zeros(3, 16))
+    assert layer(torch.zeros(0, 64)).shape == (0, 16)
+
+
+PROGRAM = """
+import sys, torch
+from pathlib import Path
+from blockdiff.model import native
+from blockdiff.model.packing import *
+import numpy as np
+library = native.Native(Path(sys.argv[1]))
+native.native = lambda: library
+from blockdiff.model.quantized import QuantizedLinear
+sys.path.insert(0, "tests/unit")
+from test_int8 import k_quant, PACK, Kind
+torch.manual_seed(5)
+parts = [PACK[kind](k_quant(kind, 33, 512), 512) for kind in PACK] + [pack(torch.randn(20, 512))]
+torch.save((library.backend, QuantizedLinear(parts)(torch.randn(11, 512))), sys.argv[2])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="flags of x86-64 on Linux")
+def test_every_processor_gets_the_same_result(tmp_path: Path) -> None:
+    """Compiled for all the instruction sets that this machine can run, one at a time."""
+    info = Path("/proc/cpuinfo").read_text("utf-8").split()
+    source = str(Path(native.__file__).with_name("linear_int8.c"))
+    results = {}
+    for name, flags in FLAGS.items():
+        needed = {"avx512-vnni": "avx512_vnni", "avx2": "avx2"}.get(name)
+        if needed and needed not in info:
+            continue
+        library, out = tmp_path / f"{name}.so", tmp_path / f"{name}.pt"
+        command = [*native._compilers()[0], "-O2", "-std=c11", "-shared", "-fPIC"]
+        subprocess.run([*command, *flags, source, "-o", str(library), "-lm"], check=True)
+        environment = os.environ | {"PYTHONPATH": "."}
+        run = [sys.executable, "-c", PROGRAM, str(library), str(out)]
+        subprocess.run(run, check=True, env=environment)
+        backend, results[name] = torch.load(out)
+        assert backend == name
+    assert len(results) > 1
+    for found in results.values():
+        assert closeness(found, results["portable"]) < 1e-6
+
+
+# --- whole models ------------------------------------------------------------------------------
+
+WIDE = config(**(SHAPE | dict(hidden_size=256, ffn_size=512)), tied_embeddings=True)
+
+
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.Q8_0])
+def test_a_packed_model_answers_like_the_one_it_was_made_of(kind: Kind, tmp_path: Path) -> None:
+    model = transformer(WIDE, seed=6)
+    tensors = published(model, "qwen2")
+    path = write_gguf(tmp_path / "a.gguf", WIDE, "qwen2", tensors, lambda name: kind)
+    prepare_gguf(path, tmp_path / "int8", int8=True)
+    assert is_prepared(tmp_path / "int8")
+    packed = load_transformer(tmp_path / "int8", dtype=torch.int8)
+    assert is_quantized(packed) and packed.dtype is torch.float32
+    tokens = [3, 1, 4, 1, 5, 9, 2, 6]
+    assert closeness(forward(packed, tokens), forward(model, tokens)) < 0.05
+
+
+def test_llamas_permuted_rows_come_out_in_their_order(tmp_path: Path) -> None:
+    shape = config(**(SHAPE | dict(hidden_size=256, ffn_size=512)), qkv_bias=False)
+    model = transformer(shape, seed=7)
+    tensors = published(model, "llama")
+    path = write_gguf(tmp_path / "a.gguf", shape, "llama", tensors, lambda name: Kind.F32)
+    prepare_gguf(path, tmp_path / "int8", int8=True)
+    packed = load_transformer(tmp_path / "int8", dtype=torch.int8)
+    tokens = [3, 1, 4, 1, 5, 9, 2, 6]
+    assert closeness(forward(packed, tokens), forward(model, tokens)) < 0.05
+
+
+def test_with_the_cache_it_is_what_it_is_without() -> None:
+    """Rounding of activations may turn a last bit of attention into a step of int8: a few parts
+    in a thousand, where an error of the cache would be of the size of the logits."""
+    model = transformer(WIDE, seed=8)
+    from blockdiff.model.checkpoint import build
+
+    state = dict(model.named_parameters())
+    packed = {name: [pack(t.detach())] for name, t in state.items() if t.dim() == 2}
+    quantized = build(WIDE, {n: t for n, t in state.items() if n not in packed}, "", packed)
+    tokens = list(range(12))
+    whole = forward(quantized, tokens)
+    cache = BlockCache(WIDE)
+    with torch.no_grad():
+        for start, count in [(0, 5), (5, 1), (6, 6)]:
+            positions = torch.arange(start, start + count)[None]
+            mask = masks.causal(start, count)
+            part = torch.tensor([tokens[start : start + count]])
+            logits = quantized(part, positions, mask, cache)[0]
+            cache.commit(count)
+            assert closeness(logits, whole[start : start + count]) < 0.01
+
+
+def test_a_folder_packed_for_int8_is_read_as_nothing_else(tmp_path: Path) -> None:
+    model = transformer(WIDE, seed=6)
+    path = write_gguf(tmp_path / "a.gguf", WIDE, "qwen2", published(model, "qwen2"))
+    prepare_gguf(path, tmp_path / "int8", int8=True)
+    with pytest.raises(ModelUnsupported, match="packed for int8"):
+        load_transformer(tmp_path / "int8", dtype=torch.bfloat16)
+    record = tmp_path / "int8" / "config.json"
+    record.write_text(record.read_text("utf-8").replace('"q7"', '"q4_k"'), "utf-8")
+    with pytest.raises(ModelCorrupt, match="bytes"):
+        load_transformer(tmp_path / "int8", dtype=torch.int8)
+
+
+def test_a_width_without_whole_groups_is_refused() -> None:
+    with pytest.raises(ModelUnsupported, match="multiple of 32"):
+        pack(torch.randn(8, 40))
+
+
+def test_a_weight_out_of_range_is_refused() -> None:
+    with pytest.raises(ModelUnsupported, match="too large"):
+        pack(torch.full((8, 32), 1e6))
+
+
+def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path))
+    monkeypatch.setattr(native, "_compilers", lambda: [])
+    with pytest.raises(DeviceUnavailable, match="needs a C compiler") as failure:
+        native.native.__wrapped__()
+    assert "gcc" in failure.value.hint
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path))
+    program = "import sys; sys.exit('no such flag: native')"
+    monkeypatch.setattr(native, "_compilers", lambda: [[sys.executable, "-c", program]])
+    with pytest.raises(DeviceUnavailable, match="no such flag: native"):
+        native.native.__wrapped__()
+    assert list((tmp_path / "native").iterdir()) == []
+
+
+def test_a_damaged_library_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path))
+    native.native.__wrapped__()
+    (library,) = (tmp_path / "native").iterdir()
+    library.unlink()
+    library.write_bytes(b"cut short")
+    assert native.native.__wrapped__().backend in FLAGS
