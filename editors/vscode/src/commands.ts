@@ -190,17 +190,18 @@ async function editable(): Promise<vscode.TextEditor> {
 	if (editorOf(editor.document)?.viewColumn === undefined) {
 		throw new Problem("drafts are not shown here: open the file in an editor of its own", []);
 	}
-	if (await isReadOnly(uri)) {
+	if (await isReadOnly(editor.document)) {
 		throw new Problem("this file is read-only: make it writable, or save a copy", []);
 	}
 	return editor;
 }
 
-async function isReadOnly(uri: vscode.Uri): Promise<boolean> {
+async function isReadOnly(document: vscode.TextDocument): Promise<boolean> {
+	const { uri } = document;
 	if (uri.scheme === "untitled") {
 		return false;
 	}
-	if (vscode.workspace.fs.isWritableFileSystem(uri.scheme) === false) {
+	if (vscode.workspace.fs.isWritableFileSystem(uri.scheme) === false || isReadOnlyBySettings(document)) {
 		return true;
 	}
 	try {
@@ -209,6 +210,13 @@ async function isReadOnly(uri: vscode.Uri): Promise<boolean> {
 	} catch {
 		return false; // a file that is not saved yet
 	}
+}
+
+function isReadOnlyBySettings(document: vscode.TextDocument): boolean {
+	const files = vscode.workspace.getConfiguration("files", document);
+	const matches = (setting: string) => Object.entries(files.get<Record<string, boolean>>(setting, {}))
+		.some(([pattern, isOn]) => isOn && vscode.languages.match({ pattern }, document) > 0);
+	return matches("readonlyInclude") && !matches("readonlyExclude");
 }
 
 function instructionOf(argument: unknown): string | undefined {

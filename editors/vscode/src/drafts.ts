@@ -114,10 +114,12 @@ export class Drafts implements vscode.Disposable {
 		if (message === undefined) {
 			return;
 		}
+		if (error instanceof Problem) { // the server has logged it
+			notify(message, error.remedies);
+			return;
+		}
 		this.log.error(message);
-		const remedies: readonly Remedy[] = error instanceof Problem
-			? error.remedies
-			: error.data?.code?.startsWith("model") ? ["selectModel", "showOutput"] : ["showOutput"];
+		const remedies: Remedy[] = error.data?.code?.startsWith("model") ? ["selectModel", "showOutput"] : ["showOutput"];
 		notify(message, remedies);
 	}
 
@@ -201,20 +203,12 @@ export class Drafts implements vscode.Disposable {
 		document: vscode.TextDocument, edits: readonly Pick<Hole, "range" | "text">[], own: number | "all",
 	): Promise<boolean> {
 		const changes = edits.map(edit => minimal(document, edit.range, edit.text));
-		const editor = editorOf(document);
+		const { version } = document;
 		this.own = own;
 		try {
-			if (editor) {
-				const options = { undoStopBefore: true, undoStopAfter: true };
-				if (await editor.edit(builder => changes.forEach(([range, text]) => builder.replace(range, text)), options)) {
-					return true;
-				}
-			} else {
-				const edit = new vscode.WorkspaceEdit();
-				changes.forEach(([range, text]) => edit.replace(document.uri, range, text));
-				if (await vscode.workspace.applyEdit(edit)) {
-					return true;
-				}
+			// An editor that is read-only says that it has made the edit.
+			if (await replace(document, changes) && document.version !== version) {
+				return true;
 			}
 		} finally {
 			this.own = undefined;
@@ -295,6 +289,19 @@ function minimal(document: vscode.TextDocument, range: Range, text: string): [vs
 		new vscode.Range(document.positionAt(from + change.start), document.positionAt(from + change.end)),
 		change.text,
 	];
+}
+
+function replace(document: vscode.TextDocument, changes: readonly [vscode.Range, string][]): Thenable<boolean> {
+	const editor = editorOf(document);
+	if (editor) {
+		return editor.edit(
+			builder => changes.forEach(([range, text]) => builder.replace(range, text)),
+			{ undoStopBefore: true, undoStopAfter: true },
+		);
+	}
+	const edit = new vscode.WorkspaceEdit();
+	changes.forEach(([range, text]) => edit.replace(document.uri, range, text));
+	return vscode.workspace.applyEdit(edit);
 }
 
 /** In the editor proper, even if the draft was taken in a diff. */

@@ -25,16 +25,18 @@ export const SCHEMES = ["file", "untitled", "vscode-vfs"] as const;
 /** Says nothing but in the log: who asked for something is answered by who asks the client. */
 class QuietClient extends LanguageClient {
 	override error(message: string, data?: unknown): void {
-		super.error(oneLine(message, data), undefined, false);
+		this.note("error", message, data);
 	}
 
 	override warn(message: string, data?: unknown): void {
-		super.warn(oneLine(message, data), undefined, false);
+		this.note("warn", message, data);
 	}
-}
 
-function oneLine(message: string, data: unknown): string {
-	return data instanceof Error ? `${message} ${data.message}` : message;
+	/** What comes of a server that ended, or never started, is said once, by who watches it. */
+	private note(level: "error" | "warn", message: string, data: unknown): void {
+		const line = data instanceof Error ? `${message} ${data.message}` : message;
+		this.outputChannel[this.isRunning() ? level : "debug"](line);
+	}
 }
 
 interface Running {
