@@ -88,6 +88,10 @@ export class Commands {
 	/** A selection would shine through the draft: it becomes a cursor at its start. */
 	private async ask(editor: vscode.TextEditor, request: () => Promise<void>, ranges: readonly Range[]): Promise<void> {
 		await vscode.commands.executeCommand("editor.action.inlineSuggest.hide");
+		const most = vscode.workspace.getConfiguration("editor", editor.document).get("stopRenderingLineAfter", -1);
+		if (most > 0 && ranges.some(({ start }) => start.character > most)) {
+			this.log.info("this line is longer than VS Code paints: run Show Diff when the draft is ready, or raise editor.stopRenderingLineAfter");
+		}
 		editor.selections = ranges.map(({ start }) => {
 			const place = new vscode.Position(start.line, start.character);
 			return new vscode.Selection(place, place);

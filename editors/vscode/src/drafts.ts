@@ -82,6 +82,9 @@ export class Drafts implements vscode.Disposable {
 				this.render(draft);
 				this.changed.fire(document);
 				this.finished.fire(draft);
+				if (outcome.syntax === "skipped") {
+					this.log.info(`there is no grammar for ${document.languageId}: the draft was not checked, read it with care`);
+				}
 				return;
 			}
 			this.close(draft);

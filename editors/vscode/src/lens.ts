@@ -42,7 +42,7 @@ export class Lens implements vscode.CodeLensProvider, vscode.Disposable {
 			return [offer(`$(loading~spin) ${loadingText(this.server.status) ?? "Writing…"}`, "showOutput"), offer("Stop", "reject")];
 		}
 		const flaws = [
-			session.outcome?.syntax === "broken" ? "does not parse" : "",
+			{ broken: "does not parse", skipped: "not checked", ok: "" }[session.outcome?.syntax ?? "ok"],
 			session.outcome?.finish === "length" ? "cut at the limit" : "",
 		].filter(Boolean);
 		return [
