@@ -12,8 +12,7 @@ export function loadingText(status: Status): string | undefined {
 		return undefined;
 	}
 	const what = status.message || "starting";
-	const share = status.progress === undefined ? "" : ` ${percent(status.progress)}`;
-	return `${what[0]!.toUpperCase()}${what.slice(1)}${share}…`;
+	return `${what[0]!.toUpperCase()}${what.slice(1)}…`;
 }
 
 const ICONS: Record<Status["state"], string> = {

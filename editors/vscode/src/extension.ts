@@ -14,7 +14,9 @@ import { SCHEMES, Server } from "./server";
 import { SECTION, settings } from "./settings";
 import { StatusBar } from "./status";
 
-export async function activate(context: vscode.ExtensionContext): Promise<void> {
+let running: Server | undefined;
+
+export function activate(context: vscode.ExtensionContext): void {
 	const log = vscode.window.createOutputChannel("BlockDiff", { log: true });
 	const pythons = new Pythons(context, log);
 	const server: Server = new Server(pythons, log, {
@@ -24,6 +26,7 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
 			log,
 		}),
 	});
+	running = server;
 	const preview = new Preview();
 	const drafts = new Drafts(server, preview, log);
 	const diffs = new DiffView(drafts);
@@ -60,12 +63,15 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
 		}),
 	);
 	vscode.workspace.textDocuments.forEach(startFor);
-	const watcher = await pythons.watch(() => {
+	// Activating the Python extension may take seconds, and commands wait for us.
+	void pythons.watch(() => {
 		if (server.isFoundByPythonExtension) {
 			restart();
 		}
-	});
-	if (watcher) {
-		context.subscriptions.push(watcher);
-	}
+	}).then(watcher => watcher && context.subscriptions.push(watcher));
+}
+
+/** VS Code waits for this, so that no server is left behind. */
+export async function deactivate(): Promise<void> {
+	await running?.stop();
 }

@@ -1,7 +1,7 @@
 // The status bar item, and a progress bar for somebody who waits for a model to load.
 
 import * as vscode from "vscode";
-import { details, loadingText, shortText } from "./describe";
+import { details, loadingText, percent, shortText } from "./describe";
 import type { Drafts } from "./drafts";
 import type { Status } from "./messages";
 import type { Server } from "./server";
@@ -54,7 +54,7 @@ export class StatusBar implements vscode.Disposable {
 			let shown = 0;
 			const update = (status: Status) => {
 				const share = 100 * (status.progress ?? 0);
-				progress.report({ message: loadingText(status) ?? "", increment: share - shown });
+				progress.report({ message: `${loadingText(status) ?? ""} ${percent(status.progress ?? 0)}`, increment: share - shown });
 				shown = share;
 				if (status.state !== "starting" || !this.drafts.isAnyRunning) {
 					subscriptions.forEach(subscription => subscription.dispose());

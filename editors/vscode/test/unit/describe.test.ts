@@ -17,7 +17,7 @@ test.each<[Partial<Status>, string]>([
 });
 
 test("what is waited for", () => {
-	expect(loadingText(status({ state: "starting", message: "loading weights", progress: 0.4 }))).toBe("Loading weights 40%…");
+	expect(loadingText(status({ state: "starting", message: "loading weights", progress: 0.4 }))).toBe("Loading weights…");
 	expect(loadingText(status({ state: "starting" }))).toBe("Starting…");
 	expect(loadingText(status({ state: "busy" }))).toBeUndefined();
 });
