@@ -31,8 +31,9 @@ function style(row: Row): string {
 	const gradient = `linear-gradient(90deg, ${colors.join(", ")})`;
 	const below = row.below === 0
 		? ""
-		: ` position: absolute; left: 0; top: ${100 * row.below}%; z-index: 1;`;
-	return `none; white-space: pre; background: ${gradient} text; -webkit-background-clip: text; color: transparent;${below}`;
+		: ` position: absolute; left: 0; top: ${100 * row.below}%; margin-top: -0.3em; z-index: 1;`;
+	// The background is the text: without the padding it ends above an underscore.
+	return `none; white-space: pre; padding: 0.3em 0; background: ${gradient} text; color: transparent;${below}`;
 }
 
 function percent(share: number): string {
