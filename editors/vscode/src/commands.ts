@@ -3,10 +3,11 @@
 import * as vscode from "vscode";
 import type { DiffView } from "./diffview";
 import { type Drafts, editorOf } from "./drafts";
-import type { Range } from "./edit";
+import { isEmpty, type Range } from "./edit";
 import { notify, Problem } from "./log";
 import { MOST_HOLES } from "./messages";
 import { meant, meantAsWhole } from "./place";
+import { linesOf } from "./preview";
 import { run } from "./process";
 import type { Pythons } from "./python";
 import { SCHEMES, type Server } from "./server";
@@ -59,14 +60,14 @@ export class Commands {
 		if (selections.length > MOST_HOLES) {
 			throw new Problem(`${selections.length} holes are too many, ${MOST_HOLES} is the most`, []);
 		}
-		const ranges = selections.map(selection => meant(editor.document, selection));
+		const ranges = selections.map(selection => meant(linesOf(editor.document), selection));
 		await this.ask(editor, () => this.drafts.request(editor.document, { kind: "infill", ranges }), ranges);
 	}
 
 	private async rewrite(argument: unknown): Promise<void> {
 		const editor = await editable();
-		const range = meantAsWhole(editor.document, editor.selection);
-		if (range.isEmpty) {
+		const range = meantAsWhole(linesOf(editor.document), editor.selection);
+		if (isEmpty(range)) {
 			throw new Problem("there is nothing to rewrite: select some code", []);
 		}
 		const { version } = editor.document;

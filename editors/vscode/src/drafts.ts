@@ -5,7 +5,7 @@ import { firstLine } from "./diff";
 import { changeOf, endAfterAll, type Position, type Range, smallest } from "./edit";
 import { notify, Problem, type Remedy } from "./log";
 import { explain, INFILL, infillParams, type Outcome, type Refinement, REWRITE, rewriteParams } from "./messages";
-import type { Preview } from "./preview";
+import { type Preview, toRange } from "./preview";
 import type { Server } from "./server";
 import { type Hole, type Kind, Session } from "./session";
 
@@ -285,7 +285,7 @@ export function editorOf(document: vscode.TextDocument): vscode.TextEditor | und
 
 function minimal(document: vscode.TextDocument, range: Range, text: string): [vscode.Range, string] {
 	const lineBreak = document.eol === vscode.EndOfLine.CRLF ? "\r\n" : "\n";
-	const whole = new vscode.Range(range.start.line, range.start.character, range.end.line, range.end.character);
+	const whole = toRange(range);
 	const change = smallest(document.getText(whole), text.replaceAll("\n", lineBreak));
 	const from = document.offsetAt(whole.start);
 	return [

@@ -2,7 +2,8 @@
 
 import * as vscode from "vscode";
 import type { TokenKind } from "./diff";
-import { paint, stops, type Row } from "./paint";
+import { type Lines, paint, type Row, stops } from "./paint";
+import type { Range } from "./edit";
 import type { Session } from "./session";
 
 const COLORS: Record<TokenKind, string> = {
@@ -93,12 +94,8 @@ export class Preview implements vscode.Disposable {
 
 	private renderIn(editor: vscode.TextEditor, session: Session): void {
 		const { document } = editor;
-		const lines = {
-			lineCount: document.lineCount,
-			lineAt: (line: number) => document.lineAt(line).text,
-		};
 		const holes = session.inOrder.map(index => session.holes[index]!);
-		const { rows, replaced } = paint(lines, holes, Number(editor.options.tabSize) || 4);
+		const { rows, replaced } = paint(linesOf(document), holes, Number(editor.options.tabSize) || 4);
 		const texts: vscode.DecorationOptions[] = [];
 		const hidden: vscode.Range[] = [];
 		for (const row of rows) {
@@ -114,20 +111,24 @@ export class Preview implements vscode.Disposable {
 				});
 			}
 		}
-		const linesOf = (isWanted: (row: Row) => boolean) => rows
+		const rangesOf = (isWanted: (row: Row) => boolean) => rows
 			.filter(row => row.below === 0 && isWanted(row))
 			.map(row => new vscode.Range(row.line, 0, row.line, 0));
 		editor.setDecorations(this.hidden, hidden);
 		editor.setDecorations(this.text, texts);
-		editor.setDecorations(this.drafted, linesOf(row => !row.isCovered));
-		editor.setDecorations(this.covered, linesOf(row => row.isCovered));
-		editor.setDecorations(this.edge, linesOf(row => row.isLast));
+		editor.setDecorations(this.drafted, rangesOf(row => !row.isCovered));
+		editor.setDecorations(this.covered, rangesOf(row => row.isCovered));
+		editor.setDecorations(this.edge, rangesOf(row => row.isLast));
 		editor.setDecorations(this.replaced, replaced.map(toRange));
 	}
 }
 
-function toRange(range: { start: { line: number; character: number }; end: { line: number; character: number } }): vscode.Range {
-	return new vscode.Range(range.start.line, range.start.character, range.end.line, range.end.character);
+export function linesOf(document: vscode.TextDocument): Lines {
+	return { lineCount: document.lineCount, lineAt: line => document.lineAt(line).text };
+}
+
+export function toRange({ start, end }: Range): vscode.Range {
+	return new vscode.Range(start.line, start.character, end.line, end.character);
 }
 
 /** A pane of a diff has no column: there the document is what the draft is compared to. */

@@ -36,6 +36,7 @@ const PROBE = [
 	"print(json.dumps([sys.version_info >= (3, 10), version]))",
 ].join("\n");
 
+const PYTHON_NAMES = process.platform === "win32" ? ["python.exe"] : ["python3", "python"];
 const PROBE_MILLISECONDS = 20_000;
 
 interface Probed {
@@ -134,8 +135,8 @@ export class Pythons {
 			yield [own, "environment of this extension"];
 		}
 		for (const folder of (process.env["PATH"] ?? "").split(path.delimiter).filter(path.isAbsolute)) {
-			const names = process.platform === "win32" ? ["python.exe"] : ["python3", "python"];
-			const python = names.map(name => path.join(folder, name)).find(file => fs.existsSync(file));
+			const python = interpreterOf(path.join(folder, "blockdiff-lsp"))
+				?? PYTHON_NAMES.map(name => path.join(folder, name)).find(file => fs.existsSync(file));
 			// The Microsoft Store's placeholder opens the store.
 			if (python && !python.includes("WindowsApps")) {
 				yield [python, "PATH"];
@@ -157,6 +158,16 @@ export class Pythons {
 			this.log.warn(`the Python extension cannot be asked: ${String(error)}`);
 			return undefined;
 		}
+	}
+}
+
+/** The Python beside a script; tools such as pipx and uv put a link to the script on PATH. */
+function interpreterOf(script: string): string | undefined {
+	try {
+		const python = path.join(path.dirname(fs.realpathSync(script)), "python");
+		return fs.existsSync(python) ? python : undefined;
+	} catch {
+		return undefined;
 	}
 }
 
