@@ -9,14 +9,16 @@
     if (!content || content[0] !== '"') return '';
     return content
       .slice(1, -1)
-      .replace(escape, (_, hex, plain) => (hex ? String.fromCodePoint(parseInt(hex, 16)) : plain));
+      .replace(escape, (_, hex, plain) => (hex ? String.fromCodePoint(parseInt(hex, 16)) : plain))
+      .replaceAll('\u00a0', ' ');
   }
 
   /** Text of a row; what hangs below it goes to `hanging`. */
   function text(node, hanging) {
     if (node.nodeType === Node.TEXT_NODE) return node.data;
     if (node.nodeType !== Node.ELEMENT_NODE) return '';
-    if (getComputedStyle(node).display === 'none') return '';
+    const { display, fontSize } = getComputedStyle(node);
+    if (display === 'none' || fontSize === '0px') return '';
     const parts = [...node.childNodes].map((child) => text(child, hanging));
     for (const which of ['::before', '::after']) {
       const content = contentOf(node, which);

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +17,7 @@ AREA = "def area(width, height):\n    return todo\n\n\nprint(area(2, 3))\n"
 def ready(window: Window) -> None:
     """Wait for a draft that can be accepted, and for its keys to be bound."""
     window.sees("Accept")
-    window.until(lambda: window.context("blockdiff.isDraftReady"))
+    window.bound()
 
 
 def gone(window: Window) -> None:
@@ -26,6 +26,12 @@ def gone(window: Window) -> None:
         lambda: window.shows_document()
         and not any(word in window.screen() for word in ("Accept", "Writing…", "Stop"))
     )
+
+
+def in_diff(window: Window, name: str) -> None:
+    """Wait for the diff of a draft, its right side active."""
+    window.until(lambda: window.tab == f"{name}: Draft of BlockDiff")
+    window.until(lambda: window.scheme == "blockdiff-draft")
 
 
 def infill(window: Window, text: str) -> None:
@@ -132,7 +138,7 @@ def test_a_draft_is_taken_line_by_line(window: Window, engine: Scripted) -> None
         "def f():\n    one two\n    three\n    four\n# end\n",
     ]
     for state in taken:
-        window.until(lambda: window.context("blockdiff.isDraftReady"))
+        window.bound()
         window.press("Alt+l")
         window.until(lambda state=state: window.text == state)
     gone(window)
@@ -156,9 +162,7 @@ def test_the_lens_accepts_and_rejects(window: Window, engine: Scripted) -> None:
     gone(window)
 
 
-def test_a_running_request_is_cancelled_by_the_key(
-    window: Window, engine: Scripted, record_property: object
-) -> None:
+def test_a_running_request_is_cancelled_by_the_key(window: Window, engine: Scripted) -> None:
     engine.writes("never seen whole")
     engine.hold = True
     window.open("area.py", AREA)
@@ -168,7 +172,7 @@ def test_a_running_request_is_cancelled_by_the_key(
     window.until(lambda: any("not finished" in notice for notice in window.notices()))
     window.run("notifications.clearAll")
     window.focus()
-    window.until(lambda: window.context("blockdiff.hasDraft"))
+    window.bound()
     window.watch("never seen")
     pressed = time.monotonic()
     window.press("Escape")
@@ -199,10 +203,11 @@ def test_typing_elsewhere_moves_a_draft(window: Window, engine: Scripted) -> Non
     window.focus()
     window.type("# above")
     window.press("Enter")
+    window.until(lambda: window.text.startswith("# above\n"))
     window.cursor(5, 0)
     window.type("# below")
     window.press("Enter")
-    window.until(lambda: window.text.startswith("# above\n") and "# below\n" in window.text)
+    window.until(lambda: "# below\n" in window.text)
     engine.step()
     window.sees("    return width *")
     engine.step()
@@ -327,7 +332,7 @@ def test_a_rewrite_of_several_lines_is_shown_as_a_diff(window: Window, engine: S
     window.select((1, 4, 2, 12))
     window.palette("BlockDiff: Rewrite Selection")
     window.answer("use better names")
-    window.until(lambda: window.tab == "loop.py: Draft of BlockDiff")
+    in_diff(window, "loop.py")
     assert engine.requests[0].instruction == "use better names"
     window.sees("for x in y:")
     window.sees("for a in b:")
@@ -348,7 +353,7 @@ def test_a_diff_closes_with_its_draft(window: Window, engine: Scripted) -> None:
     ready(window)
     assert window.tab == "area.py"
     window.click_lens("Show Diff")
-    window.until(lambda: window.tab == "area.py: Draft of BlockDiff")
+    in_diff(window, "area.py")
     window.run("blockdiff.reject")
     window.until(lambda: window.tab == "area.py")
     gone(window)
@@ -390,23 +395,41 @@ def test_a_language_without_a_parser(window: Window, engine: Scripted) -> None:
     assert window.notices() == []
 
 
-def test_what_cannot_be_changed_is_refused(
-    window: Window, engine: Scripted, tmp_path: Path
-) -> None:
-    """A file without write permission, and a document of a read-only kind; also before the server."""
-    file = window.open("fixed.py", AREA)
-    window.js("await vscode.workspace.getConfiguration().update('files.readonlyInclude', {'**/fixed.py': true})")
+def test_a_read_only_file_is_refused(window: Window, engine: Scripted) -> None:
+    update = "await vscode.workspace.getConfiguration().update('files.readonlyInclude', args[0])"
+    window.js(update, {"**/fixed.py": True})
+    window.open("fixed.py", AREA)
     window.find("todo")
     window.run("blockdiff.infillSelection")
     window.until(lambda: any("read-only" in notice for notice in window.notices()))
-    window.run("notifications.clearAll")
-    window.js("await vscode.workspace.getConfiguration().update('files.readonlyInclude', undefined)")
+    window.js(update, None)
+    assert engine.requests == [] and window.text == AREA
+
+
+def test_a_document_that_is_no_file_is_refused(window: Window, engine: Scripted) -> None:
     window.run("blockdiff.showOutput")
-    assert engine.requests == [] and window.text_of("fixed.py") == AREA
-    assert file.read_text() == AREA
+    window.until(lambda: window.scheme == "output")
+    window.run("blockdiff.infillSelection")
+    window.until(lambda: any("cannot be changed" in notice for notice in window.notices()))
+    assert engine.requests == []
 
 
-def test_the_tree_of_files_has_no_editor(window: Window, engine: Scripted) -> None:
+def test_a_notebook_cell_is_refused(window: Window, engine: Scripted) -> None:
+    cell = {"cell_type": "code", "metadata": {}, "source": ["x = 1"], "outputs": []}
+    book = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    path = window.path("book.ipynb")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(book))
+    window.js("await vscode.commands.executeCommand('vscode.open', vscode.Uri.file(args[0]))", str(path))
+    window.until(lambda: window.js("return vscode.window.activeNotebookEditor?.notebook.cellCount"))
+    window.run("notebook.cell.edit")
+    window.until(lambda: window.scheme == "vscode-notebook-cell")
+    window.run("blockdiff.infillSelection")
+    window.until(lambda: any("notebook" in notice for notice in window.notices()))
+    assert engine.requests == []
+
+
+def test_without_an_editor_a_command_says_so(window: Window, engine: Scripted) -> None:
     window.run("blockdiff.infillSelection")
     window.until(lambda: any("open a file first" in notice for notice in window.notices()))
     assert engine.requests == []

@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 EXTENSION = ROOT / "editors" / "vscode"
 SEE = (HERE / "see.js").read_text(encoding="utf-8")
 
-WAIT = 60.0
+WAIT = float(os.environ.get("BLOCKDIFF_PATIENCE", "60"))
 """Seconds that anything may take here; a machine may be slow and shared."""
 
 QUIET = {
@@ -63,6 +63,7 @@ QUIET = {
     "editor.quickSuggestions": {"other": "off", "comments": "off", "strings": "off"},
     "editor.parameterHints.enabled": False,
     "editor.occurrencesHighlight": "off",
+    "editor.unusualLineTerminators": "off",
     "editor.detectIndentation": False,
     "editor.autoClosingBrackets": "never",
     "editor.autoIndent": "none",
@@ -201,6 +202,7 @@ class Window:
         self.folder = folder
         self.traffic: Traffic | None = None
         self._port = 0
+        self._resets = 0
 
     def load(self) -> None:
         """Load, or load anew; returns when the workbench and its extensions run."""
@@ -232,9 +234,13 @@ class Window:
         """Execute a command; do not wait for it."""
         self.js("void vscode.commands.executeCommand(...args)", command, *args)
 
+    def path(self, name: str) -> Path:
+        """Every test has other files: VS Code knows those that it had open for a while."""
+        return self.folder / str(self._resets) / name
+
     def open(self, name: str, text: str | bytes | None = None) -> Path:
-        """Write a file of the folder, if there is something to write, and show it."""
-        path = self.folder / name
+        """Write a file, if there is something to write, and show it."""
+        path = self.path(name)
         if text is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -273,13 +279,7 @@ class Window:
             vscode.window.activeTextEditor.revealRange(new vscode.Range(...args[0][0]));""",
             ranges,
         )
-        self.until(
-            lambda: self.js(
-                """return JSON.stringify(vscode.window.activeTextEditor.selections.map((s) =>
-                [s.anchor.line, s.anchor.character, s.active.line, s.active.character]))"""
-            )
-            == json.dumps([list(r) for r in ranges], separators=(",", ":"))
-        )
+        self.bound()
 
     def cursor(self, line: int, column: int) -> None:
         self.select((line, column, line, column))
@@ -307,8 +307,13 @@ class Window:
             const found = vscode.workspace.textDocuments.find((d) => d.uri.scheme === 'file'
               && d.uri.fsPath === path);
             return found.getText()""",
-            str(self.folder / name),
+            str(self.path(name)),
         )
+
+    @property
+    def scheme(self) -> str:
+        """Of the URI of the active document; empty: there is none."""
+        return self.js("return vscode.window.activeTextEditor?.document.uri.scheme ?? ''")
 
     @property
     def tab(self) -> str:
@@ -370,13 +375,9 @@ class Window:
         lines = {line.replace("\t", " " * 4).rstrip() for line in self.text.splitlines()}
         return all(line in lines for line in shown)
 
-    def context(self, key: str) -> bool:
-        """Whether a key for `when` clauses is set."""
-        return self.js(
-            """const all = await vscode.commands.executeCommand('getContextKeyInfo');
-            return !!all.find((one) => one.key === args[0])?.value""",
-            key,
-        )
+    def bound(self) -> None:
+        """Wait until what extensions have sent has come, such as keys to bind: it keeps its order."""
+        self.run("setContext", "driver.order", True)
 
     def height_of(self, text: str) -> float:
         """Pixels from the top to the first row that has a text; -1: there is none."""
@@ -440,6 +441,7 @@ class Window:
 
     def reset(self) -> None:
         """As it was when it was loaded: nothing open, nothing shown."""
+        self._resets += 1
         self.press("Escape")
         self.js(
             """const tabs = () => vscode.window.tabGroups.all.flatMap((group) => group.tabs);
