@@ -99,14 +99,16 @@ export class Preview implements vscode.Disposable {
 		const texts: vscode.DecorationOptions[] = [];
 		const hidden: vscode.Range[] = [];
 		for (const row of rows) {
-			if (row.hiddenTo > row.column && row.below === 0) {
-				hidden.push(new vscode.Range(row.line, row.column, row.line, row.hiddenTo));
+			const { line, column, hiddenTo } = row;
+			const seam = behindFirst(row, document);
+			if (row.below === 0) {
+				const parts = [new vscode.Range(line, column, line, seam), new vscode.Range(line, seam, line, hiddenTo)];
+				hidden.push(...parts.filter(part => !part.isEmpty));
 			}
 			const contentText = row.chunks.map(chunk => chunk.text).join("");
 			if (contentText !== "") {
-				// Behind what it hides, so that the cursor and the lens stay at the start of the draft.
 				texts.push({
-					range: new vscode.Range(row.line, row.column, row.line, row.hiddenTo),
+					range: new vscode.Range(line, column, line, seam),
 					renderOptions: { after: { contentText, textDecoration: style(row) } },
 				});
 			}
@@ -121,6 +123,15 @@ export class Preview implements vscode.Disposable {
 		editor.setDecorations(this.edge, rangesOf(row => row.isLast));
 		editor.setDecorations(this.replaced, replaced.map(toRange));
 	}
+}
+
+/**
+ * A draft stands behind the first character that is hidden: so the cursor and the lens stay at its start,
+ * and of a line that wraps it takes the first row.
+ */
+function behindFirst({ line, column, hiddenTo }: Row, document: vscode.TextDocument): number {
+	const code = document.lineAt(line).text.codePointAt(column) ?? 0;
+	return Math.min(column + (code > 0xffff ? 2 : 1), hiddenTo);
 }
 
 export function linesOf(document: vscode.TextDocument): Lines {
