@@ -18,12 +18,13 @@
     if (node.nodeType === Node.TEXT_NODE) return node.data;
     if (node.nodeType !== Node.ELEMENT_NODE) return '';
     const { display, fontSize } = getComputedStyle(node);
-    if (display === 'none' || fontSize === '0px') return '';
-    const parts = [...node.childNodes].map((child) => text(child, hanging));
+    if (display === 'none') return '';
+    const inside = fontSize === '0px' ? [] : [...node.childNodes];
+    const parts = inside.map((child) => text(child, hanging));
     for (const which of ['::before', '::after']) {
       const content = contentOf(node, which);
-      if (content === '') continue;
       const style = getComputedStyle(node, which);
+      if (content === '' || style.fontSize === '0px') continue;
       if (style.position === 'absolute') hanging.push([parseFloat(style.top), content]);
       else if (which === '::before') parts.unshift(content);
       else parts.push(content);
@@ -56,9 +57,17 @@
     lines,
     screens: [],
     heightOf: (text) => rows().find((row) => row[1].includes(text))?.[0] ?? -1,
+    painted: () =>
+      [...document.querySelectorAll('.view-line span')].some((node) =>
+        ['::before', '::after'].some((which) =>
+          getComputedStyle(node, which).backgroundImage.includes('gradient'),
+        ),
+      ),
     styleOf: (text) => {
       for (const node of document.querySelectorAll('.view-line span')) {
-        if (contentOf(node, '::before') === text) return getComputedStyle(node, '::before').backgroundImage;
+        for (const which of ['::before', '::after']) {
+          if (contentOf(node, which) === text) return getComputedStyle(node, which).backgroundImage;
+        }
       }
       return '';
     },
@@ -87,6 +96,11 @@
       const items = [...document.querySelectorAll('.statusbar-item')];
       return items.filter((i) => /blockdiff/i.test(i.id + i.ariaLabel)).map((i) => i.innerText).join(' ');
     },
+    ghost: () =>
+      [...document.querySelectorAll('[class*="ghost-text"]')]
+        .map((node) => text(node, []))
+        .join('\n')
+        .replaceAll('\u00a0', ' '),
     notices: () =>
       [...document.querySelectorAll('.notification-list-item-message')].map((n) => n.innerText),
     record: () => {

@@ -396,7 +396,7 @@ def test_a_language_without_a_parser(window: Window, engine: Scripted) -> None:
 
 
 def test_a_read_only_file_is_refused(window: Window, engine: Scripted) -> None:
-    update = "await vscode.workspace.getConfiguration().update('files.readonlyInclude', args[0])"
+    update = "await vscode.workspace.getConfiguration().update('files.readonlyInclude', args[0] ?? undefined)"
     window.js(update, {"**/fixed.py": True})
     window.open("fixed.py", AREA)
     window.find("todo")

@@ -208,6 +208,7 @@ class Window:
         """Load, or load anew; returns when the workbench and its extensions run."""
         port_file = self._server.port_file(self.folder)
         port_file.unlink(missing_ok=True)
+        self._began = time.time()
         self.page.goto(f"{self._server.address}/?folder={self.folder}", wait_until="commit")
         self.page.wait_for_selector(".monaco-workbench .statusbar")
         self.until(port_file.exists)
@@ -366,6 +367,10 @@ class Window:
         """The text of our item in the status bar."""
         return self.page.evaluate("see.status()")
 
+    def ghost(self) -> str:
+        """Ghost text at the cursor."""
+        return self.page.evaluate("see.ghost()")
+
     def notices(self) -> list[str]:
         return self.page.evaluate("see.notices()")
 
@@ -382,6 +387,10 @@ class Window:
     def height_of(self, text: str) -> float:
         """Pixels from the top to the first row that has a text; -1: there is none."""
         return self.page.evaluate("see.heightOf", text)
+
+    def painted(self) -> bool:
+        """Whether a draft is painted somewhere."""
+        return self.page.evaluate("see.painted()")
 
     def style_of(self, text: str) -> str:
         """Background of the painted text, as computed."""
@@ -427,6 +436,16 @@ class Window:
             return f"{self.screen()}\n-- {self.status()}\n-- {self.notices()}"
         return "the page does not answer"
 
+    def still(self) -> None:
+        """Wait until two pictures in a row are the same; of what never rests the last one will do."""
+        last = b""
+        for _ in range(20):
+            shot = self.page.screenshot(animations="disabled", caret="initial")
+            if shot == last:
+                return
+            last = shot
+            time.sleep(0.25)
+
     def picture(self, name: str) -> None:
         """Of a failed test, into `$BLOCKDIFF_PICTURES` if that is set."""
         if folder := os.environ.get("BLOCKDIFF_PICTURES"):
@@ -437,7 +456,8 @@ class Window:
     def output(self) -> str:
         """What the extension has logged."""
         logs = self._server.logs().rglob("*BlockDiff.log")
-        return "\n".join(path.read_text(encoding="utf-8") for path in sorted(logs))
+        own = [path for path in logs if path.stat().st_mtime >= self._began]
+        return "\n".join(path.read_text(encoding="utf-8") for path in sorted(own))
 
     def reset(self) -> None:
         """As it was when it was loaded: nothing open, nothing shown."""
