@@ -42,12 +42,14 @@ class NeovimError(Exception):
 
 
 class Neovim:
-    """One Neovim and its screen, 90 columns wide and 24 lines high.
+    """One Neovim and its screen.
 
     Attributes:
         screens: every screen there was, in order.
         notices: what `vim.notify` was called with.
     """
+
+    width, height = 90, 24
 
     def __init__(self, environment: dict[str, str], *arguments: str) -> None:
         self._process = subprocess.Popen(
@@ -57,7 +59,6 @@ class Neovim:
         self._answers: dict[int, queue.Queue[Any]] = {}
         self._count = 0
         self._lock = threading.Lock()
-        self.width, self.height = 90, 24
         self._grid = [[" "] * self.width for _ in range(self.height)]
         self._colours: list[list[int]] = [[0] * self.width for _ in range(self.height)]
         self._highlights: dict[int, list[str]] = {}
@@ -214,7 +215,8 @@ def neovim(
     lua: str = "",
     environment: dict[str, str] | None = None,
     plugin: bool = True,
-) -> Iterator[Neovim]:
+    kind: type[Neovim] = Neovim,
+) -> Iterator[Any]:
     """Neovim with the plugin on its path and set up; all its messages are held to the contract."""
     full = {
         **os.environ,
@@ -227,7 +229,7 @@ def neovim(
         "PYTHONPATH": str(ROOT),
         **(environment or {}),
     }
-    editor = Neovim(full, *(["--cmd", f"set runtimepath^={PLUGIN}"] if plugin else []))
+    editor = kind(full, *(["--cmd", f"set runtimepath^={PLUGIN}"] if plugin else []))
     try:
         options = {"cmd": [sys.executable, "-m", "lsp_server"], **(setup or {})}
         watch = (HERE / "lua" / "watch.lua").read_text(encoding="utf-8")

@@ -328,6 +328,22 @@ def test_nothing_jumps_while_a_draft_changes(editor: Open, engine: Scripted) -> 
         assert rows == sorted(rows), "a line below a draft moved up again"
 
 
+def test_the_hint_does_not_move_back_while_a_draft_changes(editor: Open, engine: Scripted) -> None:
+    engine.wait_for_steps()
+    engine.writes("one", "one, two", "", "1", "one, two, three")
+    with editor(AREA) as nvim:
+        nvim.command("2BlockDiff infill /todo/")
+        for number in range(1, 6):
+            engine.step()
+            nvim.until(f"#drafts >= {number}")
+        ready(nvim)
+        lines = [screen.splitlines()[1] for screen in nvim.screens]
+        columns = [line.find("writing") for line in lines if "writing" in line]
+        assert columns == sorted(columns) and len(set(columns)) >= 3
+        line = nvim.screen().splitlines()[1]
+        assert line.startswith("    return todo one, two, three   <Tab> accept")
+
+
 def test_a_line_is_rewritten_and_several_are_shown_as_a_diff(
     editor: Open, engine: Scripted
 ) -> None:

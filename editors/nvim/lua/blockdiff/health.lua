@@ -29,7 +29,8 @@ local function check_server()
   local clients = vim.lsp.get_clients({ name = client.name })
   for _, one in ipairs(clients) do
     local buffers = vim.tbl_count(one.attached_buffers)
-    vim.health.ok(("running with %d buffers, positions in %s"):format(buffers, one.offset_encoding))
+    local noun = buffers == 1 and "buffer" or "buffers"
+    vim.health.ok(("running with %d %s, positions in %s"):format(buffers, noun, one.offset_encoding))
   end
   if #clients == 0 then
     vim.health.info("not running; a command or a file of a known type starts it")

@@ -32,6 +32,7 @@ local edit = require("blockdiff.edit")
 ---@field state "running"|"ready"|"over"
 ---@field seq integer of the last refinement taken
 ---@field outcome? table the answer
+---@field widest integer cells of the first line of any draft so far: the hint does not move back meanwhile
 local Session = {}
 Session.__index = Session
 
@@ -47,7 +48,8 @@ function M.new(id, buf, kind, ranges)
   for i, range in ipairs(ranges) do
     holes[i] = { range = range, text = "", settled = {}, uncertain = {}, step = 0, done = false, tallest = 1 }
   end
-  return setmetatable({ id = id, buf = buf, kind = kind, holes = holes, state = "running", seq = -1 }, Session)
+  local session = { id = id, buf = buf, kind = kind, holes = holes, state = "running", seq = -1, widest = 0 }
+  return setmetatable(session, Session)
 end
 
 ---Take a refinement. "stale" was dropped; "lost": the server writes elsewhere than we think.

@@ -191,17 +191,34 @@ local function paint(buf, hole, options)
   local is_empty = range[1] == range[3] and range[2] == range[4]
   if is_empty then
     paint_insertion(buf, hole, lines)
-  elseif hole.text == "" and hole.tallest == 1 then
+  elseif hole.text == "" and hole.tallest == 1 and range[1] < range[3] then
     mark(buf, range[1], range[2], { end_row = range[3], end_col = range[4], hl_group = "BlockdiffReplaced" })
   elseif options.rewrite and hole.done and range[1] < range[3] then
     paint_hunks(buf, hole, lines)
   elseif range[1] == range[3] and #lines == 1 and hole.tallest == 1 then
     mark(buf, range[1], range[2], { end_row = range[3], end_col = range[4], hl_group = "BlockdiffReplaced" })
-    local _, start = cells(buf, { { (around(buf, hole)), "Normal" } }, 0)
+    table.insert(lines[1], 1, { " ", "Normal" }) -- apart from what it replaces
+    local old = vim.api.nvim_buf_get_text(buf, range[1], 0, range[3], range[4], {})[1]
+    local start = vim.fn.strdisplaywidth(clipped(old))
     mark(buf, range[3], range[4], { virt_text = cells(buf, lines[1], start), virt_text_pos = "inline" })
   else
     paint_replacement(buf, hole, lines)
   end
+end
+
+---Blanks that keep the hint where it is while the line before it gets shorter.
+---@param session blockdiff.Session
+---@param row integer of the hint
+---@return string
+local function padding(session, row)
+  local width = 0
+  for _, hole in ipairs(session.holes) do
+    if hole.range[1] == row then
+      width = width + vim.fn.strdisplaywidth(clipped((hole.text:match("^[^\n]*"))))
+    end
+  end
+  session.widest = session.state == "running" and math.max(session.widest, width) or width
+  return (" "):rep(session.widest - width)
 end
 
 ---Paint the drafts of a session anew, with a hint behind the first.
@@ -217,7 +234,8 @@ function M.render(session, hint)
     end
   end
   if hint ~= "" and first then
-    mark(session.buf, first, 0, { virt_text = { { "  " .. hint, "BlockdiffHint" } }, virt_text_pos = "eol" })
+    local text = "  " .. padding(session, first) .. hint
+    mark(session.buf, first, 0, { virt_text = { { text, "BlockdiffHint" } }, virt_text_pos = "eol" })
   end
 end
 
