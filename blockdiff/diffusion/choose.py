@@ -43,9 +43,14 @@ class Chooser:
     def __init__(
         self, banned: Iterable[int], temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
     ) -> None:
-        self._banned = torch.tensor(sorted(banned), dtype=torch.long)
+        self._never = frozenset(banned)
+        self._banned = torch.tensor(sorted(self._never), dtype=torch.long)
         self._temperature, self._top_p = temperature, top_p
         self._random = torch.Generator().manual_seed(seed)
+
+    def never(self, token: int) -> bool:
+        """Whether a token may not appear."""
+        return token in self._never
 
     def without_banned(self, logits: Tensor) -> Tensor:
         """Put -inf where a token may never appear; in place, returns `logits` (rows, vocab)."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.diffusion.choose import Chooser, Proposal
+from blockdiff.diffusion.lookup import Lookup
 from blockdiff.diffusion.unmask import settle
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
@@ -31,6 +32,7 @@ from blockdiff.model.transformer import Gate, Transformer
 _CHUNK = {"cpu": 128}
 _CHUNK_ELSEWHERE = 512
 _DRAFT_FLOOR = 0.2  # a draft ends before its joint probability falls below this
+_SURE_MATCH = 3  # tokens; a shorter match in the text is used only where the adapter has no draft
 
 
 class Constraint(Protocol):
@@ -66,6 +68,20 @@ class Snapshot:
         return self.tokens[:count]
 
 
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """How `verify` drafts, as far as it depends on what a row of a forward costs.
+
+    Attributes:
+        every_length: a forward drafts for every number of draft tokens that may be accepted, not
+            only for all of them: more drafts, for more rows.
+        lookup: most tokens of a draft from the text itself; 0: none.
+    """
+
+    every_length: bool = True
+    lookup: int = 0
+
+
 @dataclass
 class Sampler:
     """Writes the middle of one prompt.
@@ -85,6 +101,7 @@ class Sampler:
     config: DecodingConfig
     cancelled: Callable[[], bool]
     constraint: Constraint | None = None
+    speculation: Speculation = Speculation()
     forwards: int = 0
 
     def __post_init__(self) -> None:
@@ -110,7 +127,7 @@ class Sampler:
             self.encode(prompt)
             home = self.cache.length
             diffusion = self.config.mode is Mode.DIFFUSION
-            loop = self._denoise(prompt[-1], canvas) if diffusion else self._verify(prompt[-1])
+            loop = self._denoise(prompt[-1], canvas) if diffusion else self._verify(prompt)
             yield from loop
         finally:
             self.cache.truncate(home)
@@ -161,23 +178,29 @@ class Sampler:
 
     # --- ar and verify -------------------------------------------------------------------------
 
-    def _verify(self, last: int) -> Iterator[Snapshot]:
+    def _verify(self, prompt: Sequence[int]) -> Iterator[Snapshot]:
         """Draft and verify in one forward (TiDAR, arXiv 2511.08923); without adapter plain `ar`.
 
-        A forward carries the last accepted token, its draft (causal, base weights) and one group
-        of masks for every number of draft tokens that may turn out accepted (adapter on). The
+        A forward carries the last accepted token, its draft (causal, base weights) and groups of
+        masks, each for a number of draft tokens that may turn out accepted (adapter on). The
         longest agreeing part of the draft and one further token are accepted; the group behind
-        them holds the next draft.
+        them, or an earlier place in the text, holds the next draft.
         """
         drafting = self.config.mode is Mode.VERIFY
         width = self.config.block_size if drafting else 0
+        lookup = Lookup(prompt, self.speculation.lookup if drafting else 0)
+        last = prompt[-1]
         accepted: list[int] = []
         confidence: list[float] = []
         draft = Proposal((), ())
         while True:
             self._check()
-            logits, drafts = self._verifying_forward(last, draft.tokens, width)
-            ended = False
+            whole = len(draft.tokens)
+            lengths = range(0 if self.speculation.every_length else whole, whole + 1)
+            logits, drafts = self._verifying_forward(
+                last, draft.tokens, lengths if width else (), width
+            )
+            before, ended = len(accepted), False
             for index in range(len(draft.tokens) + 1):
                 guess = draft.tokens[index] if index < len(draft.tokens) else None
                 limit = self.constraint.allowed(accepted) if self.constraint else None
@@ -192,30 +215,41 @@ class Sampler:
             full = ended or len(accepted) == self.config.max_tokens
             self.cache.commit(index + 1)
             room = self.config.max_tokens - len(accepted)
-            draft = Proposal((), ()) if full or not width else self._next_draft(drafts[index], room)
+            lookup.extend(accepted[before:])
+            draft = Proposal((), ()) if full else self._next_draft(drafts.get(index), lookup, room)
             yield self._snapshot(accepted, confidence, draft, ended)
             if full:
                 return
             last = accepted[-1]
 
     def _verifying_forward(
-        self, last: int, draft: Sequence[int], width: int
-    ) -> tuple[Tensor, Tensor]:
-        """Base logits (1 + draft, vocab); by accepted length, draft logits (.., width, vocab)."""
-        exact, groups = 1 + len(draft), (1 + len(draft)) if width else 0
+        self, last: int, draft: Sequence[int], lengths: Sequence[int], width: int
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Base logits (1 + draft, vocab); for each accepted length, draft logits (width, vocab)."""
+        exact, noisy = 1 + len(draft), len(lengths) * width
         past, device = self.cache.length, self.model.device
-        offsets = [*range(exact)] + [g + 1 + i for g in range(groups) for i in range(width)]
-        noisy = groups * width
+        offsets = [*range(exact)] + [n + 1 + i for n in lengths for i in range(width)]
         tokens = self._tensor([last, *draft] + [0] * noisy)
         positions = past + torch.tensor(offsets, device=device)[None]
-        mask = masks.verifying(past, exact, groups, width, device)
+        mask = masks.verifying(past, exact, lengths, width, device)
         hidden = self.model.hidden(tokens, positions, mask, self.cache, self._gate(exact, noisy))
         self.forwards += 1
         logits = self._logits(hidden[0])
-        return logits[:exact], logits[exact:].view(groups, width, logits.shape[-1])
+        groups = logits[exact:].view(len(lengths), width, logits.shape[-1]) if noisy else ()
+        return logits[:exact], dict(zip(lengths, groups, strict=True))
 
-    def _next_draft(self, logits: Tensor, room: int) -> Proposal:
-        """The most likely tokens, cut where they become unlikely all together."""
+    def _next_draft(self, logits: Tensor | None, lookup: Lookup, room: int) -> Proposal:
+        """The next draft, ends excluded, at most `room` - 1 tokens.
+
+        What stood behind the same tokens before, where the match is long; otherwise the adapter's
+        most likely tokens, cut where they become unlikely all together.
+        """
+        found, match = lookup.draft()
+        found = found[: max(room - 1, 0)]
+        end = next((i for i, token in enumerate(found) if self._never_drafted(token)), len(found))
+        copied = Proposal(found[:end], (0.0,) * end)
+        if copied.tokens and match >= _SURE_MATCH or logits is None:
+            return copied
         proposal = self.chooser.most_likely(logits)
         joint, count = 1.0, 0
         for token, probability in zip(proposal.tokens, proposal.confidence, strict=True):
@@ -223,7 +257,10 @@ class Sampler:
             if joint < _DRAFT_FLOOR or token in self.stop or count >= room - 1:
                 break
             count += 1
-        return Proposal(proposal.tokens[:count], proposal.confidence[:count])
+        return Proposal(proposal.tokens[:count], proposal.confidence[:count]) if count else copied
+
+    def _never_drafted(self, token: int) -> bool:
+        return token in self.stop or self.chooser.never(token)
 
     # --- diffusion -----------------------------------------------------------------------------
 

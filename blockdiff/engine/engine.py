@@ -13,7 +13,7 @@ import torch
 from blockdiff import store
 from blockdiff.config import DecodingConfig, Layout, Mode
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.sampler import Sampler, Snapshot
+from blockdiff.diffusion.sampler import Sampler, Snapshot, Speculation
 from blockdiff.engine import rewriting
 from blockdiff.engine.devices import check_memory, choose_device, choose_dtype
 from blockdiff.engine.draft_text import refinement
@@ -55,6 +55,7 @@ from blockdiff.types import (
 )
 
 _MAX_TOKENS = 256  # of a hole whose request leaves it open
+_INT8_MASKS = 2  # of a draft in `verify`: each costs what a position costs
 _DRAFT_ROOM = 64  # positions of the cache for what a forward tries out behind the text
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
 
@@ -121,6 +122,9 @@ class Checkpoint:
         if with_adapter and files.adapter is not None:
             drafting = DraftingConfig.read(files.adapter / "config.json")
             adapter = load_adapter(files.adapter, model.config, drafting).to(device, model.dtype)
+        if int8:
+            masks = min(drafting.draft_length, _INT8_MASKS)
+            drafting = replace(drafting, draft_length=masks)
         progress("loading weights", 1.0)
         tokenizer = _tokenizer(files, model.config.vocab_size)
         return cls(files.name, model, adapter, tokenizer, drafting)
@@ -144,6 +148,9 @@ class Engine:
         self._store = PrefixStore(self._empty_cache, cache_bytes)
         self._speed = MovingRate()
         self._banned = _banned(checkpoint)
+        # In int8 a CPU pays for every row of a forward; elsewhere some more cost next to nothing.
+        cheap_rows = self.dtype != "int8"
+        self._speculation = Speculation(cheap_rows, lookup=16 if cheap_rows else 8)
 
     @classmethod
     def load(
@@ -265,6 +272,7 @@ class Engine:
             config=decoding,
             cancelled=cancelled,
             constraint=_Healing(tokenizer, prompt.heal) if prompt.heal else None,
+            speculation=self._speculation,
         )
 
     def _encode(self, sampler: Sampler, tokens: Sequence[int]) -> None:

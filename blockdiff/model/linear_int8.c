@@ -206,7 +206,11 @@ INLINE int32_t four(const int8_t *p) {
 
 /* --- one tile times N positions ------------------------------------------------------------------ */
 
+#ifdef EACH /* portable: a loop over lanes in each step, unrolled it would only be large */
+#define UNROLLED
+#else
 #define UNROLLED _Pragma("GCC unroll 8")
+#endif
 #define POSITIONS UNROLLED for (int p = 0; p < N; p++)
 
 INLINE void tile_q4(const uint8_t *w, int64_t k, activations a, vf *sum, const int N) {

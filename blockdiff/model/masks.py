@@ -39,22 +39,27 @@ def opening(past: int, exact: int, noisy: int, device: torch.device | str = "cpu
 
 
 def verifying(
-    past: int, exact: int, groups: int, width: int, device: torch.device | str = "cpu"
+    past: int,
+    exact: int,
+    lengths: Sequence[int],
+    width: int,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """One forward that verifies a draft and drafts the next one (TiDAR, arXiv 2511.08923).
 
     Args:
         exact: the accepted token and its draft, causal among themselves.
-        groups: groups of masks; group g drafts for the case that g draft tokens are accepted: it
-            sees the committed positions, the first 1 + g exact ones, and itself both ways.
+        lengths: one group of masks for each; that of length n drafts for the case that n draft
+            tokens are accepted: it sees the committed positions, the first 1 + n exact ones, and
+            itself both ways.
         width: masks of a group.
     """
-    new = exact + groups * width
+    new = exact + len(lengths) * width
     allowed = torch.zeros(new, past + new, dtype=torch.bool, device=device)
     allowed[:exact, : past + exact] = causal(past, exact, device)
-    for group in range(groups):
+    for group, length in enumerate(lengths):
         start = exact + group * width
-        allowed[start : start + width, : past + 1 + group] = True
+        allowed[start : start + width, : past + 1 + length] = True
         allowed[start : start + width, past + start : past + start + width] = True
     return allowed
 

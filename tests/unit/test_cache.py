@@ -218,7 +218,7 @@ def test_a_verifying_forward_is_one_plain_forward_for_every_question_it_answers(
     offsets = [*range(len(exact))] + [g + 1 + i for g in range(groups) for i in range(width)]
     tokens = exact + [0] * (groups * width)
     is_noisy = torch.arange(len(tokens))[None] >= len(exact)
-    mask = masks.verifying(start, len(exact), groups, width)
+    mask = masks.verifying(start, len(exact), range(groups), width)
     positions = start + torch.tensor([offsets])
     gate = Gate(drafter, is_noisy, len(exact))
     logits = model(torch.tensor([tokens]), positions, mask, cache, gate)[0]
@@ -245,7 +245,7 @@ def verifying_forward(model: Transformer, cache: BlockCache, gate: Gate | None) 
     """Three exact tokens and two groups of two masks behind whatever is committed."""
     tokens = torch.tensor([[5, 6, 7, 0, 0, 0, 0]])
     positions = cache.length + torch.tensor([[0, 1, 2, 1, 2, 2, 3]])
-    return model(tokens, positions, masks.verifying(cache.length, 3, 2, 2), cache, gate)[0]
+    return model(tokens, positions, masks.verifying(cache.length, 3, range(2), 2), cache, gate)[0]
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

@@ -78,7 +78,7 @@ def test_verifying_shows_each_group_what_it_drafts_behind(
         return j <= i if other == "exact" else j == i
 
     expected = oracle(exact + groups * width, past + exact + groups * width, sees)
-    assert torch.equal(masks.verifying(past, exact, groups, width), expected)
+    assert torch.equal(masks.verifying(past, exact, range(groups), width), expected)
 
 
 @given(clean=st.integers(1, 14), size=BLOCK, data=st.data())
@@ -127,7 +127,7 @@ def test_every_query_sees_at_least_itself() -> None:
         masks.causal(0, 1),
         masks.block(0, 7, 3),
         masks.opening(0, 1, 3),
-        masks.verifying(0, 3, 3, 2),
+        masks.verifying(0, 3, range(3), 2),
         masks.noisy_blocks(4, [0], 3),
         masks.training(6, 4),
     ):

@@ -28,7 +28,7 @@ from tiny import (
 )
 
 from blockdiff.config import DecodingConfig, Mode, Rule
-from blockdiff.diffusion.sampler import Snapshot
+from blockdiff.diffusion.sampler import Snapshot, Speculation
 from blockdiff.diffusion.unmask import settle
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
@@ -43,6 +43,7 @@ PROMPT = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=10)
 AR = DecodingConfig(mode=Mode.AR, max_tokens=12)
 VERIFY = DecodingConfig(mode=Mode.VERIFY, block_size=3, max_tokens=12)
 DIFFUSION = DecodingConfig(mode=Mode.DIFFUSION, block_size=4, max_tokens=12)
+SPECULATION = st.builds(Speculation, st.booleans(), st.sampled_from([0, 4, 16]))
 MODES = pytest.mark.parametrize("decoding", [AR, VERIFY, DIFFUSION], ids=lambda d: d.mode.value)
 
 
@@ -90,31 +91,57 @@ def test_ar_writes_the_most_likely_token_one_by_one(
     width=st.integers(1, 6),
     limit=st.integers(1, 16),
     stop=st.sets(st.integers(0, VOCAB - 1), max_size=2),
+    speculation=SPECULATION,
 )
 @settings(max_examples=50, deadline=None)
 def test_verify_writes_what_ar_writes(
-    family: str, weights: int, prompt: list[int], width: int, limit: int, stop: set[int]
+    family: str,
+    weights: int,
+    prompt: list[int],
+    width: int,
+    limit: int,
+    stop: set[int],
+    speculation: Speculation,
 ) -> None:
     """Invariant 2: token for token, with an adapter that knows nothing."""
     model, drafter = MODELS[family], adapter(FAMILIES[family], weights)
     expected = last(sampler(model, None, replace(AR, max_tokens=limit), stop=stop).run(prompt))
     verify = replace(VERIFY, block_size=width, max_tokens=limit)
-    run = sampler(model, drafter, verify, stop=stop)
+    run = sampler(model, drafter, verify, stop=stop, speculation=speculation)
     final = last(run.run(prompt))
     assert (final.tokens, final.ended) == (expected.tokens, expected.ended)
     assert run.forwards <= len(final.tokens) + final.ended
     assert final.confidence == pytest.approx(expected.confidence, abs=1e-4)
 
 
+def test_text_that_repeats_is_copied_several_tokens_a_forward() -> None:
+    """The same tokens as `ar` in fewer forwards, with an adapter that knows nothing."""
+    model, drafter = toy_base(), adapter(toy_base().config, 3)
+    prompt = Letters().encode("abcdefghijabcdefghijabc")
+    expected = last(sampler(model, None, replace(AR, max_tokens=24)).run(prompt))
+    forwards = {}
+    for lookup in (0, 8):
+        speculation = Speculation(False, lookup)
+        verify = replace(VERIFY, max_tokens=24)
+        run = sampler(model, drafter, verify, speculation=speculation)
+        assert last(run.run(prompt)).tokens == expected.tokens
+        forwards[lookup] = run.forwards
+    assert forwards[8] < forwards[0]
+
+
+@pytest.mark.parametrize("speculation", [Speculation(), Speculation(False), Speculation(True, 4)])
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
-def test_verify_writes_what_ar_writes_with_an_adapter_that_has_learned(width: int) -> None:
+def test_verify_writes_what_ar_writes_with_an_adapter_that_has_learned(
+    width: int, speculation: Speculation
+) -> None:
     """Most drafts are accepted, some are not: both ways of going on are walked."""
     model, drafter = toy_base(), toy_adapter()
     rng, forwards, written, rejected = random.Random(width), 0, 0, 0
     for _ in range(6):
         prompt = Letters().encode(toy_line(rng, rng.randint(6, 20)))
         expected = last(sampler(model, None, replace(AR, max_tokens=24)).run(prompt))
-        run = sampler(model, drafter, replace(VERIFY, block_size=width, max_tokens=24))
+        verify = replace(VERIFY, block_size=width, max_tokens=24)
+        run = sampler(model, drafter, verify, speculation=speculation)
         snapshots = list(run.run(prompt))
         assert snapshots[-1].tokens == expected.tokens
         for one, next_one in itertools.pairwise(snapshots):
@@ -200,9 +227,16 @@ def exact_distribution(
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 0.9)])
-@pytest.mark.parametrize("mode", [Mode.AR, Mode.VERIFY])
+@pytest.mark.parametrize(
+    ("mode", "speculation"),
+    [
+        (Mode.AR, Speculation()),
+        (Mode.VERIFY, Speculation()),
+        (Mode.VERIFY, Speculation(False, 4)),
+    ],
+)
 def test_sampling_keeps_the_distribution_of_the_base(
-    mode: Mode, temperature: float, top_p: float
+    mode: Mode, speculation: Speculation, temperature: float, top_p: float
 ) -> None:
     """Texts of four tokens over three letters, one of which ends them, over many seeds."""
     model = transformer(config(vocab_size=3, n_layers=1), seed=21, sharp=1.2)
@@ -215,7 +249,10 @@ def test_sampling_keeps_the_distribution_of_the_base(
     counts = dict.fromkeys(expected, 0)
     cache, drafted = cache_for(model), 0
     for seed in range(draws):
-        run = sampler(model, drafter, replace(decoding, seed=seed), cache=cache, stop=[2])
+        seeded = replace(decoding, seed=seed)
+        run = sampler(
+            model, drafter, seeded, cache=cache, stop=[2], speculation=speculation
+        )
         snapshots = list(run.run(prompt))
         drafted += any(False in snapshot.settled for snapshot in snapshots)
         final = snapshots[-1]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from blockdiff.config import AdapterConfig, DecodingConfig, SpecialTokens, TransformerConfig
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.sampler import Constraint, Sampler, Snapshot
+from blockdiff.diffusion.sampler import Constraint, Sampler, Snapshot, Speculation
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
@@ -170,6 +170,7 @@ def sampler(
     banned: Iterable[int] = (),
     constraint: Constraint | None = None,
     cancelled: object = None,
+    speculation: Speculation = Speculation(),
 ) -> Sampler:
     """A sampler whose parts a test need not name all."""
     return Sampler(
@@ -181,6 +182,7 @@ def sampler(
         config=decoding,
         cancelled=cancelled or (lambda: False),  # type: ignore[arg-type]
         constraint=constraint,
+        speculation=speculation,
     )
 
 

@@ -1,0 +1,59 @@
+"""Drafts from the text itself: the latest of the longest matches, never the text's own end."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blockdiff.diffusion.lookup import Lookup
+
+
+def test_what_followed_before_is_proposed_again() -> None:
+    lookup = Lookup([1, 2, 3, 4, 5, 6, 7, 1, 2], most=8)
+    assert lookup.draft() == ((3, 4, 5, 6), 2)  # twice the match
+    lookup.extend([3])
+    assert lookup.draft() == ((4, 5, 6, 7, 1, 2), 3)
+
+
+def test_the_longest_match_wins_and_of_equals_the_latest() -> None:
+    assert Lookup([9, 1, 2, 5, 0, 1, 2, 6, 9, 1, 2], most=1).draft() == ((5,), 3)
+    assert Lookup([8, 1, 2, 5, 7, 1, 2, 6, 3, 1, 2], most=1).draft() == ((6,), 2)
+
+
+def test_without_a_match_there_is_no_draft() -> None:
+    assert Lookup([1, 2, 3, 4], most=8).draft() == ((), 0)
+    assert Lookup([1], most=8).draft() == ((), 0)
+    assert Lookup([], most=8).draft() == ((), 0)
+    assert Lookup([1, 2, 1, 2], most=0).draft() == ((), 0)
+
+
+def test_one_token_over_and_over_is_proposed_on() -> None:
+    assert Lookup([7, 7, 7], most=8).draft() == ((7,), 2)
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 12), st.integers(0, 40))
+def test_a_draft_did_stand_behind_such_a_match(
+    tokens: list[int], most: int, cut: int
+) -> None:
+    """Whether the text came at once or in pieces."""
+    lookup = Lookup(tokens[:cut], most)
+    lookup.extend(tokens[cut:])
+    draft, match = lookup.draft()
+    assert (draft, match) == Lookup(tokens, most).draft()
+    places = range(len(tokens) - 1)
+    longest = max(
+        (
+            n
+            for n in range(2, 9)
+            for i in places
+            if n <= i + 1 < len(tokens) and tokens[i + 1 - n : i + 1] == tokens[-n:]
+        ),
+        default=0,
+    )
+    assert match == longest
+    if match:
+        assert 0 < len(draft) <= min(most, 2 * match)
+        assert any(
+            tokens[i - match : i] == tokens[-match:] and tokens[i : i + len(draft)] == list(draft)
+            for i in range(match, len(tokens))
+        )
