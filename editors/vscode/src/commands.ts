@@ -4,6 +4,7 @@ import * as vscode from "vscode";
 import type { DiffView } from "./diffview";
 import { type Drafts, editorOf } from "./drafts";
 import { isEmpty, type Range } from "./edit";
+import type { Inline } from "./inline";
 import { notify, Problem } from "./log";
 import { MOST_HOLES } from "./messages";
 import { meant, meantAsWhole } from "./place";
@@ -18,6 +19,7 @@ export class Commands {
 	constructor(
 		private readonly drafts: Drafts,
 		private readonly diffs: DiffView,
+		private readonly inline: Inline,
 		private readonly server: Server,
 		private readonly pythons: Pythons,
 		private readonly log: vscode.LogOutputChannel,
@@ -135,9 +137,9 @@ export class Commands {
 			editor.revealRange(editor.selection);
 			return;
 		}
-		// With ghost text at the cursor this asks for more candidates, without any it asks at all.
-		await vscode.commands.executeCommand("editor.action.inlineSuggest.trigger");
-		await vscode.commands.executeCommand("editor.action.inlineSuggest.showNext");
+		if (editor) {
+			await this.inline.next(editor);
+		}
 	}
 
 	private async stop(): Promise<void> {

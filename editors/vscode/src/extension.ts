@@ -6,7 +6,7 @@ import { followContext } from "./context";
 import { DiffView } from "./diffview";
 import { Drafts } from "./drafts";
 import { createEnvironment } from "./environment";
-import { inlineMiddleware } from "./inline";
+import { Inline } from "./inline";
 import { Lens } from "./lens";
 import { Preview } from "./preview";
 import { Pythons } from "./python";
@@ -19,13 +19,12 @@ let running: Server | undefined;
 export function activate(context: vscode.ExtensionContext): void {
 	const log = vscode.window.createOutputChannel("BlockDiff", { log: true });
 	const pythons = new Pythons(context, log);
-	const server: Server = new Server(pythons, log, {
-		provideInlineCompletionItems: inlineMiddleware({
-			client: () => server.client(),
-			hasDraft: document => drafts.get(document) !== undefined,
-			log,
-		}),
+	const inline: Inline = new Inline({
+		client: () => server.client(),
+		hasDraft: document => drafts.get(document) !== undefined,
+		log,
 	});
+	const server = new Server(pythons, log, { provideInlineCompletionItems: inline.provide });
 	running = server;
 	const preview = new Preview();
 	const drafts = new Drafts(server, preview, log);
@@ -42,7 +41,7 @@ export function activate(context: vscode.ExtensionContext): void {
 		new Lens(drafts, server),
 		new StatusBar(server, drafts),
 		followContext(drafts, diffs),
-		...new Commands(drafts, diffs, server, pythons, log).register(),
+		...new Commands(drafts, diffs, inline, server, pythons, log).register(),
 		vscode.commands.registerCommand("blockdiff.createEnvironment", () => createEnvironment(pythons, server, log)),
 		vscode.workspace.onDidOpenTextDocument(startFor),
 		vscode.workspace.onDidChangeConfiguration(event => {

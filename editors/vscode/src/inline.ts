@@ -13,17 +13,23 @@ export interface InlineContext {
 	log: vscode.LogOutputChannel;
 }
 
+type Provide = NonNullable<Middleware["provideInlineCompletionItems"]>;
+
 /**
  * Answers instead of the language client, which shows a notification for what fails.
  *
  * VS Code keeps what it shows while the next letters agree with it, and asks again only when they do
  * not; at the same position it asks again only on command. The server answers either from what it
- * said before, if that still holds, so there is nothing to keep here.
+ * said before, if that still holds, so no completion is kept here.
  */
-export function inlineMiddleware(context: InlineContext): NonNullable<Middleware["provideInlineCompletionItems"]> {
-	return async (document, position, request, token) => {
+export class Inline {
+	private answered: { document: vscode.TextDocument; version: number; position: vscode.Position } | undefined;
+
+	constructor(private readonly context: InlineContext) {}
+
+	readonly provide: Provide = async (document, position, request, token) => {
 		const isAutomatic = request.triggerKind === vscode.InlineCompletionTriggerKind.Automatic;
-		if (context.hasDraft(document)) {
+		if (this.context.hasDraft(document)) {
 			return [];
 		}
 		if (isAutomatic) {
@@ -35,14 +41,26 @@ export function inlineMiddleware(context: InlineContext): NonNullable<Middleware
 		if (token.isCancellationRequested) {
 			return [];
 		}
+		const { version } = document;
 		try {
-			const client = await context.client();
+			const client = await this.context.client();
 			const params = client.code2ProtocolConverter.asInlineCompletionParams(document, position, request);
 			const result = await client.sendRequest(InlineCompletionRequest.type, params, token);
-			return await client.protocol2CodeConverter.asInlineCompletionResult(result, token) ?? [];
+			const found = await client.protocol2CodeConverter.asInlineCompletionResult(result, token) ?? [];
+			const count = Array.isArray(found) ? found.length : found.items.length;
+			this.answered = count > 0 ? { document, version, position } : undefined;
+			return found;
 		} catch (error) {
-			context.log.debug(`no completion: ${(error as Error).message}`);
+			this.context.log.debug(`no completion: ${(error as Error).message}`);
 			return [];
 		}
 	};
+
+	/** Show a completion at the cursor, or another one where one was found already. */
+	async next(editor: vscode.TextEditor): Promise<void> {
+		const isFound = this.answered?.document === editor.document
+			&& this.answered.version === editor.document.version
+			&& this.answered.position.isEqual(editor.selection.active);
+		await vscode.commands.executeCommand(`editor.action.inlineSuggest.${isFound ? "showNext" : "trigger"}`);
+	}
 }
