@@ -101,8 +101,11 @@
         .map((node) => text(node, []))
         .join('\n')
         .replaceAll('\u00a0', ' '),
+    // Without those of a progress: "loading… 40%".
     notices: () =>
-      [...document.querySelectorAll('.notification-list-item-message')].map((n) => n.innerText),
+      [...document.querySelectorAll('.notification-list-item-message')]
+        .map((node) => node.innerText.trim())
+        .filter((text) => !/…( \d+%)?$/.test(text)),
     record: () => {
       see.screens = [];
       const watch = () => {
