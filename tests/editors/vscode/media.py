@@ -139,7 +139,7 @@ def ghost(window: Window, engine: Scripted) -> None:
     engine.writes("width * height")
     window.open("area.py", "def area(width, height):\n    return \n")
     window.cursor(1, 11)
-    window.run("editor.action.inlineSuggest.trigger")
+    window.run("blockdiff.nextSuggestion")
     window.until(lambda: "width * height" in window.ghost())
 
 
