@@ -56,7 +56,7 @@ def examine(model: str = store.DEFAULT_MODEL) -> list[Check]:
         torch_check,
     ]
     if torch is not None:
-        checks += [*_devices(torch), _default_device()]
+        checks += [*_devices(torch), _int8(), _default_device()]
     return [*checks, *_model(model), _memory(model), *_disk(model)]
 
 
@@ -119,11 +119,28 @@ def _cpu(torch: Any) -> str:
 
 
 def _default_device() -> Check:
-    from blockdiff.engine.devices import choose_device, choose_dtype
+    from blockdiff.engine.devices import choose_device
 
     device = choose_device("auto")
-    dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
-    return Check("default", f"device {device}, dtype {dtype}")
+    return Check("default", f"device {device}, dtype {_default_dtype()}")
+
+
+def _default_dtype() -> str:
+    """What `--dtype auto` is here; empty without torch."""
+    try:
+        from blockdiff.engine.devices import choose_device, choose_dtype
+    except ImportError:
+        return ""
+    return str(choose_dtype("auto", choose_device("auto"))).removeprefix("torch.")
+
+
+def _int8() -> Check:
+    """Whether a CPU computes in int8, which is several times as fast; not having it is no error."""
+    from blockdiff.model import native
+
+    if reason := native.available():
+        return Check("int8", f"{reason}; a CPU then takes bfloat16, slower: {native.HINT}")
+    return Check("int8", native.native().backend)
 
 
 def _model(name: str) -> list[Check]:
@@ -190,7 +207,8 @@ def _disk(model: str) -> list[Check]:
         if found.status is not store.Status.PRESENT:
             need += found.total - found.bytes
         if not found.prepared_bytes:
-            need += store.find(model).base.prepared_size
+            base = store.find(model).base
+            need += base.size if _default_dtype() == "int8" else base.prepared_size
     disk = Check("disk", value)
     if free < need:
         fix = f"free some, or set BLOCKDIFF_CACHE to a folder with {need / _GIB:.1f} GiB"

@@ -28,7 +28,7 @@ from blockdiff.errors import DeviceUnavailable
 _SOURCE = Path(__file__).with_name("linear_int8.c")
 _FLAGS = ["-O3", "-march=native", "-std=c11", "-shared", "-fPIC"]
 _SECONDS = 120.0  # a compiler that takes longer hangs
-_HINT = "install gcc or clang, or: pip install ziglang; or use --dtype bfloat16"
+HINT = "install gcc or clang, or: pip install ziglang"
 
 
 class Part(ctypes.Structure):
@@ -114,7 +114,7 @@ def is_fast() -> bool:
 def _compiled(path: Path) -> Native:
     compilers = _compilers()
     if not compilers:
-        raise DeviceUnavailable("int8 needs a C compiler, none was found", _HINT)
+        raise DeviceUnavailable("int8 needs a C compiler, none was found", HINT)
     said = ""
     for compiler in compilers:
         scratch = None
@@ -135,7 +135,7 @@ def _compiled(path: Path) -> Native:
         finally:
             if scratch is not None:
                 scratch.unlink(missing_ok=True)
-    raise DeviceUnavailable(f"int8 is not available, compiling it failed: {said}", _HINT)
+    raise DeviceUnavailable(f"int8 is not available, compiling it failed: {said}", HINT)
 
 
 def _compilers() -> list[list[str]]:

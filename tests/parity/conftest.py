@@ -6,15 +6,20 @@ import pytest
 import torch
 
 from blockdiff import store
+from blockdiff.model import native
 from blockdiff.model.checkpoint import load_transformer
 from blockdiff.model.prepare import is_prepared, prepare_gguf
 from blockdiff.model.transformer import Transformer
 
 
-@pytest.fixture(scope="session")
-def base() -> Transformer:
-    """The default model in bfloat16, unpacked first if it is not yet."""
+@pytest.fixture(scope="session", params=["int8", "bfloat16"])
+def base(request: pytest.FixtureRequest) -> Transformer:
+    """The default model in each precision it runs in, unpacked first if it is not yet."""
+    int8 = request.param == "int8"
+    if int8 and native.available():
+        pytest.skip(native.available())
     files = store.resolve(store.DEFAULT_MODEL)
-    if not is_prepared(files.prepared):
-        prepare_gguf(files.base, files.prepared)
-    return load_transformer(files.prepared, dtype=torch.bfloat16)
+    folder = files.packed if int8 else files.prepared
+    if not is_prepared(folder):
+        prepare_gguf(files.base, folder, int8=int8)
+    return load_transformer(folder, dtype=torch.int8 if int8 else torch.bfloat16)

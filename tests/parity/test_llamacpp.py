@@ -19,7 +19,7 @@ SURE = 0.5  # nats by which llama.cpp prefers its choice to the next one
 @pytest.mark.slow
 @torch.inference_mode()
 def test_the_most_likely_token_is_that_of_llamacpp(base: Transformer) -> None:
-    """Above 97% of 500 positions; llama.cpp rounds activations to 8 bits, we to bfloat16."""
+    """Above 97% of 500 positions; llama.cpp rounds activations to 8 bits, as our int8 does."""
     positions = agreed = right = theirs_right = 0
     parted = []
     for piece in TABLE:
