@@ -3,8 +3,8 @@
     python -m tests.editors.vscode.install
 
 Node comes from a wheel, code-server from npm (its native modules are compiled: some minutes), the
-rest from Debian. code-server is kept in the user's cache folder, for every checkout. Under `CI=true`
-missing Debian packages are installed; elsewhere the command that does so is printed.
+rest from Debian. code-server is kept in the user's cache folder, for every checkout. Under
+`CI=true` missing Debian packages are installed; elsewhere the command that does so is printed.
 """
 
 from __future__ import annotations

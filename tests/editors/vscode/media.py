@@ -14,6 +14,7 @@ import os
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,11 +40,10 @@ from tests.unit.scripted_service import served
 IMAGES = ROOT / "docs" / "images"
 THEMES = {"dark": "Default Dark Modern", "light": "Default Light Modern"}
 SIZE = {"width": 760, "height": 330, "scale": 2}
-COLOURS = 48
+COLOURS = 200
 LOOKS = {
     "workbench.activityBar.location": "hidden",
     "workbench.layoutControl.enabled": False,
-    "workbench.editor.editorActionsLocation": "hidden",
     "window.commandCenter": False,
     "window.menuBarVisibility": "hidden",
     "breadcrumbs.enabled": False,
@@ -185,8 +185,8 @@ def pictures(server: CodeServer, home: Path, only: str) -> None:
         browser = stack.enter_context(chromium())
         for theme, label in THEMES.items():
             python = interpreter(home / theme / "python", runtime.folder, home / "traffic.jsonl")
-            settings = {**LOOKS, "workbench.colorTheme": label, "blockdiff.interpreter": str(python)}
-            folder = server.prepare(home / theme / "work", settings)
+            own = {"workbench.colorTheme": label, "blockdiff.interpreter": str(python)}
+            folder = server.prepare(home / theme / "work", LOOKS | own)
             with server.window(browser, folder, **SIZE) as window:
                 tidy(window)
                 for name, scene in SCENES.items():
@@ -203,8 +203,23 @@ def pictures(server: CodeServer, home: Path, only: str) -> None:
 def save(window: Window, path: Path) -> None:
     picture = Image.open(io.BytesIO(window.page.screenshot())).convert("RGB")
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    reduced(picture, palette_of([picture])).save(path, optimize=True)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1024:.0f} KiB", flush=True)
+
+
+def palette_of(pictures: list[Image.Image]) -> Image.Image:
+    """The most frequent colours: those of text and background stay what they are."""
+    counts: Counter[tuple[int, ...]] = Counter()
+    for picture in pictures:
+        for count, colour in picture.getcolors(picture.width * picture.height):
+            counts[colour] += count
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for colour, _ in counts.most_common(COLOURS) for part in colour])
+    return palette
+
+
+def reduced(picture: Image.Image, palette: Image.Image) -> Image.Image:
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def animation(server: CodeServer, home: Path) -> None:
@@ -265,8 +280,8 @@ def write_gif(frames: list[tuple[float, Image.Image]], path: Path) -> None:
     durations = [
         max(60, min(1500, round(1000 * (b - a)))) for a, b in zip(times, times[1:], strict=False)
     ]
-    palette = kept[-2][1].quantize(COLOURS, dither=Image.Dither.NONE)
-    pictures = [f.quantize(palette=palette, dither=Image.Dither.NONE) for _, f in kept]
+    palette = palette_of([frame for _, frame in kept])
+    pictures = [reduced(frame, palette) for _, frame in kept]
     pictures[0].save(
         path, save_all=True, append_images=pictures[1:], duration=[*durations, 3000], loop=0,
         optimize=True, disposal=1,
@@ -277,7 +292,7 @@ def write_gif(frames: list[tuple[float, Image.Image]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", choices=["", *SCENES], help="one scene")
-    parser.add_argument("--gif", action="store_true", help="the animation, by the default model, too")
+    parser.add_argument("--gif", action="store_true", help="an animation, by the default model")
     options: Any = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)

@@ -99,7 +99,7 @@
     ghost: () =>
       [...document.querySelectorAll('[class*="ghost-text"]')]
         .map((node) => text(node, []))
-        .join('\n')
+        .join('')
         .replaceAll('\u00a0', ' '),
     // Without those of a progress: "loading… 40%".
     notices: () =>

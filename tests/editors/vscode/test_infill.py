@@ -23,8 +23,10 @@ def ready(window: Window) -> None:
 def gone(window: Window) -> None:
     """Wait until nothing of a draft can be seen."""
     window.until(
-        lambda: window.shows_document()
-        and not any(word in window.screen() for word in ("Accept", "Writing…", "Stop"))
+        lambda: (
+            window.shows_document()
+            and not any(word in window.screen() for word in ("Accept", "Writing…", "Stop"))
+        )
     )
 
 
@@ -307,9 +309,7 @@ def test_20_000_lines_and_a_very_long_one(window: Window, engine: Scripted) -> N
     assert window.text == text.replace("?", "'short'")
 
 
-def test_two_windows_share_one_engine(
-    open_window: Open, window: Window, engine: Scripted
-) -> None:
+def test_two_windows_share_one_engine(open_window: Open, window: Window, engine: Scripted) -> None:
     engine.writes("width")
     with open_window() as other:
         for one in (window, other):
@@ -396,7 +396,8 @@ def test_a_language_without_a_parser(window: Window, engine: Scripted) -> None:
 
 
 def test_a_read_only_file_is_refused(window: Window, engine: Scripted) -> None:
-    update = "await vscode.workspace.getConfiguration().update('files.readonlyInclude', args[0] ?? undefined)"
+    update = """await vscode.workspace.getConfiguration()
+        .update('files.readonlyInclude', args[0] ?? undefined)"""
     window.js(update, {"**/fixed.py": True})
     window.open("fixed.py", AREA)
     window.find("todo")
@@ -420,7 +421,8 @@ def test_a_notebook_cell_is_refused(window: Window, engine: Scripted) -> None:
     path = window.path("book.ipynb")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(book))
-    window.js("await vscode.commands.executeCommand('vscode.open', vscode.Uri.file(args[0]))", str(path))
+    show = "await vscode.commands.executeCommand('vscode.open', vscode.Uri.file(args[0]))"
+    window.js(show, str(path))
     window.until(lambda: window.js("return vscode.window.activeNotebookEditor?.notebook.cellCount"))
     window.run("notebook.cell.edit")
     window.until(lambda: window.scheme == "vscode-notebook-cell")

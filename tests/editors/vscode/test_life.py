@@ -59,12 +59,13 @@ def test_tab_is_never_taken_where_nothing_is_shown(window: Window, engine: Scrip
 
 def test_every_key_asks_for_a_draft_or_an_editor() -> None:
     """No key of ours works where nothing is shown, but those that ask for a draft."""
-    bindings = json.loads((EXTENSION / "package.json").read_text("utf-8"))["contributes"]["keybindings"]
+    manifest = json.loads((EXTENSION / "package.json").read_text("utf-8"))
+    bindings = manifest["contributes"]["keybindings"]
     assert {one["key"] for one in bindings} >= {"tab", "escape"}
     for one in bindings:
-        asks = one["command"].split(".")[1] in ("infillSelection", "rewriteSelection", "fillAllHoles")
-        guard = "editorTextFocus" if asks else ("isDraftReady", "hasDraft")
-        assert any(word in one["when"] for word in ([guard] if asks else guard)), one
+        asks = one["command"].endswith(("infillSelection", "rewriteSelection", "fillAllHoles"))
+        words = ["editorTextFocus"] if asks else ["isDraftReady", "hasDraft"]
+        assert any(word in one["when"] for word in words), one
 
 
 def test_candidates_are_asked_for_on_command(window: Window, engine: Scripted) -> None:
@@ -105,7 +106,8 @@ def test_the_status_bar_says_how_the_engine_is(window: Window, engine: Scripted)
 
 
 def test_settings_reach_the_engine(window: Window, engine: Scripted) -> None:
-    update = "await vscode.workspace.getConfiguration('blockdiff').update(args[0], args[1] ?? undefined)"
+    update = """await vscode.workspace.getConfiguration('blockdiff')
+        .update(args[0], args[1] ?? undefined)"""
     window.open("area.py", AREA)
     for value in (17, None):
         window.js(update, "decoding.maxTokens", value)
@@ -126,18 +128,18 @@ def test_a_real_engine_on_random_weights(open_window: Open, tiny: Runtime) -> No
         window.open("area.py", AREA)
         for command in ("infillSelection", "rewriteSelection"):
             window.find("return todo")
-            window.js("await vscode.commands.executeCommand(...args)",
-                      f"blockdiff.{command}", {"instruction": "shorter"})
+            window.js(
+                "await vscode.commands.executeCommand(...args)",
+                f"blockdiff.{command}",
+                {"instruction": "shorter"},
+            )
             assert window.text == AREA
             window.run("blockdiff.reject")
             window.until(lambda: window.tab == "area.py")
             gone(window)
-        outcomes = [
-            one["message"]["result"]
-            for one in window.traffic.messages()
-            if isinstance(one["message"].get("result"), dict) and "forwards" in one["message"]["result"]
-        ]
-        assert len(outcomes) == 2 and all(one["forwards"] > 0 for one in outcomes)
+        results = [one["message"].get("result") for one in window.traffic.messages()]
+        forwards = [one["forwards"] for one in results if one and "forwards" in one]
+        assert len(forwards) == 2 and min(forwards) > 0
 
 
 # What goes wrong
@@ -238,9 +240,13 @@ def test_an_untrusted_folder_chooses_no_program(
 ) -> None:
     """Its settings name one that would leave a trace."""
     python = executable(tmp_path / "python", f"touch {tmp_path / 'ran'}; exit 1")
-    server.settings({"security.workspace.trust.enabled": True,
-                     "security.workspace.trust.startupPrompt": "never",
-                     "security.workspace.trust.banner": "never"})
+    server.settings(
+        {
+            "security.workspace.trust.enabled": True,
+            "security.workspace.trust.startupPrompt": "never",
+            "security.workspace.trust.banner": "never",
+        }
+    )
     try:
         with open_window({"blockdiff.interpreter": str(python)}) as window:
             assert window.js("return vscode.workspace.isTrusted") is False

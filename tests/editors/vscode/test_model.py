@@ -127,7 +127,7 @@ def test_holes_a_rewrite_and_an_edit_meanwhile(open_window: Open, runtime: Runti
         window.until(lambda: window.text == filled)
 
         window.select((2, 0, 4, 0))
-        window.begin("blockdiff.rewriteSelection", {"instruction": "rename the function to product"})
+        window.begin("blockdiff.rewriteSelection", {"instruction": "rename it to product"})
         window.until(lambda: "Draft of" in window.tab or window.notices(), WAIT)
         in_diff(window, "area.py")
         window.sees("def product(")

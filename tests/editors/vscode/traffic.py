@@ -58,7 +58,7 @@ class Traffic:
                 elif asked.get(("pull", *key)) and "method" not in message:
                     held += [("settings", v) for v in message.get("result") or [] if v is not None]
             elif message.get("method") == "workspace/configuration":
-                asked["pull", *key] = "settings"
+                asked[("pull", *key)] = "settings"
             elif name := TOLD.get(message.get("method", "")):
                 held.append((name, message["params"]))
             elif asked.get(key) and "result" in message:

@@ -325,7 +325,8 @@ class Window:
     def place(self) -> list[int]:
         """Line and column of the cursor, from 0."""
         return self.js(
-            "const p = vscode.window.activeTextEditor.selection.active; return [p.line, p.character]"
+            """const { line, character } = vscode.window.activeTextEditor.selection.active;
+            return [line, character]"""
         )
 
     # The page
@@ -381,7 +382,7 @@ class Window:
         return all(line in lines for line in shown)
 
     def bound(self) -> None:
-        """Wait until what extensions have sent has come, such as keys to bind: it keeps its order."""
+        """Wait until what extensions have sent has come, such as keys to bind: it is in order."""
         self.run("setContext", "driver.order", True)
 
     def height_of(self, text: str) -> float:
@@ -437,7 +438,7 @@ class Window:
         return "the page does not answer"
 
     def still(self) -> None:
-        """Wait until two pictures in a row are the same; of what never rests the last one will do."""
+        """Wait until two pictures in a row are the same, or for long if something moves."""
         last = b""
         for _ in range(20):
             shot = self.page.screenshot(animations="disabled", caret="initial")
