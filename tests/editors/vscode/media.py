@@ -1,9 +1,9 @@
 """Pictures for `docs/vscode.md`, taken in a real VS Code.
 
-    python -m tests.editors.vscode.media [--only NAME] [--gif]
+    python -m tests.editors.vscode.media [--only NAME]
 
-Every state in a dark and a light theme, written by an engine that follows a script; with `--gif`
-also a draft of the default model while it resolves.
+Every state in a dark and a light theme, written by an engine that follows a script, and `gif`: a
+draft of the default model while it resolves.
 """
 
 from __future__ import annotations
@@ -291,14 +291,14 @@ def write_gif(frames: list[tuple[float, Image.Image]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", choices=["", *SCENES], help="one scene")
-    parser.add_argument("--gif", action="store_true", help="an animation, by the default model")
+    parser.add_argument("--only", default="", choices=[*SCENES, "gif"], help="one alone")
     options: Any = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         with code(home) as server:
-            pictures(server, home, options.only)
-            if options.gif:
+            if options.only != "gif":
+                pictures(server, home, options.only)
+            if options.only in ("", "gif"):
                 animation(server, home)
 
 

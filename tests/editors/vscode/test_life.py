@@ -17,7 +17,7 @@ from blockdiff.errors import ModelNotFound
 from tests.editors.nvim.script import Frame, Scripted
 from tests.editors.vscode.conftest import Open
 from tests.editors.vscode.test_infill import AREA, gone, infill, ready
-from tests.editors.vscode.vscode import EXTENSION, Window, executable
+from tests.editors.vscode.vscode import EXTENSION, ROOT, Window, executable
 from tests.unit.scripted_service import served
 
 # Ghost text
@@ -66,6 +66,27 @@ def test_every_key_asks_for_a_draft_or_an_editor() -> None:
         asks = one["command"].endswith(("infillSelection", "rewriteSelection", "fillAllHoles"))
         words = ["editorTextFocus"] if asks else ["isDraftReady", "hasDraft"]
         assert any(word in one["when"] for word in words), one
+
+
+def test_the_guide_has_every_command_key_setting_and_colour() -> None:
+    guide = (ROOT / "docs" / "vscode.md").read_text("utf-8")
+    manifest = json.loads((EXTENSION / "package.json").read_text("utf-8"))["contributes"]
+    keys = {one["command"]: one for one in manifest["keybindings"]}
+    for command in manifest["commands"]:
+        key = keys.get(command["command"])
+        other, mac = ("", "") if key is None else (key["key"], key.get("mac", key["key"]))
+        row = f"| *{command['title']}* | {_shown(other)} | {_shown(mac)} |".replace("  ", " ")
+        assert row.lower() in guide.lower(), row
+    for part in manifest["configuration"]:
+        for name in part["properties"]:
+            own = name.split(".")[1] not in ("engine", "decoding", "inline", "context", "rewrite")
+            assert not own or f"| `{name}` |" in guide, name
+    for colour in manifest["colors"]:
+        assert f"| `{colour['id']}` |" in guide, colour["id"]
+
+
+def _shown(key: str) -> str:
+    return f"`{key}`" if key else ""
 
 
 def test_candidates_are_asked_for_on_command(window: Window, engine: Scripted) -> None:

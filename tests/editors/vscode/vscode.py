@@ -57,6 +57,7 @@ QUIET = {
     "files.hotExit": "off",
     "files.autoSave": "off",
     "editor.minimap.enabled": False,
+    "editor.stickyScroll.enabled": False,
     "editor.cursorBlinking": "solid",
     "editor.fontFamily": "DejaVu Sans Mono, monospace",
     "editor.wordBasedSuggestions": "off",
