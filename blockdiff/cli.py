@@ -220,6 +220,12 @@ def train(context: typer.Context) -> None:
     _delegate("blockdiff.cli_train", context)
 
 
+@_delegated("bench")
+def bench(context: typer.Context) -> None:
+    """Measure speed against llama.cpp."""
+    _delegate("blockdiff.cli_bench", context)
+
+
 @_delegated("eval")
 def evaluate(context: typer.Context) -> None:
     """Measure infilling quality and speed."""

@@ -45,7 +45,9 @@ def serve(
         str, typer.Option(help="name of a model, or path to a GGUF file or a folder")
     ] = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, int8 (CPU), bfloat16, float16, float32")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, int8 (CPU), bfloat16, float16, float32")
+    ] = "auto",
     download: Annotated[
         bool, typer.Option("--download/--no-download", help="fetch a missing model first")
     ] = True,

@@ -179,6 +179,24 @@ class Engine:
         return self._speed.per_second
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        return self._checkpoint.tokenizer
+
+    @property
+    def drafting(self) -> DraftingConfig:
+        """How the checkpoint drafts here."""
+        return self._checkpoint.drafting
+
+    @property
+    def drafts(self) -> bool:
+        """Whether it has an adapter: modes other than `ar`."""
+        return self._checkpoint.adapter is not None
+
+    def forget(self) -> None:
+        """Drop all encoded contexts."""
+        self._store.clear()
+
+    @property
     def cache_entries(self) -> int:
         """How many encoded contexts are kept."""
         return self._store.entries
@@ -230,6 +248,12 @@ class Engine:
             self._encode(sampler, prompt.tokens)
         elapsed = 1e3 * (time.monotonic() - began)
         return Warmed(request.request_id, len(prompt.tokens), cached, elapsed)
+
+    @contextmanager
+    def behind(self, tokens: Sequence[int], decoding: DecodingConfig) -> Iterator[Sampler]:
+        """A sampler for bare tokens, without hole and seams: what benchmarks time."""
+        with self._context(Prompt(tuple(tokens), "", 0), decoding, never) as sampler:
+            yield sampler
 
     @contextmanager
     def _context(

@@ -72,27 +72,17 @@ def llama_cpp(model: str, max_tokens: int, threads: int = 2) -> Filler:
 
     Raises NotInstalled without the `bench` extra.
     """
-    try:
-        import xllamacpp
-    except ImportError as error:
-        hint = "pip install 'blockdiff[bench]'"
-        raise NotInstalled("xllamacpp is not installed", hint) from error
     from blockdiff.model.tokenizer import Tokenizer
 
+    server = llama_cpp_server(model, threads)
     files = store.resolve(model)
     tokenizer = Tokenizer.cached(files.base, files.tokenizer)
     special = tokenizer.special
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(files.base)
-    parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = 4096, 1, 0
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-    parameters.verbosity = -1
-    server = xllamacpp.Server(parameters)
 
     def fill(prefix: str, suffix: str, reference: str) -> Filled:
         prompt = [special.fim_prefix, *tokenizer.encode(prefix)]
         prompt += [special.fim_suffix, *tokenizer.encode(suffix), special.fim_middle]
-        answer = _complete(
+        answer = complete(
             server.handle_completions,
             {
                 "prompt": prompt,
@@ -113,7 +103,23 @@ def llama_cpp(model: str, max_tokens: int, threads: int = 2) -> Filler:
     return fill
 
 
-def _complete(handle: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
+def llama_cpp_server(model: str, threads: int) -> Any:
+    """llama.cpp on a model's GGUF file, on the CPU. Raises NotInstalled."""
+    try:
+        import xllamacpp
+    except ImportError as error:
+        hint = "pip install 'blockdiff[bench]'"
+        raise NotInstalled("xllamacpp is not installed", hint) from error
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(store.resolve(model).base)
+    parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = 4096, 1, 0
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+    parameters.verbosity = -1
+    return xllamacpp.Server(parameters)
+
+
+def complete(handle: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
     """One answer of llama.cpp's server, its text under `content`."""
     answer = handle(request)
     if isinstance(answer, (str, bytes)):
