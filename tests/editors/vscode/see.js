@@ -52,6 +52,14 @@
 
   const lines = () => rows().map((row) => row[1]);
 
+  const messages = () =>
+    [...document.querySelectorAll('.notification-list-item-message')].map((node) =>
+      node.innerText.trim(),
+    );
+
+  /** "Loading weights… 40%" */
+  const isProgress = (text) => /…( \d+%)?$/.test(text);
+
   const see = {
     rows,
     lines,
@@ -101,11 +109,8 @@
         .map((node) => text(node, []))
         .join('')
         .replaceAll('\u00a0', ' '),
-    // Without those of a progress: "loading… 40%".
-    notices: () =>
-      [...document.querySelectorAll('.notification-list-item-message')]
-        .map((node) => node.innerText.trim())
-        .filter((text) => !/…( \d+%)?$/.test(text)),
+    notices: () => messages().filter((text) => !isProgress(text)),
+    progress: () => messages().filter(isProgress).join('\n'),
     record: () => {
       see.screens = [];
       const watch = () => {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -253,6 +254,33 @@ def test_a_model_that_is_not_downloaded(
             window.until(lambda: "error" in window.status())
             gone(window)
     finally:
+        thread.submit(stack.close).result()
+
+
+def test_a_model_that_loads_shows_how_far_it_is(
+    open_window: Open, engine: Scripted, tmp_path: Path, thread: ThreadPoolExecutor
+) -> None:
+    loaded = threading.Event()
+
+    def load(report: Any) -> Any:
+        report("loading weights", 0.4)
+        assert loaded.wait(120)
+        return engine
+
+    runtime, stack = Runtime(tmp_path / "run"), ExitStack()
+    thread.submit(stack.enter_context, served(runtime, load)).result()
+    try:
+        with open_window({}, runtime) as window:
+            window.open("area.py", AREA)
+            infill(window, "todo")
+            window.until(lambda: "40%" in window.status())
+            window.until(lambda: "40%" in window.progress())
+            loaded.set()
+            ready(window)
+            window.until(lambda: not window.progress())
+            assert "40%" not in window.status() and window.notices() == []
+    finally:
+        loaded.set()
         thread.submit(stack.close).result()
 
 

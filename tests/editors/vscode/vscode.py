@@ -410,6 +410,10 @@ class Window:
         """Milliseconds from the key to the first frame without the text."""
         return self.until(lambda: self.page.evaluate("see.watched"))
 
+    def progress(self) -> str:
+        """Text of notifications that show a progress."""
+        return self.page.evaluate("see.progress()")
+
     def record(self) -> None:
         """Keep every different screen from now on, see `screens`."""
         self.page.evaluate("see.record()")
