@@ -28,7 +28,7 @@ SHORTEN := 2>&1 | tee .venv/setup.log | awk '/(Downloading|Using cached) .* \([0
 .PHONY: help setup demo test test-fast bench-overhead lint docs clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/.stamp-dev  ## make .venv with everything for development
 
@@ -45,9 +45,23 @@ test-fast: .venv/.stamp-dev  ## run the tests that need no model and no patience
 bench-overhead: .venv/.stamp-dev  ## what service and language server add to the bare engine
 	@$(RUN) tests.bench.overhead $(ARGS)
 
-test-nvim: .venv/.stamp-nvim  ## test the Neovim plugin in a real Neovim
+bench-cancel: .venv/.stamp-editors  ## from the cancel key to the vanished draft, in Neovim
+	@$(RUN) tests.bench.cancel $(ARGS)
+
+test-nvim: .venv/.stamp-editors  ## test the Neovim plugin in a real Neovim
 	@$(RUN) blockdiff models pull
 	@OMP_NUM_THREADS=1 BLOCKDIFF_REQUIRE_MODEL=1 $(RUN) pytest tests/editors/nvim $(ARGS)
+
+test-vscode: .venv/.stamp-editors  ## test the VS Code extension in a real VS Code in a browser
+	@$(RUN) tests.editors.vscode.install
+	@$(RUN) blockdiff models pull
+	@OMP_NUM_THREADS=1 BLOCKDIFF_REQUIRE_MODEL=1 $(RUN) pytest tests/editors/vscode $(ARGS)
+
+docs-media: .venv/.stamp-editors  ## take the pictures and animations of the guides anew
+	@$(RUN) tests.editors.vscode.install
+	@$(RUN) blockdiff models pull
+	@$(RUN) tests.editors.nvim.media
+	@$(RUN) tests.editors.vscode.media
 
 lint: .venv/.stamp-dev  ## ruff and mypy
 	@$(RUN) ruff check
@@ -76,7 +90,7 @@ clean:  ## remove .venv and caches
 	@$(PIP) -e '.[engine,train,bench,dev]' $(SHORTEN)
 	@touch $@
 
-.venv/.stamp-nvim: .venv/.stamp-dev
-	@echo "installing Neovim"
+.venv/.stamp-editors: .venv/.stamp-dev
+	@echo "installing Neovim, Node and playwright"
 	@$(PIP) -e '.[engine,train,bench,dev,editors]' $(SHORTEN)
 	@touch $@

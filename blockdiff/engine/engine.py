@@ -55,7 +55,7 @@ from blockdiff.types import (
 )
 
 _MAX_TOKENS = 256  # of a hole whose request leaves it open
-_INT8_MASKS = 2  # of a draft in `verify`: each costs what a position costs
+_INT8_MASKS = 1  # of a draft in `verify`: each costs what a position costs
 _DRAFT_ROOM = 64  # positions of the cache for what a forward tries out behind the text
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
 

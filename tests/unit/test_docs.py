@@ -188,7 +188,7 @@ def test_ci_runs_lint_tests_and_demo_and_stops_at_the_first_failure() -> None:
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     assert "set -euo pipefail" in script
-    wanted = ["make lint", "make test", "make demo"]
+    wanted = ["make lint", "make test", "make test-nvim", "make test-vscode", "make demo"]
     assert [line.split(" ARGS")[0] for line in script.splitlines() if line[:5] == "make "] == wanted
 
 
