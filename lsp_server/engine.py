@@ -7,9 +7,11 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
+from blockdiff import store
 from blockdiff.client import EngineClient
 from blockdiff.endpoint import Runtime
 from blockdiff.errors import BlockdiffError, Cancelled, EngineUnavailable, InvalidRequest
+from blockdiff.store import Status
 from blockdiff.types import (
     Finished,
     InfillRequest,
@@ -81,6 +83,18 @@ class EngineLink:
     def can_warm(self) -> bool:
         """Whether an engine is ready and has nothing to do for this editor."""
         return self._client is not None and self.status.state is State.READY
+
+    @property
+    def would_download(self) -> bool:
+        """Whether a request would begin with a download, which nobody asks for by typing."""
+        wanted = self._settings
+        if wanted.url or not wanted.download or self._runtime.announced() is not None:
+            return False
+        model = wanted.model or store.DEFAULT_MODEL
+        try:
+            return not store.is_path(model) and store.state(model).status is not Status.PRESENT
+        except BlockdiffError:
+            return False
 
     async def warm(self, request: InfillRequest, source: str) -> None:
         """Encode the context of a request that may come, if an engine is ready; else do nothing."""

@@ -58,8 +58,8 @@ class Inline:
         """Candidates for a cursor, the likeliest first; each replaces what was typed of it.
 
         An automatic request gives way to a newer one, and finds nothing where completing is
-        switched off, in the middle of a word, and in documents that no model may see. Raises what
-        the engine says.
+        switched off, in the middle of a word, in documents that no model may see, and while the
+        model is not downloaded. Raises what the engine says.
         """
         document = self.documents.get(uri)
         at = document.offset(position)
@@ -83,6 +83,8 @@ class Inline:
 
     def _is_welcome(self, document: Document, at: int) -> bool:
         if not self.settings.inline.automatic or self.context.is_closed(document):
+            return False
+        if self.engine.would_download:
             return False
         following = document.text[at : at + 1]
         return not (following.isalnum() or following == "_")

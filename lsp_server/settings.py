@@ -33,11 +33,13 @@ class EngineSettings:
 
     model: str = _set("", "Name or path of the model. Empty: the default one.")
     device: str = _set("auto", "Where it runs: auto, cpu, cuda, cuda:1 or mps.")
-    dtype: str = _set("auto", "Numbers it computes in: auto, int8 (CPU), bfloat16, float16 or float32.")
+    dtype: str = _set(
+        "auto", "Numbers it computes in: auto, int8 (CPU), bfloat16, float16 or float32."
+    )
     idle_minutes: float = _set(
         30.0, "The engine stops after so many minutes without a request. 0: never.", minimum=0
     )
-    download: bool = _set(True, "Download the model on first use.")
+    download: bool = _set(True, "Download the model on first use; typing alone never does.")
     url: str = _set("", "An engine on another machine, such as https://host:8443.")
     token: str = _set("", "Token of the engine at `url`.")
     ca_file: str = _set("", "Certificates to trust at `url`, a PEM file. Empty: the system's.")

@@ -228,3 +228,17 @@ def test_editorconfig_tells_the_indentation(scripted: Scripted, tmp_path: Path) 
 
     run(story())
     assert [request.indentation for request in seen] == ["  ", "\t"]
+
+
+def test_typing_alone_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path / "cache"))
+    runtime = Runtime(tmp_path / "run")
+
+    async def story() -> None:
+        async with editing(runtime) as editor:
+            editor.open("x = \n")
+            assert await complete(editor, 0, 4) == []
+            assert runtime.announced() is None
+            assert not (tmp_path / "cache" / "models").exists()
+
+    run(story())
