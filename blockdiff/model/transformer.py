@@ -43,6 +43,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype is torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         wide = x.float()
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return normed.to(x.dtype) * self.weight
@@ -94,14 +96,15 @@ class Attention(nn.Module):
         batch, new, _ = x.shape
         c = self.config
         projected = _gated(self.qkv, "qkv", self.layer, x, gate)
-        q, k, v = torch.split(projected, [self.q_size, self.kv_size, self.kv_size], dim=-1)
-        q = q.view(batch, new, c.n_heads, c.head_dim)
-        k = k.view(batch, new, c.n_kv_heads, c.head_dim)
+        heads = projected.view(batch, new, -1, c.head_dim)
         if c.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q = rotate(q.transpose(1, 2), *rotary)
-        k = rotate(k.transpose(1, 2), *rotary)
-        v = v.view(batch, new, c.n_kv_heads, c.head_dim).transpose(1, 2)
+            q, k = heads[:, :, : c.n_heads], heads[:, :, c.n_heads : -c.n_kv_heads]
+            turned = torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
+        else:
+            turned = heads[:, :, : -c.n_kv_heads]
+        turned = rotate(turned.transpose(1, 2), *rotary)
+        q, k = turned[:, : c.n_heads], turned[:, c.n_heads :]
+        v = heads[:, :, -c.n_kv_heads :].transpose(1, 2)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         out = _attend(q, k, v, mask)
@@ -197,10 +200,11 @@ class Transformer(nn.Module):
             mask_embedding = gate.adapter.mask_embedding.to(x.dtype)
             x = torch.where(gate.masked[..., None], mask_embedding, x)
         rotary = rotary_tables(self.config, positions)
+        rows = shared_mask(mask, self.config.n_heads // self.config.n_kv_heads)
         for block in self.blocks:
             if look is not None:
                 look()
-            x = block(x, rotary, mask, cache, gate)
+            x = block(x, rotary, rows, cache, gate)
         normed: Tensor = self.norm(x)
         return normed
 
@@ -234,15 +238,19 @@ def _gated(linear: nn.Module, target: str, layer: int, x: Tensor, gate: Gate | N
     return torch.where(gate.noisy[..., None], y + delta, y)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def shared_mask(mask: Tensor, shared: int) -> Tensor:
+    """A mask (.., new, keys) as (.., shared * new, keys), for `shared` queries of a key head."""
+    return mask.repeat(*(1,) * (mask.dim() - 2), shared, 1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
     """Attention (batch, heads, new, head_dim) over (batch, kv_heads, past + new, head_dim).
 
     The queries that share a key head are laid out as further rows of one product, so that keys
-    and values are read once and never repeated.
+    and values are read once and never repeated; `rows` is the mask in that layout.
     """
     batch, heads, new, size = q.shape
     shared = heads // k.shape[1]
     grouped = q.reshape(batch, k.shape[1], shared * new, size)
-    rows = mask.repeat(*(1,) * (mask.dim() - 2), shared, 1)
     out: Tensor = F.scaled_dot_product_attention(grouped, k, v, attn_mask=rows)
     return out.reshape(batch, heads, new, size)
