@@ -80,7 +80,10 @@ class HealingConstraint:
 
 
 def tokens_starting(tokenizer: Tokenizer, start: bytes, *, blank_next: bool) -> list[int]:
-    """Ids of the tokens that begin with some bytes; if not `blank_next`, text has to follow."""
+    """Ids of the tokens that begin with some bytes; if not `blank_next`, text has to follow.
+
+    Half a character is no text: where nothing completes it, nothing of it would be left.
+    """
     vocabulary = _vocabulary(tokenizer)
     found = vocabulary.extending(start)
     return [
@@ -90,8 +93,18 @@ def tokens_starting(tokenizer: Tokenizer, start: bytes, *, blank_next: bool) -> 
             vocabulary.ids[found.start : found.stop],
             strict=True,
         )
-        if blank_next or not (text + b" ")[len(start) : len(start) + 1].isspace()
+        if blank_next or _begins_with_text(text[len(start) :])
     ]
+
+
+def _begins_with_text(piece: bytes) -> bool:
+    """Whether the first character is whole, and no blank."""
+    for size in range(1, 5):
+        try:
+            return bool(piece[:size].decode().strip())
+        except UnicodeDecodeError:
+            continue
+    return False
 
 
 def breaking_tokens(tokenizer: Tokenizer) -> Sequence[int]:
