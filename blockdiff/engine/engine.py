@@ -40,7 +40,7 @@ from blockdiff.model.checkpoint import (
     load_transformer,
 )
 from blockdiff.model.prepare import is_prepared, prepare_gguf
-from blockdiff.model.quantized import is_quantized
+from blockdiff.model.quantized import install_adapter, is_quantized
 from blockdiff.model.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 from blockdiff.types import (
@@ -122,6 +122,8 @@ class Checkpoint:
         if with_adapter and files.adapter is not None:
             drafting = DraftingConfig.read(files.adapter / "config.json")
             adapter = load_adapter(files.adapter, model.config, drafting).to(device, model.dtype)
+        if int8 and adapter is not None:
+            install_adapter(adapter)
         if int8:
             masks = min(drafting.draft_length, _INT8_MASKS)
             drafting = replace(drafting, draft_length=masks)

@@ -420,7 +420,8 @@ void blockdiff_linear(const part *parts, int64_t n_parts, const float *x, int64_
     j.low = (int32_t *)(j.sum + groups);
     j.q = (int8_t *)(j.low + 2 * groups);
     run(fork, m * k > 65536 ? threads : 1, quantize_some, &j);
-    run(fork, threads, multiply_some, &j);
+    /* Waking a thread takes longer than a small product. */
+    run(fork, m * k * stride > 1000000 ? threads : 1, multiply_some, &j);
 }
 
 /* One row of W as float32, k of them. */

@@ -8,8 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from blockdiff.model.adapter import GatedAdapter, LowRank
 from blockdiff.model.native import Part, native
-from blockdiff.model.packing import Packed
+from blockdiff.model.packing import GROUP, Packed, pack
 from blockdiff.model.transformer import Transformer
 
 _ALIGNED = 64  # bytes of a cache line, which is what one load takes
@@ -62,6 +63,33 @@ class QuantizedEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.matrix.rows(tokens)
+
+
+class QuantizedLowRank(nn.Module):
+    """A pair of an adapter, its rank filled up with zeros to a whole group."""
+
+    def __init__(self, pair: LowRank) -> None:
+        super().__init__()
+        rank, inputs = pair.a.shape
+        whole = -(-rank // GROUP) * GROUP
+        a, b = torch.zeros(whole, inputs), torch.zeros(len(pair.b), whole)
+        a[:rank], b[:, :rank] = pair.a.detach() * pair.scale, pair.b.detach()
+        self.a, self.b = QuantizedLinear([pack(a)]), QuantizedLinear([pack(b)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(self.a(x))
+        return out
+
+
+def install_adapter(adapter: GatedAdapter) -> None:
+    """Pack the pairs of an adapter in place: small products are cheaper in the native library.
+
+    Raises DeviceUnavailable, and ModelUnsupported for widths it does not know.
+    """
+    for layer in adapter.layers:
+        pairs = cast(nn.ModuleDict, layer)
+        for name, pair in pairs.items():
+            pairs[name] = QuantizedLowRank(cast(LowRank, pair))
 
 
 def install(model: Transformer, weights: Mapping[str, Sequence[Packed]]) -> None:

@@ -13,15 +13,16 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 from test_checkpoint import SHAPE, published, write_gguf
-from tiny import config, forward, transformer
+from tiny import adapter, config, forward, transformer
 
+from blockdiff.config import AdapterConfig
 from blockdiff.errors import DeviceUnavailable, ModelCorrupt, ModelUnsupported
 from blockdiff.model import masks, native
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.checkpoint import load_transformer
 from blockdiff.model.packing import Packed, pack, pack_q4_k, pack_q6_k
 from blockdiff.model.prepare import is_prepared, prepare_gguf
-from blockdiff.model.quantized import QuantizedLinear, is_quantized
+from blockdiff.model.quantized import QuantizedLinear, install_adapter, is_quantized
 
 pytestmark = pytest.mark.skipif(
     native.available() != "", reason="no C compiler: " + native.available()
@@ -211,6 +212,20 @@ def test_with_the_cache_it_is_what_it_is_without() -> None:
             logits = quantized(part, positions, mask, cache)[0]
             cache.commit(count)
             assert closeness(logits, whole[start : start + count]) < 0.01
+
+
+def test_a_packed_adapter_adds_what_the_adapter_adds() -> None:
+    """Ranks that are no whole group included."""
+    drafter, noisy = adapter(WIDE, 3, AdapterConfig({"qkv": 3, "down": 40}, scale=0.5)), 4
+    x = torch.randn(1, noisy, WIDE.hidden_size, generator=torch.Generator().manual_seed(1))
+    wide = torch.randn(1, noisy, WIDE.ffn_size, generator=torch.Generator().manual_seed(2))
+    before = [drafter.delta(1, "qkv", x), drafter.delta(1, "down", wide)]
+    install_adapter(drafter)
+    after = [drafter.delta(1, "qkv", x), drafter.delta(1, "down", wide)]
+    for expected, found in zip(before, after, strict=True):
+        assert expected is not None and found is not None
+        assert closeness(found, expected) < 0.03
+    assert drafter.delta(1, "o", x) is None
 
 
 def test_a_folder_packed_for_int8_is_read_as_nothing_else(tmp_path: Path) -> None:
