@@ -97,6 +97,7 @@ def native() -> Native:
     return _compiled(path)
 
 
+@cache
 def available() -> str:
     """Why int8 cannot be used, or nothing."""
     try:
