@@ -38,6 +38,7 @@ class Layout(str, Enum):
 
     PSM = "psm"
     SPM = "spm"
+    IN_PLACE = "in_place"  # masks at their true positions between prefix and suffix
     CHAT = "chat"
 
 

@@ -1,0 +1,337 @@
+"""How a published checkpoint was trained to be used: attention, shift, mask, blocks, infilling.
+
+Everything is read from the files of its folder, `config.json` first. What those leave open, because
+the code published beside them had it as a default, is one line of `_PUBLISHED`. Nothing here
+imports torch, and no code of a checkpoint is ever run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from blockdiff.config import Layout
+from blockdiff.errors import ModelCorrupt, ModelUnsupported
+
+
+class Family(str, Enum):
+    """Who published it, and so how it decodes. Its body is another question: see `Body`."""
+
+    DREAM = "dream"  # Dream, Dream-Coder, DiffuCoder, arXiv 2508.15487
+    DREAMON = "dreamon"  # Dream with expand and delete tokens
+    OPEN_DCODER = "open-dcoder"
+    LLADA = "llada"  # arXiv 2502.09992
+    LLADA2 = "llada2"  # mixture of experts, arXiv 2512.15745
+    SDAR = "sdar"  # arXiv 2510.06303
+    SDAR_MOE = "sdar-moe"
+    STABLE_DIFFCODER = "stable-diffcoder"  # arXiv 2601.15892
+    FAST_DLLM = "fast-dllm"  # Fast-dLLM v2, arXiv 2509.26328
+    A2D = "a2d"  # Tiny-A2D
+    CODA = "coda"
+    AR = "ar"  # any autoregressive model: block size 1
+
+
+class Body(str, Enum):
+    """The decoder stack: tensor names and configuration keys."""
+
+    LLAMA = "llama"
+    LLADA = "llada"
+    LLADA2 = "llada2"
+    QWEN2 = "qwen2"
+    QWEN3 = "qwen3"
+    QWEN3_MOE = "qwen3_moe"
+    STARCODER2 = "starcoder2"
+
+
+class Attention(str, Enum):
+    """What a position sees; the masks of these names are in `masks`."""
+
+    CAUSAL = "causal"  # what is before it
+    BLOCK = "block"  # its own block, and the blocks before it
+    FULL = "full"  # everything
+
+
+@dataclass(frozen=True, slots=True)
+class FimTokens:
+    """Ids that mark the parts of a `psm` or `spm` layout."""
+
+    prefix: int
+    suffix: int
+    middle: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiffusionKind:
+    """One checkpoint's way of writing.
+
+    Attributes:
+        shift: the logits of position p predict the token of p + 1, and not of p.
+        mask_token_id: the noise; None where there is none (autoregressive).
+        block_size: tokens of a block: 1 for autoregressive ones, None for one bidirectional canvas.
+        sub_block_size: tokens that settle before the next ones of their block begin to; None: all.
+        expand_token_id: predicted at a mask, it makes two masks of it; None where not trained.
+        delete_token_id: predicted at a mask, it takes the mask away; None where not trained.
+        layout: how an infill is laid out; None: it cannot infill, only follow instructions.
+        fim: the marks of that layout, where it has any.
+        bos_token_id: stands before every sequence; None: nothing does.
+        stop: ids that end a text.
+    """
+
+    family: Family
+    body: Body
+    attention: Attention
+    shift: bool
+    mask_token_id: int | None
+    block_size: int | None
+    sub_block_size: int | None = None
+    expand_token_id: int | None = None
+    delete_token_id: int | None = None
+    layout: Layout | None = None
+    fim: FimTokens | None = None
+    bos_token_id: int | None = None
+    stop: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """What a family's own code takes for granted; `fim`: its base was trained on those tokens."""
+
+    family: Family
+    body: Body
+    attention: Attention
+    shift: bool
+    mask: int | None = None
+    block_size: int | None = None
+    sub_block_size: int | None = None
+    fim: bool = False
+
+
+_FULL, _BLOCK, _CAUSAL = Attention.FULL, Attention.BLOCK, Attention.CAUSAL
+# By `architectures[0]` where that says more than `model_type`, else by that in small letters.
+_PUBLISHED = {
+    "dream": _Published(Family.DREAM, Body.QWEN2, _FULL, True, 151666),
+    "llada": _Published(Family.LLADA, Body.LLADA, _FULL, False, 126336),
+    "coda": _Published(Family.CODA, Body.QWEN3, _FULL, True, 151669),
+    "sdar": _Published(Family.SDAR, Body.QWEN3, _BLOCK, False, 151669, 4),
+    "sdar_moe": _Published(Family.SDAR_MOE, Body.QWEN3_MOE, _BLOCK, False, 151669, 4),
+    "llada2_moe": _Published(Family.LLADA2, Body.LLADA2, _BLOCK, False, 156895, 32),
+    "StableDiffcoderForCausalLM": _Published(
+        Family.STABLE_DIFFCODER, Body.LLAMA, _BLOCK, False, 5, 4, fim=True
+    ),
+    "fast_dllm_qwen": _Published(Family.FAST_DLLM, Body.QWEN2, _BLOCK, True, 151665, 32, 8),
+    "a2d-llama": _Published(Family.A2D, Body.LLAMA, _BLOCK, False, None, 32),
+    # The published one with this body comes from Qwen2.5-Coder.
+    "a2d-qwen2": _Published(Family.A2D, Body.QWEN2, _BLOCK, False, None, 32, fim=True),
+    "a2d-qwen3": _Published(Family.A2D, Body.QWEN3, _BLOCK, False, None, 32),
+    "llama": _Published(Family.AR, Body.LLAMA, _CAUSAL, True, None, 1, fim=True),
+    "qwen2": _Published(Family.AR, Body.QWEN2, _CAUSAL, True, None, 1, fim=True),
+    "qwen3": _Published(Family.AR, Body.QWEN3, _CAUSAL, True, None, 1, fim=True),
+    "qwen3_moe": _Published(Family.AR, Body.QWEN3_MOE, _CAUSAL, True, None, 1, fim=True),
+    "starcoder2": _Published(Family.AR, Body.STARCODER2, _CAUSAL, True, None, 1, fim=True),
+}
+_OPEN_DCODER = _Published(Family.OPEN_DCODER, Body.QWEN2, _FULL, True)
+
+_MASKS = ("<|mask|>", "<|MASK|>", "|<MASK>|", "<MASK>", "[MASK]", "<|mdm_mask|>", "<[MASK_TOKEN]>")
+_EXPAND = "<|expand|>"
+# prefix, suffix, middle, and the order in which the base saw them
+_FIM = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", Layout.PSM),  # Qwen2.5-Coder
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", Layout.PSM),  # StarCoder
+    ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>", Layout.SPM),  # Seed-Coder
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", Layout.PSM),  # DeepSeek-Coder
+)
+_MASK_ROLE = "mask_token"  # how `special_tokens` names the token that the tokenizer calls its mask
+
+
+def published(config: Mapping[str, Any], source: str) -> _Published:
+    """The line of the table that a `config.json` belongs to. Raises ModelUnsupported."""
+    architectures = config.get("architectures") or [""]
+    name = architectures[0] if isinstance(architectures, list) else ""
+    model_type = str(config.get("model_type", ""))
+    found = _PUBLISHED.get(str(name)) or _PUBLISHED.get(model_type.lower())
+    if found is None:
+        raise ModelUnsupported(
+            f"{source}: config.json: model_type {model_type!r} is not supported",
+            f"supported: {', '.join(sorted(_PUBLISHED))}",
+        )
+    return found
+
+
+def read_kind(
+    config: Mapping[str, Any],
+    *,
+    generation: Mapping[str, Any] | None = None,
+    tokens: Mapping[str, int] | None = None,
+    source: str = "the checkpoint",
+) -> DiffusionKind:
+    """The kind of a checkpoint.
+
+    Args:
+        config: its `config.json`.
+        generation: its `generation_config.json`, if it has one.
+        tokens: its special tokens by name, see `special_tokens`; None: it has no tokenizer.
+        source: what errors name.
+
+    Raises:
+        ModelUnsupported: an unknown family.
+        ModelCorrupt: an id outside the vocabulary, or a tokenizer without the mask token.
+    """
+    generation, names = generation or {}, tokens or {}
+    base = published(config, source)
+    ids = _Ids(config, generation, source)
+    mask = ids.get("mask_token_id")
+    if mask is None:
+        mask = _mask_of(names) if base.mask is None else base.mask
+    if base == _PUBLISHED["qwen2"] and mask is not None:
+        base = _OPEN_DCODER  # named as what it comes from: only its mask token tells them apart
+    if base.attention is Attention.CAUSAL:
+        mask = None
+    elif mask is None:
+        raise ModelCorrupt(f"{source}: neither config.json nor the tokenizer has a mask_token")
+    elif tokens is not None and mask not in names.values():
+        raise ModelCorrupt(f"{source}: the tokenizer has no token for mask_token_id {mask}")
+    family, expand, delete = base.family, None, None
+    if family is Family.DREAM:
+        expand = ids.get("expand_token_id")
+        expand = names.get(_EXPAND) if expand is None else expand
+        if expand is not None:
+            family = Family.DREAMON
+            delete = ids.first("delete_token_id", "eos_token_id")
+    layout, fim = _layout(base, names)
+    return DiffusionKind(
+        family=family,
+        body=base.body,
+        attention=base.attention,
+        shift=base.shift,
+        mask_token_id=mask,
+        block_size=_block_size(base, config, source),
+        sub_block_size=base.sub_block_size,
+        expand_token_id=expand,
+        delete_token_id=delete,
+        layout=layout,
+        fim=fim,
+        bos_token_id=ids.get("bos_token_id"),
+        stop=ids.all("eos_token_id"),
+    )
+
+
+def kind_of(folder: Path) -> DiffusionKind:
+    """The kind of the checkpoint in a folder of the hub's layout; errors as `read_kind`."""
+    generation = folder / "generation_config.json"
+    return read_kind(
+        _object(folder / "config.json"),
+        generation=_object(generation) if generation.is_file() else None,
+        tokens=special_tokens(folder),
+        source=str(folder),
+    )
+
+
+def special_tokens(folder: Path) -> dict[str, int] | None:
+    """Ids of the special tokens of a folder's tokenizer, by name; None without a tokenizer.
+
+    The token that the tokenizer itself calls its mask is there as `mask_token`, too. Raises
+    ModelCorrupt where a file does not parse.
+    """
+    found: dict[str, int] = {}
+    seen = False
+    full, added = folder / "tokenizer.json", folder / "added_tokens.json"
+    settings, roles = folder / "tokenizer_config.json", folder / "special_tokens_map.json"
+    try:
+        if full.is_file():
+            seen = True
+            content = _object(full)
+            found.update({t["content"]: int(t["id"]) for t in content.get("added_tokens", [])})
+            vocabulary = (content.get("model") or {}).get("vocab")
+            if isinstance(vocabulary, dict):  # special tokens of some files are listed there only
+                wanted = {*_MASKS, _EXPAND, *(name for row in _FIM for name in row[:3])}
+                found.update({name: int(vocabulary[name]) for name in wanted & vocabulary.keys()})
+        if added.is_file():
+            seen = True
+            found.update({name: int(token) for name, token in _object(added).items()})
+        mask: Any = None
+        if settings.is_file():
+            content = _object(settings)
+            listed = content.get("added_tokens_decoder") or {}
+            seen = seen or bool(listed)
+            found.update({entry["content"]: int(token) for token, entry in listed.items()})
+            mask = content.get(_MASK_ROLE)
+        if roles.is_file():
+            mask = _object(roles).get(_MASK_ROLE) or mask
+        name = mask.get("content") if isinstance(mask, dict) else mask
+        if name in found:
+            found[_MASK_ROLE] = found[name]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelCorrupt(f"{folder}: its tokenizer: {type(error).__name__}: {error}") from error
+    return found if seen else None
+
+
+def _mask_of(names: Mapping[str, int]) -> int | None:
+    return next((names[name] for name in (_MASK_ROLE, *_MASKS) if name in names), None)
+
+
+def _layout(
+    base: _Published, names: Mapping[str, int]
+) -> tuple[Layout | None, FimTokens | None]:
+    if base.attention is Attention.FULL:
+        return Layout.IN_PLACE, None
+    for prefix, suffix, middle, layout in _FIM if base.fim else ():
+        if prefix in names and suffix in names and middle in names:
+            return layout, FimTokens(names[prefix], names[suffix], names[middle])
+    return None, None
+
+
+def _block_size(base: _Published, config: Mapping[str, Any], source: str) -> int | None:
+    if base.attention is not Attention.BLOCK:
+        return base.block_size
+    for key in ("block_size", "bd_size", "block_length"):
+        if (size := config.get(key)) is not None:
+            if not isinstance(size, int) or not 1 <= size <= 1024:
+                raise ModelCorrupt(f"{source}: config.json: {key} is {size!r}, not 1..1024")
+            return size
+    return base.block_size
+
+
+class _Ids:
+    """Token ids of `config.json` and `generation_config.json`, none outside the vocabulary."""
+
+    def __init__(
+        self, config: Mapping[str, Any], generation: Mapping[str, Any], source: str
+    ) -> None:
+        self._files = {"config.json": config, "generation_config.json": generation}
+        self._size, self._source = config.get("vocab_size"), source
+
+    def all(self, key: str) -> tuple[int, ...]:
+        """Every id under a key, which may hold one or a list."""
+        found: list[int] = []
+        for file, content in self._files.items():
+            value = content.get(key)
+            for token in value if isinstance(value, list) else [value]:
+                if token is None:
+                    continue
+                if not isinstance(token, int) or not 0 <= token < (self._size or 1 << 31):
+                    raise ModelCorrupt(
+                        f"{self._source}: {file}: {key} is {token!r},"
+                        f" the vocabulary has {self._size} tokens"
+                    )
+                found.append(token)
+        return tuple(dict.fromkeys(found))
+
+    def get(self, key: str) -> int | None:
+        return next(iter(self.all(key)), None)
+
+    def first(self, *keys: str) -> int | None:
+        return next((token for key in keys for token in self.all(key)), None)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelCorrupt(f"{path}: {error}") from error
+    if not isinstance(raw, dict):
+        raise ModelCorrupt(f"{path}: not a JSON object")
+    return raw
