@@ -48,7 +48,24 @@ def run_command(
     accumulate: Annotated[int, typer.Option(help="Sequences of an optimizer step.")] = 1,
     measure_minutes: Annotated[float, typer.Option(help="Measure drafts this often.")] = 15,
     seed: Annotated[int, typer.Option(help="Seed of data, noise and weights.")] = 0,
-    initial: Annotated[Path | None, typer.Option(help="Adapter file to start from.")] = None,
+    partial_share: Annotated[
+        float, typer.Option(help="Share of partly masked blocks.")
+    ] = 0.2,
+    replaced_share: Annotated[
+        float, typer.Option(help="Share of blocks with wrong tokens; the rest is all masks.")
+    ] = 0.05,
+    replaced_noise: Annotated[
+        tuple[float, float], typer.Option(help="Least and most noise of blocks with wrong tokens.")
+    ] = (0.3, 0.9),
+    nearby_share: Annotated[
+        float, typer.Option(help="Share of wrong tokens taken from the text itself.")
+    ] = 0.0,
+    keep_weight: Annotated[
+        float, typer.Option(help="Weight of right tokens in blocks with wrong ones.")
+    ] = 0.2,
+    initial: Annotated[
+        Path | None, typer.Option(help="Adapter file to start from, cut to --ranks.")
+    ] = None,
     ranks: Ranks = _RANKS,
     export: Annotated[Path | None, typer.Option(help="Write the finished adapter here.")] = None,
     model: Model = DEFAULT_MODEL,
@@ -60,6 +77,7 @@ def run_command(
     On several GPUs: accelerate launch -m blockdiff train run ...
     """
     from blockdiff.train.adapt import drafting_config, export_adapter
+    from blockdiff.train.corrupt import CorruptionConfig
     from blockdiff.train.loop import TrainConfig
     from blockdiff.train.sequences import SequenceConfig
 
@@ -71,6 +89,15 @@ def run_command(
         distill=distill,
         seed=seed,
         measure_minutes=measure_minutes,
+        corruption=CorruptionConfig(
+            full=1.0 - partial_share - replaced_share,
+            partial=partial_share,
+            replaced=replaced_share,
+            keep_weight=keep_weight,
+            replaced_t_min=replaced_noise[0],
+            replaced_t_max=replaced_noise[1],
+            nearby_share=nearby_share,
+        ),
         sequence=SequenceConfig(length=length),
     )
     adapter = AdapterConfig(ranks=_parse_ranks(ranks))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from blockdiff.config import AdapterConfig, Layout
 from blockdiff.model.adapter import GatedAdapter
@@ -49,7 +50,8 @@ def trainer(
 ) -> Trainer:
     """Put a run together; it goes on where a checkpoint in `folder` stopped.
 
-    A new run starts from the adapter file `initial`, of the same shape, or from nothing.
+    A new run starts from the adapter file `initial`, cut to the ranks asked for where its own are
+    larger, or from nothing.
     """
 
     def epoch(number: int) -> Iterator[Document]:
@@ -57,10 +59,36 @@ def trainer(
 
     adapter = new_adapter(model, adapter_config, config.seed)
     if initial is not None:
-        adapter.load(load_file(initial), str(initial))
+        adapter.load(cut_to_ranks(load_file(initial), adapter_config.ranks), str(initial))
     held_out = held_out_sequences(corpus, tokenizer, config)
     documents = Documents(epoch, tokenizer, config)
     return Trainer(model, adapter, documents, held_out, config, folder)
+
+
+def cut_to_ranks(tensors: Mapping[str, Tensor], ranks: Mapping[str, int]) -> dict[str, Tensor]:
+    """Pairs of lower rank, nearest to the given ones in the Frobenius norm (Eckart-Young).
+
+    Args:
+        tensors: of an adapter; pairs are `layers.N.TARGET.a` (rank, inputs) and `.b` (outputs,
+            rank).
+        ranks: wanted, by target; pairs that have no more than that stay as they are.
+
+    Returns:
+        Tensors of the same names; the two halves of a cut pair share its singular values evenly.
+    """
+    cut = dict(tensors)
+    for key in tensors:
+        rank = ranks.get(key.split(".")[2], 0) if key.endswith(".a") else 0
+        if not 0 < rank < len(tensors[key]):
+            continue
+        other = key.removesuffix("a") + "b"
+        inner, a = torch.linalg.qr(tensors[key].float().T)
+        outer, b = torch.linalg.qr(tensors[other].float())
+        u, s, v = torch.linalg.svd(b @ a.T, full_matrices=False)
+        root = s[:rank].sqrt()
+        cut[key] = (root[:, None] * (v[:rank] @ inner.T)).to(tensors[key].dtype)
+        cut[other] = ((outer @ u[:, :rank]) * root).to(tensors[other].dtype)
+    return cut
 
 
 def export_adapter(run: Trainer, drafting: DraftingConfig, folder: Path) -> None:

@@ -26,7 +26,11 @@ class CorruptionConfig:
         partial: absorbing noise at a level drawn per block: intermediate steps of `diffusion`.
         replaced: hybrid noise, for noticing wrong tokens.
         t_min, t_max: clipped range of the noise level (BD3-LM, section 5).
+        replaced_t_min, replaced_t_max: the same range for `replaced` blocks; 0 takes `t_min`,
+            `t_max`. A block that is to be revised is mostly right, one that is drafted is not.
         mask_share: of the corrupted positions of a `replaced` block, the share that is masked.
+        nearby_share: of the replacements, the share drawn from the sequence itself instead of
+            the vocabulary: a wrong name is seldom a rare one.
         keep_weight: weight of the uncorrupted visible positions of a `replaced` block, which
             teaches that most visible tokens are right.
     """
@@ -38,12 +42,25 @@ class CorruptionConfig:
     t_max: float = 0.9
     mask_share: float = 0.5
     keep_weight: float = 0.2
+    replaced_t_min: float = 0.0
+    replaced_t_max: float = 0.0
+    nearby_share: float = 0.0
 
     def __post_init__(self) -> None:
         if abs(self.full + self.partial + self.replaced - 1.0) > 1e-6:
             raise InvalidRequest("shares of full, partial and replaced blocks must sum to 1")
         if not 0.0 < self.t_min <= self.t_max <= 1.0:
             raise InvalidRequest("need 0 < t_min <= t_max <= 1")
+        low, high = self.replaced_range
+        if not 0.0 < low <= high <= 1.0:
+            raise InvalidRequest("need 0 < replaced_t_min <= replaced_t_max <= 1")
+        if not 0.0 <= self.nearby_share <= 1.0:
+            raise InvalidRequest(f"nearby_share must be in [0, 1], got {self.nearby_share}")
+
+    @property
+    def replaced_range(self) -> tuple[float, float]:
+        """Clipped range of the noise level of `replaced` blocks."""
+        return self.replaced_t_min or self.t_min, self.replaced_t_max or self.t_max
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +119,13 @@ def noisy_blocks(
     t = torch.where(kind < config.full, torch.ones_like(t), t)
     replaced = kind >= config.full + config.partial
 
+    low, high = config.replaced_range
+    t = torch.where(replaced, low + (high - low) * (t - config.t_min) / max(span, 1e-9), t)
+
     plain = absorbing(vocab_size).corrupt(original, t, generator)
     mixed = hybrid(vocab_size, config.mask_share).corrupt(original, t, generator)
+    if config.nearby_share:
+        mixed = _nearby(mixed, clean[:real], config.nearby_share, generator)
     drawn = Corrupted(
         tokens=torch.where(replaced, mixed.tokens, plain.tokens),
         masked=torch.where(replaced, mixed.masked, plain.masked),
@@ -112,6 +134,16 @@ def noisy_blocks(
     keep = replaced * config.keep_weight
     weights = torch.where(drawn.corrupted, loss_weight(t), keep)
     return _noisy(clean, real, starts, drawn, weights)
+
+
+def _nearby(
+    drawn: Corrupted, text: Tensor, share: float, generator: torch.Generator
+) -> Corrupted:
+    """The same corruption with a `share` of its replacements taken from `text` (length,)."""
+    near = torch.rand(drawn.tokens.shape, generator=generator) < share
+    picked = text[torch.randint(0, len(text), drawn.tokens.shape, generator=generator)]
+    replaced = drawn.corrupted & ~drawn.masked & near
+    return Corrupted(torch.where(replaced, picked, drawn.tokens), drawn.masked, drawn.corrupted)
 
 
 def fully_masked(clean: Tensor, real: int, starts: list[int], block_size: int) -> NoisyBlocks:

@@ -182,9 +182,56 @@ def test_the_level_stays_in_its_range() -> None:
     assert 3.8 < float(inside.max()) <= 4.0
 
 
+def test_replaced_blocks_have_a_range_of_their_own() -> None:
+    config = CorruptionConfig(
+        full=0.0,
+        partial=0.0,
+        replaced=1.0,
+        t_min=0.8,
+        t_max=0.9,
+        replaced_t_min=0.1,
+        replaced_t_max=0.2,
+        mask_share=0.0,
+    )
+    g = torch.Generator().manual_seed(3)
+    noisy = noisy_blocks(clean_tokens(900), 900, list(range(1, 800)), 6, config, VOCAB, g)
+    share = float((noisy.tokens < VOCAB).float().mean())
+    assert share == pytest.approx(0.15, abs=0.02)
+
+
+@pytest.mark.parametrize("nearby", [0.0, 0.5, 1.0])
+def test_a_share_of_the_wrong_tokens_comes_from_the_text(nearby: float) -> None:
+    config = CorruptionConfig(
+        full=0.0,
+        partial=0.0,
+        replaced=1.0,
+        t_min=0.5,
+        t_max=0.5,
+        mask_share=0.0,
+        nearby_share=nearby,
+    )
+    g = torch.Generator().manual_seed(4)
+    real = 700
+    noisy = noisy_blocks(clean_tokens(900), real, list(range(1, 600)), 6, config, VOCAB, g)
+    foreign = noisy.tokens < VOCAB
+    moved = ~foreign & (noisy.tokens != CLEAN + noisy.positions)
+    found = float(moved.sum() / (moved | foreign).sum())
+    assert found == pytest.approx(nearby, abs=0.05)
+    assert bool((noisy.tokens[moved] < CLEAN + real).all()), "padding is nobody's token"
+
+
 @pytest.mark.parametrize(
     "bad",
-    [{"full": 0.7}, {"full": 1.0}, {"t_min": 0.0}, {"t_min": 0.95}, {"t_max": 1.5}],
+    [
+        {"full": 0.7},
+        {"full": 1.0},
+        {"t_min": 0.0},
+        {"t_min": 0.95},
+        {"t_max": 1.5},
+        {"replaced_t_max": 0.2},
+        {"replaced_t_min": 1.5},
+        {"nearby_share": 1.5},
+    ],
 )
 def test_shares_and_levels_that_contradict_themselves_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(InvalidRequest):

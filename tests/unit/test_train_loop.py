@@ -31,7 +31,7 @@ from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.checkpoint import DraftingConfig, load_adapter
 from blockdiff.model.transformer import Gate, Transformer
-from blockdiff.train.adapt import drafting_config, export_adapter, new_adapter
+from blockdiff.train.adapt import cut_to_ranks, drafting_config, export_adapter, new_adapter
 from blockdiff.train.loop import Documents, RunState, TrainConfig, Trainer
 from blockdiff.train.loss import LossParts
 from blockdiff.train.measure import measure_drafts
@@ -504,3 +504,25 @@ def test_two_processes_are_one_with_twice_the_sequences(tmp_path: Path) -> None:
 def test_processes_agree_when_to_stop_and_how_fast_to_learn(tmp_path: Path) -> None:
     first, second = in_two_processes(tmp_path, _stop_and_clock_of_its_own)
     assert_same(first, second)
+
+
+# --- cutting an adapter -------------------------------------------------------------------------
+
+
+def test_a_cut_pair_is_the_nearest_of_its_rank() -> None:
+    """What is lost are the smallest singular values; pairs that are small enough stay."""
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(4, 6, generator=g), torch.randn(9, 4, generator=g)
+    tensors = {
+        "layers.0.qkv.a": a,
+        "layers.0.qkv.b": b,
+        "layers.0.o.a": a + 1.0,
+        "layers.0.o.b": b,
+        "mask_embedding": torch.ones(6),
+    }
+    cut = cut_to_ranks(tensors, {"qkv": 2, "o": 4})
+    assert cut["layers.0.qkv.a"].shape == (2, 6) and cut["layers.0.qkv.b"].shape == (9, 2)
+    lost = torch.linalg.matrix_norm(b @ a - cut["layers.0.qkv.b"] @ cut["layers.0.qkv.a"])
+    smallest = torch.linalg.svdvals(b @ a)[2:4]
+    assert float(lost) == pytest.approx(float(smallest.norm()), rel=1e-4)
+    assert all(cut[key] is tensors[key] for key in tensors if "qkv" not in key)
