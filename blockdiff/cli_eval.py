@@ -57,6 +57,9 @@ def infilling_command(
     entropy_bound: Annotated[
         float, typer.Option(help="diffusion, rule entropy_bound: nats settled per step.")
     ] = _DEFAULTS.entropy_bound,
+    edit_threshold: Annotated[
+        float, typer.Option(help="diffusion, rule edit: replace where another is above this.")
+    ] = _DEFAULTS.edit_threshold,
     denoising_steps: Annotated[
         int, typer.Option(help="diffusion, rule schedule: steps per block.")
     ] = _DEFAULTS.denoising_steps,
@@ -78,6 +81,7 @@ def infilling_command(
         rule=rule,
         threshold=threshold,
         entropy_bound=entropy_bound,
+        edit_threshold=edit_threshold,
         denoising_steps=denoising_steps,
         block_size=block_size,
         max_tokens=max_tokens or _default_tokens(tasks),
@@ -101,7 +105,7 @@ def infilling_command(
 
 def _decoding(mode: EvalMode, **options: Any) -> DecodingConfig:
     """Decoding of one of our modes. An option that the mode would ignore is an error."""
-    for name in ("rule", "threshold", "entropy_bound", "denoising_steps"):
+    for name in ("rule", "threshold", "entropy_bound", "edit_threshold", "denoising_steps"):
         if options[name] != getattr(_DEFAULTS, name) and mode is not EvalMode.DIFFUSION:
             raise InvalidRequest(
                 f"--{name.replace('_', '-')} means nothing in mode {mode.value}",

@@ -31,6 +31,7 @@ class Rule(str, Enum):
     SCHEDULE = "schedule"
     THRESHOLD = "threshold"
     ENTROPY_BOUND = "entropy_bound"
+    EDIT = "edit"  # as threshold; a settled token gives way to one the model is surer of
 
 
 class Layout(str, Enum):
@@ -54,8 +55,9 @@ class DecodingConfig:
     rule: Rule = _help("diffusion: which masks settle in a step", Rule.THRESHOLD)
     block_size: int = _help("tokens per block (0: as the checkpoint was trained)", 0)
     denoising_steps: int = _help("diffusion, rule schedule: steps per block (0: one per token)", 0)
-    threshold: float = _help("diffusion, rule threshold: settle tokens above this probability", 0.9)
+    threshold: float = _help("diffusion, threshold and edit: settle tokens above this", 0.9)
     entropy_bound: float = _help("diffusion, rule entropy_bound: nats settled per step", 0.5)
+    edit_threshold: float = _help("diffusion, rule edit: replace where another is above this", 0.9)
     max_tokens: int = _help("most tokens to write (0: 256, for a rewrite what its text needs)", 0)
     temperature: float = _help("0 is greedy", 0.0)
     top_p: float = _help("sample from the smallest set of tokens with this mass", 1.0)
@@ -70,6 +72,8 @@ class DecodingConfig:
         need(self.denoising_steps >= 0, f"denoising_steps is negative: {self.denoising_steps}")
         need(0.0 < self.threshold <= 1.0, f"threshold must be in (0, 1], got {self.threshold}")
         need(self.entropy_bound > 0.0, f"entropy_bound must be above 0, got {self.entropy_bound}")
+        edit = self.edit_threshold
+        need(0.0 < edit <= 1.0, f"edit_threshold must be in (0, 1], got {edit}")
         tokens = self.max_tokens
         need(0 <= tokens <= MOST_TOKENS, f"max_tokens must be 0..{MOST_TOKENS}, got {tokens}")
         need(0.0 <= self.temperature <= 10.0, f"temperature must be 0..10, got {self.temperature}")

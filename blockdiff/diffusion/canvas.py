@@ -14,20 +14,26 @@ class Canvas:
 
     Attributes:
         tokens: ids; under a mask the original, which is only shown until something better is known.
-        masked: which of them are denoised; the others never change.
+        masked: which of them are denoised. The others stay, but for those that are `editable`.
         confidence: probability of each token, shown with it.
         allowed: by index, the ids among which a masked token is chosen; absent: all.
+        editable: which tokens that are not masked the rule `edit` may replace; empty: none.
     """
 
     tokens: tuple[int, ...] = ()
     masked: tuple[bool, ...] = ()
     confidence: tuple[float, ...] = ()
     allowed: Mapping[int, Tensor] = field(default_factory=dict)
+    editable: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.editable:
+            object.__setattr__(self, "editable", (False,) * len(self.tokens))
 
     def kept(self, start: int) -> int:
-        """How many tokens from `start` on stay as they are, up to the first mask."""
+        """How many tokens from `start` on stay as they are, up to the first that may change."""
         end = start
-        while end < len(self.tokens) and not self.masked[end]:
+        while end < len(self.tokens) and not (self.masked[end] or self.editable[end]):
             end += 1
         return end - start
 
@@ -40,6 +46,7 @@ class Canvas:
             (*self.masked[start:end], *[True] * blank),
             (*self.confidence[start:end], *[0.0] * blank),
             {i - start: ids for i, ids in self.allowed.items() if start <= i < end},
+            (*self.editable[start:end], *[False] * blank),
         )
 
     def behind(self, token: int, confidence: float) -> Canvas:
@@ -49,6 +56,7 @@ class Canvas:
             (False, *self.masked),
             (confidence, *self.confidence),
             {i + 1: ids for i, ids in self.allowed.items()},
+            (False, *self.editable),
         )
 
     def limited(self, logits: Tensor) -> Tensor:

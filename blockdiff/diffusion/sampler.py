@@ -20,6 +20,7 @@ from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.diffusion.choose import Chooser, Proposal
 from blockdiff.diffusion.lookup import Lookup
+from blockdiff.diffusion.revision import Revision
 from blockdiff.diffusion.unmask import settle
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
@@ -103,6 +104,8 @@ class Sampler:
     constraint: Constraint | None = None
     speculation: Speculation = Speculation()
     forwards: int = 0
+    edits: int = 0  # settled tokens replaced, rule `edit`
+    returns: int = 0  # positions of a block that wanted an earlier token back
 
     def __post_init__(self) -> None:
         if self.adapter is None and self.config.mode is not Mode.AR:
@@ -313,17 +316,21 @@ class Sampler:
     ) -> Generator[Snapshot, None, Proposal]:
         """Settle every position of one block; returns its tokens.
 
-        Positions behind a settled end token whose predecessors are all settled do not matter.
+        Positions behind a settled end token whose predecessors are all settled do not matter. Under
+        the rule `edit` a block is done when a forward finds nothing to settle or to replace.
         """
         size = len(logits)
         tokens = torch.tensor(block.tokens)
         certainty = torch.tensor(block.confidence)
         masked = torch.tensor(block.masked)
         n_masks = sum(block.masked)
-        step = 0
+        step, ended = 0, False
+        revision = Revision(self.config, block)
         while True:
             rows = block.limited(torch.cat([head[None], logits[: size - 1]]))
             proposal = self.chooser.sample(rows)
+            edited, ids, sure = revision.step(rows, tokens, masked)
+            tokens, certainty = ids, torch.where(edited, sure, certainty)
             tokens = torch.where(masked, proposal.tokens, tokens)
             certainty = torch.where(masked, proposal.confidence, certainty)
             rank, entropy = certainty.clone(), proposal.entropy
@@ -331,12 +338,16 @@ class Sampler:
                 # The first token comes from the base's exact row, which never sees the block: it
                 # will not fit itself to tokens settled before it, so it settles first.
                 rank[0], entropy[0] = 2.0, 0.0
-            chosen = settle(self.config, rank, entropy, masked, step, n_masks)
+            open_ = torch.zeros_like(masked) if ended else masked
+            chosen = settle(self.config, rank, entropy, open_, step, n_masks)
             masked = masked & ~chosen
             step += 1
-            done = not bool(masked.any()) or self._ends(tokens, masked)
+            ended = self._ends(tokens, masked)
+            changed = revision.active and bool((chosen | edited).any())
             draft = Proposal(tuple(tokens.tolist()), tuple(certainty.tolist()))
-            if done:
+            if not changed and (ended or not bool(masked.any())):
+                self.edits += revision.edits
+                self.returns += revision.returns
                 return draft
             yield show(draft, settled=(~masked).tolist())
             self._check()

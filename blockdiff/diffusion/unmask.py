@@ -1,4 +1,5 @@
-"""Unmasking rules: which masked positions of a block settle in one denoising step.
+"""Unmasking rules: which masked positions of a block settle in one denoising step, and which
+settled ones give way to another token.
 
 Pure functions of what the model said; no rule knows of caches, tokens or text. Confidence is
 always read from un-noised probabilities, whatever the temperature of sampling.
@@ -43,11 +44,27 @@ def settle(
         counts = schedule_counts(n, min(config.denoising_steps or n, n))
         count = counts[step] if step < len(counts) else int(masked.sum())
         return _most_confident(confidence, masked, count)
-    if config.rule is Rule.THRESHOLD:
+    if config.rule in (Rule.THRESHOLD, Rule.EDIT):
         chosen = masked & (confidence > config.threshold)
     else:
         chosen = _within_entropy(entropy, masked, config.entropy_bound)
     return chosen if bool(chosen.any()) else _most_confident(confidence, masked, 1)
+
+
+def edits(config: DecodingConfig, other: Tensor, own: Tensor, open_: Tensor) -> Tensor:
+    """Which settled tokens to replace (token-to-token editing, LLaDA2.1).
+
+    Args:
+        other: (block,) probability of the best token that the position has not held yet.
+        own: (block,) probability of the token that stands there, given the same block.
+        open_: boolean (block,), settled positions that may change.
+
+    Returns:
+        Boolean (block,), a subset of `open_`; nothing under any rule but `edit`.
+    """
+    if config.rule is not Rule.EDIT:
+        return torch.zeros_like(open_)
+    return open_ & (other > config.edit_threshold) & (other > own)
 
 
 def _most_confident(confidence: Tensor, masked: Tensor, count: int) -> Tensor:

@@ -223,6 +223,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "denoising_steps": ("3", 3),
     "threshold": ("0.5", 0.5),
     "entropy_bound": ("0.25", 0.25),
+    "edit_threshold": ("0.6", 0.6),
     "max_tokens": ("9", 9),
     "temperature": ("0.7", 0.7),
     "top_p": ("0.8", 0.8),

@@ -28,6 +28,8 @@ from tiny import (
 )
 
 from blockdiff.config import DecodingConfig, Mode, Rule
+from blockdiff.diffusion.canvas import Canvas
+from blockdiff.diffusion.revision import MOST_EDITS
 from blockdiff.diffusion.sampler import Snapshot, Speculation
 from blockdiff.diffusion.unmask import settle
 from blockdiff.errors import Cancelled, ModelUnsupported
@@ -267,10 +269,11 @@ def test_sampling_keeps_the_distribution_of_the_base(
 
 # --- diffusion ---------------------------------------------------------------------------------
 
+KEEPING = [rule for rule in Rule if rule is not Rule.EDIT]
 DECODING = st.builds(
     DecodingConfig,
     mode=st.just(Mode.DIFFUSION),
-    rule=st.sampled_from(Rule),
+    rule=st.sampled_from(KEEPING),
     block_size=st.integers(1, 7),
     denoising_steps=st.integers(0, 8),
     threshold=st.floats(0.05, 1.0),
@@ -292,7 +295,7 @@ DECODING = st.builds(
 def test_a_settled_token_stays(
     family: str, decoding: DecodingConfig, prompt: list[int], stop: set[int], banned: set[int]
 ) -> None:
-    """Invariants 3 and 4, for every rule: and the stream ends in time, with everything settled.
+    """Invariants 3 and 4, for every rule but `edit`: the stream ends in time, everything settled.
 
     A settled token can only fall away, where the text turns out to end before it.
     """
@@ -317,6 +320,63 @@ def test_a_settled_token_stays(
         assert set(snapshot.tokens).isdisjoint(banned)
         assert len(snapshot.tokens) == len(snapshot.settled) == len(snapshot.confidence)
         assert all(0.0 <= p <= 1.0 + 1e-6 for p in snapshot.confidence)
+
+
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    weights=st.integers(0, 5),
+    decoding=DECODING,
+    edit_threshold=st.floats(0.02, 0.9),
+    prompt=PROMPT,
+    stop=st.sets(st.integers(0, VOCAB - 1), max_size=4),
+    banned=st.sets(st.integers(0, VOCAB - 1), max_size=4),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_rule_edit_ends_and_brings_no_token_back(
+    family: str,
+    weights: int,
+    decoding: DecodingConfig,
+    edit_threshold: float,
+    prompt: list[int],
+    stop: set[int],
+    banned: set[int],
+) -> None:
+    """Settled tokens may change, but not back, and nothing once its block is done."""
+    decoding = replace(decoding, rule=Rule.EDIT, edit_threshold=edit_threshold)
+    drafter = adapter(FAMILIES[family], weights)
+    run = sampler(MODELS[family], drafter, decoding, stop=stop - banned, banned=banned)
+    snapshots = list(run.run(prompt))
+    final = snapshots[-1]
+    assert all(final.settled) and set(final.tokens).isdisjoint(stop | banned)
+    assert final.ended or len(final.tokens) == decoding.max_tokens
+    changes = 0
+    for index in range(len(final.tokens)):
+        held = [s.tokens[index] for s in snapshots if index < len(s.tokens) and s.settled[index]]
+        distinct = [token for token, _ in itertools.groupby(held)]
+        assert len(set(distinct)) == len(distinct) <= 1 + MOST_EDITS
+        assert index % decoding.block_size or len(distinct) == 1, "an exact token stays"
+        changes += len(distinct) - 1
+    assert changes <= run.edits
+    blocks = -(-decoding.max_tokens // decoding.block_size)
+    assert run.forwards <= (1 + MOST_EDITS) * decoding.max_tokens + blocks
+
+
+def test_a_text_without_masks_is_revised_in_its_place() -> None:
+    """A line that the adapter has learned, with wrong tokens: only those that may change do."""
+    model, drafter = toy_base(), toy_adapter()
+    line = Letters().encode(toy_line(random.Random(5), 24))
+    wrong = Letters().encode(toy_line(random.Random(6), 24))
+    prompt, text = line[:8], wrong[8:]
+    kept = Canvas(tuple(text), (False,) * len(text), (1.0,) * len(text))
+    decoding = replace(DIFFUSION, rule=Rule.EDIT, edit_threshold=1e-3)
+    editable = tuple(index % 2 == 1 for index in range(len(text)))
+    run = sampler(model, drafter, decoding)
+    final = last(run.run(prompt, replace(kept, editable=editable)))
+    changed = [a != b for a, b in zip(final.tokens, text, strict=True)]
+    assert run.edits >= sum(changed) > 0
+    assert not any(is_new and not may for is_new, may in zip(changed, editable, strict=True))
+    run = sampler(model, drafter, replace(decoding, rule=Rule.THRESHOLD))
+    assert last(run.run(prompt, replace(kept, editable=editable))).tokens == tuple(text)
 
 
 def forwards_at_most(decoding: DecodingConfig) -> int:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Rule
-from blockdiff.diffusion.unmask import schedule_counts, settle
+from blockdiff.diffusion.canvas import Canvas
+from blockdiff.diffusion.revision import MOST_EDITS, Revision
+from blockdiff.diffusion.unmask import edits, schedule_counts, settle
 
 T, F = True, False
 FLAT = [0.5, 0.5, 0.5, 0.5]
@@ -22,7 +24,7 @@ def rule(kind: Rule, value: float = 0.0) -> DecodingConfig:
     """A rule and its one parameter: steps, threshold or nats."""
     if kind is Rule.SCHEDULE:
         return DecodingConfig(rule=kind, denoising_steps=int(value))
-    if kind is Rule.THRESHOLD:
+    if kind in (Rule.THRESHOLD, Rule.EDIT):
         return DecodingConfig(rule=kind, threshold=value)
     return DecodingConfig(rule=kind, entropy_bound=value)
 
@@ -52,6 +54,8 @@ CASES = [
      FLAT, [T, F, T, T], 3, [F, F, T, F]),
     ("threshold: confidence 0 still settles one", rule(Rule.THRESHOLD, 0.7), [0.0, 0.0, 0.0, 0.0],
      FLAT, [F, F, T, F], 0, [F, F, T, F]),
+    ("edit: masks settle as by threshold", rule(Rule.EDIT, 0.7), [0.1, 0.9, 0.8, 0.7], FLAT,
+     [T, T, T, T], 0, [F, T, T, F]),
     ("entropy: lowest while the sum stays under", rule(Rule.ENTROPY_BOUND, 0.5), FLAT,
      [0.3, 0.1, 0.2, 0.05], [T, T, T, T], 0, [F, T, T, T]),
     ("entropy: the bound itself is within", rule(Rule.ENTROPY_BOUND, 0.5), FLAT,
@@ -85,6 +89,7 @@ def test_table(
 RULES = st.one_of(
     st.integers(0, 12).map(lambda steps: rule(Rule.SCHEDULE, steps)),
     st.floats(0.01, 1.0).map(lambda threshold: rule(Rule.THRESHOLD, threshold)),
+    st.floats(0.01, 1.0).map(lambda threshold: rule(Rule.EDIT, threshold)),
     st.floats(0.01, 8.0).map(lambda nats: rule(Rule.ENTROPY_BOUND, nats)),
 )
 
@@ -168,3 +173,79 @@ def test_n_masks_over_s_steps_settle_exactly_n(n: int, steps: int, seed: int) ->
         masked = masked & ~chosen
         settled.append(int(chosen.sum()))
     assert settled == schedule_counts(n, min(steps or n, n))
+
+
+# --- editing ------------------------------------------------------------------------------------
+
+EDIT = DecodingConfig(rule=Rule.EDIT, edit_threshold=0.6)
+
+
+@pytest.mark.parametrize(
+    ("other", "own", "open_", "expected"),
+    [
+        ([0.7, 0.7], [0.1, 0.1], [T, F], [T, F]),
+        ([0.6, 0.61], [0.1, 0.1], [T, T], [F, T]),
+        ([0.2, 0.9], [0.7, 0.05], [T, T], [F, T]),
+    ],
+    ids=["only open ones", "above the threshold", "where it is the better one"],
+)
+def test_edits_table(
+    other: list[float], own: list[float], open_: list[bool], expected: list[bool]
+) -> None:
+    values = torch.tensor(other), torch.tensor(own), torch.tensor(open_)
+    assert edits(EDIT, *values).tolist() == expected
+    for kind in set(Rule) - {Rule.EDIT}:
+        assert not bool(edits(rule(kind, 0.5), *values).any())
+
+
+def test_of_two_that_are_likely_enough_the_better_stays() -> None:
+    low = DecodingConfig(rule=Rule.EDIT, edit_threshold=0.1)
+    assert edits(low, torch.tensor([0.4]), torch.tensor([0.5]), torch.tensor([T])).tolist() == [F]
+
+
+def sure_of(*tokens: int, vocab: int = 5) -> Tensor:
+    """Logits (block, vocab) that give nearly all probability to one token each."""
+    return torch.nn.functional.one_hot(torch.tensor(tokens), vocab).float() * 20.0
+
+
+def test_a_token_does_not_come_back() -> None:
+    """A model that goes A, B, A, B: the first change is made, the way back is counted."""
+    block = Canvas((4, 1, 1), (F, F, F), (1.0,) * 3, editable=(F, T, T))
+    revision = Revision(EDIT, block)
+    tokens, masked = torch.tensor([4, 1, 1]), torch.zeros(3, dtype=torch.bool)
+    chosen, ids, sure = revision.step(sure_of(0, 2, 1), tokens, masked)
+    assert (chosen.tolist(), ids.tolist()) == ([F, T, F], [4, 2, 1])
+    assert float(sure[1]) > 0.99 and (revision.edits, revision.returns) == (1, 0)
+    for _ in range(3):
+        chosen, again, _ = revision.step(sure_of(0, 1, 1), ids, masked)
+        assert not bool(chosen.any()) and again.tolist() == ids.tolist()
+    assert (revision.edits, revision.returns) == (1, 1)
+
+
+@given(seed=st.integers(0, 500), size=st.integers(2, 6))
+@settings(max_examples=60, deadline=None)
+def test_revision_ends_whatever_the_model_says(seed: int, size: int) -> None:
+    """Every position changes a limited number of times and never to what it has held."""
+    g = torch.Generator().manual_seed(seed)
+    block = Canvas((0,) * size, (T,) * size, (0.0,) * size)
+    revision = Revision(EDIT, block)
+    tokens, masked = torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.bool)
+    held = [[0] for _ in range(size)]
+    for _ in range(40):
+        wanted = torch.randint(0, 7, (size,), generator=g).tolist()
+        chosen, tokens, _ = revision.step(sure_of(*wanted, vocab=7), tokens, masked)
+        for index in chosen.nonzero().flatten().tolist():
+            held[index].append(int(tokens[index]))
+    assert held[0] == [0], "what is predicted without sight of the block is not revised"
+    assert all(len(set(row)) == len(row) <= 1 + MOST_EDITS for row in held)
+    assert revision.edits == sum(len(row) - 1 for row in held)
+
+
+def test_masks_and_kept_tokens_are_not_edited() -> None:
+    block = Canvas((1, 1, 1), (F, T, F), (1.0, 0.0, 1.0))
+    revision = Revision(EDIT, block)
+    now = torch.tensor([1, 1, 1])
+    chosen, _, _ = revision.step(sure_of(2, 2, 2), now, torch.tensor([F, T, F]))
+    assert not bool(chosen.any())
+    chosen, ids, _ = revision.step(sure_of(2, 2, 2), now, torch.tensor([F, F, F]))
+    assert (chosen.tolist(), ids.tolist()) == ([F, T, F], [1, 2, 1])

@@ -1,0 +1,74 @@
+"""Revising a block: settled tokens give way to ones that the model is surer of.
+
+Token-to-token editing (LLaDA2.1). Revisions of a model that was trained on
+little noise are apt to go round in circles, so a position never takes back a token that it has
+held, and changes a limited number of times: every block comes to an end.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blockdiff.config import DecodingConfig, Rule
+from blockdiff.diffusion.canvas import Canvas
+from blockdiff.diffusion.unmask import edits
+
+MOST_EDITS = 2
+"""Of one position."""
+
+
+class Revision:
+    """What the positions of one block have held.
+
+    Attributes:
+        active: whether the rule revises at all.
+        edits: replacements so far.
+        returns: positions that wanted an earlier token back, which they do not get.
+    """
+
+    def __init__(self, config: DecodingConfig, block: Canvas) -> None:
+        self.active = config.rule is Rule.EDIT
+        self._config = config
+        self._open = torch.tensor(block.masked) | torch.tensor(block.editable)
+        # The first token comes from an exact row, which does not see the block.
+        self._open[0] = False
+        self._held: list[list[int]] = [[] for _ in block.tokens]
+        self._returned = torch.zeros_like(self._open)
+        self.edits = 0
+
+    @property
+    def returns(self) -> int:
+        return int(self._returned.sum())
+
+    def step(self, logits: Tensor, tokens: Tensor, masked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Look over the settled tokens once.
+
+        Args:
+            logits: (block, vocab), un-noised, of the block as it stands.
+            tokens, masked: (block,) what stands there, and which of it is not settled.
+
+        Returns:
+            Three tensors (block,): which tokens to replace, by what, and its probability.
+        """
+        settled = self._open & ~masked
+        if not (self.active and bool(settled.any())):
+            none = torch.zeros_like(self._open)
+            return none, tokens, torch.zeros(len(tokens))
+        probabilities = logits.softmax(-1).cpu()
+        own = probabilities.gather(-1, tokens[:, None])[:, 0]
+        before = torch.zeros(len(tokens))
+        for index in settled.nonzero().flatten().tolist():
+            held, token = self._held[index], int(tokens[index])
+            if token not in held:
+                held.append(token)
+            earlier = [old for old in held if old != token]
+            if earlier:
+                before[index] = probabilities[index, earlier].max()
+            probabilities[index, held] = 0.0
+        self._returned |= edits(self._config, before, own, settled)
+        fresh = torch.tensor([len(held) <= MOST_EDITS for held in self._held])
+        other, ids = probabilities.max(-1)
+        chosen = edits(self._config, other, own, settled & fresh)
+        self.edits += int(chosen.sum())
+        return chosen, torch.where(chosen, ids, tokens), other
