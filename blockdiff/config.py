@@ -81,14 +81,58 @@ class DecodingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertsConfig:
+    """Shape of a mixture of experts in place of a feed-forward.
+
+    Attributes:
+        count: experts of a layer; `active` of them act on a token.
+        size: inner width of one, in place of `ffn_size`.
+        shared_size: inner width of the expert that acts on every token; 0: there is none.
+        first_layer: layers below this one have a plain feed-forward.
+        groups: experts are chosen from the best `active_groups` of so many equal groups, a group
+            being as good as its two best experts; 1: from all of them.
+        sigmoid: scores are sigmoids, to which a bias is added for choosing; else a softmax.
+        normalized: the weights of the chosen ones sum to 1, before `scale`.
+    """
+
+    count: int
+    active: int
+    size: int
+    shared_size: int = 0
+    first_layer: int = 0
+    groups: int = 1
+    active_groups: int = 1
+    sigmoid: bool = False
+    normalized: bool = True
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, message: str) -> None:
+            if not ok:
+                raise InvalidRequest(message)
+
+        need(self.count % self.groups == 0, f"{self.count} experts in {self.groups} groups")
+        need(1 <= self.active_groups <= self.groups, f"{self.active_groups} of {self.groups} groups")
+        reachable = self.count // self.groups * self.active_groups
+        need(1 <= self.active <= reachable, f"{self.active} of {reachable} experts")
+        need(self.groups == 1 or self.count // self.groups > 1, "groups of one expert")
+
+
+@dataclass(frozen=True, slots=True)
 class TransformerConfig:
-    """Shape of a decoder stack of the Llama, Qwen2 or Qwen3 kind.
+    """Shape of a decoder stack: Llama, Qwen2, Qwen3, LLaDA, mixtures of experts, StarCoder2.
 
     Attributes:
         n_kv_heads: heads of keys and values; `n_heads / n_kv_heads` queries share one.
         qkv_bias: biases on the query, key and value projections (Qwen2).
         qk_norm: RMSNorm over each head of queries and keys before RoPE (Qwen3).
         tied_embeddings: the output head is the embedding matrix.
+        rotary_dim: leading dimensions of each head that RoPE turns; 0: all of them.
+        o_bias, ffn_bias: biases on the output projection of attention, on the feed-forward.
+        gated_ffn: SwiGLU; else one projection and the tanh form of GELU (StarCoder2).
+        layer_norm: LayerNorm with biases in place of RMSNorm (StarCoder2).
+        sliding_window: a position sees so many positions, itself included, and none before; 0: all.
+        experts: what takes the place of the feed-forward; None: nothing.
     """
 
     vocab_size: int
@@ -104,12 +148,21 @@ class TransformerConfig:
     qk_norm: bool = False
     tied_embeddings: bool = True
     max_positions: int = 32_768
+    rotary_dim: int = 0
+    o_bias: bool = False
+    ffn_bias: bool = False
+    gated_ffn: bool = True
+    layer_norm: bool = False
+    sliding_window: int = 0
+    experts: ExpertsConfig | None = None
 
     def __post_init__(self) -> None:
         if self.n_heads % self.n_kv_heads:
             raise InvalidRequest(
                 f"{self.n_heads} query heads cannot share {self.n_kv_heads} key heads evenly"
             )
+        if self.rotary_dim % 2 or not 0 <= self.rotary_dim <= self.head_dim:
+            raise InvalidRequest(f"RoPE cannot turn {self.rotary_dim} of {self.head_dim} dimensions")
 
 
 ADAPTER_TARGETS = ("qkv", "o", "gate_up", "down")

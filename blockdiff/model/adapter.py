@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from blockdiff.config import AdapterConfig, TransformerConfig
-from blockdiff.errors import ModelCorrupt
+from blockdiff.errors import ModelCorrupt, ModelUnsupported
 
 
 class LowRank(nn.Module):
@@ -43,6 +43,8 @@ class GatedAdapter(nn.Module):
         super().__init__()
         self.config = config
         shapes = target_shapes(model)
+        if absent := [name for name, rank in config.ranks.items() if rank and name not in shapes]:
+            raise ModelUnsupported(f"the architecture has no {absent[0]} for an adapter to act on")
         self.mask_embedding = nn.Parameter(torch.zeros(model.hidden_size))
         self.layers = nn.ModuleList(
             nn.ModuleDict(
@@ -79,9 +81,12 @@ class GatedAdapter(nn.Module):
 def target_shapes(model: TransformerConfig) -> dict[str, tuple[int, int]]:
     """(inputs, outputs) of every linear layer that can carry a pair."""
     attention = model.n_heads * model.head_dim
-    return {
+    shapes = {
         "qkv": (model.hidden_size, attention + 2 * model.n_kv_heads * model.head_dim),
         "o": (attention, model.hidden_size),
-        "gate_up": (model.hidden_size, 2 * model.ffn_size),
-        "down": (model.ffn_size, model.hidden_size),
     }
+    if model.experts is not None:
+        return shapes
+    if model.gated_ffn:
+        shapes["gate_up"] = (model.hidden_size, 2 * model.ffn_size)
+    return shapes | {"down": (model.ffn_size, model.hidden_size)}

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from blockdiff.config import AdapterConfig, Layout, TransformerConfig
-from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
+from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
-from blockdiff.model.families import config_from_hf, sources
+from blockdiff.model.families import config_from_hf
+from blockdiff.model.kinds import published, read_json
 from blockdiff.model.packing import ROWS, Format, Packed, pack
 from blockdiff.model.quantized import install
+from blockdiff.model.shards import Shards, check_shape, refuse_unread, shard_files
+from blockdiff.model.tensor_names import HUB, sources
 from blockdiff.model.transformer import Transformer
 
 Progress = Callable[[str, float], None]
@@ -68,7 +70,10 @@ class DraftingConfig:
 def load_transformer(
     folder: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Transformer:
-    """Read a prepared folder or a transformers checkpoint folder (safetensors).
+    """Read a prepared folder or a published checkpoint folder (safetensors).
+
+    Names and shapes are compared with `config.json` before anything is read; code that lies beside
+    the weights is never run, whatever `auto_map` says.
 
     Args:
         dtype: torch.int8 packs the matrices for int8 arithmetic on a CPU and leaves all else in
@@ -77,59 +82,94 @@ def load_transformer(
     Raises:
         ModelNotFound: no such folder or no weights in it.
         ModelUnsupported: pickle weights, or a family or width we do not have.
-        ModelCorrupt: a tensor is missing, misshapen or cut short.
+        ModelCorrupt: a key of `config.json` is impossible; a tensor is missing, misshapen, cut
+            short or not finite.
         DeviceUnavailable: int8 where its library cannot be had.
     """
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise ModelNotFound(f"{folder} holds no config.json", "give a checkpoint folder")
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-            raise ModelUnsupported(
-                f"{folder} holds pickled weights, which can run code when opened",
-                "convert them to safetensors first",
-            )
-        raise ModelNotFound(f"{folder} holds no .safetensors file")
+    stored = Shards(shard_files(folder))
     raw = read_json(config_file)
-    formats: dict[str, list[dict[str, Any]]] = {}
     if raw.get("blockdiff_format") == FORMAT:
+        return _load_prepared(folder, raw, stored, dtype, device)
+    return _load_published(folder, raw, stored, dtype, device)
+
+
+def _load_prepared(
+    folder: Path,
+    raw: Mapping[str, Any],
+    stored: Shards,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Transformer:
+    try:
         config = TransformerConfig(**raw["transformer"])
-        formats = raw.get("packed", {})
-        names = {
-            name: tuple(f"{name}.{i}" for i in range(len(formats[name])))
-            if name in formats
-            else (name,)
-            for name in parameter_shapes(config)
-        }
-    else:
-        config = config_from_hf(raw, str(folder))
-        names = sources(config, gguf=False)
-    int8 = dtype is torch.int8
-    if formats and not int8:
+    except (KeyError, TypeError, InvalidRequest) as error:
+        raise ModelCorrupt(f"{folder}/config.json: {type(error).__name__}: {error}") from error
+    formats: dict[str, list[dict[str, Any]]] = raw.get("packed", {})
+    if formats and dtype is not torch.int8:
         raise ModelUnsupported(f"{folder} is packed for int8", "use --dtype int8")
-    stored = _ShardedTensors(shards)
-    refuse_unread(stored.names, names, str(folder))
     shapes = parameter_shapes(config)
+    names = {name: [f"{name}.{i}" for i in range(len(formats.get(name, ())))] for name in shapes}
+    refuse_unread(stored.names, {n: tuple(p) or (n,) for n, p in names.items()}, str(folder))
     state: dict[str, Tensor] = {}
     packed: dict[str, list[Packed]] = {}
     for ours, theirs in names.items():
-        parts = [stored.get(name) for name in theirs]
         if ours in formats:
             packed[ours] = [
-                _packed(data, form, f"{folder}: {name}")
-                for name, data, form in zip(theirs, parts, formats[ours], strict=True)
+                _packed(stored.get(name), form, f"{folder}: {name}")
+                for name, form in zip(theirs, formats[ours], strict=True)
             ]
             found = [(part.rows, part.inputs) for part in packed[ours]]
             check_shape(found, shapes[ours], theirs, str(folder))
             continue
-        check_shape([tuple(part.shape) for part in parts], shapes[ours], theirs, str(folder))
-        if int8 and len(shapes[ours]) == 2:
-            packed[ours] = [pack(part) for part in parts]
+        check_shape([stored.shape(ours)], shapes[ours], [ours], str(folder))
+        if dtype is torch.int8 and len(shapes[ours]) == 2:
+            packed[ours] = [pack(stored.get(ours))]
         else:
-            floats = torch.float32 if int8 else dtype
-            state[ours] = joined(parts).to(device=device, dtype=floats)
+            floats = torch.float32 if dtype is torch.int8 else dtype
+            state[ours] = stored.get(ours).to(device=device, dtype=floats)
     return build(config, state, str(folder), packed)
+
+
+def _load_published(
+    folder: Path,
+    raw: Mapping[str, Any],
+    stored: Shards,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Transformer:
+    config = config_from_hf(raw, str(folder))
+    _refuse_absurd(config, len(stored), str(folder))
+    names = sources(config, HUB[published(raw, str(folder)).body])
+    refuse_unread(stored.names, names, str(folder))
+    shapes = parameter_shapes(config)
+    for ours, theirs in names.items():
+        check_shape([stored.shape(name) for name in theirs], shapes[ours], theirs, str(folder))
+    if dtype is torch.int8 and config.experts is not None:
+        raise ModelUnsupported(
+            f"{folder}: int8 does not cover mixtures of experts", "use --dtype bfloat16"
+        )
+    state: dict[str, Tensor] = {}
+    packed: dict[str, list[Packed]] = {}
+    for ours, theirs in names.items():
+        if dtype is torch.int8 and len(shapes[ours]) == 2:
+            packed[ours] = [pack(stored.join([name], torch.float32, "cpu")) for name in theirs]
+            continue
+        exact = dtype is torch.int8 or ours.endswith("choice_bias")  # close calls between experts
+        state[ours] = stored.join(theirs, torch.float32 if exact else dtype, device)
+    return build(config, state, str(folder), packed)
+
+
+def _refuse_absurd(config: TransformerConfig, stored: int, source: str) -> None:
+    """More layers or experts than there are tensors: not even their names are worth making."""
+    needed, keys = config.n_layers, f"num_hidden_layers is {config.n_layers}"
+    if config.experts is not None:
+        needed += max(config.n_layers - config.experts.first_layer, 0) * config.experts.count
+        keys += f", num_experts {config.experts.count}"
+    if needed > stored:
+        raise ModelCorrupt(f"{source}: config.json: {keys}, but {stored} tensors are there")
 
 
 def build(
@@ -181,76 +221,12 @@ def load_adapter(folder: Path, config: TransformerConfig, drafting: DraftingConf
     if not path.is_file():
         raise ModelNotFound(f"{path} is missing", "pull the model again, or train an adapter")
     adapter = GatedAdapter(config, drafting.adapter)
-    adapter.load(_ShardedTensors([path]).all(), str(path))
+    adapter.load(Shards([path]).all(), str(path))
     return adapter.eval().requires_grad_(False)
 
 
-class _ShardedTensors:
-    """Tensors of several safetensors files by name, mapped from disk."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        self._where: dict[str, Any] = {}
-        for path in paths:
-            try:
-                shard = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise ModelCorrupt(f"{path}: {error}", "pull the model again") from error
-            self._where.update(dict.fromkeys(list(shard.keys()), shard))  # type: ignore[no-untyped-call]
-        self._paths = paths
-
-    @property
-    def names(self) -> Iterable[str]:
-        return self._where.keys()
-
-    def get(self, name: str) -> Tensor:
-        if name not in self._where:
-            raise ModelCorrupt(f"{self._paths[0].parent}: tensor {name} is missing")
-        tensor: Tensor = self._where[name].get_tensor(name)
-        return tensor
-
-    def all(self) -> dict[str, Tensor]:
-        return {name: self.get(name) for name in self._where}
-
-
-_REDUNDANT = {"token_embd.weight", "output.weight", "lm_head.weight"}  # of tied embeddings
-
-
-def refuse_unread(
-    stored: Iterable[str], read: Mapping[str, tuple[str, ...]], source: str
-) -> None:
-    """A tensor that none of ours is made of would change the logits: never drop it silently."""
-    wanted = _REDUNDANT.union(*read.values())
-    for name in sorted(stored):
-        if name not in wanted and not name.endswith("rotary_emb.inv_freq"):
-            raise ModelUnsupported(f"{source}: tensor {name} has no place in this architecture")
-
-
 def parameter_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all weights, none of which is made for it."""
     with torch.device("meta"):
         model = Transformer(config)
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
-
-
-def check_shape(
-    parts: Sequence[tuple[int, ...]], expected: tuple[int, ...], names: Sequence[str], source: str
-) -> None:
-    """Whether published tensors, one above the other, make one of ours."""
-    rest = expected[1:]
-    if all(part[1:] == rest for part in parts) and sum(p[0] for p in parts) == expected[0]:
-        return
-    found = ", ".join(f"{name} {part}" for name, part in zip(names, parts, strict=True))
-    raise ModelCorrupt(f"{source}: {found} do not make a tensor of shape {expected}")
-
-
-def joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelCorrupt(f"{path}: {error}") from error
-    if not isinstance(raw, dict):
-        raise ModelCorrupt(f"{path}: not a JSON object")
-    return raw

@@ -1,64 +1,218 @@
-"""What the published checkpoints of each family call things, and what shape they have."""
+"""What shape the published checkpoints of each family have.
+
+A configuration file is believed in nothing: every number has a type and a limit here, because it
+decides how much memory is asked for before the first tensor is looked at.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blockdiff.config import TransformerConfig
-from blockdiff.errors import ModelCorrupt, ModelUnsupported
+from blockdiff.config import ExpertsConfig, TransformerConfig
+from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
+from blockdiff.model.kinds import Body, published
 
-# model_type of config.json -> (biases on q, k, v; norm on each head of q and k)
-HF_FAMILIES: dict[str, tuple[bool, bool]] = {
+# general.architecture of a GGUF file -> (biases on q, k, v; norm on each head of q and k)
+GGUF_FAMILIES: dict[str, tuple[bool, bool]] = {
     "llama": (False, False),
     "qwen2": (True, False),
     "qwen3": (False, True),
 }
 
+_MOST = 1 << 17  # of every width and count without a limit of its own; the largest known is 53,248
+_MOST_LAYERS = 1024
+_MOST_TOKENS = 1 << 22  # of a vocabulary; the largest known is 262,144
+_MOST_POSITIONS = 1 << 27
+
+
+class _Keys:
+    """Values of a `config.json`, checked one by one; every error names the file and the key."""
+
+    def __init__(self, config: Mapping[str, Any], source: str) -> None:
+        self.config, self.where = config, f"{source}: config.json"
+
+    def size(self, key: str, default: int | None = None, most: int = _MOST) -> int:
+        """A count from 1 to `most`. Null is as good as absent."""
+        value = self.config.get(key)
+        value = default if value is None else value
+        if value is None:
+            raise ModelCorrupt(f"{self.where} lacks the key {key!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ModelCorrupt(f"{self.where}: {key} is {value!r}, not 1..{most}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number above 0."""
+        value = self.config.get(key)
+        value = default if value is None else value
+        if value is None:
+            raise ModelCorrupt(f"{self.where} lacks the key {key!r}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ModelCorrupt(f"{self.where}: {key} is {value!r}, not a number")
+        if not 0 < value < math.inf:
+            raise ModelCorrupt(f"{self.where}: {key} is {value!r}, not above 0")
+        return float(value)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        value = self.config.get(key)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            raise ModelCorrupt(f"{self.where}: {key} is {value!r}, not true or false")
+        return value
+
+    def expect(self, key: str, *known: Any) -> None:
+        """Refuse a value that changes the computation into one we do not have; absent is fine."""
+        if key in self.config and self.config[key] not in known:
+            raise ModelUnsupported(f"{self.where}: {key} {self.config[key]!r} is not supported")
+
 
 def config_from_hf(config: Mapping[str, Any], source: str) -> TransformerConfig:
-    """Shape from the `config.json` of a transformers checkpoint.
+    """Shape from the `config.json` of a published checkpoint.
 
     Raises ModelUnsupported for a family, rotary scaling, activation or attention window that this
-    stack does not have, ModelCorrupt for a missing key.
+    stack does not have, ModelCorrupt for a key that is missing or holds an impossible value.
     """
-    family = config.get("model_type", "")
-    if family not in HF_FAMILIES:
+    body = published(config, source).body
+    keys = _Keys(config, source)
+    if config.get("quantization_config") is not None:
         raise ModelUnsupported(
-            f"{source}: model_type {family!r} is not supported",
-            f"supported: {', '.join(sorted(HF_FAMILIES))}",
+            f"{keys.where}: quantization_config is not supported", "take the unquantized files"
         )
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ModelUnsupported(f"{source}: rotary scaling {kind!r} is not supported")
-    if (activation := config.get("hidden_act", "silu")) != "silu":
-        raise ModelUnsupported(f"{source}: hidden_act {activation!r} is not supported")
-    if config.get("use_sliding_window"):
-        raise ModelUnsupported(f"{source}: use_sliding_window is not supported")
-    qkv_bias, qk_norm = HF_FAMILIES[family]
     try:
-        heads = config["num_attention_heads"]
-        return TransformerConfig(
-            vocab_size=config["vocab_size"],
-            hidden_size=config["hidden_size"],
-            n_layers=config["num_hidden_layers"],
-            n_heads=heads,
-            n_kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-            ffn_size=config["intermediate_size"],
-            rope_base=rope.get("rope_theta") or config.get("rope_theta") or 10_000.0,
-            norm_eps=config["rms_norm_eps"],
-            qkv_bias=config.get("attention_bias", qkv_bias) or qkv_bias,
-            qk_norm=qk_norm,
-            tied_embeddings=config.get("tie_word_embeddings", False),
-            max_positions=config.get("max_position_embeddings", 32_768),
+        return _llada(keys) if body is Body.LLADA else _transformers(keys, body)
+    except InvalidRequest as error:
+        raise ModelCorrupt(f"{keys.where}: {error.message}") from error
+
+
+def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
+    """The keys of transformers, which all bodies but LLaDA's share."""
+    starcoder, llada2 = body is Body.STARCODER2, body is Body.LLADA2
+    keys.expect("hidden_act", "gelu_pytorch_tanh" if starcoder else "silu")
+    keys.expect("use_sliding_window", False, None)
+    if not starcoder:
+        for kind in keys.config.get("layer_types") or ():
+            if kind != "full_attention":
+                raise ModelUnsupported(f"{keys.where}: layer_types {kind!r} is not supported")
+    rope = _rope(keys)
+    heads, width = keys.size("num_attention_heads"), keys.size("hidden_size")
+    head_dim = keys.size("head_dim", max(width // heads, 1))
+    share = rope.number("partial_rotary_factor", 0.5 if llada2 else 1.0)
+    o_bias = keys.flag("use_bias" if starcoder or llada2 else "attention_bias", starcoder)
+    qkv_bias = keys.flag("use_qkv_bias") if llada2 else o_bias
+    if body is Body.QWEN2:
+        qkv_bias, o_bias = True, False
+    experts = _experts(keys, body)
+    return TransformerConfig(
+        vocab_size=keys.size("vocab_size", most=_MOST_TOKENS),
+        hidden_size=width,
+        n_layers=keys.size("num_hidden_layers", most=_MOST_LAYERS),
+        n_heads=heads,
+        n_kv_heads=keys.size("num_key_value_heads", heads),
+        head_dim=head_dim,
+        ffn_size=keys.size("intermediate_size", experts.size if experts else None),
+        rope_base=rope.number("rope_theta", 10_000.0),
+        norm_eps=keys.number("norm_epsilon" if starcoder else "rms_norm_eps"),
+        qkv_bias=qkv_bias,
+        qk_norm=body in (Body.QWEN3, Body.QWEN3_MOE) or llada2 and keys.flag("use_qk_norm", True),
+        # CoDA's own class never ties, though its configuration would.
+        tied_embeddings=str(keys.config.get("model_type")).lower() != "coda"
+        and keys.flag("tie_word_embeddings", starcoder),
+        max_positions=keys.size("max_position_embeddings", 32_768, _MOST_POSITIONS),
+        rotary_dim=0 if share == 1.0 else int(head_dim * share),
+        o_bias=o_bias,
+        ffn_bias=o_bias if starcoder else body is Body.LLAMA and keys.flag("mlp_bias"),
+        gated_ffn=not starcoder,
+        layer_norm=starcoder,
+        sliding_window=_window(keys) if starcoder else 0,
+        experts=experts,
+    )
+
+
+def _rope(keys: _Keys) -> _Keys:
+    """Where rotary settings are: in an object of their own, or among all others."""
+    own = keys.config.get("rope_parameters") or keys.config.get("rope_scaling") or {}
+    if not isinstance(own, Mapping):
+        raise ModelCorrupt(f"{keys.where}: rope_parameters is no object")
+    kind = own.get("rope_type", own.get("type", "default"))
+    if kind != "default":
+        raise ModelUnsupported(f"{keys.where}: rotary scaling {kind!r} is not supported")
+    merged = _Keys({**keys.config, **own}, "")
+    merged.where = keys.where
+    return merged
+
+
+def _window(keys: _Keys) -> int:
+    value = keys.config.get("sliding_window")
+    return 0 if value is None else keys.size("sliding_window", most=_MOST_POSITIONS)
+
+
+def _experts(keys: _Keys, body: Body) -> ExpertsConfig | None:
+    if body is Body.QWEN3_MOE:
+        keys.expect("decoder_sparse_step", 1)
+        dense = keys.config.get("mlp_only_layers") or []
+        if dense != list(range(len(dense) if isinstance(dense, list) else 0)):
+            raise ModelUnsupported(f"{keys.where}: mlp_only_layers {dense!r} is not supported")
+        return ExpertsConfig(
+            count=keys.size("num_experts"),
+            active=keys.size("num_experts_per_tok"),
+            size=keys.size("moe_intermediate_size"),
+            first_layer=len(dense),
+            normalized=keys.flag("norm_topk_prob"),
         )
-    except KeyError as error:
-        raise ModelCorrupt(f"{source}: config.json lacks the key {error}") from error
+    if body is not Body.LLADA2:
+        return None
+    keys.expect("score_function", "sigmoid")
+    keys.expect("norm_topk_prob", True)
+    keys.expect("moe_router_enable_expert_bias", True)
+    keys.expect("norm_head", False, None)
+    active, size = keys.size("num_experts_per_tok"), keys.size("moe_intermediate_size")
+    shared, dense = keys.config.get("num_shared_experts"), keys.config.get("first_k_dense_replace")
+    return ExpertsConfig(
+        count=keys.size("num_experts"),
+        active=active,
+        size=size,
+        shared_size=keys.size("num_shared_experts") * size if shared else 0,
+        first_layer=keys.size("first_k_dense_replace") if dense else 0,
+        groups=keys.size("n_group", 8),
+        active_groups=keys.size("topk_group", 4),
+        sigmoid=True,
+        normalized=active > 1,
+        scale=keys.number("routed_scaling_factor", 2.5),
+    )
+
+
+def _llada(keys: _Keys) -> TransformerConfig:
+    """The keys of OLMo, which LLaDA kept; of its many shapes the one that was published."""
+    for key, known in {
+        "block_type": ("llama",), "activation_type": ("silu",), "layer_norm_type": ("rms",),
+        "rope": (True,), "alibi": (False,), "attention_layer_norm": (False,),
+        "input_emb_norm": (False,), "scale_logits": (False,), "block_group_size": (1,),
+        "multi_query_attention": (None, False), "bias_for_layer_norm": (None, False),
+        "include_bias": (False,),
+    }.items():  # fmt: skip
+        keys.expect(key, *known)
+    heads, width = keys.size("n_heads"), keys.size("d_model")
+    return TransformerConfig(
+        vocab_size=keys.size(
+            "embedding_size", keys.size("vocab_size", most=_MOST_TOKENS), _MOST_TOKENS
+        ),
+        hidden_size=width,
+        n_layers=keys.size("n_layers", most=_MOST_LAYERS),
+        n_heads=heads,
+        n_kv_heads=keys.size("n_kv_heads", heads),
+        head_dim=max(width // heads, 1),
+        ffn_size=keys.size("mlp_hidden_size", keys.size("mlp_ratio", 4) * width),
+        rope_base=keys.number("rope_theta", 10_000.0),
+        norm_eps=keys.number("rms_norm_eps", 1e-5),
+        qkv_bias=keys.flag("include_qkv_bias"),
+        tied_embeddings=keys.flag("weight_tying", True),
+        max_positions=keys.size("max_sequence_length", 1024, _MOST_POSITIONS),
+    )
 
 
 def config_from_gguf(fields: Mapping[str, Any], source: str) -> TransformerConfig:
@@ -67,12 +221,12 @@ def config_from_gguf(fields: Mapping[str, Any], source: str) -> TransformerConfi
     Raises ModelUnsupported and ModelCorrupt as `config_from_hf` does.
     """
     family = fields.get("general.architecture", "")
-    if family not in HF_FAMILIES:
+    if family not in GGUF_FAMILIES:
         raise ModelUnsupported(
             f"{source}: architecture {family!r} is not supported",
-            f"supported: {', '.join(sorted(HF_FAMILIES))}",
+            f"supported: {', '.join(sorted(GGUF_FAMILIES))}",
         )
-    qkv_bias, qk_norm = HF_FAMILIES[family]
+    qkv_bias, qk_norm = GGUF_FAMILIES[family]
 
     def get(key: str, default: Any = None) -> Any:
         value = fields.get(f"{family}.{key}", default)
@@ -99,52 +253,6 @@ def config_from_gguf(fields: Mapping[str, Any], source: str) -> TransformerConfi
         tied_embeddings=fields["tied_embeddings"],
         max_positions=get("context_length"),
     )
-
-
-_HF_BLOCK = {
-    "attention_norm.weight": "input_layernorm.weight",
-    "attention.o.weight": "self_attn.o_proj.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "ffn.down.weight": "mlp.down_proj.weight",
-    "attention.q_norm.weight": "self_attn.q_norm.weight",
-    "attention.k_norm.weight": "self_attn.k_norm.weight",
-}
-_GGUF_BLOCK = {
-    "attention_norm.weight": "attn_norm.weight",
-    "attention.o.weight": "attn_output.weight",
-    "ffn_norm.weight": "ffn_norm.weight",
-    "ffn.down.weight": "ffn_down.weight",
-    "attention.q_norm.weight": "attn_q_norm.weight",
-    "attention.k_norm.weight": "attn_k_norm.weight",
-}
-
-
-def sources(config: TransformerConfig, *, gguf: bool) -> dict[str, tuple[str, ...]]:
-    """For each of our tensors the published ones it is made of, concatenated along dimension 0."""
-    block = _GGUF_BLOCK if gguf else _HF_BLOCK
-    prefix = "blk.{}." if gguf else "model.layers.{}."
-    qkv = "attn_{}.{}" if gguf else "self_attn.{}_proj.{}"
-    mlp = "ffn_{}.weight" if gguf else "mlp.{}_proj.weight"
-    names: dict[str, tuple[str, ...]] = {
-        "embedding.weight": ("token_embd.weight" if gguf else "model.embed_tokens.weight",),
-        "norm.weight": ("output_norm.weight" if gguf else "model.norm.weight",),
-    }
-    if not config.tied_embeddings:
-        names["head.weight"] = ("output.weight" if gguf else "lm_head.weight",)
-    for index in range(config.n_layers):
-        ours, theirs = f"blocks.{index}.", prefix.format(index)
-        for name, source in block.items():
-            if config.qk_norm or "_norm.weight" not in name or "attention." not in name:
-                names[ours + name] = (theirs + source,)
-        kinds = ("weight", "bias") if config.qkv_bias else ("weight",)
-        for kind in kinds:
-            names[f"{ours}attention.qkv.{kind}"] = tuple(
-                theirs + qkv.format(part, kind) for part in "qkv"
-            )
-        names[f"{ours}ffn.gate_up.weight"] = tuple(
-            theirs + mlp.format(part) for part in ("gate", "up")
-        )
-    return names
 
 
 def unpermute(weight: Tensor, heads: int) -> Tensor:

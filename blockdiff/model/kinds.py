@@ -144,6 +144,7 @@ _FIM = (
     ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>", Layout.SPM),  # Seed-Coder
     ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", Layout.PSM),  # DeepSeek-Coder
 )
+_MOST_BYTES = 64 << 20  # of a JSON file; the largest tokenizers have 35 MB
 _MASK_ROLE = "mask_token"  # how `special_tokens` names the token that the tokenizer calls its mask
 
 
@@ -223,8 +224,8 @@ def kind_of(folder: Path) -> DiffusionKind:
     """The kind of the checkpoint in a folder of the hub's layout; errors as `read_kind`."""
     generation = folder / "generation_config.json"
     return read_kind(
-        _object(folder / "config.json"),
-        generation=_object(generation) if generation.is_file() else None,
+        read_json(folder / "config.json"),
+        generation=read_json(generation) if generation.is_file() else None,
         tokens=special_tokens(folder),
         source=str(folder),
     )
@@ -243,7 +244,7 @@ def special_tokens(folder: Path) -> dict[str, int] | None:
     try:
         if full.is_file():
             seen = True
-            content = _object(full)
+            content = read_json(full)
             found.update({t["content"]: int(t["id"]) for t in content.get("added_tokens", [])})
             vocabulary = (content.get("model") or {}).get("vocab")
             if isinstance(vocabulary, dict):  # special tokens of some files are listed there only
@@ -251,16 +252,16 @@ def special_tokens(folder: Path) -> dict[str, int] | None:
                 found.update({name: int(vocabulary[name]) for name in wanted & vocabulary.keys()})
         if added.is_file():
             seen = True
-            found.update({name: int(token) for name, token in _object(added).items()})
+            found.update({name: int(token) for name, token in read_json(added).items()})
         mask: Any = None
         if settings.is_file():
-            content = _object(settings)
+            content = read_json(settings)
             listed = content.get("added_tokens_decoder") or {}
             seen = seen or bool(listed)
             found.update({entry["content"]: int(token) for token, entry in listed.items()})
             mask = content.get(_MASK_ROLE)
         if roles.is_file():
-            mask = _object(roles).get(_MASK_ROLE) or mask
+            mask = read_json(roles).get(_MASK_ROLE) or mask
         name = mask.get("content") if isinstance(mask, dict) else mask
         if name in found:
             found[_MASK_ROLE] = found[name]
@@ -327,8 +328,11 @@ class _Ids:
         return next((token for key in keys for token in self.all(key)), None)
 
 
-def _object(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of at most 64 MiB. Raises ModelCorrupt, naming the file."""
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ModelCorrupt(f"{path}: {path.stat().st_size} bytes are too many")
         raw = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelCorrupt(f"{path}: {error}") from error

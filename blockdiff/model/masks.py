@@ -6,7 +6,7 @@ followed by the positions of the forward itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,49 @@ def block(past: int, new: int, block_size: int, device: torch.device | str = "cp
     """
     keys = torch.arange(past + new, device=device) // block_size
     return keys[past:, None] >= keys[None, :]
+
+
+def padded(
+    build: Callable[[int, int], Tensor], past: int, new: int, padding: Sequence[int]
+) -> Tensor:
+    """The mask of a batch of rows that begin with padding.
+
+    Each row has the mask of its tokens alone: nothing sees padding, and blocks count from the first
+    token. A padding position sees itself only, so that its attention is defined.
+
+    Args:
+        build: the mask of a row by (past, new).
+        padding: of each row, how many of its past + new positions are padding.
+
+    Returns:
+        (batch, 1, new, past + new)
+    """
+    rows = []
+    for count in padding:
+        skipped = max(count - past, 0)  # padding among the new positions
+        own = build(max(past - count, 0), new - skipped)
+        row = torch.zeros(new, past + new, dtype=torch.bool, device=own.device)
+        row[:, past:].fill_diagonal_(True)
+        row[skipped:, count:] = own
+        rows.append(row)
+    return torch.stack(rows)[:, None]
+
+
+def windowed(mask: Tensor, positions: Tensor, window: int) -> Tensor:
+    """A mask in which a position sees none that lies `window` or more positions before it.
+
+    Args:
+        mask: (new, past + new) or (batch, 1, new, past + new).
+        positions: (batch or 1, new), the first one right after the committed ones.
+
+    Returns:
+        (batch or 1, 1, new, past + new)
+    """
+    past = mask.shape[-1] - mask.shape[-2]
+    committed = torch.arange(-past, 0, device=positions.device) + positions[:, :1]
+    keys = torch.cat([committed, positions], dim=-1)
+    near = positions[:, :, None] - keys[:, None, :] < window
+    return mask & near[:, None]
 
 
 def opening(past: int, exact: int, noisy: int, device: torch.device | str = "cpu") -> Tensor:

@@ -29,16 +29,9 @@ from blockdiff.errors import (
     ModelUnsupported,
     OutputFileError,
 )
-from blockdiff.model.checkpoint import (
-    FORMAT,
-    Progress,
-    check_shape,
-    joined,
-    parameter_shapes,
-    read_json,
-    refuse_unread,
-)
-from blockdiff.model.families import config_from_gguf, sources, unpermute
+from blockdiff.model.checkpoint import FORMAT, Progress, parameter_shapes
+from blockdiff.model.families import config_from_gguf, unpermute
+from blockdiff.model.kinds import read_json
 from blockdiff.model.packing import (
     ROWS,
     Format,
@@ -49,6 +42,8 @@ from blockdiff.model.packing import (
     pack_q6_k,
     packed_format,
 )
+from blockdiff.model.shards import check_shape, joined, refuse_unread
+from blockdiff.model.tensor_names import GGUF, sources
 
 _ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
 _SHARD_BYTES = 500_000_000
@@ -79,7 +74,7 @@ def prepare_gguf(
     # as the head. The finer copy serves as both.
     fields["tied_embeddings"] = _is_tied(fields, tensors)
     config = config_from_gguf(fields, str(path))
-    names = sources(config, gguf=True)
+    names = sources(config, GGUF)
     if config.tied_embeddings and "output.weight" in tensors:
         names["embedding.weight"] = ("output.weight",)
     refuse_unread(tensors, names, str(path))

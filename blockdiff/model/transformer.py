@@ -1,8 +1,9 @@
-"""One decoder stack for Llama, Qwen2 and Qwen3 shapes.
+"""One decoder stack for every family.
 
-Pre-norm blocks of grouped-query attention with rotary positions and SwiGLU. The differences
-between families are values of `TransformerConfig`, never subclasses. Query, key and value
-projections are one matrix, gate and up projections another: fewer, larger products.
+Pre-norm blocks of grouped-query attention with rotary positions, and SwiGLU or a mixture of
+experts. The differences between families are values of `TransformerConfig`, looked at once, when a
+block is built. Query, key and value projections are one matrix, gate and up projections another:
+fewer, larger products.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch.nn import functional as F
 from blockdiff.config import TransformerConfig
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import KeyValues
+from blockdiff.model.experts import Experts
+from blockdiff.model.masks import windowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +53,22 @@ class RMSNorm(nn.Module):
         return normed.to(x.dtype) * self.weight
 
 
+def stream_norm(config: TransformerConfig) -> RMSNorm | nn.LayerNorm:
+    """The norm over the stream: (.., hidden_size) to the same."""
+    if config.layer_norm:
+        return nn.LayerNorm(config.hidden_size, config.norm_eps)
+    return RMSNorm(config.hidden_size, config.norm_eps)
+
+
 def rotary_tables(config: TransformerConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, float32, (batch or 1, 1, new, head_dim) for `positions` (batch or 1, new).
+    """Cosines and sines, float32, (batch or 1, 1, new, rotary dimensions), of `positions`.
 
     RoPE (arXiv 2104.09864) in the half-rotation form of the Llama and Qwen checkpoints.
+    `positions` is (batch or 1, new).
     """
-    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device)
-    inverse = config.rope_base ** -(half / config.head_dim)
+    size = config.rotary_dim or config.head_dim
+    half = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device)
+    inverse = config.rope_base ** -(half / size)
     angles = positions.float()[..., None] * inverse
     angles = torch.cat([angles, angles], dim=-1)[:, None]
     return angles.cos(), angles.sin()
@@ -67,6 +79,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     low, high = x.chunk(2, dim=-1)
     turned = torch.cat([-high, low], dim=-1)
     return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
+
+
+def rotate_partly(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As `rotate`, of the leading dimensions of each head that the tables cover."""
+    size = cos.shape[-1]
+    return torch.cat([rotate(x[..., :size], cos, sin), x[..., size:]], dim=-1)
 
 
 class Attention(nn.Module):
@@ -80,7 +98,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(
             config.hidden_size, self.q_size + 2 * self.kv_size, bias=config.qkv_bias
         )
-        self.o = nn.Linear(self.q_size, config.hidden_size, bias=False)
+        self.o = nn.Linear(self.q_size, config.hidden_size, bias=config.o_bias)
+        self.rotate = rotate_partly if config.rotary_dim else rotate
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
@@ -102,7 +121,7 @@ class Attention(nn.Module):
             turned = torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
         else:
             turned = heads[:, :, : -c.n_kv_heads]
-        turned = rotate(turned.transpose(1, 2), *rotary)
+        turned = self.rotate(turned.transpose(1, 2), *rotary)
         q, k = turned[:, : c.n_heads], turned[:, c.n_heads :]
         v = heads[:, :, -c.n_kv_heads :].transpose(1, 2)
         if cache is not None:
@@ -118,12 +137,34 @@ class FeedForward(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.gate_up = nn.Linear(config.hidden_size, 2 * config.ffn_size, bias=False)
-        self.down = nn.Linear(config.ffn_size, config.hidden_size, bias=False)
+        bias = config.ffn_bias
+        self.gate_up = nn.Linear(config.hidden_size, 2 * config.ffn_size, bias=bias)
+        self.down = nn.Linear(config.ffn_size, config.hidden_size, bias=bias)
 
     def forward(self, x: Tensor, gate: Gate | None) -> Tensor:
         gated, up = _gated(self.gate_up, "gate_up", self.layer, x, gate).chunk(2, dim=-1)
         return _gated(self.down, "down", self.layer, F.silu(gated) * up, gate)
+
+
+class UngatedFeedForward(nn.Module):
+    """down(gelu(up x)), GELU in its tanh form."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.up = nn.Linear(config.hidden_size, config.ffn_size, bias=config.ffn_bias)
+        self.down = nn.Linear(config.ffn_size, config.hidden_size, bias=config.ffn_bias)
+
+    def forward(self, x: Tensor, gate: Gate | None) -> Tensor:
+        inner = F.gelu(self.up(x), approximate="tanh")
+        return _gated(self.down, "down", self.layer, inner, gate)
+
+
+def feed_forward(config: TransformerConfig, layer: int) -> nn.Module:
+    """What follows the attention of a layer."""
+    if config.experts is not None and layer >= config.experts.first_layer:
+        return Experts(config.hidden_size, config.experts)
+    return (FeedForward if config.gated_ffn else UngatedFeedForward)(config, layer)
 
 
 class Block(nn.Module):
@@ -131,10 +172,10 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.attention_norm = stream_norm(config)
         self.attention = Attention(config, layer)
-        self.ffn_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.ffn = FeedForward(config, layer)
+        self.ffn_norm = stream_norm(config)
+        self.ffn = feed_forward(config, layer)
 
     def forward(
         self,
@@ -157,7 +198,7 @@ class Transformer(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.norm = stream_norm(config)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.head.weight = self.embedding.weight
@@ -200,6 +241,8 @@ class Transformer(nn.Module):
             mask_embedding = gate.adapter.mask_embedding.to(x.dtype)
             x = torch.where(gate.masked[..., None], mask_embedding, x)
         rotary = rotary_tables(self.config, positions)
+        if self.config.sliding_window:
+            mask = windowed(mask, positions, self.config.sliding_window)
         rows = shared_mask(mask, self.config.n_heads // self.config.n_kv_heads)
         for block in self.blocks:
             if look is not None:
