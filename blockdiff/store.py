@@ -5,6 +5,7 @@
     <cache>/models/<name>/tokenizer.json   built from the base
     <cache>/models/<name>/prepared-bf16/   its weights, unpacked
     <cache>/models/<name>/prepared-int8/   its weights, packed for int8 arithmetic
+    <cache>/models/<name>/*.safetensors    a checkpoint that others published, in the hub's layout
 
 The cache is `BLOCKDIFF_CACHE`, or the user's cache folder. Nothing here imports torch.
 """
@@ -21,16 +22,28 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from blockdiff.catalog import DEFAULT_MODEL, CatalogEntry, bundled_models, catalog, find
+from blockdiff import hub
+from blockdiff.catalog import (
+    DEFAULT_MODEL,
+    CatalogEntry,
+    Published,
+    bundled_models,
+    catalog,
+    find,
+    published,
+)
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
+from blockdiff.footprint import shape_of
 
 __all__ = [
-    "DEFAULT_MODEL", "CatalogEntry", "ModelFiles", "ModelState", "Progress", "Status",
+    "DEFAULT_MODEL", "CatalogEntry", "ModelFiles", "ModelState", "Progress", "Published", "Status",
     "bundled_models", "cache_root", "catalog", "files_of", "find", "folder_of", "is_path",
-    "is_verified", "lock", "mark_verified", "partial_of", "remove", "resolve", "silent", "state",
+    "is_verified", "lock", "mark_verified", "partial_of", "published", "remove", "resolve",
+    "silent", "state",
 ]  # fmt: skip
 
 PREPARED, PACKED = "prepared-bf16", "prepared-int8"
+HUB = "bfloat16"  # what checkpoints are published in
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase (`hub`, `wheels`, `copy`, `check`, `waiting`), bytes done, bytes in all."""
@@ -101,10 +114,15 @@ def partial_of(entry: CatalogEntry) -> Path:
 
 
 def state(name: str, verify: bool = False) -> ModelState:
-    """What is there of a catalogue model; `verify` reads all of it against the SHA-256.
+    """What is there of a catalogue model; `verify` reads its base against the SHA-256.
+
+    Of a published checkpoint `total` is an estimate until it is there, and its files were read
+    against their digests when they came.
 
     Raises ModelNotFound for a name the catalogue does not have.
     """
+    if other := published().get(name):
+        return _state_of(other)
     entry = find(name)
     folder = folder_of(name)
     base, partial = folder / entry.base.file, partial_of(entry)
@@ -117,6 +135,15 @@ def state(name: str, verify: bool = False) -> ModelState:
     size = partial.stat().st_size if partial.is_file() else 0
     status = Status.PARTIAL if partial.is_file() else Status.ABSENT
     return ModelState(status, size, entry.base.size, prepared)
+
+
+def _state_of(entry: Published) -> ModelState:
+    folder = folder_of(entry.name)
+    there = _size_below(folder) if folder.is_dir() else 0
+    if hub.is_complete(folder, entry.revision):
+        return ModelState(Status.PRESENT, there, there, 0)
+    status = Status.PARTIAL if there else Status.ABSENT
+    return ModelState(status, there, shape_of(entry.config, entry.name).footprint(HUB).weights, 0)
 
 
 def is_path(name_or_path: str) -> bool:
@@ -139,7 +166,7 @@ def resolve(name_or_path: str, progress: Progress = silent) -> ModelFiles:
     """
     if is_path(name_or_path):
         return _resolve_path(Path(name_or_path).expanduser().absolute())
-    entry = find(name_or_path)
+    entry = published().get(name_or_path) or find(name_or_path)
     found = state(entry.name)
     pull = f"blockdiff models pull {entry.name}"
     if found.status is Status.ABSENT:
@@ -149,6 +176,8 @@ def resolve(name_or_path: str, progress: Progress = silent) -> ModelFiles:
         raise ModelNotFound(
             f"{entry.name} is only half downloaded ({share})", f"continue the download: {pull}"
         )
+    if isinstance(entry, Published):
+        return replace(_resolve_path(folder_of(entry.name)), name=entry.name)
     base = folder_of(entry.name) / entry.base.file
     if found.status is Status.CORRUPT or not is_verified(base, entry.base.sha256, progress):
         raise ModelCorrupt(
@@ -211,7 +240,7 @@ def remove(name_or_path: str) -> int:
     if is_path(name_or_path):
         name = _path_key(Path(name_or_path).expanduser().absolute())
     else:
-        name = find(name_or_path).name
+        name = (published().get(name_or_path) or find(name_or_path)).name
     folder = folder_of(name)
     if not folder.is_dir():
         raise ModelNotFound(f"the cache holds nothing of {name_or_path}")

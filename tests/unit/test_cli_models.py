@@ -25,7 +25,9 @@ def test_pull_list_info_remove(world: World, tmp_path: Path) -> None:
     world.use_hub()
     status, out, _ = world.run("list")
     assert status == 0
-    assert out.split() == "NAME STATE SIZE LICENCE tiny-model absent 200 kB MIT".split()
+    assert out.split() == (
+        "NAME STATE SIZE LICENCE CAN tiny-model absent 200 kB MIT infill, rewrite".split()
+    )
 
     status, out, err = world.run("pull", NAME)
     assert (status, out) == (0, f"{NAME} is ready in {world.folder}\n"), err
