@@ -21,10 +21,11 @@ export function activate(context: vscode.ExtensionContext): void {
 	const pythons = new Pythons(context, log);
 	const inline: Inline = new Inline({
 		client: () => server.client(),
+		clientIfStarted: () => server.clientIfStarted(),
 		hasDraft: document => drafts.get(document) !== undefined,
 		log,
 	});
-	const server = new Server(pythons, log, { provideInlineCompletionItems: inline.provide });
+	const server = new Server(pythons, log);
 	running = server;
 	const preview = new Preview();
 	const drafts = new Drafts(server, preview, log);
@@ -43,6 +44,7 @@ export function activate(context: vscode.ExtensionContext): void {
 		followContext(drafts, diffs),
 		...new Commands(drafts, diffs, inline, server, pythons, log).register(),
 		vscode.commands.registerCommand("blockdiff.createEnvironment", () => createEnvironment(pythons, server, log)),
+		vscode.languages.registerInlineCompletionItemProvider(SCHEMES.map(scheme => ({ scheme })), inline),
 		vscode.workspace.onDidOpenTextDocument(startFor),
 		vscode.workspace.onDidChangeConfiguration(event => {
 			if (event.affectsConfiguration(`${SECTION}.interpreter`)) {

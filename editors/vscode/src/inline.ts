@@ -1,7 +1,7 @@
 // Ghost text. VS Code asks while somebody types, and on command; the server does the rest.
 
 import * as vscode from "vscode";
-import { InlineCompletionRequest, type LanguageClient, type Middleware } from "vscode-languageclient/node";
+import { InlineCompletionRequest, type LanguageClient } from "vscode-languageclient/node";
 import { settings } from "./settings";
 
 const REST_MILLISECONDS = 100;
@@ -9,25 +9,28 @@ const REST_MILLISECONDS = 100;
 /** What this needs of the rest, which is made after it. */
 export interface InlineContext {
 	client(): Promise<LanguageClient>;
+	/** The client if it runs or is on its way: nobody starts a server by typing. */
+	clientIfStarted(): Promise<LanguageClient> | undefined;
 	hasDraft(document: vscode.TextDocument): boolean;
 	log: vscode.LogOutputChannel;
 }
 
-type Provide = NonNullable<Middleware["provideInlineCompletionItems"]>;
+type Provide = vscode.InlineCompletionItemProvider["provideInlineCompletionItems"];
 
 /**
- * Answers instead of the language client, which shows a notification for what fails.
+ * Answers instead of the language client, which shows a notification for what fails, and which
+ * VS Code would not ask about what was typed before the server had started.
  *
  * VS Code keeps what it shows while the next letters agree with it, and asks again only when they do
  * not; at the same position it asks again only on command. The server answers either from what it
  * said before, if that still holds, so no completion is kept here.
  */
-export class Inline {
+export class Inline implements vscode.InlineCompletionItemProvider {
 	private answered: { document: vscode.TextDocument; version: number; position: vscode.Position } | undefined;
 
 	constructor(private readonly context: InlineContext) {}
 
-	readonly provide: Provide = async (document, position, request, token) => {
+	readonly provideInlineCompletionItems: Provide = async (document, position, request, token) => {
 		const isAutomatic = request.triggerKind === vscode.InlineCompletionTriggerKind.Automatic;
 		if (this.context.hasDraft(document)) {
 			return [];
@@ -43,7 +46,10 @@ export class Inline {
 		}
 		const { version } = document;
 		try {
-			const client = await this.context.client();
+			const client = await (isAutomatic ? this.context.clientIfStarted() : this.context.client());
+			if (!client) {
+				return [];
+			}
 			const params = client.code2ProtocolConverter.asInlineCompletionParams(document, position, request);
 			const result = await client.sendRequest(InlineCompletionRequest.type, params, token);
 			const found = await client.protocol2CodeConverter.asInlineCompletionResult(result, token) ?? [];

@@ -5,7 +5,7 @@ import { createInterface } from "node:readline";
 import * as vscode from "vscode";
 import {
 	CloseAction, DidChangeConfigurationNotification, ErrorAction, LanguageClient, type LanguageClientOptions,
-	type Middleware, RevealOutputChannelOn, ShowMessageNotification,
+	RevealOutputChannelOn, ShowMessageNotification,
 } from "vscode-languageclient/node";
 import { Problem } from "./log";
 import { OLD_SERVER, REFINEMENT, STATUS, type Refinement, type Status } from "./messages";
@@ -62,12 +62,16 @@ export class Server implements vscode.Disposable {
 	constructor(
 		private readonly pythons: Pythons,
 		private readonly log: vscode.LogOutputChannel,
-		private readonly middleware: Middleware,
 	) {}
 
 	/** The client, started if need be. Throws a Problem. */
 	async client(): Promise<LanguageClient> {
 		return (await this.running()).client;
+	}
+
+	/** The client if it runs or is being started. */
+	clientIfStarted(): Promise<LanguageClient> | undefined {
+		return this.starting?.then(running => running.client);
 	}
 
 	/** What the server runs from, started if need be. Throws a Problem. */
@@ -172,7 +176,7 @@ export class Server implements vscode.Disposable {
 				closed: () => ({ action: CloseAction.DoNotRestart, handled: true, message: "the connection is closed" }),
 			},
 			middleware: {
-				...this.middleware,
+				provideInlineCompletionItems: () => [], // see `Inline`
 				workspace: {
 					configuration: params => params.items.map(item => item.section === SECTION ? serverSettings() : null),
 					// The server pulls: settings that are ours alone are not its business.

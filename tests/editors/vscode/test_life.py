@@ -31,10 +31,9 @@ def test_ghost_text_comes_while_typing_and_tab_takes_it(
     text = "def f():\n    return width\n"
     with open_window({"blockdiff.inline.automatic": True}) as window:
         window.open("area.py", text)
-        window.until(lambda: "blockdiff" in window.status() and server_is_up(window))
+        window.until(lambda: "blockdiff" in window.status())
         window.cursor(1, 16)
-        window.type(" ")
-        window.until(lambda: "# done" in window.ghost())
+        window.type_until(" ", lambda: "# done" in window.ghost())
         assert window.text == text.replace("width", "width ")
         window.press("Tab")
         window.until(lambda: window.text == "def f():\n    return width  * height\n    # done\n")

@@ -42,7 +42,7 @@ QUIET = {
     "telemetry.telemetryLevel": "off",
     "update.mode": "none",
     "extensions.autoCheckUpdates": False,
-    "extensions.autoUpdate": False,
+    "extensions.autoUpdate": "off",
     "extensions.ignoreRecommendations": True,
     "workbench.startupEditor": "none",
     "workbench.tips.enabled": False,
@@ -358,6 +358,22 @@ class Window:
     def type(self, text: str) -> None:
         self.page.keyboard.type(text)
 
+    def type_until(self, text: str, condition: Callable[[], Any]) -> None:
+        """Type, and where nothing came of it take it back and type again.
+
+        VS Code loads what listens to typing in a new window when it is idle, and nobody can see when.
+        """
+        end = time.monotonic() + WAIT
+        while True:
+            self.type(text)
+            try:
+                return self.until(condition, 5)
+            except AssertionError:
+                if time.monotonic() > end:
+                    raise
+            for _ in text:
+                self.press("Backspace")
+
     def lines(self) -> list[str]:
         """What stands in the editors, line by line, text of decorations and view zones included."""
         return self.page.evaluate("see.lines()")
@@ -439,7 +455,8 @@ class Window:
     def describe(self) -> str:
         """For a failed wait."""
         with contextlib.suppress(PageError):
-            return f"{self.screen()}\n-- {self.status()}\n-- {self.notices()}"
+            seen = f"{self.screen()}\n-- {self.status()}\n-- {self.notices()}"
+            return f"{seen}\n-- {self.output()[-2000:]}"
         return "the page does not answer"
 
     def still(self) -> None:
