@@ -32,7 +32,11 @@ def block(past: int, new: int, block_size: int, device: torch.device | str = "cp
 
 
 def padded(
-    build: Callable[[int, int], Tensor], past: int, new: int, padding: Sequence[int]
+    build: Callable[[int, int], Tensor],
+    past: int,
+    new: int,
+    padding: Sequence[int],
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """The mask of a batch of rows that begin with padding.
 
@@ -48,13 +52,13 @@ def padded(
     """
     rows = []
     for count in padding:
-        skipped = max(count - past, 0)  # padding among the new positions
-        own = build(max(past - count, 0), new - skipped)
-        row = torch.zeros(new, past + new, dtype=torch.bool, device=own.device)
+        skipped = min(max(count - past, 0), new)  # padding among the new positions
+        row = torch.zeros(new, past + new, dtype=torch.bool)
         row[:, past:].fill_diagonal_(True)
-        row[skipped:, count:] = own
+        if skipped < new:
+            row[skipped:, count:] = build(max(past - count, 0), new - skipped)
         rows.append(row)
-    return torch.stack(rows)[:, None]
+    return torch.stack(rows)[:, None].to(device)
 
 
 def windowed(mask: Tensor, positions: Tensor, window: int) -> Tensor:

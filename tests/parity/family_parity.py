@@ -1,0 +1,189 @@
+"""How far the logits of a family's tiny checkpoint are from those of its reference.
+
+The reference is a stored output of the published code (`references/`, see
+`make_family_references`), or, where transformers has the body, that body with the family's mask.
+
+    python -m tests.parity.family_parity    # writes results.json, from which docs are made
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from blockdiff.model import masks
+from blockdiff.model.cache import BlockCache
+from blockdiff.model.checkpoint import load_transformer
+from blockdiff.model.kinds import Attention, Body, DiffusionKind, kind_of
+from blockdiff.model.transformer import Transformer
+from tests.parity.family_checkpoints import CHECKPOINTS, LENGTH, PADDING, Tiny, tokens
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
+TOLERANCE = 1e-4
+Maker = Callable[[int, int], Tensor]
+_BLOCK = 8  # a multiple of every block size here
+_BODIES = {
+    Body.LLAMA: ("llama", "LlamaForCausalLM"),
+    Body.QWEN2: ("qwen2", "Qwen2ForCausalLM"),
+    Body.QWEN3: ("qwen3", "Qwen3ForCausalLM"),
+    Body.QWEN3_MOE: ("qwen3_moe", "Qwen3MoeForCausalLM"),
+    Body.STARCODER2: ("starcoder2", "Starcoder2ForCausalLM"),
+}
+POSITIONS = torch.stack(
+    [torch.arange(LENGTH), (torch.arange(LENGTH) - PADDING).clamp(min=0)]
+)  # of a row without padding and of one with it
+
+
+def measure(tiny: Tiny, folder: Path) -> dict[str, float]:
+    """Largest deviation of any logit: `logits`, `padded` and, where there is a cache, `cached`."""
+    tiny.write(folder / "ours")
+    kind = kind_of(folder / "ours")
+    theirs = stored(tiny) if tiny.stored else live(tiny, kind, folder / "theirs")
+    model = load_transformer(folder / "ours", dtype=torch.float32)
+    ids, build = tokens(tiny.family), builder(kind)
+    with torch.no_grad():
+        full = model(ids, torch.arange(LENGTH)[None], build(0, LENGTH))
+        padded = model(ids, POSITIONS, masks.padded(build, 0, LENGTH, [0, PADDING]))
+        found = {
+            "logits": _distance(full, theirs["full"]),
+            "padded": _distance(padded, theirs["padded"], PADDING),
+        }
+        if "cached" in theirs:
+            found["cached"] = max(
+                _distance(cached(model, ids[:1], build, size), theirs["cached"])
+                for size in (kind.block_size or 1, _BLOCK)
+            )
+            again = _padded_cached(model, ids, build, theirs["full"])
+            found["padded"] = max(found["padded"], again)
+    assert full.std() > 0.3, "logits too alike to compare"
+    return found
+
+
+def builder(kind: DiffusionKind) -> Maker:
+    """The mask of the family by (past, new)."""
+    if kind.attention is Attention.BLOCK:
+        assert kind.block_size is not None
+        return partial(_blocks, kind.block_size)
+    return masks.causal if kind.attention is Attention.CAUSAL else masks.full
+
+
+def _blocks(size: int, past: int, new: int) -> Tensor:
+    return masks.block(past, new, size)
+
+
+def cached(
+    model: Transformer, ids: Tensor, build: Maker, size: int, padding: tuple[int, ...] = (0,)
+) -> Tensor:
+    """Logits of a pass that commits `size` positions at a time; rows begin with padding."""
+    cache, parts = BlockCache(model.config, batch=len(ids), capacity=4), []
+    skipped = torch.tensor(padding)[:, None]
+    for start in range(0, LENGTH, size):
+        mask = masks.padded(build, start, size, padding)
+        positions = (torch.arange(start, start + size) - skipped).clamp(min=0)
+        parts.append(model(ids[:, start : start + size], positions, mask, cache))
+        cache.commit(size)
+    return torch.cat(parts, dim=1)
+
+
+def _padded_cached(model: Transformer, ids: Tensor, build: Maker, full: Tensor) -> float:
+    """Of a batch whose second row begins with a block of padding, block by block."""
+    moved = ids.clone()
+    moved[1, _BLOCK:] = ids[1, :-_BLOCK]
+    found = cached(model, moved, build, _BLOCK, (0, _BLOCK))
+    found[1] = found[1].roll(-_BLOCK, dims=0)
+    found[1, -_BLOCK:] = full[1, -_BLOCK:]  # what moved out of the row
+    return _distance(found, full)
+
+
+def stored(tiny: Tiny) -> dict[str, Tensor]:
+    with np.load(HERE / "references" / f"{tiny.family}.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def live(tiny: Tiny, kind: DiffusionKind, folder: Path) -> dict[str, Tensor]:
+    """The same weights in the body of transformers, with the family's mask spelled out."""
+    model = body(tiny, kind, folder)
+    ids = tokens(tiny.family)
+    causal = kind.attention is Attention.CAUSAL  # theirs, its sliding window included
+    real = torch.ones(2, LENGTH, dtype=torch.long)
+    real[1, :PADDING] = 0
+    rows = torch.stack([oracle(kind, 0), oracle(kind, PADDING)])[:, None]
+    with torch.no_grad():
+        found = {
+            "full": model(ids, attention_mask=None if causal else additive(rows[:1])).logits,
+            "padded": model(
+                ids, attention_mask=real if causal else additive(rows), position_ids=POSITIONS
+            ).logits,
+        }
+        if kind.block_size is not None:
+            cache, parts = DynamicCache(config=model.config), []
+            for start in range(0, LENGTH, kind.block_size):
+                end = start + kind.block_size
+                mask = None if causal else additive(rows[:1, :, start:end, :end])
+                out = model(ids[:1, start:end], attention_mask=mask, past_key_values=cache)
+                parts.append(out.logits)
+            found["cached"] = torch.cat(parts, dim=1)
+    return found
+
+
+def body(tiny: Tiny, kind: DiffusionKind, folder: Path) -> PreTrainedModel:
+    model_type, name = _BODIES[kind.body]
+    tiny.write(folder)
+    config = {k: v for k, v in tiny.config.items() if k not in ("auto_map", "block_size")}
+    config |= {"architectures": [name], "model_type": model_type}
+    if tiny.family == "coda":
+        config["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded: PreTrainedModel = getattr(transformers, name).from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32
+    )
+    return loaded.eval()
+
+
+def oracle(kind: DiffusionKind, padding: int) -> Tensor:
+    """(LENGTH, LENGTH): who sees whom, entry by entry."""
+    size = LENGTH if kind.block_size is None else kind.block_size
+    seen = torch.zeros(LENGTH, LENGTH, dtype=torch.bool)
+    for query in range(LENGTH):
+        for key in range(LENGTH):
+            within = key >= padding and (key - padding) // size <= (query - padding) // size
+            seen[query, key] = key == query if query < padding else within
+    return seen
+
+
+def additive(seen: Tensor) -> Tensor:
+    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+
+
+def _distance(ours: Tensor, theirs: Tensor, padding: int = 0) -> float:
+    """Largest absolute difference; the second row begins with padding, which counts for nothing."""
+    difference = (ours - theirs).abs()
+    difference[1:, :padding] = 0
+    return float(difference.max())
+
+
+def main() -> None:
+    results: dict[str, Any] = {}
+    for family, tiny in CHECKPOINTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(tiny, Path(folder))
+        reference = "published code" if tiny.stored else f"transformers {transformers.__version__}"
+        results[family] = {k: float(f"{v:.0e}") for k, v in found.items()}
+        results[family]["reference"] = reference
+        print(family, results[family])
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

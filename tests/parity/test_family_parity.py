@@ -1,0 +1,72 @@
+"""Every family's logits are its reference's: at once, block by block, and with padding before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from blockdiff.model import masks
+from blockdiff.model.checkpoint import load_transformer
+from blockdiff.model.kinds import Attention, kind_of
+from tests.parity.family_checkpoints import CHECKPOINTS, LENGTH, tokens
+from tests.parity.family_parity import HERE, RESULTS, TOLERANCE, live, measure, stored
+
+STORED = [tiny.family for tiny in CHECKPOINTS.values() if tiny.stored]
+
+
+@pytest.mark.parametrize("family", CHECKPOINTS)
+def test_logits_are_those_of_the_reference(family: str, tmp_path: Path) -> None:
+    found = measure(CHECKPOINTS[family], tmp_path)
+    assert max(found.values()) <= TOLERANCE, found
+    exact_cache = kind_of(tmp_path / "ours").attention is not Attention.FULL
+    assert ("cached" in found) == exact_cache
+
+
+@pytest.mark.parametrize("family", ["dream", "coda", "sdar"])
+def test_transformers_says_the_same_as_the_published_code(family: str, tmp_path: Path) -> None:
+    """Where both can be had: the body of transformers with our mask is a reference, too."""
+    tiny = CHECKPOINTS[family]
+    tiny.write(tmp_path / "ours")
+    full = live(tiny, kind_of(tmp_path / "ours"), tmp_path / "theirs")["full"]
+    assert (full - stored(tiny)["full"]).abs().max() <= 1e-5
+
+
+def test_the_mask_of_the_family_matters() -> None:
+    """The references were computed with different masks: those of one body differ."""
+    dream, sdar = stored(CHECKPOINTS["dream"]), stored(CHECKPOINTS["sdar"])
+    for outputs in (dream, sdar):
+        assert all(torch.isfinite(logits).all() for logits in outputs.values())
+        assert (outputs["full"] - outputs["padded"])[1].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", ["llada", "llada2", "sdar-moe", "ar (starcoder2)"])
+def test_another_dtype_is_the_same_model(family: str, tmp_path: Path) -> None:
+    """bfloat16 keeps three digits; a wrong order of rows would keep none."""
+    folder = CHECKPOINTS[family].write(tmp_path)
+    ids, positions = tokens(family)[:1], torch.arange(LENGTH)[None]
+    mask = masks.full(0, LENGTH)
+    with torch.no_grad():
+        exact = load_transformer(folder, dtype=torch.float32)(ids, positions, mask)
+        rounded = load_transformer(folder, dtype=torch.bfloat16)(ids, positions, mask)
+    # Where two experts are nearly as good, rounding may choose the other one: most is enough.
+    close = (rounded.float() - exact).abs().amax(dim=-1) <= 0.1
+    assert close.float().mean() >= 0.8
+
+
+def test_references_are_there_and_small() -> None:
+    files = sorted((HERE / "references").iterdir())
+    assert set(STORED) <= {path.stem for path in files}
+    assert sum(path.stat().st_size for path in files) < 3_000_000
+
+
+def test_results_are_of_these_checkpoints() -> None:
+    """What docs/checkpoints.md is made from; `python -m tests.parity.family_parity` renews it."""
+    results = json.loads(RESULTS.read_text())
+    assert list(results) == list(CHECKPOINTS)
+    for family, row in results.items():
+        numbers = [value for value in row.values() if isinstance(value, float)]
+        assert 2 <= len(numbers) <= 3, family
+        assert max(numbers) <= TOLERANCE, family
