@@ -22,6 +22,22 @@ def schedule_counts(masks: int, steps: int) -> list[int]:
     return [each + (step < extra) for step in range(steps)]
 
 
+def timestep_counts(masks: int, steps: int, least: float = 1e-3) -> list[int]:
+    """How many of n positions settle in each of s steps from time 1 to `least` (Dream).
+
+    A step from time t to s takes the share 1 - s / t of what is left, rounded down, and the last
+    one the rest: the first steps may settle none. In float32, as published: a product just below a
+    whole number is rounded down.
+    """
+    times = torch.linspace(1, least, steps + 1)
+    counts: list[int] = []
+    for step in range(steps):
+        left = torch.tensor(masks - sum(counts))
+        last = step == steps - 1
+        counts.append(int(left if last else left * (1 - times[step + 1] / times[step])))
+    return counts
+
+
 def settle(
     config: DecodingConfig, confidence: Tensor, entropy: Tensor, masked: Tensor, step: int, n: int
 ) -> Tensor:
@@ -43,12 +59,12 @@ def settle(
     if config.rule is Rule.SCHEDULE:
         counts = schedule_counts(n, min(config.denoising_steps or n, n))
         count = counts[step] if step < len(counts) else int(masked.sum())
-        return _most_confident(confidence, masked, count)
+        return most_confident(confidence, masked, count)
     if config.rule in (Rule.THRESHOLD, Rule.EDIT):
         chosen = masked & (confidence > config.threshold)
     else:
         chosen = _within_entropy(entropy, masked, config.entropy_bound)
-    return chosen if bool(chosen.any()) else _most_confident(confidence, masked, 1)
+    return chosen if bool(chosen.any()) else most_confident(confidence, masked, 1)
 
 
 def edits(config: DecodingConfig, other: Tensor, own: Tensor, open_: Tensor) -> Tensor:
@@ -67,9 +83,10 @@ def edits(config: DecodingConfig, other: Tensor, own: Tensor, open_: Tensor) -> 
     return open_ & (other > config.edit_threshold) & (other > own)
 
 
-def _most_confident(confidence: Tensor, masked: Tensor, count: int) -> Tensor:
+def most_confident(confidence: Tensor, masked: Tensor, count: int) -> Tensor:
+    """The `count` masked positions of the highest rank (block,), or all if there are fewer."""
     count = min(count, int(masked.sum()))
-    ranked = torch.where(masked, confidence, torch.full_like(confidence, -1.0))
+    ranked = torch.where(masked, confidence, torch.full_like(confidence, -torch.inf))
     chosen = torch.zeros_like(masked)
     chosen[ranked.topk(count).indices] = True
     return chosen

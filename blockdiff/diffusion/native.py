@@ -1,0 +1,368 @@
+"""The block loop of checkpoints that are diffusion models themselves, without an adapter.
+
+One loop for all of them. Where logits come from is the reader's business, which positions settle
+that of the unmasking rule, how long the hole is that of `length`; this file puts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from blockdiff.config import DecodingConfig, Mode, Rule
+from blockdiff.diffusion.choose import BlockProposal, Chooser
+from blockdiff.diffusion.length import FIRST_LENGTH, Resizing, calibrated_length
+from blockdiff.diffusion.readers import BlockReader, CanvasReader
+from blockdiff.diffusion.sampler import Constraint, Snapshot
+from blockdiff.diffusion.unmask import most_confident, schedule_counts, settle, timestep_counts
+from blockdiff.errors import Cancelled, InvalidRequest
+from blockdiff.model.cache import BlockCache
+from blockdiff.model.kinds import Attention, DiffusionKind, Family
+from blockdiff.model.transformer import Transformer
+
+# Their published loop ranks positions by entropy and has a schedule of its own.
+_DREAMS = frozenset({Family.DREAM, Family.DREAMON, Family.OPEN_DCODER, Family.CODA})
+
+
+@dataclass
+class Draft:
+    """The hole of a sequence: tokens in place of masks, one after another.
+
+    Attributes:
+        before, after: the tokens around it, which never change.
+        tokens: of the hole; at a mask the mask's id.
+        shown: of the hole; at a mask the best guess so far.
+    """
+
+    before: list[int]
+    after: list[int]
+    mask: int
+    tokens: list[int] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)
+    masked: list[bool] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+
+    def grow(self, count: int, at: int | None = None) -> None:
+        """Put masks into the hole: at its end, or before position `at`."""
+        at = len(self.tokens) if at is None else at
+        self.tokens[at:at] = self.shown[at:at] = [self.mask] * count
+        self.masked[at:at] = [True] * count
+        self.confidence[at:at] = [0.0] * count
+
+    def remove(self, at: int) -> None:
+        for row in (self.tokens, self.shown, self.masked, self.confidence):
+            del row[at]
+
+    @property
+    def sequence(self) -> list[int]:
+        return [*self.before, *self.tokens, *self.after]
+
+    @property
+    def open_at(self) -> int:
+        """The first mask, or the end of the hole."""
+        return self.masked.index(True) if True in self.masked else len(self.masked)
+
+
+@dataclass
+class NativeSampler:
+    """Writes the hole between two parts of a sequence.
+
+    Block-causal checkpoints write on from `prompt`, `config.max_tokens` at most, until one of
+    `stop` comes; `cache` holds a prefix of the prompt and afterwards as many whole blocks of it as
+    there are. Bidirectional ones fill a hole between `prompt` and `after`, whose length the
+    checkpoint finds itself where it was trained to, and otherwise a search, up to
+    `config.max_tokens`; they have no cache.
+
+    Attributes:
+        by_entropy: the rule `schedule` ranks positions by entropy; None: as the family's own loop.
+        length: tokens of a bidirectional hole; None: found as above.
+    """
+
+    model: Transformer
+    kind: DiffusionKind
+    cache: BlockCache
+    chooser: Chooser
+    stop: frozenset[int]
+    config: DecodingConfig
+    cancelled: Callable[[], bool]
+    after: Sequence[int] = ()
+    constraint: Constraint | None = None
+    by_entropy: bool | None = None
+    length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.rule is Rule.EDIT:
+            raise InvalidRequest(
+                "the rule edit works with the adapter of the default model only",
+                "use --rule threshold",
+            )
+        assert self.kind.mask_token_id is not None
+        self._mask = self.kind.mask_token_id
+        size, asked = self.kind.block_size, self.config.block_size
+        self._reader: BlockReader | CanvasReader
+        if self.kind.attention is Attention.BLOCK:
+            assert size is not None
+            if asked not in (0, size):
+                raise InvalidRequest(
+                    f"block_size is {asked}, the checkpoint was trained with blocks of {size}",
+                    "leave the block size out",
+                )
+            self._reader = BlockReader(self.model, self.cache, size, self.kind.shift, self._check)
+        else:
+            self._reader = CanvasReader(self.model, self.kind.shift)
+        if self.by_entropy is None:
+            self.by_entropy = self.kind.family in _DREAMS
+
+    @property
+    def forwards(self) -> int:
+        """So far, the encoding of the prompt excluded."""
+        return self._reader.forwards
+
+    @torch.inference_mode()
+    def encode(self, prompt: Sequence[int]) -> None:
+        """Commit the whole blocks of a prompt. Raises Cancelled; what is committed then is exact.
+
+        A bidirectional checkpoint has nothing that could be kept.
+        """
+        if isinstance(self._reader, BlockReader):
+            self._reader.encode(prompt)
+
+    @torch.inference_mode()
+    def run(self, prompt: Sequence[int]) -> Generator[Snapshot, None, None]:
+        """Yield a snapshot after every denoising step; the last one has everything settled.
+
+        Raises Cancelled between two forwards, InvalidRequest where the model's context ends.
+        """
+        draft = Draft(list(prompt), list(self.after), self._mask)
+        self._fits(len(prompt) + len(self.after))
+        if isinstance(self._reader, CanvasReader):
+            yield from self._fill(draft, self._reader)
+            return
+        home = len(prompt) // self._reader.size * self._reader.size
+        try:
+            self._reader.encode(prompt)
+            yield from self._append(draft, self._reader)
+        finally:
+            self.cache.truncate(min(home, self.cache.length))
+
+    # --- block-causal ---------------------------------------------------------------------------
+
+    def _append(self, draft: Draft, reader: BlockReader) -> Iterator[Snapshot]:
+        """Block after block behind the prompt (SDAR, LLaDA2, Fast-dLLM v2, Tiny-A2D)."""
+        start, size = len(draft.before), reader.size
+        sub = self.kind.sub_block_size or size
+        most = self.config.max_tokens
+        while len(draft.tokens) < most and not self._ended(draft):
+            block = (start + len(draft.tokens)) // size * size
+            draft.grow(block + size - start - len(draft.tokens))
+            row = reader.first_row(draft.sequence, block) if block >= start else None
+            if row is not None:
+                # exact, as an autoregressive model's next token
+                limit = self._limit(draft)
+                row = self.chooser.without_banned(row[None])[0]
+                token, probability, _ = self.chooser.verify(row, None, limit)
+                self._settle(draft, block - start, token, probability)
+            for low in range(block, block + size, sub):
+                window = range(max(low - start, 0), max(low + sub - start, 0))
+                for _ in self._denoise(draft, window, reader):
+                    if self._ended(draft):
+                        break
+                    yield self._snapshot(draft, most)
+                if self._ended(draft):
+                    break
+        yield self._snapshot(draft, most, final=True)
+
+    def _ended(self, draft: Draft) -> bool:
+        """Whether an end token stands behind nothing but settled ones."""
+        return any(token in self.stop for token in draft.tokens[: draft.open_at])
+
+    # --- bidirectional --------------------------------------------------------------------------
+
+    def _fill(self, draft: Draft, reader: CanvasReader) -> Iterator[Snapshot]:
+        """A hole between two texts: Dream, DreamOn, LLaDA and their like."""
+        most = self.config.max_tokens
+        self._fits(len(draft.sequence) + 1)
+        most = min(most, self.model.config.max_positions - len(draft.sequence))
+        resizing = None
+        if (expand := self.kind.expand_token_id) is not None and self.length is None:
+            resizing = Resizing(expand, self.kind.delete_token_id, most)
+        draft.grow(self._first_length(draft, reader, most, resizing))
+        size = self.config.block_size or len(draft.tokens)
+        if resizing is not None:
+            yield from self._resize(draft, reader, resizing)
+        else:
+            for low in range(0, len(draft.tokens), size):
+                window = range(low, min(low + size, len(draft.tokens)))
+                for _ in self._denoise(draft, window, reader):
+                    yield self._snapshot(draft, most)
+        yield self._snapshot(draft, most, final=True)
+
+    def _first_length(
+        self, draft: Draft, reader: CanvasReader, most: int, resizing: Resizing | None
+    ) -> int:
+        if self.length is not None:
+            return min(self.length, most)
+        if resizing is not None:
+            return min(FIRST_LENGTH, most)
+
+        def confidence(length: int) -> float:
+            self._check()
+            tokens = [*draft.before, *[self._mask] * length, *draft.after]
+            start = len(draft.before)
+            rows = self.chooser.without_banned(reader.logits(tokens, start, start + length))
+            return float(rows.softmax(-1).amax(-1).mean())
+
+        return calibrated_length(confidence, most)
+
+    def _resize(
+        self, draft: Draft, reader: CanvasReader, resizing: Resizing
+    ) -> Iterator[Snapshot]:
+        """Denoise while masks become two, or none (DreamOn)."""
+        grown = step = 0
+        while draft.open_at < len(draft.tokens):
+            never = [resizing.expand] if resizing.full(len(draft.tokens), grown) else []
+            proposal, masked = self._propose(draft, range(len(draft.tokens)), reader, never)
+            chosen = self._chosen(proposal, masked, step, int(masked.sum()), resizing=True)
+            step += 1
+            for at in reversed(chosen.nonzero()[:, 0].tolist()):
+                token = int(proposal.tokens[at])
+                if token == resizing.expand and not resizing.full(len(draft.tokens), grown):
+                    draft.grow(1, at)
+                    grown += 1
+                elif token == resizing.expand:
+                    continue  # others of this step took the room; it is asked again
+                elif token == resizing.delete:
+                    draft.remove(at)
+                    for behind in reversed(range(at, len(draft.tokens))):
+                        if draft.masked[behind]:
+                            draft.remove(behind)
+                else:
+                    self._settle(draft, at, token, float(proposal.confidence[at]))
+            yield self._snapshot(draft, resizing.most)
+
+    # --- one step -------------------------------------------------------------------------------
+
+    def _denoise(
+        self, draft: Draft, window: range, reader: BlockReader | CanvasReader
+    ) -> Iterator[None]:
+        """Settle every mask of a window, as many steps as the rule takes; yields after each."""
+        n, step = sum(draft.masked[i] for i in window), 0
+        if isinstance(reader, BlockReader):  # schedules count a whole block, where it begins filled
+            n = self.kind.sub_block_size or reader.size
+        while any(draft.masked[i] for i in window):
+            proposal, masked = self._propose(draft, window, reader)
+            limit = self._limit(draft)
+            if limit is not None and draft.open_at in window:
+                # the healed token is bound to its text: settle it alone, then go on
+                at = draft.open_at
+                self._settle(
+                    draft,
+                    at,
+                    int(proposal.tokens[at - window.start]),
+                    float(proposal.confidence[at - window.start]),
+                )
+            else:
+                chosen = self._chosen(proposal, masked, step, n)
+                step += 1
+                for index in chosen.nonzero()[:, 0].tolist():
+                    token, sure = proposal.tokens[index], proposal.confidence[index]
+                    self._settle(draft, window.start + index, int(token), float(sure))
+            yield
+
+    def _propose(
+        self,
+        draft: Draft,
+        window: range,
+        reader: BlockReader | CanvasReader,
+        never: Sequence[int] = (),
+    ) -> tuple[BlockProposal, Tensor]:
+        """A token for every position of a window, which is shown at its masks; and its masks."""
+        self._check()
+        start = len(draft.before)
+        rows = reader.logits(draft.sequence, start + window.start, start + window.stop)
+        rows = self.chooser.without_banned(rows)
+        rows[:, list(never)] = -torch.inf
+        limit = self._limit(draft)
+        if limit is not None and draft.open_at in window:
+            row = rows[draft.open_at - window.start]
+            kept = row[list(limit)].clone()
+            row.fill_(-torch.inf)
+            row[list(limit)] = kept
+        proposal = self.chooser.sample(rows)
+        masked = torch.tensor(draft.masked[window.start : window.stop])
+        for index in masked.nonzero()[:, 0].tolist():
+            draft.shown[window.start + index] = int(proposal.tokens[index])
+            draft.confidence[window.start + index] = float(proposal.confidence[index])
+        return proposal, masked
+
+    def _chosen(
+        self, proposal: BlockProposal, masked: Tensor, step: int, n: int, resizing: bool = False
+    ) -> Tensor:
+        """The masks that settle now, by the rule; `n` there were to begin with."""
+        config = self.config
+        if config.rule is not Rule.SCHEDULE:
+            return settle(config, proposal.confidence, proposal.entropy, masked, step, n)
+        rank = proposal.confidence
+        if self.by_entropy:
+            rank = -proposal.entropy
+        if resizing:  # how many there will be is not known: as many as would suffice from here
+            left = max(config.denoising_steps - step, 1) if config.denoising_steps else n
+            return most_confident(rank, masked, -(-n // left))
+        steps = min(config.denoising_steps or n, n)
+        dream = self.kind.family in _DREAMS
+        counts = timestep_counts(n, steps) if dream else schedule_counts(n, steps)
+        counts = [count for count in counts if count]
+        return most_confident(rank, masked, counts[step] if step < len(counts) else len(masked))
+
+    def _settle(self, draft: Draft, at: int, token: int, confidence: float) -> None:
+        draft.tokens[at] = draft.shown[at] = token
+        draft.masked[at] = False
+        draft.confidence[at] = confidence
+
+    def _limit(self, draft: Draft) -> Sequence[int] | None:
+        """Ids that the first mask is bound to; None: it is free."""
+        if self.constraint is None:
+            return None
+        return self.constraint.allowed(draft.tokens[: draft.open_at])
+
+    def _fits(self, positions: int) -> None:
+        if positions > (most := self.model.config.max_positions):
+            raise InvalidRequest(
+                f"{positions} tokens exceed the model's context of {most}",
+                "lower --context-tokens or --max-tokens",
+            )
+
+    def _check(self) -> None:
+        if self.cancelled():
+            raise Cancelled("the request was cancelled")
+
+    def _snapshot(self, draft: Draft, most: int, final: bool = False) -> Snapshot:
+        """The hole up to `most` tokens, or up to its end token once all before that is settled."""
+        end = min(len(draft.tokens), most)
+        appended = isinstance(self._reader, BlockReader)
+        stops = [i for i in range(min(end, draft.open_at)) if draft.tokens[i] in self.stop]
+        ended = appended and bool(stops)
+        if ended:
+            end = stops[0]
+        return Snapshot(
+            tokens=tuple(draft.shown[:end]),
+            settled=tuple(not masked for masked in draft.masked[:end]),
+            confidence=tuple(draft.confidence[:end]),
+            forwards=self.forwards,
+            ended=final and (ended or not appended),
+        )
+
+
+def as_diffusion(config: DecodingConfig) -> DecodingConfig:
+    """What a request for the default mode means to a checkpoint that has no other than diffusion.
+
+    Raises InvalidRequest for the mode `ar`.
+    """
+    if config.mode is Mode.AR:
+        raise InvalidRequest(
+            "this checkpoint writes by diffusion, it has no mode ar", "use --mode diffusion"
+        )
+    return replace(config, mode=Mode.DIFFUSION)

@@ -1,0 +1,142 @@
+"""Where the logits of a sequence with masks come from: all of it again, or a block behind a cache.
+
+A reader answers one question, which token belongs at each of some positions. Whether logits are
+shifted is settled here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from blockdiff.model import masks
+from blockdiff.model.cache import BlockCache
+from blockdiff.model.transformer import Transformer
+
+_CHUNK = {"cpu": 128}  # context tokens committed at a time, by device
+_CHUNK_ELSEWHERE = 512
+
+
+class Reader(Protocol):
+    """Logits for positions of a sequence that is being denoised.
+
+    Attributes:
+        forwards: forward passes so far, the encoding of a prompt excluded.
+    """
+
+    forwards: int
+
+    def logits(self, tokens: Sequence[int], start: int, end: int) -> Tensor:
+        """What belongs at the positions from `start` to `end`: (end - start, vocab), float32."""
+        ...
+
+
+class CanvasReader:
+    """Full attention: every position sees every other, so every forward is of the whole sequence.
+
+    With `shift` the row of position p is that of p - 1; the first position has its own (Dream).
+    """
+
+    def __init__(self, model: Transformer, shift: bool) -> None:
+        self.model, self.shift, self.forwards = model, shift, 0
+
+    def logits(self, tokens: Sequence[int], start: int, end: int) -> Tensor:
+        device = self.model.device
+        ids = torch.tensor([list(tokens)], device=device)
+        positions = torch.arange(len(tokens), device=device)[None]
+        hidden = self.model.hidden(ids, positions, masks.full(0, len(tokens), device))
+        self.forwards += 1
+        return _head(self.model, _aligned(hidden[0], 0, start, end, self.shift))
+
+
+class BlockReader:
+    """Block-causal attention: finished blocks are in the cache, exactly, and never computed again.
+
+    A block that is finished waits to be committed until the next forward, which takes it along.
+    With `shift` the first position of a block takes its row from the last one of the block before.
+
+    Attributes:
+        size: of a block; blocks count from the sequence's first token.
+        look: called before each layer and forward; what it raises ends the forward.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        cache: BlockCache,
+        size: int,
+        shift: bool,
+        look: Callable[[], None],
+    ) -> None:
+        self.model, self.cache, self.size, self.shift = model, cache, size, shift
+        self.look, self.forwards = look, 0
+        self._last: Tensor | None = None  # hidden state of the last committed position
+
+    def encode(self, prompt: Sequence[int]) -> None:
+        """Commit the whole blocks of a prompt, of which the cache may hold a prefix already.
+
+        What `look` raises leaves whole blocks committed.
+        """
+        whole = len(prompt) // self.size * self.size
+        # the row of a block's first position comes from the block before, which is read once more
+        known = whole - self.size if self.shift and self._last is None else whole
+        known = max(0, min(self.cache.length // self.size * self.size, known))
+        self.cache.truncate(known)
+        chunk = _CHUNK.get(self.model.device.type, _CHUNK_ELSEWHERE)
+        chunk = max(1, chunk // self.size) * self.size
+        while self.cache.length < whole:
+            self._forward(prompt, min(self.cache.length + chunk, whole), whole)
+
+    def first_row(self, tokens: Sequence[int], start: int) -> Tensor | None:
+        """The logits (vocab,) of the first position of the block at `start`, which are exact.
+
+        None where they come with the block itself: without `shift`, or nothing stands before it.
+        """
+        if not self.shift or start == 0:
+            return None
+        if self.cache.length < start:
+            self._forward(tokens, start, start)
+            self.forwards += 1
+        assert self._last is not None
+        return _head(self.model, self._last[None])[0]
+
+    def logits(self, tokens: Sequence[int], start: int, end: int) -> Tensor:
+        """As `Reader.logits`; the positions lie in one block, those before it are finished."""
+        block = start // self.size * self.size
+        stop = min(block + self.size, len(tokens))
+        begin, last = self.cache.length, self._last
+        hidden = self._forward(tokens, stop, block)
+        self.forwards += 1
+        if self.shift and start == block and begin == block and last is not None:
+            hidden = torch.cat([last[None], hidden])
+            begin -= 1
+        return _head(self.model, _aligned(hidden, begin, start, end, self.shift))
+
+    def _forward(self, tokens: Sequence[int], stop: int, finished: int) -> Tensor:
+        """Hidden states from the end of the cache to `stop`; commits what is before `finished`."""
+        self.look()
+        start, device = self.cache.length, self.model.device
+        ids = torch.tensor([list(tokens[start:stop])], device=device)
+        positions = torch.arange(start, stop, device=device)[None]
+        mask = masks.block(start, stop - start, self.size, device)
+        hidden = self.model.hidden(ids, positions, mask, self.cache, look=self.look)[0]
+        if (count := min(finished, stop) - start) > 0:
+            self.cache.commit(count)
+            self._last = hidden[count - 1]
+        return hidden
+
+
+def _aligned(hidden: Tensor, first: int, start: int, end: int, shift: bool) -> Tensor:
+    """Rows for the positions from `start` to `end` of states that begin at position `first`."""
+    if not shift:
+        return hidden[start - first : end - first]
+    rows = torch.arange(start - 1, end - 1, device=hidden.device) - first
+    return hidden[rows.clamp(min=0)]
+
+
+def _head(model: Transformer, hidden: Tensor) -> Tensor:
+    logits: Tensor = model.head(hidden.contiguous())
+    return logits.float()

@@ -1,0 +1,297 @@
+"""Write `references/generation.npz`: what published generation loops write for twenty prompts each.
+
+Their code is fetched by hand into one folder and stays outside the repository:
+
+    llada_generate.py       ML-GSAI/LLaDA b7e6c3565f194352da44b38dd12b6970597309f3: generate.py
+    dream_generation.py     ZHZisZZ/dllm ca176752fbceec49c6b4777a2c18ae88e4eb10ed:
+                            dllm/pipelines/dream/models/generation_utils.py
+    dreamon_generator.py    DreamLM/DreamOn 8a0a54918412eda9402a327646f7f067f7160ec8:
+                            eval/generator.py
+    sdar_generate.py        JetAstra/SDAR c2041a8333333d685f6e15122c84f60f51f85ebd: generate.py
+    llada2_sampler.py       ZHZisZZ/dllm (as above): dllm/pipelines/llada2/sampler.py
+    bd3lm.py                ZHZisZZ/dllm (as above): dllm/core/samplers/bd3lm.py
+    samplers_utils.py       ZHZisZZ/dllm (as above): dllm/core/samplers/utils.py
+    alpha.py                ZHZisZZ/dllm (as above): dllm/core/schedulers/alpha.py
+    llada_cal.py            NiuHechang/Calibrated_Adaptive_Length
+                            741e8418a88a732b4c92812424d4f03cab1f7b1f: llada_cal/llada_cal.py
+
+    PYTHONPATH=. python -m tests.parity.make_generation_references FOLDER
+
+The models behind them are those of transformers 5.23.0 with the tiny weights of
+`generation_cases`, float32 on the CPU, torch 2.13.0, without any cache: every call is a forward of
+the whole sequence under the family's mask. Packages that the files import and do not need here
+(omegaconf, dllm) are stood in for by empty modules. SDAR's file can only sample: the one function
+that draws a token is replaced by the most likely token and its probability. DreamOn's loop is that
+of its evaluation settings (entropy, delete_eos_token, pad_eos_to_right) at temperature 0.
+
+Fast-dLLM v2 is not among them, its loop being a file of the checkpoint on the hub: the test has its
+published algorithm as a plain loop.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from tests.parity.family_checkpoints import CHECKPOINTS, HEAD, MASK
+from tests.parity.generation_cases import CASES, END, EXPAND, FOLDER, Case, weights
+
+_LLADA = {
+    "attn_norm": "input_layernorm", "ff_norm": "post_attention_layernorm",
+    "q_proj": "self_attn.q_proj", "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj", "ff_proj": "mlp.gate_proj", "up_proj": "mlp.up_proj",
+    "ff_out": "mlp.down_proj",
+}  # fmt: skip
+
+
+def body(family: str) -> torch.nn.Module:
+    """The family's body as transformers has it."""
+    config, found = CHECKPOINTS[family].config, weights(family)
+    shape = dict(
+        vocab_size=96, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=52, max_position_embeddings=128,
+        rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 50_000.0},
+        tie_word_embeddings=bool(config.get("tie_word_embeddings")), attn_implementation="eager",
+        head_dim=HEAD,
+    )  # fmt: skip
+    if family == "llada":
+        renamed = {}
+        for name, tensor in found.items():
+            short = name.removeprefix("model.transformer.")
+            if short.startswith("blocks."):
+                _, index, part, _ = short.split(".")
+                renamed[f"model.layers.{index}.{_LLADA[part]}.weight"] = tensor
+            else:
+                ends = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
+                renamed[f"{ends[short.removesuffix('.weight')]}.weight"] = tensor
+        found = renamed
+        model: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape))
+    elif any("q_norm" in name for name in found):
+        model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**shape))
+    else:
+        del shape["head_dim"]
+        model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**shape))
+    missing, unexpected = model.load_state_dict(found, strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
+    model.tie_weights()
+    return model.eval()
+
+
+class Whole:
+    """A model as the loops call it; no cache, whatever they ask for."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, case: Case) -> None:
+        self._body, self._size = body(case.family), case.kind.block_size
+
+    def eval(self) -> None:
+        pass
+
+    def full(self, x: Tensor) -> Tensor:
+        """Logits (1, length, vocab) of a sequence, with the mask at minus infinity."""
+        length = x.shape[1]
+        block = torch.arange(length) // (self._size or length)
+        seen = block[:, None] >= block[None, :]
+        bias = torch.zeros(length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
+        logits = self._body(input_ids=x, attention_mask=bias[None, None], use_cache=False).logits
+        logits[..., MASK] = -torch.inf
+        return logits
+
+    def __call__(
+        self, x: Tensor, attention_mask: Any = None, tok_idx: Any = None, **more: Any
+    ) -> SimpleNamespace:
+        cache = more.get("past_key_values")
+        if cache is None and not more.get("use_cache"):
+            if isinstance(attention_mask, Tensor) and attention_mask.dtype is torch.bool:
+                length = int(attention_mask[0, 0, 0].sum())  # of DreamOn, whose rest is padding
+                logits = self.full(x[:, :length])
+                rest = torch.zeros(1, x.shape[1] - length, logits.shape[-1])
+                return SimpleNamespace(logits=torch.cat([logits, rest], dim=1))
+            return SimpleNamespace(logits=self.full(x))
+        if cache is None:  # bd3lm: the sequence so far, as its own cache
+            return SimpleNamespace(logits=self.full(x), past_key_values=Past(x))
+        before = cache.tokens if isinstance(cache, Past) else getattr(cache, "tokens", x[:, :0])
+        whole = torch.cat([before, x], dim=1)
+        if more.get("store_kv"):  # SDAR
+            cache.tokens = whole
+        return SimpleNamespace(logits=self.full(whole)[:, before.shape[1] :])
+
+
+class Past:
+    """A cache that remembers what was read."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
+
+
+def published(folder: Path, file: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"published_{file}", folder / f"{file}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def stand_in(folder: Path) -> None:
+    """What the files import of packages that are not needed here."""
+
+    def add(name: str, **content: Any) -> ModuleType:
+        module = ModuleType(name)
+        module.__dict__.update(content)
+        sys.modules[name] = module
+        return module
+
+    add("omegaconf", OmegaConf=object)
+    for name in ("dllm", "dllm.core", "dllm.core.samplers"):
+        add(name)
+
+    class Base:
+        def __init__(self, **fields: Any) -> None:
+            self.__dict__.update(fields)
+
+    add(
+        "dllm.core.samplers.base", BaseSampler=Base,
+        BaseSamplerConfig=type("BaseSamplerConfig", (), {"return_dict": False}),
+        BaseSamplerOutput=SimpleNamespace,
+    )  # fmt: skip
+    alpha = published(folder, "alpha")
+    add("dllm.core.schedulers", BaseAlphaScheduler=alpha.BaseAlphaScheduler)
+    sys.modules["dllm.core.samplers.utils"] = published(folder, "samplers_utils")
+    transformers.utils.is_torchdynamo_compiling = lambda: False
+
+
+@torch.no_grad()
+def run(case: Case, folder: Path) -> list[list[int]]:
+    """The hole of every prompt."""
+    loop = globals()["_" + case.name.split("-")[0]]
+    return [loop(case, Whole(case), folder, *prompt) for prompt in case.prompts()]
+
+
+def _llada(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> list[int]:
+    c = case.config
+    if after:  # the published loop of CAL is LLaDA's with a suffix; without its search
+        x, _ = published(folder, "llada_cal").generate(
+            model, torch.tensor([before]), torch.tensor([after]), gen_length=c.max_tokens,
+            mask_id=MASK, dstep=-1,
+        )  # fmt: skip
+        return list(x[0, len(before) : len(before) + c.max_tokens].tolist())
+    blocks = c.max_tokens // c.block_size
+    x = published(folder, "llada_generate").generate(
+        model, torch.tensor([before]), steps=c.denoising_steps * blocks, gen_length=c.max_tokens,
+        block_length=c.block_size, mask_id=MASK,
+    )  # fmt: skip
+    return list(x[0, len(before) :].tolist())
+
+
+def _cal(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> list[int]:
+    x, _ = published(folder, "llada_cal").generate(
+        model, torch.tensor([before]), torch.tensor([after]), mask_id=MASK,
+        max_gen_length=case.config.max_tokens,
+    )  # fmt: skip
+    return list(x[0, len(before) : x.shape[1] - len(after)].tolist())
+
+
+def _dream(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> list[int]:
+    module = published(folder, "dream_generation")
+    alg = "maskgit_plus" if case.by_entropy is False else "entropy"
+    config = module.DreamGenerationConfig(
+        max_length=len(before) + case.config.max_tokens, steps=case.config.denoising_steps,
+        mask_token_id=MASK, alg=alg, temperature=0.0, _from_model_config=True,
+    )  # fmt: skip
+
+    class Model(Whole):
+        _sample = module.DreamGenerationMixin._sample
+
+    mixed = Model(case)
+    x = mixed._sample(
+        torch.tensor([before]), None, config, lambda s, x, lo: x, lambda s, x, lo: lo
+    )
+    return list(x[0, len(before) :].tolist())
+
+
+def _dreamon(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> list[int]:
+    module = published(folder, "dreamon_generator")
+    least, most = 8, case.config.max_tokens
+    own = SimpleNamespace(
+        model=model, tokenizer=SimpleNamespace(eos_id=END), mask_id=MASK, expand_id=EXPAND,
+        max_tokens=2048, min_gen_len=least, max_gen_len=most, expand_budget=most, steps=400,
+        alg="entropy", alg_temp=0.0, temperature=0.0, top_p=None, top_k=None,
+        pad_eos_to_right=True, delete_eos_token=True, show_progress=False, device="cpu",
+    )  # fmt: skip
+    ids = torch.tensor([[*before, *[MASK] * least, *after]])
+    x, length = module.MDMGenerator.batch_generate_with_expand_as_token(own, ids)
+    return list(x[0, len(before) : len(before) + length].tolist())
+
+
+def _sdar(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> list[int]:
+    module = published(folder, "sdar_generate")
+
+    def most_likely(logits: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+        best = logits.softmax(-1).max(-1)
+        return best.indices, best.values
+
+    module.sample_with_temperature_topk_topp = most_likely
+    c, static = case.config, case.name.endswith("static")
+    x = module.block_diffusion_generate(
+        model, {"input_ids": torch.tensor([before])}, MASK, gen_length=c.max_tokens,
+        block_length=4, denoising_steps=c.denoising_steps or 4,
+        remasking_strategy="low_confidence_static" if static else "low_confidence_dynamic",
+        confidence_threshold=c.threshold,
+    )  # fmt: skip
+    return list(x[0, len(before) : len(before) + c.max_tokens].tolist())
+
+
+def _llada2(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> list[int]:
+    sampler = published(folder, "llada2_sampler").LLaDA2Sampler()
+    sampler.model = model
+    sampler.tokenizer = SimpleNamespace(mask_token_id=MASK, eos_token_id=END)
+    most = case.config.max_tokens
+    x = sampler.sample(
+        [torch.tensor(before)], block_size=4, steps_per_block=4, max_new_tokens=most,
+        threshold=case.config.threshold, return_dict=False,
+    )  # fmt: skip
+    return list(x[0, len(before) : len(before) + most].tolist())
+
+
+def _a2d(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> list[int]:
+    sampler = published(folder, "bd3lm").BD3LMSampler()
+    sampler.model = model
+    sampler.scheduler = sys.modules["published_alpha"].LinearAlphaScheduler()
+    sampler.tokenizer = SimpleNamespace(
+        mask_token_id=MASK, eos_token_id=None, pad_token_id=92, bos_token_id=None
+    )
+    x = sampler.sample(
+        [torch.tensor(before)], block_size=4, steps_per_block=case.config.denoising_steps,
+        max_new_tokens=case.config.max_tokens, return_dict=False,
+    )  # fmt: skip
+    return list(x[0, len(before) :].tolist())
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    stand_in(folder)
+    found: dict[str, np.ndarray] = {}
+    for case in CASES.values():
+        if case.name == "fast-dllm":
+            continue
+        rows = run(case, folder)
+        table = np.full((len(rows), max(map(len, rows))), -1, dtype=np.int16)
+        for row, tokens in zip(table, rows, strict=True):
+            row[: len(tokens)] = tokens
+        found[case.name] = table
+        print(case.name, table.shape, sorted({len(row) for row in rows}))
+    np.savez_compressed(FOLDER / "generation.npz", **found)
+
+
+if __name__ == "__main__":
+    main()
