@@ -1,18 +1,19 @@
-"""`blockdiff eval`: measure infilling. Nothing heavy is imported before it is needed."""
+"""`blockdiff eval`: measure. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from blockdiff import cli_eval_heldout
 from blockdiff.catalog import DEFAULT_MODEL
+from blockdiff.cli_eval_parts import Bar, adapter_digest
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.console import reported_errors
 from blockdiff.errors import InputFileError, InvalidRequest
@@ -30,11 +31,6 @@ app = typer.Typer(
 _DEFAULTS = DecodingConfig()
 _SINGLE_LINE_TOKENS, _LONGER_TOKENS = 64, 256
 _OURS = {mode.value for mode in Mode}
-
-
-@app.callback()
-def _group() -> None:
-    pass  # keeps `infilling` a subcommand while it is the only one
 
 
 @app.command("infilling")
@@ -91,7 +87,7 @@ def infilling_command(
     def filler() -> Filler:
         return _filler(mode, decoding, context_tokens, model, device, dtype, threads)
 
-    with _Bar(len(tasks)) as bar:
+    with Bar(len(tasks)) as bar:
         results = evaluate(tasks, filler, settings, out, progress=bar.update)
     figures = summarise(tasks, results)
     report = {"mode": mode.value, "model": settings["model"], "data": data.name, "limit": limit}
@@ -148,18 +144,8 @@ def _settings(
     if mode.value in _OURS:
         settings |= {"decoding": asdict(decoding), "context_tokens": context_tokens}
         settings |= {"device": device, "dtype": dtype}
-        settings["adapter_sha256"] = _adapter_digest(model)
+        settings["adapter_sha256"] = adapter_digest(model)
     return settings
-
-
-def _adapter_digest(model: str) -> str:
-    """Adapters are retrained under the same name: results of two must not meet in one file."""
-    from blockdiff import store
-
-    adapter = store.resolve(model).adapter
-    if adapter is None:
-        return ""
-    return hashlib.sha256((adapter / "adapter.safetensors").read_bytes()).hexdigest()
 
 
 def _filler(
@@ -185,36 +171,4 @@ def _filler(
     return fillers.ours(engine, decoding, context_tokens)
 
 
-class _Bar:
-    """Progress on standard error, so that standard output stays for the report."""
-
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        self._bar = Progress(
-            TextColumn("evaluating"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("passed {task.fields[passed]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._bar.add_task("tasks", total=total, passed=0)
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def update(self, done: int, total: int, passed: int) -> None:
-        self._bar.update(self._task, completed=done, total=total, passed=passed)
+cli_eval_heldout.register(app)

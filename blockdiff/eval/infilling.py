@@ -7,25 +7,21 @@ results file makes a run resumable: one header row with all settings, then one r
 from __future__ import annotations
 
 import ast
-import json
-import os
 import random
 import re
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from blockdiff.errors import InputFileError, InvalidRequest, OutputFileError
+from blockdiff.errors import InputFileError
 from blockdiff.eval import sandbox
 from blockdiff.eval.fillers import Filled, Filler
+from blockdiff.eval.results import ResultsFile, resampled
 from blockdiff.jsonl import read_jsonl
-
-RESAMPLES = 2000
-_FORMAT = 1
 
 
 class EvalMode(str, Enum):
@@ -164,7 +160,7 @@ def evaluate(
         OutputFileError: `out` cannot be written.
     """
     done: dict[str, Result] = {}
-    results_file = _Results(out, settings) if out else None
+    results_file = ResultsFile(out, settings, Result) if out else None
     if results_file:
         wanted = {task.id for task in tasks}
         done = {row.task_id: row for row in results_file.resume() if row.task_id in wanted}
@@ -219,80 +215,7 @@ def summarise(tasks: Sequence[Task], results: Sequence[Result]) -> dict[str, Any
     }
 
 
-def interval(
-    tasks: Sequence[Task], results: Sequence[Result], seed: int = 0
-) -> tuple[float, float]:
+def interval(tasks: Sequence[Task], results: Sequence[Result]) -> tuple[float, float]:
     """95% interval of pass@1 by resampling whole HumanEval problems, not their holes."""
-    by_problem: dict[str, list[bool]] = defaultdict(list)
-    for task, row in zip(tasks, results, strict=True):
-        by_problem[task.problem].append(row.passed)
-    counts = [(sum(found), len(found)) for found in by_problem.values()]
-    chance = random.Random(seed)
-    means = []
-    for _ in range(RESAMPLES):
-        picked = chance.choices(counts, k=len(counts))
-        means.append(sum(p for p, _ in picked) / sum(n for _, n in picked))
-    means.sort()
-    return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]
-
-
-class _Results:
-    """The results file: rows are flushed one by one, a torn last row is dropped on resuming."""
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self._path = path
-        # As they come back from the file: tuples as lists, enums as strings.
-        self._header = json.loads(json.dumps({"format": _FORMAT, "settings": settings}))
-        self._file: IO[bytes] | None = None
-
-    def resume(self) -> list[Result]:
-        """Rows that are there already; the file is open for more afterwards."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            held = self._path.read_bytes() if self._path.exists() else b""
-            whole = held[: held.rfind(b"\n") + 1]
-            rows = self._parse(whole) if whole else []
-            self._file = self._path.open("r+b" if held else "wb")
-            self._file.truncate(len(whole))
-            self._file.seek(0, os.SEEK_END)
-            if not whole:
-                self._write(self._header)
-        except OSError as error:
-            raise OutputFileError(f"cannot write {self._path}: {error}") from None
-        return rows
-
-    def add(self, result: Result) -> None:
-        try:
-            self._write(asdict(result))
-        except OSError as error:
-            raise OutputFileError(
-                f"cannot write {self._path}: {error}", "make room; the same command goes on"
-            ) from None
-
-    def close(self) -> None:
-        if self._file:
-            self._file.close()
-
-    def _write(self, row: dict[str, Any]) -> None:
-        assert self._file is not None
-        self._file.write(json.dumps(row).encode() + b"\n")
-        self._file.flush()
-
-    def _parse(self, whole: bytes) -> list[Result]:
-        try:
-            header, *rows = [json.loads(line) for line in whole.splitlines()]
-            results = [Result(**row) for row in rows]
-            settings, kind = dict(header["settings"]), header["format"]
-        except (ValueError, TypeError, KeyError):
-            raise InputFileError(
-                f"{self._path} is not a results file", "name another file"
-            ) from None
-        wanted = self._header["settings"]
-        other = [k for k in sorted({*settings, *wanted}) if settings.get(k) != wanted.get(k)]
-        if other or kind != _FORMAT:
-            names = ", ".join(f"{k} {settings.get(k)!r} there" for k in other) or "format"
-            raise InvalidRequest(
-                f"{self._path} holds results of other settings: {names}",
-                "name another file, or repeat the settings",
-            )
-        return results
+    groups = [task.problem for task in tasks]
+    return resampled(groups, [float(row.passed) for row in results])

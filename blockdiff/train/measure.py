@@ -41,6 +41,54 @@ class DraftReport:
     starts: int
 
 
+@dataclass(frozen=True, slots=True)
+class DraftCounts:
+    """Of one sequence.
+
+    Attributes:
+        seen, hits, agreed: by offset 2, 3, ...: drafts, those that are the true token, those that
+            are the base's most likely one.
+        accepted: tokens that one verifying forward at each start would settle, summed.
+        starts: block starts drafted at.
+    """
+
+    seen: tuple[int, ...]
+    hits: tuple[int, ...]
+    agreed: tuple[int, ...]
+    accepted: int
+    starts: int
+
+
+@torch.no_grad()
+def count_drafts(
+    model: Transformer,
+    adapter: GatedAdapter,
+    sequence: Sequence,
+    block_size: int,
+    blocks: int,
+    g: torch.Generator,
+) -> DraftCounts | None:
+    """Draft `blocks` fully masked blocks in a sequence; None where it is too short for any."""
+    tokens = torch.tensor(sequence.tokens)
+    starts = choose_starts(sequence.first_target, len(tokens), block_size, blocks, g)
+    if not starts:
+        return None
+    clean = clean_pass(model, tokens)
+    noisy = fully_masked(tokens, sequence.real, starts, block_size)
+    drafted = model.head(noisy_pass(model, adapter, clean, noisy)).argmax(-1).cpu()
+    base = model.head(clean.hidden).argmax(-1).cpu()
+    counts = (noisy.targets.weights > 0).view(-1, block_size)
+    right = (drafted == noisy.targets.ids).view(-1, block_size) & counts
+    same = (drafted == base[noisy.targets.teacher_rows]).view(-1, block_size) & counts
+    return DraftCounts(
+        seen=tuple(counts.sum(0).tolist()),
+        hits=tuple(right.sum(0).tolist()),
+        agreed=tuple(same.sum(0).tolist()),
+        accepted=int((1 + (right & same).long().cumprod(1).sum(1)).sum()),
+        starts=len(starts),
+    )
+
+
 @torch.no_grad()
 def measure_drafts(
     model: Transformer,
@@ -58,22 +106,15 @@ def measure_drafts(
     seen = torch.zeros(block_size)
     accepted = starts_seen = nats = base_nats = n_bytes = 0.0
     for sequence in held_out:
-        tokens = torch.tensor(sequence.tokens)
-        starts = choose_starts(sequence.first_target, len(tokens), block_size, blocks, g)
-        if not starts:
+        counted = count_drafts(model, adapter, sequence, block_size, blocks, g)
+        if counted is None:
             continue
-        clean = clean_pass(model, tokens)
-        noisy = fully_masked(tokens, sequence.real, starts, block_size)
-        drafted = model.head(noisy_pass(model, adapter, clean, noisy)).argmax(-1).cpu()
-        base = model.head(clean.hidden).argmax(-1).cpu()
-        counts = (noisy.targets.weights > 0).view(-1, block_size)
-        right = (drafted == noisy.targets.ids).view(-1, block_size) & counts
-        same = (drafted == base[noisy.targets.teacher_rows]).view(-1, block_size) & counts
-        seen += counts.float().sum(0)
-        hits += right.float().sum(0)
-        agreed += same.float().sum(0)
-        accepted += float((1 + (right & same).long().cumprod(1).sum(1)).sum())
-        starts_seen += len(starts)
+        tokens = torch.tensor(sequence.tokens)
+        seen += torch.tensor(counted.seen)
+        hits += torch.tensor(counted.hits)
+        agreed += torch.tensor(counted.agreed)
+        accepted += counted.accepted
+        starts_seen += counted.starts
         bound, base_part, size = _nelbo(model, adapter, tokens, sequence, block_size, g)
         nats, base_nats, n_bytes = nats + bound, base_nats + base_part, n_bytes + size
     count = max(starts_seen, 1.0)
