@@ -1,4 +1,4 @@
-"""`blockdiff eval draft|revise`: measure on held-out files; registered by `cli_eval`."""
+"""`blockdiff eval draft|revise|rewrite`: measure on held-out files; registered by `cli_eval`."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ def register(app: typer.Typer) -> None:
     app.command("held-out")(reported_errors()(held_out_command))
     app.command("draft")(reported_errors()(draft_command))
     app.command("revise")(reported_errors()(revise_command))
+    app.command("rewrite")(reported_errors()(rewrite_command))
 
 
 def held_out_command(
     corpus: Annotated[Path, typer.Option(help="Folder that `train corpus` wrote.")],
     out: Annotated[Path, typer.Option(help="File to write, .jsonl.gz.")],
     each: Annotated[int, typer.Option(min=1, help="Most files of a language.")] = 12,
-    python: Annotated[int, typer.Option(min=1, help="Most files of Python.")] = 36,
-    most_bytes: Annotated[int, typer.Option(min=600, help="Of a file.")] = 9000,
+    python: Annotated[int, typer.Option(min=1, help="Most files of Python.")] = 60,
+    most_bytes: Annotated[int, typer.Option(min=600, help="Of a file.")] = 16_000,
 ) -> None:
     """Take a small set of a corpus's held-out files, under licences that let it be passed on.
 
@@ -138,6 +139,43 @@ def revise_command(
     )
     figures = revise.summarise(rows)
     text = f"fixed {figures['fixed']} of {figures['wrong']}, broken {figures['broken']}"
+    _report(settings, limit, figures, text, as_json)
+
+
+def rewrite_command(
+    data: Data,
+    limit: Annotated[int, typer.Option(min=1, help="Most tasks of a kind.")] = 8,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+    mode: Annotated[Mode, typer.Option(help="How answers are written.")] = _DEFAULTS.mode,
+    context_tokens: Annotated[int, typer.Option(help="Most tokens of the file.")] = 1024,
+    model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Rewrite functions of held-out Python files by instruction: a rate for each kind of edit.
+
+    The tasks reverse mechanical edits; small functions with tests are added for bugs and bodies.
+    The last line on standard output is one JSON object.
+    """
+    from blockdiff.engine.engine import Engine
+    from blockdiff.eval import heldout, rewrite
+
+    tasks = rewrite.tasks(heldout.load(data), limit, seed)
+    engine = Engine.load(model, device=device, dtype=dtype)
+    decoding = DecodingConfig(mode=mode)
+    more = {"decoding": asdict(decoding), "context_tokens": context_tokens}
+    settings = _settings("rewrite", data, seed, model, device, dtype, more)
+    rows = _through(
+        tasks,
+        lambda index: rewrite.rewrite(engine, tasks[index], decoding, context_tokens),
+        settings,
+        out,
+        rewrite.Rewritten,
+    )
+    figures = rewrite.summarise(rows)
+    text = f"{figures['mean_over_kinds']:.1%} of {figures['tasks']} rewrites, mean over kinds"
     _report(settings, limit, figures, text, as_json)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from blockdiff.config import DecodingConfig
 from blockdiff.diffusion.canvas import Canvas
-from blockdiff.diffusion.sampler import Snapshot
+from blockdiff.diffusion.sampler import Sampler, Snapshot
 from blockdiff.engine.engine import Engine
+from blockdiff.errors import ModelUnsupported
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.results import resampled_ratio
 
@@ -109,6 +110,10 @@ def revise(engine: Engine, file: HeldOutFile, decoding: DecodingConfig, seed: in
     )
     last = Snapshot(spoilt.tokens, (), (), 0, False)
     with engine.behind(spoilt.prompt, decoding) as sampler:
+        if not isinstance(sampler, Sampler):
+            raise ModelUnsupported(
+                "this model has no gated adapter to revise with", "name a model that has one"
+            )
         for snapshot in sampler.run(spoilt.prompt, canvas):
             last = snapshot
         edits, returns, forwards = sampler.edits, sampler.returns, sampler.forwards
