@@ -70,6 +70,7 @@ lint: .venv/.stamp-dev  ## ruff and mypy
 docs: .venv/.stamp-engine  ## write the generated parts of README.md anew
 	@$(RUN) docs.readme_parts
 	@$(RUN) docs.lsp_parts
+	@$(RUN) docs.checkpoints_parts
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -21,12 +21,21 @@ import transformers
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from blockdiff.config import DecodingConfig, Mode
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.checkpoint import load_transformer
 from blockdiff.model.kinds import Attention, Body, DiffusionKind, kind_of
 from blockdiff.model.transformer import Transformer
-from tests.parity.family_checkpoints import CHECKPOINTS, LENGTH, PADDING, Tiny, tokens
+from tests.parity.family_checkpoints import (
+    CHECKPOINTS,
+    LENGTH,
+    PADDING,
+    VOCABULARY,
+    Tiny,
+    tokens,
+)
+from tests.unit.tiny import last, sampler
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
@@ -173,15 +182,58 @@ def _distance(ours: Tensor, theirs: Tensor, padding: int = 0) -> float:
     return float(difference.max())
 
 
+def generation() -> dict[str, list[int]]:
+    """Of each published loop, how many prompts end in its very text, and of how many."""
+    from tests.parity import test_generation_parity as loops
+
+    found = {}
+    for name, case in loops.CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            model = load_transformer(case.write(Path(folder)), dtype=torch.float32)
+        prompts = case.prompts()
+        if name in loops.PUBLISHED:
+            rows = loops.references()[name]
+            theirs = [[int(token) for token in row if token >= 0] for row in rows]
+        else:
+            theirs = [loops.fast_dllm(case, model, before) for before, _ in prompts]
+        ours = [loops.written(case, model, *prompt) for prompt in prompts]
+        found[name] = [sum(a == b for a, b in zip(ours, theirs, strict=True)), len(prompts)]
+    for family, tiny in CHECKPOINTS.items():
+        if family.startswith("ar "):
+            with tempfile.TemporaryDirectory() as folder:
+                found[family] = greedy(tiny, Path(folder))
+    return found
+
+
+def greedy(tiny: Tiny, folder: Path, prompts: int = 20, length: int = 16) -> list[int]:
+    """As `generation`, of the mode `ar` and what transformers generates."""
+    tiny.write(folder / "ours")
+    model = load_transformer(folder / "ours", dtype=torch.float32)
+    theirs = body(tiny, kind_of(folder / "ours"), folder / "theirs")
+    decoding, stream = DecodingConfig(mode=Mode.AR, max_tokens=length), np.random.RandomState(7)
+    same = 0
+    for _ in range(prompts):
+        prompt = stream.randint(0, VOCABULARY, stream.randint(1, 20)).tolist()
+        ours = last(sampler(model, None, decoding).run(prompt)).tokens
+        given = torch.tensor([prompt])
+        expected = theirs.generate(
+            given, attention_mask=torch.ones_like(given), do_sample=False, eos_token_id=None,
+            max_new_tokens=length, pad_token_id=0,
+        )  # fmt: skip
+        same += list(ours) == expected[0, len(prompt) :].tolist()
+    return [same, prompts]
+
+
 def main() -> None:
-    results: dict[str, Any] = {}
+    logits: dict[str, Any] = {}
     for family, tiny in CHECKPOINTS.items():
         with tempfile.TemporaryDirectory() as folder:
             found = measure(tiny, Path(folder))
         reference = "published code" if tiny.stored else f"transformers {transformers.__version__}"
-        results[family] = {k: float(f"{v:.0e}") for k, v in found.items()}
-        results[family]["reference"] = reference
-        print(family, results[family])
+        logits[family] = {k: float(f"{v:.0e}") for k, v in found.items()}
+        logits[family]["reference"] = reference
+        print(family, logits[family])
+    results = {"logits": logits, "generation": generation()}
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
 

@@ -11,8 +11,18 @@ import torch
 from blockdiff.model import masks
 from blockdiff.model.checkpoint import load_transformer
 from blockdiff.model.kinds import Attention, kind_of
+from docs import checkpoints_parts
 from tests.parity.family_checkpoints import CHECKPOINTS, LENGTH, tokens
-from tests.parity.family_parity import HERE, RESULTS, TOLERANCE, live, measure, stored
+from tests.parity.family_parity import (
+    HERE,
+    RESULTS,
+    TOLERANCE,
+    greedy,
+    live,
+    measure,
+    stored,
+)
+from tests.parity.generation_cases import CASES, PROMPTS
 
 STORED = [tiny.family for tiny in CHECKPOINTS.values() if tiny.stored]
 
@@ -62,11 +72,25 @@ def test_references_are_there_and_small() -> None:
     assert sum(path.stat().st_size for path in files) < 3_000_000
 
 
+@pytest.mark.parametrize("family", [name for name in CHECKPOINTS if name.startswith("ar ")])
+def test_greedy_text_is_what_transformers_generates(family: str, tmp_path: Path) -> None:
+    same, prompts = greedy(CHECKPOINTS[family], tmp_path)
+    assert same == prompts == 20
+
+
 def test_results_are_of_these_checkpoints() -> None:
     """What docs/checkpoints.md is made from; `python -m tests.parity.family_parity` renews it."""
     results = json.loads(RESULTS.read_text())
-    assert list(results) == list(CHECKPOINTS)
-    for family, row in results.items():
+    assert list(results["logits"]) == list(CHECKPOINTS)
+    for family, row in results["logits"].items():
         numbers = [value for value in row.values() if isinstance(value, float)]
         assert 2 <= len(numbers) <= 3, family
         assert max(numbers) <= TOLERANCE, family
+    autoregressive = {family for family in CHECKPOINTS if family.startswith("ar ")}
+    assert set(results["generation"]) == {*CASES, *autoregressive}
+    assert {tuple(pair) for pair in results["generation"].values()} == {(PROMPTS, PROMPTS)}
+
+
+def test_the_guide_has_the_results() -> None:
+    text = checkpoints_parts.GUIDE.read_text("utf-8")
+    assert checkpoints_parts.updated(text) == text, "run: make docs"

@@ -1,0 +1,109 @@
+"""The tables of docs/checkpoints.md, from test results and the catalogue: `make docs`.
+
+A test compares; none of it is edited by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from blockdiff.catalog import Published
+from blockdiff.catalog import published as catalogue
+from blockdiff.footprint import CONTEXT, DTYPES, shape_of
+from blockdiff.model.kinds import Attention, read_kind
+from blockdiff.model.kinds import published as line_of
+from tests.parity.family_checkpoints import CHECKPOINTS
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = ROOT / "docs" / "checkpoints.md"
+RESULTS = ROOT / "tests" / "parity" / "results.json"
+# Families whose published loop is another one's: the first is what was compared.
+_SAME_LOOP = {
+    "open-dcoder": "dream", "coda": "dream", "sdar-moe": "sdar", "stable-diffcoder": "sdar",
+    "a2d (qwen2)": "a2d", "a2d (qwen3)": "a2d",
+}  # fmt: skip
+
+
+def updated(text: str) -> str:
+    """The guide with every table as the results have it."""
+    for name, rows in {"families": families(), "memory": memory()}.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        part = "\n" + "\n".join(rows) + "\n\n"
+        text, found = re.subn(pattern, lambda m, p=part: m[1] + p + m[2], text, flags=re.S)
+        assert found == 1, f"{GUIDE} has {found} places for {name!r}"
+    return text
+
+
+def families() -> list[str]:
+    results = json.loads(RESULTS.read_text("utf-8"))
+    rows = [
+        "| family | attention | shift | reference of the logits | at once | by block | padded "
+        "| generation | infill |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for family, row in results["logits"].items():
+        kind = read_kind(CHECKPOINTS[family].config)
+        attention = kind.attention.value
+        if kind.attention is Attention.BLOCK:
+            attention = f"{line_of(CHECKPOINTS[family].config, family).block_size} tokens"
+        cells = [
+            f"`{family}`", attention, "yes" if kind.shift else "no", row["reference"],
+            _bound(row["logits"]), _bound(row.get("cached")), _bound(row["padded"]),
+            _generation(family, results["generation"]), _infill(family),
+        ]  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _bound(deviation: float | None) -> str:
+    return "no exact cache" if deviation is None else f"{deviation:.0e}"
+
+
+def _generation(family: str, counts: dict[str, list[int]]) -> str:
+    loop = _SAME_LOOP.get(family, family)
+    same = {name: pair for name, pair in counts.items() if _family_of(name) == loop}
+    if not same:
+        return "not compared"
+    identical, prompts = (sum(pair[i] for pair in same.values()) for i in (0, 1))
+    text = f"{identical} of {prompts}"
+    return text if loop == family else f"{text} (the loop of `{loop}`)"
+
+
+def _family_of(case: str) -> str:
+    """A case is named after its family and, behind a dash, its settings; `cal` is a search."""
+    whole = case.startswith("ar ") or case == "fast-dllm"
+    return {"cal": "llada"}.get(case, case if whole else case.split("-")[0])
+
+
+def _infill(family: str) -> str:
+    config = CHECKPOINTS[family].config
+    line, kind = line_of(config, family), read_kind(config)
+    if kind.expand_token_id is not None:
+        return "in place, of any length by expand and delete tokens"
+    if line.attention is Attention.FULL or kind.attention is Attention.FULL:
+        return "in place, its length searched for (CAL)"
+    return "by FIM marks, where the tokenizer has them" if line.fim else "none: by instruction only"
+
+
+def memory() -> list[str]:
+    rows = [
+        f"| name | repository | licence | {' | '.join(DTYPES)} |",
+        f"|---|---|---|{'---|' * len(DTYPES)}",
+    ]
+    for name, entry in catalogue().items():
+        sizes = " | ".join(f"{_gigabytes(entry, dtype):.1f} GB" for dtype in DTYPES)
+        licence = f"{entry.licence}: {entry.terms}" if entry.terms else entry.licence
+        rows.append(f"| `{name}` | `{entry.repo}` | {licence} | {sizes} |")
+    return rows
+
+
+def _gigabytes(entry: Published, dtype: str) -> float:
+    config: dict[str, Any] = dict(entry.config)
+    return shape_of(config, entry.name).footprint(dtype, CONTEXT).total / 1e9
+
+
+if __name__ == "__main__":
+    GUIDE.write_text(updated(GUIDE.read_text("utf-8")), "utf-8")
