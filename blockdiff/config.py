@@ -39,6 +39,7 @@ class Layout(str, Enum):
 
     PSM = "psm"
     SPM = "spm"
+    SUFFIX_FIRST = "suffix_first"  # spm with the suffix before the mark of the prefix
     IN_PLACE = "in_place"  # masks at their true positions between prefix and suffix
     CHAT = "chat"
 

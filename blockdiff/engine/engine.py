@@ -13,16 +13,17 @@ import torch
 from blockdiff import store
 from blockdiff.config import DecodingConfig, Layout, Mode
 from blockdiff.diffusion.choose import Chooser
+from blockdiff.diffusion.native import NativeSampler
 from blockdiff.diffusion.sampler import Sampler, Snapshot, Speculation
-from blockdiff.engine import rewriting
+from blockdiff.engine import native_diffusion, rewriting
 from blockdiff.engine.devices import check_memory, choose_device, choose_dtype
 from blockdiff.engine.draft_text import refinement
 from blockdiff.engine.prefix_store import DEFAULT_BYTES, PrefixStore
 from blockdiff.engine.speed import MovingRate
-from blockdiff.errors import OutOfMemory
+from blockdiff.errors import ModelUnsupported, OutOfMemory
 from blockdiff.grammars import language_of
 from blockdiff.infill.healing import HealingConstraint
-from blockdiff.infill.layout import Prompt, build_prompt
+from blockdiff.infill.layout import Prompt, build_prompt, framed
 from blockdiff.infill.rewrite import (
     Frame,
     without_lead,
@@ -39,6 +40,8 @@ from blockdiff.model.checkpoint import (
     load_adapter,
     load_transformer,
 )
+from blockdiff.model.hub_tokenizer import frame_of, load_tokenizer
+from blockdiff.model.kinds import DiffusionKind, kind_of
 from blockdiff.model.prepare import is_prepared, prepare_gguf
 from blockdiff.model.quantized import install_adapter, is_quantized
 from blockdiff.model.tokenizer import Tokenizer
@@ -71,13 +74,20 @@ def quiet(what: str, share: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """All that belongs to one model in memory."""
+    """All that belongs to one model in memory.
+
+    Attributes:
+        kind: how a published checkpoint writes; None for one of ours and for GGUF files.
+        frame: ids before and behind an infill in place.
+    """
 
     name: str
     model: Transformer
     adapter: GatedAdapter | None
     tokenizer: Tokenizer
     drafting: DraftingConfig
+    kind: DiffusionKind | None = None
+    frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @classmethod
     def load(
@@ -115,10 +125,13 @@ class Checkpoint:
                 with store.lock(weights.parent.name):
                     if not is_prepared(weights):
                         prepare_gguf(files.base, weights, progress, int8=int8)
+        kind = None if files.base.is_file() else kind_of(files.base)
         check_memory(_weight_bytes(weights) * dtype.itemsize // stored, device)
         progress("loading weights", 0.0)
         model = load_transformer(weights, dtype=dtype, device=device)
         adapter, drafting = None, DraftingConfig(Layout.PSM, 1, 1, None)
+        if kind is not None:
+            drafting = native_diffusion.drafting_of(kind)
         if with_adapter and files.adapter is not None:
             drafting = DraftingConfig.read(files.adapter / "config.json")
             adapter = load_adapter(files.adapter, model.config, drafting).to(device, model.dtype)
@@ -128,7 +141,11 @@ class Checkpoint:
             masks = min(drafting.draft_length, _INT8_MASKS)
             drafting = replace(drafting, draft_length=masks)
         progress("loading weights", 1.0)
-        tokenizer = _tokenizer(files, model.config.vocab_size)
+        if kind is not None:
+            tokenizer = load_tokenizer(files.base, kind, model.config.vocab_size)
+            frame = frame_of(files.base, kind)
+            return cls(files.name, model, adapter, tokenizer, drafting, kind, frame)
+        tokenizer = Tokenizer.cached(files.base, files.tokenizer)
         return cls(files.name, model, adapter, tokenizer, drafting)
 
 
@@ -243,6 +260,7 @@ class Engine:
         """
         began = time.monotonic()
         point = self._checkpoint
+        request = native_diffusion.adapted(request, point.kind, instructed=False)
         prompt = build_prompt(request, point.tokenizer, point.drafting.layout)
         decoding = resolved(request.decoding, point.drafting)
         with self._context(prompt, decoding, cancelled) as sampler:
@@ -253,8 +271,13 @@ class Engine:
 
     @contextmanager
     def behind(self, tokens: Sequence[int], decoding: DecodingConfig) -> Iterator[Sampler]:
-        """A sampler for bare tokens, without hole and seams: what benchmarks time."""
+        """A sampler for bare tokens, without hole and seams: what benchmarks time.
+
+        Raises ModelUnsupported for a checkpoint that is a diffusion model itself.
+        """
         with self._context(Prompt(tuple(tokens), "", 0), decoding, never) as sampler:
+            if not isinstance(sampler, Sampler):
+                raise ModelUnsupported(f"{self.name} does not write from left to right")
             yield sampler
 
     @contextmanager
@@ -264,7 +287,7 @@ class Engine:
         decoding: DecodingConfig,
         cancelled: Callable[[], bool],
         banned: Sequence[int] = (),
-    ) -> Iterator[Sampler]:
+    ) -> Iterator[Sampler | NativeSampler]:
         """A sampler on the longest known prefix of a prompt; what it commits of it is kept.
 
         It writes no token that is `banned`.
@@ -285,23 +308,37 @@ class Engine:
         decoding: DecodingConfig,
         cancelled: Callable[[], bool],
         banned: Sequence[int] = (),
-    ) -> Sampler:
+    ) -> Sampler | NativeSampler:
         point, tokenizer = self._checkpoint, self._checkpoint.tokenizer
+        chooser = Chooser(
+            {*self._banned, *banned}, decoding.temperature, decoding.top_p, decoding.seed
+        )
+        constraint = _Healing(tokenizer, prompt.heal) if prompt.heal else None
+        if point.kind is not None and native_diffusion.is_native(point.kind):
+            return native_diffusion.sampler(
+                point.model,
+                point.kind,
+                tokenizer,
+                cache=cache,
+                prompt=prompt,
+                chooser=chooser,
+                decoding=decoding,
+                cancelled=cancelled,
+                constraint=constraint,
+            )
         return Sampler(
             model=point.model,
             adapter=point.adapter,
             cache=cache,
-            chooser=Chooser(
-                {*self._banned, *banned}, decoding.temperature, decoding.top_p, decoding.seed
-            ),
+            chooser=chooser,
             stop=frozenset(tokenizer.special.stop),
             config=decoding,
             cancelled=cancelled,
-            constraint=_Healing(tokenizer, prompt.heal) if prompt.heal else None,
+            constraint=constraint,
             speculation=self._speculation,
         )
 
-    def _encode(self, sampler: Sampler, tokens: Sequence[int]) -> None:
+    def _encode(self, sampler: Sampler | NativeSampler, tokens: Sequence[int]) -> None:
         """Encode a prompt, and take the time.
 
         Apart from `Sampler.run`, which takes back what a cancelled request has encoded: context is
@@ -338,8 +375,9 @@ class _Infill:
         cancelled: Callable[[], bool],
         instruction: str = "",
     ) -> None:
-        self._engine, self._request, self._cancelled = engine, request, cancelled
         self._point = engine._checkpoint
+        request = native_diffusion.adapted(request, self._point.kind, bool(instruction))
+        self._engine, self._request, self._cancelled = engine, request, cancelled
         first_line = request.document[:200].split("\n", 1)[0]
         self._language = language_of(request.path, request.language, first_line)
         hole = request.hole
@@ -350,6 +388,8 @@ class _Infill:
             Layout.CHAT if instruction else self._point.drafting.layout,
             instruction=instruction,
         )
+        if not instruction:
+            self._prompt = framed(self._prompt, *self._point.frame)
         self._seams = Seams(
             request.prefix,
             request.suffix,
@@ -374,6 +414,8 @@ class _Infill:
                     elapsed = 1e3 * (time.monotonic() - began)
                     first_ms = first_ms or elapsed
                     yield self._refinement(number, snapshot, elapsed)
+                    if prompt.after:
+                        continue  # such a hole ends where its text does
                     stopped = self._seams.cut(self._text(snapshot.settled_prefix), final=False)[1]
                     if stopped:
                         break
@@ -464,15 +506,9 @@ def resolved(
 
 def _banned(point: Checkpoint) -> list[int]:
     """Ids that may never be written: special ones that do not end the middle, and unused rows."""
-    special, stop = point.tokenizer.is_special, frozenset(point.tokenizer.special.stop)
-    return [i for i in range(point.model.config.vocab_size) if special(i) and i not in stop]
-
-
-def _tokenizer(files: store.ModelFiles, vocab_size: int) -> Tokenizer:
-    """Built from the GGUF file once, then read from the cache."""
-    if files.base.is_file():
-        return Tokenizer.cached(files.base, files.tokenizer)
-    return Tokenizer.from_file(files.tokenizer, vocab_size)
+    special = point.tokenizer.is_special
+    may = {*point.tokenizer.special.stop, *native_diffusion.unbanned(point.kind)}
+    return [i for i in range(point.model.config.vocab_size) if special(i) and i not in may]
 
 
 def _weight_bytes(weights: Path) -> int:

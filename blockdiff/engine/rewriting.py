@@ -102,6 +102,7 @@ class Renoise:
         banned = [] if self._all else [*tokenizer.special.stop, *breaking_tokens(tokenizer)]
         snapshot = Snapshot((), (), (), 0, False)
         with engine._context(prompt, decoding, self._cancelled, banned) as sampler:
+            assert isinstance(sampler, Sampler)  # there is an adapter
             cached = sampler.cache.length
             engine._encode(sampler, prompt.tokens)
             canvas = self._canvas(sampler)

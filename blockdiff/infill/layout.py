@@ -4,6 +4,8 @@ Each layout is one that checkpoints were trained on:
 
     psm   <fim_prefix> P <fim_suffix> S <fim_middle> A          and the middle follows
     spm   <fim_prefix> <fim_suffix> S <fim_middle> P A          and the middle follows
+    suffix_first  <fim_suffix> S <fim_prefix> P A <fim_middle>  and the middle follows
+    in_place      P A, the hole, S
     chat  a conversation that ends inside the code block of the answer
 
 P ends where the line begins that the hole starts in; A is the rest up to the hole (`windows.py`).
@@ -20,7 +22,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blockdiff.config import Layout
 from blockdiff.errors import InvalidRequest, ModelUnsupported
@@ -51,6 +53,7 @@ class Prompt:
             also of the text to rewrite.
         fence: what closes the code block that the answer is in; empty where it is in none.
         marks: what stands before and behind the text to rewrite; an answer may copy them.
+        after: what stands behind the hole, in the layout `in_place`.
     """
 
     tokens: tuple[int, ...]
@@ -58,6 +61,7 @@ class Prompt:
     context_tokens: int
     fence: str = ""
     marks: tuple[str, str] = ("", "")
+    after: tuple[int, ...] = ()
 
 
 def build_prompt(
@@ -73,8 +77,9 @@ def build_prompt(
     The lines nearest to the hole come first: two thirds of the budget for the prefix, one for the
     suffix, what one side does not need for the other, and what both leave for the snippets. Only
     text near the hole is tokenized, however long the document. While somebody types in a line, only
-    the end of the sequence changes, but for the layout `chat`. The model sees LF and no BOM. With
-    an `instruction` (layout `chat` only) the text in the hole is shown, to be rewritten.
+    the end of the sequence changes, but for the layouts `chat` and `in_place`. The model sees LF
+    and no BOM. With an `instruction` (layout `chat` only) the text in the hole is shown, to be
+    rewritten.
 
     Raises:
         InvalidRequest: an instruction in another layout, or more text to rewrite than fits.
@@ -84,6 +89,10 @@ def build_prompt(
         raise InvalidRequest(f"the {layout.value} layout takes no instruction")
     if layout is Layout.CHAT:
         return _chat(request, tokenizer, heal, instruction.strip())
+    if layout is Layout.IN_PLACE:
+        window = windows(request, tokenizer)
+        before, after = (*window.before, *window.begun), tuple(window.after)
+        return Prompt(before, "", len(before) + len(after), after=after)
     special = tokenizer.special
     marks = (special.fim_prefix, special.fim_suffix, special.fim_middle)
     if min(marks) < 0:
@@ -98,9 +107,16 @@ def build_prompt(
     snippets = _snippets(request, tokenizer, request.context_tokens - window.used)
     if layout is Layout.PSM:
         hole = [marks[0], *prefix, marks[1], *suffix, marks[2], *begun]
+    elif layout is Layout.SUFFIX_FIRST:
+        hole = [marks[1], *suffix, marks[0], *prefix, *begun, marks[2]]
     else:
         hole = [marks[0], marks[1], *suffix, marks[2], *prefix, *begun]
     return Prompt((*snippets, *hole), text, len(snippets) + len(hole) - len(marks))
+
+
+def framed(prompt: Prompt, begin: tuple[int, ...], end: tuple[int, ...]) -> Prompt:
+    """With ids before its first token, and behind the text that follows the hole."""
+    return replace(prompt, tokens=(*begin, *prompt.tokens), after=(*prompt.after, *end))
 
 
 def _context(

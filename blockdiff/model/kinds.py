@@ -141,7 +141,7 @@ _EXPAND = "<|expand|>"
 _FIM = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", Layout.PSM),  # Qwen2.5-Coder
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", Layout.PSM),  # StarCoder
-    ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>", Layout.SPM),  # Seed-Coder
+    ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>", Layout.SUFFIX_FIRST),  # Seed-Coder
     ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", Layout.PSM),  # DeepSeek-Coder
 )
 _MOST_BYTES = 64 << 20  # of a JSON file; the largest tokenizers have 35 MB

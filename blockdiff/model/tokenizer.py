@@ -135,6 +135,16 @@ class Tokenizer:
         return cls(backend)
 
     @classmethod
+    def from_vocabulary(
+        cls, tokens: list[str], merges: list[tuple[str, ...]], special: list[str]
+    ) -> Tokenizer:
+        """Of the tokens in the order of their ids, split as Qwen2 splits; `special` ids follow.
+
+        Raises ModelCorrupt where a token is listed twice.
+        """
+        return cls(_build(tokens, merges, special))
+
+    @classmethod
     def cached(cls, gguf: Path, cache: Path) -> Tokenizer:
         """Loads `cache` if it is good, otherwise builds from `gguf` and writes `cache`."""
         try:

@@ -49,7 +49,7 @@ PUBLISHED: list[tuple[str, dict[str, Any], dict[str, int], tuple[Any, ...]]] = [
     ("Stable-DiffCoder-8B-Base",
      {"architectures": ["StableDiffcoderForCausalLM"], "model_type": "llama"},
      {"<[MASK_TOKEN]>": 5, **SEED_FIM},
-     (Family.STABLE_DIFFCODER, Body.LLAMA, BLOCK, False, 5, 4, None, Layout.SPM)),
+     (Family.STABLE_DIFFCODER, Body.LLAMA, BLOCK, False, 5, 4, None, Layout.SUFFIX_FIRST)),
     ("Fast_dLLM_v2_7B",
      {"architectures": ["Fast_dLLM_QwenForCausalLM"], "model_type": "Fast_dLLM_Qwen",
       "bd_size": 32},
@@ -73,7 +73,7 @@ PUBLISHED: list[tuple[str, dict[str, Any], dict[str, int], tuple[Any, ...]]] = [
      STAR_FIM,
      (Family.AR, Body.STARCODER2, CAUSAL, True, None, 1, None, Layout.PSM)),
     ("Seed-Coder-8B-Base", {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, SEED_FIM,
-     (Family.AR, Body.LLAMA, CAUSAL, True, None, 1, None, Layout.SPM)),
+     (Family.AR, Body.LLAMA, CAUSAL, True, None, 1, None, Layout.SUFFIX_FIRST)),
     ("Llama-3.2-1B", {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, {},
      (Family.AR, Body.LLAMA, CAUSAL, True, None, 1, None, None)),
 ]  # fmt: skip
@@ -121,7 +121,7 @@ def test_fim_marks_come_in_the_order_the_base_saw() -> None:
     config = {"architectures": ["StableDiffcoderForCausalLM"], "model_type": "llama", **VOCABULARY}
     kind = read_kind(config, tokens={"<[MASK_TOKEN]>": 5, **SEED_FIM})
     assert kind.fim == FimTokens(prefix=129, suffix=128, middle=130)
-    assert kind.layout is Layout.SPM
+    assert kind.layout is Layout.SUFFIX_FIRST
 
 
 def test_marks_in_a_tokenizer_do_not_make_an_infiller() -> None:

@@ -13,7 +13,7 @@ from blockdiff import store
 from blockdiff.config import Layout
 from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.healing import HealingConstraint, healable_tail
-from blockdiff.infill.layout import build_prompt
+from blockdiff.infill.layout import build_prompt, framed
 from blockdiff.model.tokenizer import Tokenizer
 from blockdiff.types import Hole, InfillRequest, Snippet
 from tests.unit.toy_tokenizers import ToyTokenizer
@@ -57,6 +57,22 @@ def test_a_lone_file_is_the_plain_prompt(layout: Layout, shown: str) -> None:
     assert BYTES.show(prompt.tokens) == shown.format(lines=lines)
     assert prompt.heal == "" and prompt.fence == ""
     assert prompt.context_tokens == len(f"{lines}a = \nb\n")
+
+
+def test_a_suffix_may_come_before_the_mark_of_the_prefix() -> None:
+    prompt = build_prompt(request("a = 1\nb = ", "\nc\n"), BYTES, Layout.SUFFIX_FIRST)
+    shown = BYTES.show(prompt.tokens)
+    assert shown == "<|fim_suffix|>\nc\n<|fim_prefix|>a = 1\nb = <|fim_middle|>"
+
+
+def test_in_place_the_hole_is_between_the_texts_and_nothing_else_is_there() -> None:
+    snippets = (Snippet("x.py", "other"),)  # no such checkpoint has seen files side by side
+    wanted = request("a = 1\nb = ", "\nc\n", snippets=snippets)
+    prompt = build_prompt(wanted, BYTES, Layout.IN_PLACE)
+    assert BYTES.show(prompt.tokens) == "a = 1\nb = " and BYTES.show(prompt.after) == "\nc\n"
+    assert prompt.heal == "" and prompt.context_tokens == len(prompt.tokens) + len(prompt.after)
+    both = framed(prompt, (7,), (8, 9))
+    assert both.tokens == (7, *prompt.tokens) and both.after == (*prompt.after, 8, 9)
 
 
 @pytest.mark.parametrize("layout", [Layout.PSM, Layout.SPM])
@@ -360,9 +376,11 @@ def test_no_text_around_a_hole_becomes_a_special_token(
     marks = {
         Layout.PSM: [special.fim_prefix, special.fim_suffix, special.fim_middle],
         Layout.SPM: [special.fim_prefix, special.fim_suffix, special.fim_middle],
+        Layout.SUFFIX_FIRST: [special.fim_suffix, special.fim_prefix, special.fim_middle],
+        Layout.IN_PLACE: [],
         Layout.CHAT: [*turn, *turn, special.im_start],
     }
     for layout in Layout:
-        tokens = build_prompt(wanted, real, layout).tokens
-        found = [token for token in tokens if real.is_special(token)]
+        prompt = build_prompt(wanted, real, layout)
+        found = [token for token in (*prompt.tokens, *prompt.after) if real.is_special(token)]
         assert found in (marks[layout], files + marks[layout])
