@@ -67,9 +67,10 @@ lint: .venv/.stamp-dev  ## ruff and mypy
 	@$(RUN) ruff check
 	@$(RUN) mypy
 
-docs: .venv/.stamp-engine  ## write the generated parts of README.md anew
+docs: .venv/.stamp-engine  ## write the generated parts of README.md, EVAL.md and the model card anew
 	@$(RUN) docs.readme_parts
 	@$(RUN) docs.lsp_parts
+	@$(RUN) docs.eval_parts
 	@$(RUN) docs.checkpoints_parts
 
 clean:  ## remove .venv and caches

@@ -91,7 +91,9 @@ def infilling_command(
         results = evaluate(tasks, filler, settings, out, progress=bar.update)
     figures = summarise(tasks, results)
     report = {"mode": mode.value, "model": settings["model"], "data": data.name, "limit": limit}
-    report |= {"seed": seed, "max_tokens": decoding.max_tokens} | figures
+    report |= {"seed": seed, "max_tokens": decoding.max_tokens}
+    report |= {key: settings[key] for key in ("dtype", "adapter_sha256") if key in settings}
+    report |= figures
     if not as_json:
         low, high = figures["pass@1_ci95"]
         typer.echo(f"{mode.value} on {len(tasks)} tasks of {data.name}")

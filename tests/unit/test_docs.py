@@ -95,8 +95,8 @@ def test_a_command_run_elsewhere_is_run_there(line: str) -> None:
     assert line.removeprefix("pip install ").split(" '")[0] in text
 
 
-def readme_parts() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readme_parts", ROOT / "docs/readme_parts.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -104,7 +104,36 @@ def readme_parts() -> ModuleType:
 
 
 def test_help_exit_codes_and_error_codes_are_those_of_the_code() -> None:
-    assert readme_parts().updated(README) == README, "run: make docs"
+    assert script("readme_parts").updated(README) == README, "run: make docs"
+
+
+MODELS = sorted(path.parent for path in (ROOT / "models").glob("*/eval"))
+
+
+@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+def test_tables_of_a_model_are_its_result_files(folder: Path) -> None:
+    parts = script("eval_parts")
+    assert parts.evaluation(folder) == (folder / "EVAL.md").read_text("utf-8"), "run: make docs"
+    card = (folder / "MODEL_CARD.md").read_text("utf-8")
+    assert parts.card(card, folder) == card, "run: make docs"
+    assert "<!-- results: single-line -->" in card
+
+
+def test_a_figure_that_changes_shows(tmp_path: Path) -> None:
+    """Every number of the result files that a table holds is read from them."""
+    parts = script("eval_parts")
+    for folder in MODELS:
+        copy = tmp_path / folder.name
+        shutil.copytree(folder, copy)
+        before = parts.evaluation(copy)
+        for path in (copy / "eval").glob("*.json"):
+            text = path.read_text("utf-8")
+            digit = re.search(r'"(?:parse_rate|mean_accepted|fixed)": [0-9.]*([0-9])', text)
+            assert digit is not None, path.name
+            other = "1" if digit[1] == "7" else "7"
+            path.write_text(text[: digit.start(1)] + other + text[digit.end(1) :], "utf-8")
+            assert parts.evaluation(copy) != before, path.name
+            path.write_text(text, "utf-8")
 
 
 # The file tree

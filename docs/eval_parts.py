@@ -1,0 +1,188 @@
+"""EVAL.md and the tables of the model card, from the result files in `models/*/eval/`.
+
+`make docs` writes them anew, a test compares; nothing of this is edited by hand. A result file is
+the last line of a `blockdiff eval` command; its name ends in the precision where that was named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+_SPLITS = ("single-line", "multi-line", "random-span", "random-span-light")
+_ORDER = ("empty", "llamacpp", "ar", "verify", "diffusion")
+_NAMES = {"empty": "empty completion (floor)", "llamacpp": "llama.cpp, same file, PSM"}
+_PRECISIONS = ("int8", "bfloat16", "float16", "float32")
+Row = tuple[str, dict[str, Any]]  # precision, figures
+
+
+def results(folder: Path) -> dict[str, list[Row]]:
+    """What was measured, by what it is: a split of the benchmark, or draft, revise, rewrite."""
+    found: dict[str, list[Row]] = {}
+    for path in sorted((folder / "eval").glob("*.json")):
+        figures = json.loads(path.read_text("utf-8"))
+        ending = path.stem.rpartition("-")[2]
+        precision = ending if ending in _PRECISIONS else ""
+        found.setdefault(_topic(figures), []).append((precision, figures))
+    return found
+
+
+def _topic(figures: dict[str, Any]) -> str:
+    if "eval" in figures:
+        return str(figures["eval"])
+    return next(s for s in reversed(_SPLITS) if f"-infilling-{s}.jsonl" in figures["data"])
+
+
+def evaluation(folder: Path) -> str:
+    """All of EVAL.md."""
+    found = results(folder)
+    digest = hashlib.sha256((folder / "adapter.safetensors").read_bytes()).hexdigest()
+    parts = [
+        f"# What was measured of {folder.name}\n",
+        "Written by `make docs` from the result files in `eval/`, each the last line of a command\n"
+        f"(SHA-256 of the adapter that ships: `{digest[:8]}…`; rows of another one say so).\n",
+    ]
+    for split in _SPLITS:
+        if split in found:
+            data = found[split][0][1]["data"]
+            command = f"blockdiff eval infilling --data {data} --mode MODE --limit N --json"
+            parts += [f"## HumanEval-Infilling, {split}\n", f"`{command}`\n"]
+            parts += ["Length unknown, greedy. Intervals resample problems.\n"]
+            parts.append(infilling(found[split], digest))
+    if "draft" in found:
+        parts += ["## Drafts on held-out files\n", _command("draft")]
+        parts.append(drafts(found["draft"], digest))
+    if "revise" in found:
+        parts += ["## Revision of spoilt code, rule `edit`\n", _command("revise")]
+        parts.append(revisions(found["revise"], digest))
+    if "rewrite" in found:
+        parts += ["## Rewriting by instruction\n", _command("rewrite"), rewrites(found["rewrite"])]
+    return "\n".join(parts)
+
+
+def card(text: str, folder: Path) -> str:
+    """A model card with the tables between its marks as the result files have them."""
+    found = results(folder)
+    digest = hashlib.sha256((folder / "adapter.safetensors").read_bytes()).hexdigest()
+    tables = {s: infilling(found[s], digest) for s in _SPLITS if s in found}
+    makers = {"draft": drafts, "revise": revisions}
+    tables |= {name: make(found[name], digest) for name, make in makers.items() if name in found}
+    if "rewrite" in found:
+        tables["rewrite"] = rewrites(found["rewrite"])
+    for name in re.findall(r"<!-- results: (\S+) -->", text):
+        pattern = rf"(<!-- results: {re.escape(name)} -->\n).*?(<!-- end -->)"
+        part = tables[name].replace("\\", r"\\")
+        text = re.sub(pattern, rf"\1\n{part}\n\2", text, flags=re.S)
+    return text
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def infilling(rows: list[Row], digest: str) -> str:
+    """One row for each mode and precision; bfloat16 where none is named."""
+    lines = []
+    for precision, row in sorted(rows, key=lambda r: (_ORDER.index(r[1]["mode"]), r[0])):
+        low, high = row["pass@1_ci95"]
+        speed = row["tokens_per_forward"]
+        rate = "" if speed is None or row["mode"] == "llamacpp" else f"{speed:.2f}"
+        name = _NAMES.get(row["mode"], f"`{row['mode']}`") + (f", {precision}" if precision else "")
+        passed = f"{row['pass@1']:.1%} ({low:.0%} to {high:.0%})"
+        cells = (name + _other(row, digest), row["tasks"], passed)
+        more = f"{row['exact_match_rstrip']:.1%}", f"{row['parse_rate']:.1%}", rate
+        lines.append(_line(*cells, *more))
+    return _table(
+        "mode", "tasks", "pass@1 (95% interval)", "exact match, trailing space ignored",
+        "filled file parses", "tokens per forward", lines=lines, left=1,
+    )  # fmt: skip
+
+
+def drafts(rows: list[Row], digest: str) -> str:
+    """Exact drafts by offset, and the mean accepted run of all and of each language."""
+    _, figures = rows[0]
+    width = len(figures["accuracy"])
+    lines = []
+    for precision, row in sorted(rows, key=lambda r: bool(_other(r[1], digest))):
+        low, high = row["mean_accepted_ci95"]
+        run = f"{row['mean_accepted']:.2f} ({low:.2f} to {high:.2f})"
+        name = f"all{', ' + precision if precision else ''}{_other(row, digest)}"
+        lines.append(_draft_line(name, row, run))
+        if not _other(row, digest):
+            for language, part in sorted(row["by_language"].items()):
+                lines.append(_draft_line(language, part, f"{part['mean_accepted']:.2f}"))
+    ahead = [f"{offset + 2} ahead" for offset in range(width)]
+    return _table("text", "files", "starts", *ahead, "mean accepted run", lines=lines, left=1)
+
+
+def _draft_line(name: str, row: dict[str, Any], run: str) -> str:
+    return _line(name, row["files"], row["starts"], *(f"{x:.1%}" for x in row["accuracy"]), run)
+
+
+def revisions(rows: list[Row], digest: str) -> str:
+    """What became of wrong tokens and of right ones."""
+    lines = []
+    for precision, row in sorted(rows, key=lambda r: bool(_other(r[1], digest))):
+        name = f"all{', ' + precision if precision else ''}{_other(row, digest)}"
+        lines.append(_revision_line(name, row))
+        if not _other(row, digest):
+            for noise, part in sorted(row["by_noise"].items()):
+                lines.append(_revision_line(f"wrong tokens: {noise}", part))
+    return _table(
+        "text", "texts", "wrong tokens", "fixed", "made something else", "right tokens broken",
+        "fixed : broken", "round trips", lines=lines, left=1,
+    )  # fmt: skip
+
+
+def _revision_line(name: str, row: dict[str, Any]) -> str:
+    fixed = f"{row['fixed']} ({row['fixed_share']:.0%})"
+    ratio = f"{row['fixed_per_broken']:.1f} : 1" if row["broken"] else f"{row['fixed']} : 0"
+    cells = fixed, row["changed"], row["broken"], ratio, f"{row['round_trips']:.1%}"
+    return _line(name, row["texts"], row["wrong"], *cells)
+
+
+def rewrites(rows: list[Row]) -> str:
+    """A rate for each kind, and the mean over kinds."""
+    lines = []
+    for precision, row in rows:
+        low, high = row["rate_ci95"]
+        for kind, part in sorted(row["by_kind"].items()):
+            cells = part["tasks"], f"{part['rate']:.0%}", f"{part['parse_rate']:.0%}"
+            lines.append(_line(kind, *cells, part["unchanged"]))
+        name = f"mean over kinds{', ' + precision if precision else ''}"
+        rate = f"{row['mean_over_kinds']:.1%} (of all tasks {low:.0%} to {high:.0%})"
+        lines.append(_line(name, row["tasks"], rate, f"{row['parse_rate']:.0%}", row["unchanged"]))
+    return _table("kind", "tasks", "right", "file parses", "left unchanged", lines=lines, left=1)
+
+
+def _other(row: dict[str, Any], digest: str) -> str:
+    adapter = row.get("adapter_sha256", "")
+    return f", adapter `{adapter[:8]}`" if adapter and adapter != digest else ""
+
+
+def _command(what: str) -> str:
+    return f"`blockdiff eval {what} --data eval/held_out.jsonl.gz --limit N --json`\n"
+
+
+def _line(*cells: object) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _table(*titles: str, lines: list[str], left: int) -> str:
+    rule = "|" + "---|" * left + "---:|" * (len(titles) - left)
+    return "\n".join([_line(*titles), rule, *lines]) + "\n"
+
+
+def write() -> None:
+    """Write what is generated in the folder of every model that has results."""
+    for folder in sorted(path.parent for path in MODELS.glob("*/eval")):
+        (folder / "EVAL.md").write_text(evaluation(folder), "utf-8")
+        path = folder / "MODEL_CARD.md"
+        path.write_text(card(path.read_text("utf-8"), folder), "utf-8")
+
+
+if __name__ == "__main__":
+    write()
