@@ -174,6 +174,53 @@ def _memory_rows(shape: Shape) -> list[tuple[str, str]]:
     return rows
 
 
+@app.command("convert")
+@reported_errors()
+def convert_command(
+    source: Annotated[
+        str, typer.Argument(help="A published checkpoint: its name, or its folder.")
+    ],
+    target: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
+) -> None:
+    """Write a published checkpoint anew, its matrices packed in int8 for CPUs.
+
+    The new folder takes a good half of the room, starts at once, and goes where --model takes a
+    folder. 4 bits are not offered: neither torchao nor optimum-quanto writes weights that the
+    engine's own arithmetic could use.
+    """
+    from blockdiff.model.convert import convert_to_int8
+    from blockdiff.tui import ProgressBar
+
+    folder = store.resolve(source).base
+    if not folder.is_dir():
+        raise InvalidRequest(
+            f"{source} is a GGUF file", "it is prepared for int8 on first use by itself"
+        )
+    with ProgressBar() as bar:
+        size = convert_to_int8(folder, target, bar.share)
+    typer.echo(f"wrote {target}, {_size(size)}")
+
+
+@app.command("check")
+@reported_errors()
+def check_command(
+    name: NameOrFolder = DEFAULT_MODEL,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, int8 (CPU), bfloat16, float16, float32")
+    ] = "auto",
+) -> None:
+    """Load a model, run one forward and one small infill with it, or a rewrite."""
+    from blockdiff.cli_infill import ModelChoice, load_engine
+
+    engine = load_engine(ModelChoice(name, device, dtype, download=False), silent=False)
+    from blockdiff.engine.smoke import checked
+
+    typer.echo(f"load      {engine.name} on {engine.device} in {engine.dtype}")
+    for what, result in checked(engine):
+        typer.echo(f"{what:<9} {result}")
+
+
 @app.command("remove")
 @reported_errors()
 def remove_command(

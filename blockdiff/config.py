@@ -113,7 +113,8 @@ class ExpertsConfig:
                 raise InvalidRequest(message)
 
         need(self.count % self.groups == 0, f"{self.count} experts in {self.groups} groups")
-        need(1 <= self.active_groups <= self.groups, f"{self.active_groups} of {self.groups} groups")
+        groups = f"{self.active_groups} of {self.groups} groups"
+        need(1 <= self.active_groups <= self.groups, groups)
         reachable = self.count // self.groups * self.active_groups
         need(1 <= self.active <= reachable, f"{self.active} of {reachable} experts")
         need(self.groups == 1 or self.count // self.groups > 1, "groups of one expert")
@@ -163,7 +164,9 @@ class TransformerConfig:
                 f"{self.n_heads} query heads cannot share {self.n_kv_heads} key heads evenly"
             )
         if self.rotary_dim % 2 or not 0 <= self.rotary_dim <= self.head_dim:
-            raise InvalidRequest(f"RoPE cannot turn {self.rotary_dim} of {self.head_dim} dimensions")
+            raise InvalidRequest(
+                f"RoPE cannot turn {self.rotary_dim} of {self.head_dim} dimensions"
+            )
 
 
 ADAPTER_TARGETS = ("qkv", "o", "gate_up", "down")

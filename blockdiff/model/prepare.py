@@ -88,7 +88,7 @@ def prepare_gguf(
         for name in theirs
     )
     scratch = folder.with_name(folder.name + ".partial")
-    with _writing(scratch):
+    with writing(scratch):
         folder.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder.parent).free < needed * 1.02:
             raise DiskFull(
@@ -101,7 +101,7 @@ def prepare_gguf(
         unpacked = _unpack_all(config, names, tensors, str(path), matrices, record["packed"])
         if int8:
             unpacked = ((n, t if t.dtype == torch.uint8 else t.float()) for n, t in unpacked)
-        _write_shards(unpacked, scratch, needed, progress)
+        write_shards(unpacked, scratch, needed, progress)
         shards = sorted(scratch.glob("*.safetensors"))
         record["files"] = {shard.name: shard.stat().st_size for shard in shards}
         (scratch / "config.json").write_text(json.dumps(record, indent=2), "utf-8")
@@ -131,7 +131,7 @@ def is_prepared(folder: Path) -> bool:
 
 
 @contextmanager
-def _writing(scratch: Path) -> Iterator[None]:
+def writing(scratch: Path) -> Iterator[None]:
     """Turns what goes wrong while `scratch` is written into our errors, and removes it."""
     try:
         yield
@@ -267,7 +267,7 @@ def _unpack(tensor: Any, where: str) -> Tensor:
     return out
 
 
-def _write_shards(
+def write_shards(
     tensors: Iterator[tuple[str, Tensor]], folder: Path, total: int, progress: Progress
 ) -> None:
     shard: dict[str, Tensor] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from tests.parity.family_checkpoints import CHECKPOINTS, VOCABULARY, _random
+from tests.parity.family_checkpoints import CHECKPOINTS, FFN, VOCABULARY, _random
 from tests.unit.tiny_checkpoint import tokenizer
 
 FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
@@ -22,8 +22,11 @@ def special() -> dict[str, int]:
     return {entry["content"]: entry["id"] for entry in names}
 
 
-def write(folder: Path, family: str, **config: Any) -> Path:
-    """A checkpoint of `family`; its mask is the tokenizer's unused id, its end <|endoftext|>."""
+def write(folder: Path, family: str, ffn: int = FFN, **config: Any) -> Path:
+    """A checkpoint of `family`; its mask is the tokenizer's unused id, its end <|endoftext|>.
+
+    `ffn` is the width of its feed-forward; int8 wants a multiple of 32.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tiny, ids = CHECKPOINTS[family], special()
     size = tokenizer().vocab_size
@@ -32,13 +35,16 @@ def write(folder: Path, family: str, **config: Any) -> Path:
         ours["mask_token_id"] = ids["[PAD265]"]
     if "embedding_size" in ours:
         ours["embedding_size"] = size
+    for key in ("intermediate_size", "mlp_hidden_size"):
+        if key in ours:
+            ours[key] = ffn
     for key in ("max_position_embeddings", "max_sequence_length"):
         if key in ours:
             ours[key] = 1024
     if family == "dreamon":
         ours["expand_token_id"] = ids["<|fim_pad|>"]
     shapes = {
-        name: (size, *shape[1:]) if shape[0] == VOCABULARY else shape
+        name: tuple({VOCABULARY: size, FFN: ffn}.get(extent, extent) for extent in shape)
         for name, shape in tiny.shapes.items()
     }
     (folder / "config.json").write_text(json.dumps(ours | config))

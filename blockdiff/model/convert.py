@@ -1,0 +1,119 @@
+"""A published folder becomes one whose matrices are packed for int8 arithmetic, once and for all.
+
+What `load_transformer` does at every start with `--dtype int8`, written down: a folder of the hub's
+layout with packed weights, the same tokenizer, and a `config.json` that still says what kind of
+checkpoint it is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blockdiff.config import TransformerConfig
+from blockdiff.errors import DiskFull, ModelUnsupported, OutputFileError
+from blockdiff.model.checkpoint import FORMAT, Progress, parameter_shapes
+from blockdiff.model.families import config_from_hf
+from blockdiff.model.kinds import published, read_json
+from blockdiff.model.packing import check_width, pack
+from blockdiff.model.prepare import packed_names, write_shards, writing
+from blockdiff.model.shards import Shards, check_shape, refuse_unread, shard_files
+from blockdiff.model.tensor_names import HUB, sources
+
+_KEPT = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt",
+)  # fmt: skip
+_LEGAL = ("LICENSE*", "NOTICE*")
+
+
+def convert_to_int8(folder: Path, target: Path, progress: Progress) -> int:
+    """Write `folder` anew as `target`, which must not exist; nothing appears until all is done.
+
+    A matrix at a time is in memory.
+
+    Returns:
+        Bytes of the new weights.
+
+    Raises:
+        OutputFileError: there is something at `target` already, or it cannot be written.
+        ModelUnsupported: a mixture of experts, a width that int8 does not have, packed already.
+        ModelCorrupt, ModelNotFound: as `load_transformer`.
+        DiskFull: not enough room.
+    """
+    if target.exists():
+        raise OutputFileError(f"{target} is there already", "name a folder that does not exist")
+    raw = read_json(folder / "config.json")
+    if "blockdiff_format" in raw:
+        raise ModelUnsupported(f"{folder} is a prepared folder already")
+    stored, config = Shards(shard_files(folder)), config_from_hf(raw, str(folder))
+    if config.experts is not None:
+        raise ModelUnsupported(f"{folder}: int8 does not cover mixtures of experts")
+    names = sources(config, HUB[published(raw, str(folder)).body])
+    refuse_unread(stored.names, names, str(folder))
+    shapes = parameter_shapes(config)
+    matrices = packed_names(config)
+    for ours, theirs in names.items():
+        check_shape([stored.shape(name) for name in theirs], shapes[ours], theirs, str(folder))
+        if ours in matrices:
+            check_width(shapes[ours][1])
+    needed = _needed(config, matrices)
+    scratch = target.with_name(f".{target.name}.partial")
+    with writing(scratch):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if free < needed * 1.02:
+            raise DiskFull(
+                f"{target} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+                "free some space, or name a folder on a larger disk",
+            )
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        packed: dict[str, list[dict[str, Any]]] = {}
+        write_shards(_tensors(stored, names, matrices, packed), scratch, needed, progress)
+        shards = {shard.name: shard.stat().st_size for shard in scratch.glob("*.safetensors")}
+        raw |= {"blockdiff_format": FORMAT, "transformer": asdict(config), "packed": packed}
+        raw["files"] = shards
+        (scratch / "config.json").write_text(json.dumps(raw, indent=2), "utf-8")
+        for pattern in (*_KEPT, *_LEGAL):
+            for path in folder.glob(pattern):
+                shutil.copyfile(path, scratch / path.name)
+        scratch.rename(target)
+    return sum(shards.values())
+
+
+def _needed(config: TransformerConfig, matrices: frozenset[str]) -> int:
+    """Bytes of the result: nine for eight numbers of a matrix, four for any other number."""
+    total = 0
+    for name, shape in parameter_shapes(config).items():
+        numbers = shape[0] * (shape[1] if len(shape) == 2 else 1)
+        total += numbers * 9 // 8 if name in matrices else numbers * 4
+    return total
+
+
+def _tensors(
+    stored: Shards,
+    names: Mapping[str, tuple[str, ...]],
+    matrices: frozenset[str],
+    record: dict[str, list[dict[str, Any]]],
+) -> Iterator[tuple[str, Tensor]]:
+    """Our tensors by name; of `matrices` the packed parts, whose formats go into `record`."""
+    for ours, theirs in names.items():
+        if ours not in matrices:
+            yield ours, stored.join(theirs, torch.float32, "cpu")
+            continue
+        formats: list[dict[str, Any]] = []
+        for name in theirs:
+            part = pack(stored.join([name], torch.float32, "cpu"))
+            yield f"{ours}.{len(formats)}", part.data
+            formats.append(
+                {"format": part.format.value, "rows": part.rows, "inputs": part.inputs}
+            )
+        record[ours] = formats
