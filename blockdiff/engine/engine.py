@@ -28,7 +28,6 @@ from blockdiff.infill.rewrite import (
     Frame,
     without_lead,
     without_lines_above,
-    without_marks,
 )
 from blockdiff.infill.seams import Seams
 from blockdiff.infill.syntax import check, check_rewrite
@@ -445,8 +444,7 @@ class _Infill:
 
     def _text(self, tokens: Sequence[int]) -> str:
         """What tokens say behind the healed part of the prefix."""
-        text = self._point.tokenizer.decode(tokens)[len(self._prompt.heal) :]
-        return without_marks(text, self._prompt.marks)
+        return self._point.tokenizer.decode(tokens)[len(self._prompt.heal) :]
 
     def _refinement(self, number: int, snapshot: Snapshot, elapsed: float) -> Refinement:
         return refinement(

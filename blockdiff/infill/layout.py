@@ -52,7 +52,6 @@ class Prompt:
         context_tokens: tokens of prefix, suffix and snippets among `tokens`; with an instruction
             also of the text to rewrite.
         fence: what closes the code block that the answer is in; empty where it is in none.
-        marks: what stands before and behind the text to rewrite; an answer may copy them.
         after: what stands behind the hole, in the layout `in_place`.
     """
 
@@ -60,7 +59,6 @@ class Prompt:
     heal: str
     context_tokens: int
     fence: str = ""
-    marks: tuple[str, str] = ("", "")
     after: tuple[int, ...] = ()
 
 
@@ -204,19 +202,20 @@ def _chat(request: InfillRequest, tokenizer: Tokenizer, heal: bool, instruction:
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", everything)), default=0))
     language = language_of(request.path, request.language)
     name = next(n for i in itertools.count() if (n := f"HOLE{i or ''}") not in everything)
-    marks = (f"<<<{name}", f"{name}>>>")
-    hole = marks[0] + inside + marks[1] if instruction else f"<<<{name}>>>"
+    hole = inside if instruction else f"<<<{name}>>>"
     user = "".join(f"File `{path}`:\n{fence}\n{text}{fence}\n\n" for path, text in files)
     text = f"{before}{hole}{after}".removesuffix("\n")
     user += f"File `{_short(request.path)}`:\n{fence}{language}\n{text}\n{fence}\n"
+    lead = before[before.rfind("\n") + 1 :]
     user += (
-        f"Rewrite the part between {marks[0]} and {marks[1]}: {instruction}\n"
-        "Answer with its new text only, indented as it stands in the file."
+        f"\nRewrite this part of it: {instruction}\n{fence}{language}\n{lead}{inside}\n{fence}\n"
+        "Answer with the whole part as it is after the change, from its first line to its last. "
+        "Lines that stay the same are repeated."
         if instruction
         else f"Write the text that belongs in the place of {hole}.\n"
         "Answer with that text only, indented as it stands in the file."
     )
-    line = tokenizer.encode(before[before.rfind("\n") + 1 :])
+    line = tokenizer.encode(lead)
     healed, heal_text = healable_tail(line, tokenizer) if heal else (0, "")
     tokens = [
         *_turn("system", _SYSTEM, tokenizer),
@@ -225,7 +224,7 @@ def _chat(request: InfillRequest, tokenizer: Tokenizer, heal: bool, instruction:
         *tokenizer.encode(f"assistant\n{fence}{language}\n"),
         *line[: len(line) - healed],
     ]
-    return Prompt(tuple(tokens), heal_text, used, fence, marks if instruction else ("", ""))
+    return Prompt(tuple(tokens), heal_text, used, fence)
 
 
 def _turn(role: str, text: str, tokenizer: Tokenizer) -> list[int]:

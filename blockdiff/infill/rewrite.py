@@ -56,15 +56,6 @@ class Frame:
         return replace(draft, text=text, spans=tuple(spans))
 
 
-def without_marks(text: str, marks: tuple[str, str]) -> str:
-    """What an answer has between the marks of the text it is to replace, or all if it has none."""
-    before, behind = marks
-    if not before:
-        return text
-    _, copied, inside = text.partition(before)
-    return (inside if copied else text).partition(behind)[0]
-
-
 def without_lead(text: str, indentation: str) -> str:
     """An answer without blanks at its ends, the lines after the first moved along with it.
 

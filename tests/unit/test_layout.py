@@ -114,12 +114,19 @@ def test_chat_with_an_instruction_shows_the_text_to_rewrite() -> None:
     shown = BYTES.show(
         build_prompt(wanted, BYTES, Layout.CHAT, instruction="  make it HOLE `````  ").tokens
     )
-    assert "a\n<<<HOLEb\nHOLE>>>c\n" in shown
-    assert ": make it HOLE `````\n" in shown
+    assert "```python\na\nb\nc\n```\n" in shown, "the file as it stands, without marks"
+    assert ": make it HOLE `````\n```python\nb\n\n```\n" in shown, "and the part by itself"
     assert shown.endswith("assistant\n```python\n")
 
 
-def test_chat_marks_and_fences_do_not_occur_in_the_text() -> None:
+def test_the_part_to_rewrite_is_shown_indented_as_it_stands() -> None:
+    wanted = request("class A:\n    ", "\n", hole="x = 1\n    y = 2")
+    shown = BYTES.show(build_prompt(wanted, BYTES, Layout.CHAT, instruction="sort").tokens)
+    assert ": sort\n```python\n    x = 1\n    y = 2\n```\n" in shown
+    assert shown.endswith("assistant\n```python\n    ")
+
+
+def test_the_mark_and_the_fences_of_a_chat_do_not_occur_in_the_text() -> None:
     prompt = build_prompt(request("HOLE HOLE1\n````\n", "x"), BYTES, Layout.CHAT)
     assert "<<<HOLE2>>>x" in BYTES.show(prompt.tokens)
     assert prompt.fence == "`````"

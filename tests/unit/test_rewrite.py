@@ -17,7 +17,6 @@ from blockdiff.infill.rewrite import (
     origins,
     without_lead,
     without_lines_above,
-    without_marks,
 )
 from blockdiff.infill.whitespace import to_lf
 from blockdiff.types import (
@@ -109,21 +108,6 @@ def test_what_happens_within_happens_to_the_whole_span() -> None:
 )
 def test_an_answer_starts_where_the_text_starts(answer: str, indentation: str, text: str) -> None:
     assert without_lead(answer, indentation) == text
-
-
-@pytest.mark.parametrize(
-    ("answer", "text"),
-    [
-        ("<<<Hx\ny", "x\ny"),
-        ("a:\n <<<HxH>>>\nz", "x"),
-        ("xH>>>", "x"),
-        ("x <<< H", "x <<< H"),
-        ("", ""),
-    ],
-)
-def test_marks_that_an_answer_copied_go(answer: str, text: str) -> None:
-    assert without_marks(answer, ("<<<H", "H>>>")) == text
-    assert without_marks(answer, ("", "")) == answer
 
 
 @pytest.mark.parametrize(
