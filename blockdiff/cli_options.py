@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from blockdiff.config import DecodingConfig, Mode, Rule
+from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.types import Hole, InfillRequest
 
 DEFAULTS = DecodingConfig()
@@ -33,6 +33,7 @@ BlockSizeOption = Annotated[int, typer.Option(help=_HELP["block_size"])]
 DenoisingStepsOption = Annotated[int, typer.Option(help=_HELP["denoising_steps"])]
 ThresholdOption = Annotated[float, typer.Option(help=_HELP["threshold"])]
 EntropyBoundOption = Annotated[float, typer.Option(help=_HELP["entropy_bound"])]
+CacheOption = Annotated[Reuse, typer.Option(help=_HELP["cache"])]
 EditThresholdOption = Annotated[float, typer.Option(help=_HELP["edit_threshold"])]
 MaxTokensOption = Annotated[int, typer.Option(help=_HELP["max_tokens"])]
 TemperatureOption = Annotated[float, typer.Option(help=_HELP["temperature"])]

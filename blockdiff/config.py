@@ -34,6 +34,14 @@ class Rule(str, Enum):
     EDIT = "edit"  # as threshold; a settled token gives way to one the model is surer of
 
 
+class Reuse(str, Enum):
+    """Which keys and values a bidirectional checkpoint takes from an earlier forward."""
+
+    EXACT = "exact"  # none: every forward is of the whole sequence
+    PREFIX = "approximate-prefix"  # those of what stands before the block
+    DUAL = "approximate-dual"  # those of what stands before it and behind it
+
+
 class Layout(str, Enum):
     """How prefix, hole and suffix become one token sequence; a property of the checkpoint."""
 
@@ -59,6 +67,7 @@ class DecodingConfig:
     threshold: float = _help("diffusion, threshold and edit: settle tokens above this", 0.9)
     entropy_bound: float = _help("diffusion, rule entropy_bound: nats settled per step", 0.5)
     edit_threshold: float = _help("diffusion, rule edit: replace where another is above this", 0.9)
+    cache: Reuse = _help("bidirectional models: exact, or faster and approximate", Reuse.EXACT)
     max_tokens: int = _help("most tokens to write (0: 256, for a rewrite what its text needs)", 0)
     temperature: float = _help("0 is greedy", 0.0)
     top_p: float = _help("sample from the smallest set of tokens with this mass", 1.0)

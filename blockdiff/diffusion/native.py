@@ -7,15 +7,16 @@ that of the unmasking rule, how long the hole is that of `length`; this file put
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from blockdiff.config import DecodingConfig, Mode, Rule
+from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.diffusion.choose import BlockProposal, Chooser
+from blockdiff.diffusion.draft import Draft
 from blockdiff.diffusion.length import FIRST_LENGTH, Resizing, calibrated_length
-from blockdiff.diffusion.readers import BlockReader, CanvasReader
+from blockdiff.diffusion.readers import BlockReader, CanvasReader, KeptReader, Reader
 from blockdiff.diffusion.sampler import Constraint, Snapshot
 from blockdiff.diffusion.unmask import most_confident, schedule_counts, settle, timestep_counts
 from blockdiff.errors import Cancelled, InvalidRequest
@@ -25,45 +26,6 @@ from blockdiff.model.transformer import Transformer
 
 # Their published loop ranks positions by entropy and has a schedule of its own.
 _DREAMS = frozenset({Family.DREAM, Family.DREAMON, Family.OPEN_DCODER, Family.CODA})
-
-
-@dataclass
-class Draft:
-    """The hole of a sequence: tokens in place of masks, one after another.
-
-    Attributes:
-        before, after: the tokens around it, which never change.
-        tokens: of the hole; at a mask the mask's id.
-        shown: of the hole; at a mask the best guess so far.
-    """
-
-    before: list[int]
-    after: list[int]
-    mask: int
-    tokens: list[int] = field(default_factory=list)
-    shown: list[int] = field(default_factory=list)
-    masked: list[bool] = field(default_factory=list)
-    confidence: list[float] = field(default_factory=list)
-
-    def grow(self, count: int, at: int | None = None) -> None:
-        """Put masks into the hole: at its end, or before position `at`."""
-        at = len(self.tokens) if at is None else at
-        self.tokens[at:at] = self.shown[at:at] = [self.mask] * count
-        self.masked[at:at] = [True] * count
-        self.confidence[at:at] = [0.0] * count
-
-    def remove(self, at: int) -> None:
-        for row in (self.tokens, self.shown, self.masked, self.confidence):
-            del row[at]
-
-    @property
-    def sequence(self) -> list[int]:
-        return [*self.before, *self.tokens, *self.after]
-
-    @property
-    def open_at(self) -> int:
-        """The first mask, or the end of the hole."""
-        return self.masked.index(True) if True in self.masked else len(self.masked)
 
 
 @dataclass
@@ -94,15 +56,15 @@ class NativeSampler:
     length: int | None = None
 
     def __post_init__(self) -> None:
-        if self.config.rule is Rule.EDIT:
+        if self.config.rule in (Rule.EDIT, Rule.SYNTAX):
             raise InvalidRequest(
-                "the rule edit works with the adapter of the default model only",
+                f"the rule {self.config.rule.value} works with an adapter of ours only",
                 "use --rule threshold",
             )
         assert self.kind.mask_token_id is not None
         self._mask = self.kind.mask_token_id
         size, asked = self.kind.block_size, self.config.block_size
-        self._reader: BlockReader | CanvasReader
+        self._reader: BlockReader | CanvasReader | KeptReader
         if self.kind.attention is Attention.BLOCK:
             assert size is not None
             if asked not in (0, size):
@@ -111,8 +73,11 @@ class NativeSampler:
                     "leave the block size out",
                 )
             self._reader = BlockReader(self.model, self.cache, size, self.kind.shift, self._check)
-        else:
+        elif self.config.cache is Reuse.EXACT:
             self._reader = CanvasReader(self.model, self.kind.shift)
+        else:
+            both = self.config.cache is Reuse.DUAL
+            self._reader = KeptReader(self.model, self.kind.shift, both)
         if self.by_entropy is None:
             self.by_entropy = self.kind.family in _DREAMS
 
@@ -138,7 +103,7 @@ class NativeSampler:
         """
         draft = Draft(list(prompt), list(self.after), self._mask)
         self._fits(len(prompt) + len(self.after))
-        if isinstance(self._reader, CanvasReader):
+        if not isinstance(self._reader, BlockReader):
             yield from self._fill(draft, self._reader)
             return
         home = len(prompt) // self._reader.size * self._reader.size
@@ -181,7 +146,7 @@ class NativeSampler:
 
     # --- bidirectional --------------------------------------------------------------------------
 
-    def _fill(self, draft: Draft, reader: CanvasReader) -> Iterator[Snapshot]:
+    def _fill(self, draft: Draft, reader: Reader) -> Iterator[Snapshot]:
         """A hole between two texts: Dream, DreamOn, LLaDA and their like."""
         most = self.config.max_tokens
         self._fits(len(draft.sequence) + 1)
@@ -201,7 +166,7 @@ class NativeSampler:
         yield self._snapshot(draft, most, final=True)
 
     def _first_length(
-        self, draft: Draft, reader: CanvasReader, most: int, resizing: Resizing | None
+        self, draft: Draft, reader: Reader, most: int, resizing: Resizing | None
     ) -> int:
         if self.length is not None:
             return min(self.length, most)
@@ -217,9 +182,7 @@ class NativeSampler:
 
         return calibrated_length(confidence, most)
 
-    def _resize(
-        self, draft: Draft, reader: CanvasReader, resizing: Resizing
-    ) -> Iterator[Snapshot]:
+    def _resize(self, draft: Draft, reader: Reader, resizing: Resizing) -> Iterator[Snapshot]:
         """Denoise while masks become two, or none (DreamOn)."""
         grown = step = 0
         while draft.open_at < len(draft.tokens):
@@ -245,9 +208,7 @@ class NativeSampler:
 
     # --- one step -------------------------------------------------------------------------------
 
-    def _denoise(
-        self, draft: Draft, window: range, reader: BlockReader | CanvasReader
-    ) -> Iterator[None]:
+    def _denoise(self, draft: Draft, window: range, reader: Reader) -> Iterator[None]:
         """Settle every mask of a window, as many steps as the rule takes; yields after each."""
         n, step = sum(draft.masked[i] for i in window), 0
         if isinstance(reader, BlockReader):  # schedules count a whole block, where it begins filled
@@ -276,7 +237,7 @@ class NativeSampler:
         self,
         draft: Draft,
         window: range,
-        reader: BlockReader | CanvasReader,
+        reader: Reader,
         never: Sequence[int] = (),
     ) -> tuple[BlockProposal, Tensor]:
         """A token for every position of a window, which is shown at its masks; and its masks."""

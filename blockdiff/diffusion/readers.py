@@ -52,6 +52,58 @@ class CanvasReader:
         return _head(self.model, _aligned(hidden[0], 0, start, end, self.shift))
 
 
+class KeptReader:
+    """Full attention; positions outside a window keep keys and values of the window's first step.
+
+    Approximate (prefix and dual cache of Fast-dLLM, arXiv 2505.22618): those positions would see
+    the tokens that settle meanwhile. The first step of a window is exact and refreshes everything.
+
+    Attributes:
+        both: also positions behind the window keep theirs; else they are computed again.
+    """
+
+    def __init__(self, model: Transformer, shift: bool, both: bool) -> None:
+        self.model, self.shift, self.both, self.forwards = model, shift, both, 0
+        self._kept = _Kept()
+        self._window: tuple[int, int, int] | None = None
+
+    def logits(self, tokens: Sequence[int], start: int, end: int) -> Tensor:
+        window = (start, end, len(tokens))
+        low, high = 0, len(tokens)
+        if window == self._window:
+            low = max(start - self.shift, 0)  # whose row says what comes first
+            high = end if self.both else high
+        else:
+            self._kept = _Kept()
+        self._window = window
+        device = self.model.device
+        self._kept.span = (low, high)
+        ids = torch.tensor([list(tokens[low:high])], device=device)
+        positions = torch.arange(low, high, device=device)[None]
+        mask = masks.full(len(tokens) - (high - low), high - low, device)
+        hidden = self.model.hidden(ids, positions, mask, self._kept)
+        self.forwards += 1
+        return _head(self.model, _aligned(hidden[0], low, start, end, self.shift))
+
+
+class _Kept:
+    """Keys and values of every position of a sequence, some of which a forward writes anew."""
+
+    length = 0  # nothing of it is committed
+
+    def __init__(self) -> None:
+        self.span = (0, 0)
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        if layer not in self._layers:
+            self._layers[layer] = keys.clone(), values.clone()
+        kept = self._layers[layer]
+        for old, new in zip(kept, (keys, values), strict=True):
+            old[:, :, slice(*self.span)] = new
+        return kept
+
+
 class BlockReader:
     """Block-causal attention: finished blocks are in the cache, exactly, and never computed again.
 

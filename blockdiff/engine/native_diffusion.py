@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from blockdiff.config import DecodingConfig, Layout
+from blockdiff.config import DecodingConfig, Layout, Reuse
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.native import NativeSampler, as_diffusion
 from blockdiff.diffusion.sampler import Constraint
-from blockdiff.errors import ModelUnsupported
+from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.layout import Prompt
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.checkpoint import DraftingConfig
@@ -35,8 +35,15 @@ def adapted(request: InfillRequest, kind: DiffusionKind | None, instructed: bool
     """The request as a checkpoint of this kind can take it.
 
     Raises ModelUnsupported for an infill where it was only trained to follow instructions,
-    InvalidRequest for the mode `ar` of a diffusion model.
+    InvalidRequest for the mode `ar` of a diffusion model, and for an approximate cache where the
+    cache is exact.
     """
+    reuse = request.decoding.cache
+    if reuse is not Reuse.EXACT and (kind is None or kind.attention is not Attention.FULL):
+        raise InvalidRequest(
+            f"cache {reuse.value} is for bidirectional checkpoints, the cache of this one is exact",
+            "leave --cache out",
+        )
     if kind is None:
         return request
     if kind.layout is None and not instructed:

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
-from blockdiff.config import DecodingConfig, Mode, Rule
+from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.model.kinds import DiffusionKind, read_kind
 from tests.parity.family_checkpoints import CHECKPOINTS, MASK, VOCABULARY
 
@@ -91,6 +91,16 @@ CASES = {
     for case in (
         Case("llada", "llada", replace(_SCHEDULE, block_size=8, denoising_steps=3)),
         Case("llada-suffix", "llada", replace(_SCHEDULE, max_tokens=7), after=6),
+        Case(
+            "fastllada-prefix",
+            "llada",
+            replace(_SCHEDULE, block_size=8, denoising_steps=4, cache=Reuse.PREFIX),
+        ),
+        Case(
+            "fastllada-dual",
+            "llada",
+            replace(_SCHEDULE, block_size=8, denoising_steps=4, cache=Reuse.DUAL),
+        ),
         Case("dream-entropy", "dream", replace(_SCHEDULE, denoising_steps=9)),
         Case(
             "dream-maskgit", "dream", replace(_SCHEDULE, denoising_steps=16), by_entropy=False

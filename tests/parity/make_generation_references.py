@@ -12,6 +12,8 @@ Their code is fetched by hand into one folder and stays outside the repository:
     bd3lm.py                ZHZisZZ/dllm (as above): dllm/core/samplers/bd3lm.py
     samplers_utils.py       ZHZisZZ/dllm (as above): dllm/core/samplers/utils.py
     alpha.py                ZHZisZZ/dllm (as above): dllm/core/schedulers/alpha.py
+    fastllada_generate.py   NVlabs/Fast-dLLM 24cc59e75f20a6384bae8c905965bb090b96388e:
+                            llada/generate.py
     llada_cal.py            NiuHechang/Calibrated_Adaptive_Length
                             741e8418a88a732b4c92812424d4f03cab1f7b1f: llada_cal/llada_cal.py
 
@@ -19,8 +21,9 @@ Their code is fetched by hand into one folder and stays outside the repository:
 
 The models behind them are those of transformers 5.23.0 with the tiny weights of
 `generation_cases`, float32 on the CPU, torch 2.13.0, without any cache: every call is a forward of
-the whole sequence under the family's mask. Packages that the files import and do not need here
-(omegaconf, dllm) are stood in for by empty modules. SDAR's file can only sample: the one function
+the whole sequence under the family's mask; but for Fast-dLLM's loop for LLaDA, which is about a
+cache. Packages that the files import and do not need here (omegaconf, dllm, model) are stood in
+for by empty modules. SDAR's file can only sample: the one function
 that draws a token is replaced by the most likely token and its probability. DreamOn's loop is that
 of its evaluation settings (entropy, delete_eos_token, pad_eos_to_right) at temperature 0.
 
@@ -133,6 +136,48 @@ class Past:
         self.tokens = tokens
 
 
+class Replacing(transformers.DynamicCache):  # type: ignore[misc]
+    """Keys and values of a whole sequence, of which some positions are written anew."""
+
+    def __init__(self, kept: list[tuple[Tensor, Tensor]], at: Tensor) -> None:
+        super().__init__()
+        self._kept, self._at = kept, at
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        return 0
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *more: Any
+    ) -> tuple[Tensor, Tensor]:
+        for old, new in zip(self._kept[layer], (keys, values), strict=True):
+            old[:, :, self._at] = new
+        return self._kept[layer]
+
+
+class Cached(Whole):
+    """A bidirectional model with the caches that Fast-dLLM's loop for LLaDA hands around."""
+
+    def __call__(self, x: Tensor, *_: Any, **more: Any) -> SimpleNamespace:
+        past, at = more.get("past_key_values"), more.get("replace_position")
+        if past is None:
+            cache, start = transformers.DynamicCache(), 0
+        elif at is None:  # what stands before the block
+            cache, start = transformers.DynamicCache(), past[0][0].shape[2]
+            for layer, (keys, values) in enumerate(past):
+                cache.update(keys, values, layer)
+        else:
+            rows = at[0].nonzero()[:, 0]
+            cache, start = Replacing(past, rows), int(rows[0])
+        keys = past[0][0].shape[2] if at is not None else start + x.shape[1]
+        found = self._body(
+            input_ids=x, attention_mask=torch.zeros(1, 1, x.shape[1], keys), use_cache=True,
+            past_key_values=cache, position_ids=torch.arange(start, start + x.shape[1])[None],
+        )  # fmt: skip
+        found.logits[..., MASK] = -torch.inf
+        kept = past if at is not None else [(layer.keys, layer.values) for layer in cache.layers]
+        return SimpleNamespace(logits=found.logits, past_key_values=kept)
+
+
 def published(folder: Path, file: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"published_{file}", folder / f"{file}.py")
     assert spec is not None and spec.loader is not None
@@ -152,6 +197,8 @@ def stand_in(folder: Path) -> None:
         return module
 
     add("omegaconf", OmegaConf=object)
+    add("model")
+    add("model.modeling_llada", LLaDAModelLM=object)
     for name in ("dllm", "dllm.core", "dllm.core.samplers"):
         add(name)
 
@@ -189,6 +236,16 @@ def _llada(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> l
     x = published(folder, "llada_generate").generate(
         model, torch.tensor([before]), steps=c.denoising_steps * blocks, gen_length=c.max_tokens,
         block_length=c.block_size, mask_id=MASK,
+    )  # fmt: skip
+    return list(x[0, len(before) :].tolist())
+
+
+def _fastllada(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> list[int]:
+    c, module = case.config, published(folder, "fastllada_generate")
+    loop = getattr(module, f"generate_with_{case.name.split('-')[1]}_cache")
+    x, _ = loop(
+        Cached(case), torch.tensor([before]), gen_length=c.max_tokens, block_length=c.block_size,
+        steps=c.denoising_steps * (c.max_tokens // c.block_size), mask_id=MASK,
     )  # fmt: skip
     return list(x[0, len(before) :].tolist())
 

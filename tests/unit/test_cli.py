@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from blockdiff import cli, cli_infill, console, doctor, store
-from blockdiff.config import DecodingConfig, Mode, Rule
+from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.errors import BlockdiffError, ExitCode
 from blockdiff.types import InfillRequest
 from tests.unit import scripted_cli
@@ -224,6 +224,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "threshold": ("0.5", 0.5),
     "entropy_bound": ("0.25", 0.25),
     "edit_threshold": ("0.6", 0.6),
+    "cache": ("approximate-dual", Reuse.DUAL),
     "max_tokens": ("9", 9),
     "temperature": ("0.7", 0.7),
     "top_p": ("0.8", 0.8),

@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdiff.config import DecodingConfig, Mode, Rule
+from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.length import calibrated_length, length_bias
 from blockdiff.diffusion.native import NativeSampler, as_diffusion
-from blockdiff.diffusion.readers import BlockReader, CanvasReader
+from blockdiff.diffusion.readers import BlockReader, CanvasReader, KeptReader
 from blockdiff.diffusion.sampler import Snapshot
 from blockdiff.diffusion.unmask import timestep_counts
 from blockdiff.errors import Cancelled, InvalidRequest
@@ -111,6 +111,69 @@ def test_a_canvas_is_one_forward_of_everything(shift: bool) -> None:
     rows = reader.logits(sequence, 0, 5)
     expected = torch.cat([whole[:1], whole[:-1]]) if shift else whole
     torch.testing.assert_close(rows, expected, atol=1e-5, rtol=1e-5)
+
+
+REUSED = [(KeptReader(MODEL, shift, both), shift, both) for shift in (False, True)
+          for both in (False, True)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reader", "shift", "both"), REUSED)
+def test_an_approximate_cache_is_exact_in_the_first_step_of_a_window_and_then_is_not(
+    reader: KeptReader, shift: bool, both: bool
+) -> None:
+    exact = CanvasReader(MODEL, shift)
+    sequence = [1, 2, 7, MASK, MASK, MASK, MASK, 3, 4]
+    torch.testing.assert_close(
+        reader.logits(sequence, 3, 5), exact.logits(sequence, 3, 5), atol=1e-5, rtol=1e-5
+    )
+    sequence[3] = 8  # settles; the positions around do not hear of it
+    apart = (reader.logits(sequence, 3, 5) - exact.logits(sequence, 3, 5)).abs().max()
+    assert 1e-4 < apart
+    # the next window begins anew
+    torch.testing.assert_close(
+        reader.logits(sequence, 5, 7), exact.logits(sequence, 5, 7), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("both", [False, True])
+def test_with_one_layer_an_approximate_cache_is_exact(shift: bool, both: bool) -> None:
+    """Keys of the first layer depend on nothing but their own token, and so never grow stale."""
+    model = tiny.transformer(tiny.config(n_layers=1))
+    exact, reader = CanvasReader(model, shift), KeptReader(model, shift, both)
+    sequence = [5, 6, MASK, MASK, MASK, 9, 1]
+    for at, token in ((3, 4), (2, 7), (4, 11)):
+        torch.testing.assert_close(
+            reader.logits(sequence, 2, 5), exact.logits(sequence, 2, 5), atol=1e-5, rtol=1e-5
+        )
+        sequence[at] = token
+    sequence.insert(3, MASK)  # longer: everything is read again
+    torch.testing.assert_close(
+        reader.logits(sequence, 2, 6), exact.logits(sequence, 2, 6), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("reuse", [Reuse.PREFIX, Reuse.DUAL])
+def test_an_approximate_cache_reads_fewer_positions(
+    reuse: Reuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def positions(cache: Reuse) -> list[int]:
+        seen: list[int] = []
+        hidden = MODEL.hidden
+
+        def counted(tokens: torch.Tensor, *more: object, **named: object) -> torch.Tensor:
+            seen.append(tokens.shape[1])
+            return hidden(tokens, *more, **named)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MODEL, "hidden", counted)
+            config = replace(DIFFUSION, max_tokens=8, block_size=4, cache=cache)
+            list(sampler(CANVAS, config, after=[2, 6, 4], length=8).run(PROMPT))
+        return seen
+
+    assert positions(Reuse.EXACT) == [17] * 8
+    window = 4 if reuse is Reuse.DUAL else 11
+    assert positions(reuse)[:5] == [17, window, window, window, 17]
 
 
 def test_the_end_token_ends_the_text_and_what_is_behind_it_does_not_count() -> None:

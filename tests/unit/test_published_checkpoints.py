@@ -14,7 +14,7 @@ import pytest
 from hub_folder import as_parts, special, write
 
 from blockdiff.cli import run
-from blockdiff.config import DecodingConfig, Mode, Rule
+from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import (
     BlockdiffError,
@@ -115,6 +115,17 @@ def test_a_cancelled_request_leaves_nothing_behind(
     assert finished(made.infill(request())).text == expected
 
 
+@pytest.mark.parametrize("family", ["dream", "dreamon", "llada"])
+@pytest.mark.parametrize("reuse", [Reuse.PREFIX, Reuse.DUAL])
+def test_an_approximate_cache_fills_the_hole_too(
+    family: str, reuse: Reuse, tmp_path: Path
+) -> None:
+    made = engine(tmp_path, family)
+    decoding = DecodingConfig(max_tokens=12, rule=Rule.SCHEDULE, cache=reuse)
+    first, again = (finished(made.infill(request(decoding=decoding))) for _ in range(2))
+    assert first.text == again.text and 0 <= first.tokens <= 12
+
+
 def test_a_hole_that_resizes_itself_stays_within_max_tokens(tmp_path: Path) -> None:
     made = engine(tmp_path, "dreamon")
     lengths = set()
@@ -175,6 +186,7 @@ def test_the_command_refuses_an_infill_with_a_status(
         ("dream", DecodingConfig(mode=Mode.AR), "no mode ar"),
         ("a2d (qwen2)", DecodingConfig(block_size=3), "trained with blocks of 4"),
         ("llada", DecodingConfig(rule=Rule.EDIT), "rule edit"),
+        ("a2d (qwen2)", DecodingConfig(cache=Reuse.DUAL), "for bidirectional checkpoints"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
