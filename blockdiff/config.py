@@ -32,6 +32,7 @@ class Rule(str, Enum):
     THRESHOLD = "threshold"
     ENTROPY_BOUND = "entropy_bound"
     EDIT = "edit"  # as threshold; a settled token gives way to one the model is surer of
+    SYNTAX = "syntax"  # as threshold; what does not parse in the end is masked again
 
 
 class Reuse(str, Enum):

@@ -60,7 +60,7 @@ def settle(
         counts = schedule_counts(n, min(config.denoising_steps or n, n))
         count = counts[step] if step < len(counts) else int(masked.sum())
         return most_confident(confidence, masked, count)
-    if config.rule in (Rule.THRESHOLD, Rule.EDIT):
+    if config.rule in (Rule.THRESHOLD, Rule.EDIT, Rule.SYNTAX):
         chosen = masked & (confidence > config.threshold)
     else:
         chosen = _within_entropy(entropy, masked, config.entropy_bound)

@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from blockdiff import store
-from blockdiff.config import DecodingConfig, Layout, Mode
+from blockdiff.config import DecodingConfig, Layout, Mode, Rule
+from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.native import NativeSampler
 from blockdiff.diffusion.sampler import Sampler, Snapshot, Speculation
-from blockdiff.engine import native_diffusion, rewriting
+from blockdiff.engine import native_diffusion, remasking, rewriting
 from blockdiff.engine.devices import check_memory, choose_device, choose_dtype
 from blockdiff.engine.draft_text import refinement
 from blockdiff.engine.prefix_store import DEFAULT_BYTES, PrefixStore
@@ -30,7 +32,7 @@ from blockdiff.infill.rewrite import (
     without_lines_above,
 )
 from blockdiff.infill.seams import Seams
-from blockdiff.infill.syntax import check, check_rewrite
+from blockdiff.infill.syntax import check, check_rewrite, error_spans
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.checkpoint import (
@@ -404,7 +406,7 @@ class _Infill:
         first_ms = 0.0
         decoding = resolved(self._request.decoding, self._point.drafting, self._most_tokens())
         snapshot = Snapshot((), (), (), 0, False)
-        stopped = False
+        stopped, number = False, 0
         with engine._context(prompt, decoding, self._cancelled) as sampler:
             cached = sampler.cache.length
             engine._encode(sampler, prompt.tokens)
@@ -418,8 +420,16 @@ class _Infill:
                     stopped = self._seams.cut(self._text(snapshot.settled_prefix), final=False)[1]
                     if stopped:
                         break
-        ended = stopped or snapshot.ended
-        reason = FinishReason.EOM if ended else FinishReason.LENGTH
+            ended = stopped or snapshot.ended
+            reason = FinishReason.EOM if ended else FinishReason.LENGTH
+            if (decoding.mode, decoding.rule) == (Mode.DIFFUSION, Rule.SYNTAX):
+                assert isinstance(sampler, Sampler)  # others refuse the rule
+                masked = partial(self._remasked, reason)
+                again = remasking.rounds(sampler, prompt.tokens, snapshot, masked)
+                with closing(again) as snapshots:
+                    for snapshot in snapshots:
+                        number += 1
+                        yield self._refinement(number, snapshot, 1e3 * (time.monotonic() - began))
         text = self._seams.finish(self._text(snapshot.settled_prefix), reason)
         if self._instructed:
             prefix, hole = self._request.prefix, self._request.hole
@@ -441,6 +451,16 @@ class _Infill:
             context_tokens=len(prompt.tokens),
             cached_tokens=cached,
         )
+
+    def _remasked(self, reason: FinishReason, draft: Snapshot) -> Canvas | None:
+        """The draft with masks for what does not parse where it stands."""
+        text = self._seams.cut(self._text(draft.settled_prefix), True, reason)[0]
+        request, start = self._request, self._request.hole.start
+        document = request.prefix + text + request.suffix
+        errors = error_spans(document, start, start + len(text), self._language)
+        skip = len(self._prompt.heal)
+        spans = [(first - start + skip, last - start + skip) for first, last in errors]
+        return remasking.remasked(draft, self._point.tokenizer, skip + len(text), spans)
 
     def _text(self, tokens: Sequence[int]) -> str:
         """What tokens say behind the healed part of the prefix."""

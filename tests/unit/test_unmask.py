@@ -24,7 +24,7 @@ def rule(kind: Rule, value: float = 0.0) -> DecodingConfig:
     """A rule and its one parameter: steps, threshold or nats."""
     if kind is Rule.SCHEDULE:
         return DecodingConfig(rule=kind, denoising_steps=int(value))
-    if kind in (Rule.THRESHOLD, Rule.EDIT):
+    if kind in (Rule.THRESHOLD, Rule.EDIT, Rule.SYNTAX):
         return DecodingConfig(rule=kind, threshold=value)
     return DecodingConfig(rule=kind, entropy_bound=value)
 
@@ -90,6 +90,7 @@ RULES = st.one_of(
     st.integers(0, 12).map(lambda steps: rule(Rule.SCHEDULE, steps)),
     st.floats(0.01, 1.0).map(lambda threshold: rule(Rule.THRESHOLD, threshold)),
     st.floats(0.01, 1.0).map(lambda threshold: rule(Rule.EDIT, threshold)),
+    st.floats(0.01, 1.0).map(lambda threshold: rule(Rule.SYNTAX, threshold)),
     st.floats(0.01, 8.0).map(lambda nats: rule(Rule.ENTROPY_BOUND, nats)),
 )
 
