@@ -54,13 +54,14 @@ def evaluation(folder: Path) -> str:
             parts += ["Length unknown, greedy. Intervals resample problems.\n"]
             parts.append(infilling(found[split], digest))
     if "draft" in found:
-        parts += ["## Drafts on held-out files\n", _command("draft")]
+        parts += ["## Drafts on held-out files\n", _command("draft", found["draft"])]
         parts.append(drafts(found["draft"], digest))
     if "revise" in found:
-        parts += ["## Revision of spoilt code, rule `edit`\n", _command("revise")]
+        parts += ["## Revision of spoilt code, rule `edit`\n", _command("revise", found["revise"])]
         parts.append(revisions(found["revise"], digest))
     if "rewrite" in found:
-        parts += ["## Rewriting by instruction\n", _command("rewrite"), rewrites(found["rewrite"])]
+        rows = found["rewrite"]
+        parts += ["## Rewriting by instruction\n", _command("rewrite", rows), rewrites(rows)]
     return "\n".join(parts)
 
 
@@ -163,8 +164,12 @@ def _other(row: dict[str, Any], digest: str) -> str:
     return f", adapter `{adapter[:8]}`" if adapter and adapter != digest else ""
 
 
-def _command(what: str) -> str:
-    return f"`blockdiff eval {what} --data eval/held_out.jsonl.gz --limit N --json`\n"
+def _command(what: str, rows: list[Row]) -> str:
+    figures = rows[0][1]
+    options = f"--limit {figures['limit']} --seed {figures['seed']}"
+    if figures.get("context_tokens", 1024) != 1024:
+        options += f" --context-tokens {figures['context_tokens']}"
+    return f"`blockdiff eval {what} --data eval/held_out.jsonl.gz {options} --json`\n"
 
 
 def _line(*cells: object) -> str:

@@ -1,8 +1,9 @@
 """Revising a block: settled tokens give way to ones that the model is surer of.
 
-Token-to-token editing (LLaDA2.1). Revisions of a model that was trained on
-little noise are apt to go round in circles, so a position never takes back a token that it has
-held, and changes a limited number of times: every block comes to an end.
+Token-to-token editing (LLaDA2.1), with limits: a model that was trained on little noise is apt to
+go round in circles, and to tell another story once it has changed a word. So a position never takes
+back a token that it has held, one token changes in a forward, the surest, and at most half of a
+block in all: every block comes to an end.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Revision:
         self._open[0] = False
         self._held: list[list[int]] = [[] for _ in block.tokens]
         self._returned = torch.zeros_like(self._open)
+        self._most = max(1, len(block.tokens) // 2)
         self.edits = 0
 
     @property
@@ -49,7 +51,7 @@ class Revision:
             tokens, masked: (block,) what stands there, and which of it is not settled.
 
         Returns:
-            Three tensors (block,): which tokens to replace, by what, and its probability.
+            Three tensors (block,): which token to replace, by what, and its probability.
         """
         settled = self._open & ~masked
         if not (self.active and bool(settled.any())):
@@ -69,6 +71,9 @@ class Revision:
         self._returned |= edits(self._config, before, own, settled)
         fresh = torch.tensor([len(held) <= MOST_EDITS for held in self._held])
         other, ids = probabilities.max(-1)
-        chosen = edits(self._config, other, own, settled & fresh)
-        self.edits += int(chosen.sum())
+        wanted = edits(self._config, other, own, settled & fresh)
+        chosen = torch.zeros_like(wanted)
+        if bool(wanted.any()) and self.edits < self._most:
+            chosen[int(torch.where(wanted, other, -1.0).argmax())] = True
+            self.edits += 1
         return chosen, torch.where(chosen, ids, tokens), other

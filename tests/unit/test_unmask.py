@@ -239,7 +239,19 @@ def test_revision_ends_whatever_the_model_says(seed: int, size: int) -> None:
             held[index].append(int(tokens[index]))
     assert held[0] == [0], "what is predicted without sight of the block is not revised"
     assert all(len(set(row)) == len(row) <= 1 + MOST_EDITS for row in held)
+    assert revision.edits <= size // 2
     assert revision.edits == sum(len(row) - 1 for row in held)
+
+
+def test_the_surest_changes_first_and_at_most_half_of_a_block() -> None:
+    block = Canvas((1,) * 5, (F,) * 5, (1.0,) * 5, editable=(T,) * 5)
+    revision = Revision(EDIT, block)
+    logits = sure_of(2, 2, 2, 2, 2) * torch.tensor([1.0, 0.6, 0.5, 0.9, 0.7])[:, None]
+    tokens, masked, order = torch.tensor([1] * 5), torch.tensor([F] * 5), []
+    for _ in range(5):
+        chosen, tokens, _ = revision.step(logits, tokens, masked)
+        order.append(chosen.nonzero().flatten().tolist())
+    assert order == [[3], [4], [], [], []] and revision.edits == 2
 
 
 def test_masks_and_kept_tokens_are_not_edited() -> None:
