@@ -252,9 +252,10 @@ def test_a_hole_in_place_keeps_to_its_limit_and_to_the_context() -> None:
         list(sampler(CANVAS, after=[2] * 4).run(long))
 
 
-def test_the_rule_edit_and_another_block_size_are_refused() -> None:
-    with pytest.raises(InvalidRequest, match="edit"):
-        sampler(BLOCK, replace(DIFFUSION, rule=Rule.EDIT))
+def test_rules_of_ours_and_another_block_size_are_refused() -> None:
+    for rule in set(Rule) - {Rule.SCHEDULE, Rule.THRESHOLD, Rule.ENTROPY_BOUND}:
+        with pytest.raises(InvalidRequest, match=rule.value):
+            sampler(BLOCK, replace(DIFFUSION, rule=rule))
     with pytest.raises(InvalidRequest, match="blocks of 4"):
         sampler(BLOCK, replace(DIFFUSION, block_size=5))
     with pytest.raises(InvalidRequest, match="mode ar"):
