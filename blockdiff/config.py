@@ -131,6 +131,23 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """Rotary angles slowed down, for contexts longer than those of the first training.
+
+    Attributes:
+        factor: angles are divided by it (position interpolation, arXiv 2306.15595).
+        trained: positions of the first training; 0: all angles are divided. Else (Llama 3) those
+            that turn fewer than `low` times within them are, those that turn more than `high` times
+            are not, and between the two the change is gradual.
+    """
+
+    factor: float
+    trained: int = 0
+    low: float = 1.0
+    high: float = 4.0
+
+
+@dataclass(frozen=True, slots=True)
 class TransformerConfig:
     """Shape of a decoder stack: Llama, Qwen2, Qwen3, LLaDA, mixtures of experts, StarCoder2.
 
@@ -140,6 +157,7 @@ class TransformerConfig:
         qk_norm: RMSNorm over each head of queries and keys before RoPE (Qwen3).
         tied_embeddings: the output head is the embedding matrix.
         rotary_dim: leading dimensions of each head that RoPE turns; 0: all of them.
+        rope_scaling: None: angles are those of the base.
         o_bias, ffn_bias: biases on the output projection of attention, on the feed-forward.
         gated_ffn: SwiGLU; else one projection and the tanh form of GELU (StarCoder2).
         layer_norm: LayerNorm with biases in place of RMSNorm (StarCoder2).
@@ -161,6 +179,7 @@ class TransformerConfig:
     tied_embeddings: bool = True
     max_positions: int = 32_768
     rotary_dim: int = 0
+    rope_scaling: RopeScaling | None = None
     o_bias: bool = False
     ffn_bias: bool = False
     gated_ffn: bool = True

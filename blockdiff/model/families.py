@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockdiff.config import ExpertsConfig, TransformerConfig
+from blockdiff.config import ExpertsConfig, RopeScaling, TransformerConfig
 from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
 from blockdiff.model.kinds import Body, published
 
@@ -124,6 +124,7 @@ def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
         and keys.flag("tie_word_embeddings", starcoder),
         max_positions=keys.size("max_position_embeddings", 32_768, _MOST_POSITIONS),
         rotary_dim=0 if share == 1.0 else int(head_dim * share),
+        rope_scaling=_scaling(rope),
         o_bias=o_bias,
         ffn_bias=o_bias if starcoder else body is Body.LLAMA and keys.flag("mlp_bias"),
         gated_ffn=not starcoder,
@@ -138,12 +139,24 @@ def _rope(keys: _Keys) -> _Keys:
     own = keys.config.get("rope_parameters") or keys.config.get("rope_scaling") or {}
     if not isinstance(own, Mapping):
         raise ModelCorrupt(f"{keys.where}: rope_parameters is no object")
-    kind = own.get("rope_type", own.get("type", "default"))
-    if kind != "default":
-        raise ModelUnsupported(f"{keys.where}: rotary scaling {kind!r} is not supported")
     merged = _Keys({**keys.config, **own}, "")
     merged.where = keys.where
     return merged
+
+
+def _scaling(rope: _Keys) -> RopeScaling | None:
+    kind = rope.config.get("rope_type", rope.config.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return RopeScaling(rope.number("factor"))
+    if kind != "llama3":
+        raise ModelUnsupported(f"{rope.where}: rotary scaling {kind!r} is not supported")
+    low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+    if high <= low:
+        raise ModelCorrupt(f"{rope.where}: high_freq_factor {high} is not above {low}")
+    trained = rope.size("original_max_position_embeddings", most=_MOST_POSITIONS)
+    return RopeScaling(rope.number("factor"), trained, low, high)
 
 
 def _window(keys: _Keys) -> int:

@@ -8,6 +8,7 @@ fewer, larger products.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blockdiff.config import TransformerConfig
+from blockdiff.config import RopeScaling, TransformerConfig
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import KeyValues
 from blockdiff.model.experts import Experts
@@ -69,9 +70,19 @@ def rotary_tables(config: TransformerConfig, positions: Tensor) -> tuple[Tensor,
     size = config.rotary_dim or config.head_dim
     half = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device)
     inverse = config.rope_base ** -(half / size)
+    if config.rope_scaling is not None:
+        inverse = _slowed(inverse, config.rope_scaling)
     angles = positions.float()[..., None] * inverse
     angles = torch.cat([angles, angles], dim=-1)[:, None]
     return angles.cos(), angles.sin()
+
+
+def _slowed(inverse: Tensor, scaling: RopeScaling) -> Tensor:
+    if not scaling.trained:
+        return inverse / scaling.factor
+    turns = scaling.trained * inverse / (2 * math.pi)
+    kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0.0, 1.0)
+    return inverse * (kept + (1.0 - kept) / scaling.factor)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

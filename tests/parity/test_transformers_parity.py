@@ -127,6 +127,37 @@ def test_biases_are_those_of_transformers(
         assert (logits - theirs(tokens).logits).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("head_dim", [None, 32])
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "linear", "factor": 4.0},
+        {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ],
+)  # fmt: skip
+def test_scaled_rotary_angles_are_those_of_transformers(
+    scaling: dict[str, Any], head_dim: int | None, tmp_path: Path
+) -> None:
+    rope = {"rope_theta": 5e4, **scaling}
+    theirs = reference("llama", 4, 2, head_dim, False, rope_parameters=rope)
+    folder = saved(theirs, tmp_path)
+    ours = load_transformer(folder, dtype=torch.float32)
+    tokens = torch.arange(LENGTH)[None]
+    with torch.no_grad():
+        logits = ours(tokens, torch.arange(LENGTH)[None], masks.causal(0, LENGTH))
+        assert (logits - theirs(tokens).logits).abs().max() <= TOLERANCE
+    # and as checkpoints wrote it before transformers 5: beside rope_theta, under `type`
+    config = json.loads((folder / "config.json").read_text())
+    del config["rope_parameters"]
+    old = {"type" if key == "rope_type" else key: value for key, value in scaling.items()}
+    config |= {"rope_scaling": old, "rope_theta": 5e4}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_transformer(folder, dtype=torch.float32).config == ours.config
+
+
 def test_a_batch_is_its_rows(tmp_path: Path) -> None:
     theirs = reference("qwen2", 4, 2, None, True)
     ours = load_transformer(saved(theirs, tmp_path), dtype=torch.float32)
@@ -154,8 +185,8 @@ def test_a_checkpoint_in_shards_is_one_checkpoint(tmp_path: Path) -> None:
         ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}, "use_sliding_window"),
         (
             "llama",
-            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
-            "linear",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+            "dynamic",
         ),
     ],
 )
