@@ -187,7 +187,11 @@ class NativeSampler:
         grown = step = 0
         while draft.open_at < len(draft.tokens):
             never = [resizing.expand] if resizing.full(len(draft.tokens), grown) else []
-            proposal, masked = self._propose(draft, range(len(draft.tokens)), reader, never)
+            whole = range(len(draft.tokens))
+            proposal, masked = self._propose(draft, whole, reader, never)
+            if self._settled_bound(draft, whole, proposal):
+                yield self._snapshot(draft, resizing.most)
+                continue
             chosen = self._chosen(proposal, masked, step, int(masked.sum()), resizing=True)
             step += 1
             for at in reversed(chosen.nonzero()[:, 0].tolist()):
@@ -215,17 +219,7 @@ class NativeSampler:
             n = self.kind.sub_block_size or reader.size
         while any(draft.masked[i] for i in window):
             proposal, masked = self._propose(draft, window, reader)
-            limit = self._limit(draft)
-            if limit is not None and draft.open_at in window:
-                # the healed token is bound to its text: settle it alone, then go on
-                at = draft.open_at
-                self._settle(
-                    draft,
-                    at,
-                    int(proposal.tokens[at - window.start]),
-                    float(proposal.confidence[at - window.start]),
-                )
-            else:
+            if not self._settled_bound(draft, window, proposal):
                 chosen = self._chosen(proposal, masked, step, n)
                 step += 1
                 for index in chosen.nonzero()[:, 0].tolist():
@@ -277,6 +271,16 @@ class NativeSampler:
         counts = timestep_counts(n, steps) if dream else schedule_counts(n, steps)
         counts = [count for count in counts if count]
         return most_confident(rank, masked, counts[step] if step < len(counts) else len(masked))
+
+    def _settled_bound(self, draft: Draft, window: range, proposal: BlockProposal) -> bool:
+        """A healed token is bound to its text: it settles alone, before the others."""
+        at = draft.open_at
+        if at not in window or self._limit(draft) is None:
+            return False
+        index = at - window.start
+        token, sure = proposal.tokens[index], proposal.confidence[index]
+        self._settle(draft, at, int(token), float(sure))
+        return True
 
     def _settle(self, draft: Draft, at: int, token: int, confidence: float) -> None:
         draft.tokens[at] = draft.shown[at] = token

@@ -88,9 +88,7 @@ def build_prompt(
     if layout is Layout.CHAT:
         return _chat(request, tokenizer, heal, instruction.strip())
     if layout is Layout.IN_PLACE:
-        window = windows(request, tokenizer)
-        before, after = (*window.before, *window.begun), tuple(window.after)
-        return Prompt(before, "", len(before) + len(after), after=after)
+        return _in_place(request, tokenizer, heal)
     special = tokenizer.special
     marks = (special.fim_prefix, special.fim_suffix, special.fim_middle)
     if min(marks) < 0:
@@ -110,6 +108,18 @@ def build_prompt(
     else:
         hole = [marks[0], marks[1], *suffix, marks[2], *prefix, *begun]
     return Prompt((*snippets, *hole), text, len(snippets) + len(hole) - len(marks))
+
+
+def _in_place(request: InfillRequest, tokenizer: Tokenizer, heal: bool) -> Prompt:
+    """The texts around the hole where they stand. Snippets are left out: no such checkpoint has
+    seen files beside one another."""
+    window = windows(request, tokenizer)
+    healed, text = healable_tail(window.begun or window.before, tokenizer) if heal else (0, "")
+    before = [*window.before, *window.begun]
+    before = before[: len(before) - healed]
+    return Prompt(
+        tuple(before), text, len(before) + len(window.after), after=tuple(window.after)
+    )
 
 
 def framed(prompt: Prompt, begin: tuple[int, ...], end: tuple[int, ...]) -> Prompt:

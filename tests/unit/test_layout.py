@@ -278,6 +278,9 @@ def test_the_tail_that_a_token_extends_is_healed(prefix: str, heal: str) -> None
     expected = f"<|fim_prefix|>{before}<|fim_suffix|>\n<|fim_middle|>{line}"
     assert PIECES.show(prompt.tokens) == expected
     assert build_prompt(request(prefix, "\n"), PIECES, Layout.PSM, heal=False).heal == ""
+    in_place = build_prompt(request(prefix, "\n"), PIECES, Layout.IN_PLACE)
+    assert in_place.heal == heal and PIECES.show(in_place.tokens) == kept
+    assert PIECES.show(in_place.after) == "\n"
 
 
 def test_a_tail_within_a_character_is_left_alone() -> None:

@@ -29,6 +29,9 @@ MASK, EXPAND, DELETE = 31, 30, 29
 SHAPE = tiny.FAMILIES["qwen3"]
 MODEL = tiny.transformer(SHAPE)
 CANVAS = DiffusionKind(Family.LLADA, Body.QWEN3, Attention.FULL, False, MASK, None)
+RESIZING = replace(
+    CANVAS, family=Family.DREAMON, shift=True, expand_token_id=EXPAND, delete_token_id=DELETE
+)
 BLOCK = DiffusionKind(Family.SDAR, Body.QWEN3, Attention.BLOCK, False, MASK, 4)
 SHIFTED = replace(BLOCK, shift=True, family=Family.FAST_DLLM)
 DIFFUSION = DecodingConfig(mode=Mode.DIFFUSION, rule=Rule.SCHEDULE, max_tokens=10)
@@ -224,7 +227,7 @@ class _Spelled:
         return [self._ids[len(so_far)], 28] if len(so_far) < len(self._ids) else None
 
 
-@pytest.mark.parametrize("kind", [CANVAS, BLOCK, SHIFTED])
+@pytest.mark.parametrize("kind", [CANVAS, RESIZING, BLOCK, SHIFTED])
 def test_bound_tokens_come_first_and_only_they(kind: DiffusionKind) -> None:
     bound = [11, 12, 13]
     for snapshot in sampler(kind, constraint=_Spelled(bound), after=()).run(PROMPT):
@@ -235,13 +238,10 @@ def test_bound_tokens_come_first_and_only_they(kind: DiffusionKind) -> None:
 
 
 def test_a_hole_in_place_keeps_to_its_limit_and_to_the_context() -> None:
-    resizing = replace(
-        CANVAS, family=Family.DREAMON, shift=True, expand_token_id=EXPAND, delete_token_id=DELETE
-    )
     lengths = set()
     for seed in range(12):
         config = replace(DIFFUSION, temperature=3.0, seed=seed)
-        snapshot = tiny.last(sampler(resizing, config, after=[2, 6]).run(PROMPT))
+        snapshot = tiny.last(sampler(RESIZING, config, after=[2, 6]).run(PROMPT))
         assert len(snapshot.tokens) <= config.max_tokens
         assert not {EXPAND, DELETE, MASK} & set(snapshot.tokens)
         lengths.add(len(snapshot.tokens))
