@@ -17,7 +17,7 @@ from blockdiff.diffusion.choose import BlockProposal, Chooser
 from blockdiff.diffusion.draft import Draft
 from blockdiff.diffusion.length import FIRST_LENGTH, Resizing, calibrated_length
 from blockdiff.diffusion.readers import BlockReader, CanvasReader, KeptReader, Reader
-from blockdiff.diffusion.sampler import Constraint, Snapshot
+from blockdiff.diffusion.sampler import Constraint, Forwards, Snapshot, Steps
 from blockdiff.diffusion.unmask import most_confident, schedule_counts, settle, timestep_counts
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model.cache import BlockCache
@@ -112,6 +112,15 @@ class NativeSampler:
             yield from self._append(draft, self._reader)
         finally:
             self.cache.truncate(min(home, self.cache.length))
+
+    def encoding(self, prompt: Sequence[int]) -> Forwards[None]:
+        """`encode`; it runs its forwards itself, so that no other request shares them."""
+        self.encode(prompt)
+        yield from ()
+
+    def steps(self, prompt: Sequence[int]) -> Steps[None]:
+        """`run`; it runs its forwards itself, too."""
+        yield from self.run(prompt)
 
     # --- block-causal ---------------------------------------------------------------------------
 

@@ -8,10 +8,10 @@ forward, `diffusion` denoises a block over several forwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.forward import Forward, drive, finish, run
 from blockdiff.model.transformer import Gate, Transformer
 
 # Context tokens committed at a time, by device: what a cancel may lose. The flag itself is looked
@@ -34,6 +35,11 @@ _CHUNK = {"cpu": 128}
 _CHUNK_ELSEWHERE = 512
 _DRAFT_FLOOR = 0.2  # a draft ends before its joint probability falls below this
 _SURE_MATCH = 3  # tokens; a shorter match in the text is used only where the adapter has no draft
+
+
+R = TypeVar("R")
+# What is sent in is the logits of a forward that was yielded, and nothing else.
+Forwards: TypeAlias = Generator[Forward, Any, R]
 
 
 class Constraint(Protocol):
@@ -67,6 +73,9 @@ class Snapshot:
         """Tokens before the first one that is not settled."""
         count = self.settled.index(False) if False in self.settled else len(self.settled)
         return self.tokens[:count]
+
+
+Steps: TypeAlias = Generator[Snapshot | Forward, Any, R]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,6 @@ class Sampler:
                 "use --mode ar",
             )
 
-    @torch.inference_mode()
     def run(
         self, prompt: Sequence[int], canvas: Canvas = BLANK
     ) -> Generator[Snapshot, None, None]:
@@ -125,37 +133,40 @@ class Sampler:
 
         Raises Cancelled between two forwards.
         """
+        return drive(self.steps(prompt, canvas), self._alone)
+
+    def steps(self, prompt: Sequence[int], canvas: Canvas = BLANK) -> Steps[None]:
+        """What `run` does, with its forwards left to whoever drives it."""
         home = min(self.cache.length, len(prompt) - 1)
         try:
-            self.encode(prompt)
+            yield from self.encoding(prompt)
             home = self.cache.length
             diffusion = self.config.mode is Mode.DIFFUSION
-            loop = self._denoise(prompt[-1], canvas) if diffusion else self._verify(prompt)
-            yield from loop
+            yield from self._denoise(prompt[-1], canvas) if diffusion else self._verify(prompt)
         finally:
             self.cache.truncate(home)
 
-    @torch.inference_mode()
     def surprise(self, prompt: Sequence[int], text: Sequence[int]) -> list[float]:
         """Nats by which each token of `text` right behind the prompt surprises the base.
 
         Leaves the cache as `run` does. Raises Cancelled.
         """
+        return finish(self.surprising(prompt, text), self._alone)
+
+    def surprising(self, prompt: Sequence[int], text: Sequence[int]) -> Forwards[list[float]]:
+        """What `surprise` does, with its forwards left to whoever drives it."""
         nats: list[float] = []
         home = min(self.cache.length, len(prompt) - 1)
         try:
-            self.encode(prompt)
+            yield from self.encoding(prompt)
             home = self.cache.length
             before = [prompt[-1], *text[:-1]]
             for start in range(0, len(text), self._chunk):
                 self._check()
-                chunk, past = before[start : start + self._chunk], self.cache.length
-                mask = masks.causal(past, len(chunk), self.model.device)
-                positions = self._positions(past, len(chunk))
-                hidden = self.model.hidden(self._tensor(chunk), positions, mask, self.cache)
+                chunk = before[start : start + self._chunk]
+                logits = yield self._causal(chunk)
                 self.forwards += 1
                 self.cache.commit(len(chunk))
-                logits = self.model.head(hidden[0].contiguous()).float()
                 wanted = self._tensor(list(text[start : start + self._chunk]))[0]
                 nats += torch.nn.functional.cross_entropy(
                     logits, wanted, reduction="none"
@@ -164,24 +175,26 @@ class Sampler:
             self.cache.truncate(home)
         return nats
 
-    @torch.inference_mode()
     def encode(self, prompt: Sequence[int]) -> None:
         """Commit all of the prompt but its last token, which the first forward takes along.
 
         Raises Cancelled between two layers; what is committed by then stays, and is exact.
         """
+        finish(self.encoding(prompt), self._alone)
+
+    def encoding(self, prompt: Sequence[int]) -> Forwards[None]:
+        """What `encode` does, with its forwards left to whoever drives it."""
         self.cache.truncate(min(self.cache.length, len(prompt) - 1))
         while self.cache.length < len(prompt) - 1:
+            self._check()
             start = self.cache.length
             chunk = prompt[start : min(start + self._chunk, len(prompt) - 1)]
-            tokens, positions = self._tensor([*chunk]), self._positions(start, len(chunk))
-            mask = masks.causal(start, len(chunk), self.model.device)
-            self.model.hidden(tokens, positions, mask, self.cache, look=self._check)
+            yield replace(self._causal(chunk), wanted=None, look=self._check)
             self.cache.commit(len(chunk))
 
     # --- ar and verify -------------------------------------------------------------------------
 
-    def _verify(self, prompt: Sequence[int]) -> Iterator[Snapshot]:
+    def _verify(self, prompt: Sequence[int]) -> Steps[None]:
         """Draft and verify in one forward (TiDAR, arXiv 2511.08923); without adapter plain `ar`.
 
         A forward carries the last accepted token, its draft (causal, base weights) and groups of
@@ -200,7 +213,7 @@ class Sampler:
             self._check()
             whole = len(draft.tokens)
             lengths = range(0 if self.speculation.every_length else whole, whole + 1)
-            logits, drafts = self._verifying_forward(
+            logits, drafts = yield from self._verifying_forward(
                 last, draft.tokens, lengths if width else (), width
             )
             before, ended = len(accepted), False
@@ -227,7 +240,7 @@ class Sampler:
 
     def _verifying_forward(
         self, last: int, draft: Sequence[int], lengths: Sequence[int], width: int
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    ) -> Forwards[tuple[Tensor, dict[int, Tensor]]]:
         """Base logits (1 + draft, vocab); for each accepted length, draft logits (width, vocab)."""
         exact, noisy = 1 + len(draft), len(lengths) * width
         past, device = self.cache.length, self.model.device
@@ -235,9 +248,8 @@ class Sampler:
         tokens = self._tensor([last, *draft] + [0] * noisy)
         positions = past + torch.tensor(offsets, device=device)[None]
         mask = masks.verifying(past, exact, lengths, width, device)
-        hidden = self.model.hidden(tokens, positions, mask, self.cache, self._gate(exact, noisy))
-        self.forwards += 1
-        logits = self._logits(hidden[0])
+        gate = self._gate(exact, noisy)
+        logits = yield from self._forward(Forward(tokens, positions, mask, self.cache, gate))
         groups = logits[exact:].view(len(lengths), width, logits.shape[-1]) if noisy else ()
         return logits[:exact], dict(zip(lengths, groups, strict=True))
 
@@ -267,7 +279,7 @@ class Sampler:
 
     # --- diffusion -----------------------------------------------------------------------------
 
-    def _denoise(self, last: int, canvas: Canvas) -> Iterator[Snapshot]:
+    def _denoise(self, last: int, canvas: Canvas) -> Steps[None]:
         """Denoise block after block; a block's commit shares the next block's first forward.
 
         Logits are shifted: the last exact token predicts the block's first token, the block's
@@ -292,7 +304,7 @@ class Sampler:
                 pending.pop()
                 block = block.behind(accepted.pop(), confidence.pop())
             self._check()
-            head, logits = self._opening_forward(pending, block)
+            head, logits = yield from self._opening_forward(pending, block)
             self.cache.commit(len(pending))
             pending.clear()
             limit = self.constraint.allowed(accepted) if self.constraint else None
@@ -313,7 +325,7 @@ class Sampler:
 
     def _denoise_block(
         self, head: Tensor, logits: Tensor, block: Canvas, show: Callable[..., Snapshot]
-    ) -> Generator[Snapshot, None, Proposal]:
+    ) -> Steps[Proposal]:
         """Settle every position of one block; returns its tokens.
 
         Positions behind a settled end token whose predecessors are all settled do not matter. Under
@@ -351,13 +363,15 @@ class Sampler:
                 return draft
             yield show(draft, settled=(~masked).tolist())
             self._check()
-            logits = self._block_forward(tokens, masked)
+            logits = yield from self._block_forward(tokens, masked)
 
     def _ends(self, tokens: Tensor, masked: Tensor) -> bool:
         open_at = int(masked.long().argmax())
         return any(int(t) in self.stop for t in tokens[:open_at])
 
-    def _opening_forward(self, pending: Sequence[int], block: Canvas) -> tuple[Tensor, Tensor]:
+    def _opening_forward(
+        self, pending: Sequence[int], block: Canvas
+    ) -> Forwards[tuple[Tensor, Tensor]]:
         """Exact tokens, then a block with masks: the last exact row of logits, the block's rows."""
         exact, past, size = len(pending), self.cache.length, len(block.tokens)
         tokens = self._tensor([*pending, *block.tokens])
@@ -366,21 +380,19 @@ class Sampler:
         gate = self._gate(exact, size)
         assert gate is not None
         gate = replace(gate, masked=self._tensor([False] * exact + list(block.masked)))
-        hidden = self.model.hidden(tokens, positions, mask, self.cache, gate)
-        self.forwards += 1
-        logits = self._logits(hidden[0, exact - 1 :])
+        forward = Forward(tokens, positions, mask, self.cache, gate, exact - 1)
+        logits = yield from self._forward(forward)
         return logits[0], logits[1:]
 
-    def _block_forward(self, tokens: Tensor, masked: Tensor) -> Tensor:
+    def _block_forward(self, tokens: Tensor, masked: Tensor) -> Forwards[Tensor]:
         """The whole block again, settled tokens visible, behind the committed positions."""
         past, size = self.cache.length, len(tokens)
         assert self.adapter is not None
         gate = Gate(self.adapter, masked[None].to(self.model.device))
         mask = masks.full(past, size, self.model.device)
         ids = tokens[None].to(self.model.device)
-        hidden = self.model.hidden(ids, self._positions(past, size), mask, self.cache, gate)
-        self.forwards += 1
-        return self._logits(hidden[0])
+        positions = self._positions(past, size)
+        return (yield from self._forward(Forward(ids, positions, mask, self.cache, gate)))
 
     # --- pieces of a forward -------------------------------------------------------------------
 
@@ -392,19 +404,27 @@ class Sampler:
         masked = torch.arange(exact + noisy, device=self.model.device)[None] >= exact
         return Gate(self.adapter, masked, exact)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """(rows, vocab) float32, tokens that may never appear at -inf.
+    def _causal(self, tokens: Sequence[int]) -> Forward:
+        """The next tokens under the base weights, behind the committed ones."""
+        past, count = self.cache.length, len(tokens)
+        mask = masks.causal(past, count, self.model.device)
+        return Forward(self._tensor(tokens), self._positions(past, count), mask, self.cache)
 
-        Rows are made contiguous: a strided view sends the product down a path 80 times slower.
-        """
-        return self.chooser.without_banned(self.model.head(hidden.contiguous()).float())
+    def _forward(self, forward: Forward) -> Forwards[Tensor]:
+        """Its logits (rows, vocab) float32, tokens that may never appear at -inf."""
+        logits = yield forward
+        self.forwards += 1
+        return self.chooser.without_banned(logits)
+
+    def _alone(self, forwards: Sequence[Forward]) -> list[Tensor]:
+        return run(self.model, forwards)
 
     @property
     def _chunk(self) -> int:
         return _CHUNK.get(self.model.device.type, _CHUNK_ELSEWHERE)
 
     def _tensor(self, tokens: Sequence[int]) -> Tensor:
-        return torch.tensor([tokens], device=self.model.device)
+        return torch.tensor([list(tokens)], device=self.model.device)
 
     def _positions(self, start: int, count: int) -> Tensor:
         return torch.arange(start, start + count, device=self.model.device)[None]
@@ -432,6 +452,17 @@ class Sampler:
             forwards=self.forwards,
             ended=ended,
         )
+
+
+def next_snapshot(steps: Steps[None]) -> Forwards[Snapshot | None]:
+    """Run the forwards up to the next snapshot; None at the end."""
+    try:
+        step = next(steps)
+        while isinstance(step, Forward):
+            step = steps.send((yield step))
+    except StopIteration:
+        return None
+    return step
 
 
 def _kept(canvas: Canvas, start: int) -> Proposal:

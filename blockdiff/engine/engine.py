@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from blockdiff import store
 from blockdiff.config import DecodingConfig, Layout, Mode, Rule
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.native import NativeSampler
-from blockdiff.diffusion.sampler import Sampler, Snapshot, Speculation
+from blockdiff.diffusion.sampler import Forwards, Sampler, Snapshot, Speculation, next_snapshot
 from blockdiff.engine import native_diffusion, remasking, rewriting
+from blockdiff.engine.batch import Batch, Steps, WarmingSteps
 from blockdiff.engine.devices import check_memory, choose_device, choose_dtype
 from blockdiff.engine.draft_text import refinement
 from blockdiff.engine.prefix_store import DEFAULT_BYTES, PrefixStore
@@ -41,6 +45,7 @@ from blockdiff.model.checkpoint import (
     load_adapter,
     load_transformer,
 )
+from blockdiff.model.forward import Forward, drive, finish, run
 from blockdiff.model.hub_tokenizer import frame_of, load_tokenizer
 from blockdiff.model.kinds import DiffusionKind, kind_of
 from blockdiff.model.prepare import is_prepared, prepare_gguf
@@ -53,11 +58,15 @@ from blockdiff.types import (
     FinishReason,
     InfillRequest,
     Refinement,
+    Request,
     RewriteRequest,
     SyntaxState,
     Warmed,
 )
 
+K = TypeVar("K")
+
+_TOGETHER = 8  # requests of a batch: what all of them hold of the context stays in memory
 _MAX_TOKENS = 256  # of a hole whose request leaves it open
 _INT8_MASKS = 1  # of a draft in `verify`: each costs what a position costs
 _DRAFT_ROOM = 64  # positions of the cache for what a forward tries out behind the text
@@ -151,7 +160,7 @@ class Checkpoint:
 
 
 class Engine:
-    """Serves one request at a time; what earlier ones encoded is reused by the next.
+    """Serves requests one by one, or several by a `Batch`; what one encoded is reused by the next.
 
     Attributes:
         name: of the model.
@@ -199,6 +208,11 @@ class Engine:
         return self._speed.per_second
 
     @property
+    def together(self) -> int:
+        """How many requests may share its forwards."""
+        return _TOGETHER
+
+    @property
     def tokenizer(self) -> Tokenizer:
         return self._checkpoint.tokenizer
 
@@ -234,7 +248,7 @@ class Engine:
         `cancelled` is asked between any two forwards. Raises Cancelled, InvalidRequest,
         ModelUnsupported, OutOfMemory; whatever happens, the next request starts clean.
         """
-        return _Infill(self, request, cancelled).events()
+        return drive(_Infill(self, request, cancelled).steps(), self.forward)
 
     def rewrite(
         self, request: RewriteRequest, cancelled: Callable[[], bool] = never
@@ -245,6 +259,43 @@ class Engine:
         are as for `infill`; ModelUnsupported also for a checkpoint that cannot chat, or has no
         adapter to denoise with.
         """
+        return drive(self._rewriting(request, cancelled), self.forward)
+
+    def warm(self, request: InfillRequest, cancelled: Callable[[], bool] = never) -> Warmed:
+        """Encode the context of a request that is expected, write nothing.
+
+        Raises as `infill`. What is encoded when it is cancelled stays usable.
+        """
+        return finish(self._warming(request, cancelled), self.forward)
+
+    def steps(
+        self, request: Request, cancelled: Callable[[], bool], *, ahead: bool = False
+    ) -> Steps | WarmingSteps:
+        """What `infill`, `rewrite` and, with `ahead`, `warm` do, for a `Batch` to drive.
+
+        Raises as they do, here or later.
+        """
+        if isinstance(request, RewriteRequest):
+            return self._rewriting(request, cancelled)
+        if ahead:
+            return _ending(self._warming(request, cancelled))
+        return _Infill(self, request, cancelled).steps()
+
+    def batch(self, tell: Callable[[K, Event | Warmed | Exception | None], None]) -> Batch[K]:
+        """Where requests share forwards; see `Batch` for what `tell` is told."""
+        return Batch(self.forward, tell)
+
+    def forward(self, waiting: Sequence[Forward]) -> list[Tensor]:
+        """Run forwards together, see `model.forward.run`; from those alone the speed is taken."""
+        began = time.monotonic()
+        answers = run(self._checkpoint.model, waiting)
+        if len(waiting) == 1 and waiting[0].wanted is None:
+            if self._checkpoint.model.device.type == "cuda":
+                torch.cuda.synchronize(self._checkpoint.model.device)
+            self._speed.add(waiting[0].size, time.monotonic() - began)
+        return answers
+
+    def _rewriting(self, request: RewriteRequest, cancelled: Callable[[], bool]) -> Steps:
         frame = Frame.of(request.document, request.span)
         inner = request.infill(frame.hole)
         writer: _Infill | rewriting.Renoise
@@ -252,13 +303,11 @@ class Engine:
             writer = _Infill(self, inner, cancelled, request.instruction)
         else:
             writer = rewriting.Renoise(self, inner, request.strength, cancelled)
-        return _framed(frame, writer.events())
+        return _framed(frame, writer.steps())
 
-    def warm(self, request: InfillRequest, cancelled: Callable[[], bool] = never) -> Warmed:
-        """Encode the context of a request that is expected, write nothing.
-
-        Raises as `infill`. What is encoded when it is cancelled stays usable.
-        """
+    def _warming(
+        self, request: InfillRequest, cancelled: Callable[[], bool]
+    ) -> Forwards[Warmed]:
         began = time.monotonic()
         point = self._checkpoint
         request = native_diffusion.adapted(request, point.kind, instructed=False)
@@ -266,7 +315,7 @@ class Engine:
         decoding = resolved(request.decoding, point.drafting)
         with self._context(prompt, decoding, cancelled) as sampler:
             cached = sampler.cache.length
-            self._encode(sampler, prompt.tokens)
+            yield from sampler.encoding(prompt.tokens)
         elapsed = 1e3 * (time.monotonic() - began)
         return Warmed(request.request_id, len(prompt.tokens), cached, elapsed)
 
@@ -339,27 +388,12 @@ class Engine:
             speculation=self._speculation,
         )
 
-    def _encode(self, sampler: Sampler | NativeSampler, tokens: Sequence[int]) -> None:
-        """Encode a prompt, and take the time.
-
-        Apart from `Sampler.run`, which takes back what a cancelled request has encoded: context is
-        exact whoever asked for it, and a completion that every keystroke replaces would never get
-        to the end of a long one.
-        """
-        before, began = sampler.cache.length, time.monotonic()
-        try:
-            sampler.encode(tokens)
-        finally:
-            if sampler.model.device.type == "cuda":
-                torch.cuda.synchronize(sampler.model.device)
-            self._speed.add(sampler.cache.length - before, time.monotonic() - began)
-
     def _measure(self) -> None:
         """Find out how fast context is encoded. The first forward reads the weights in."""
         decoding = DecodingConfig(mode=Mode.AR)
         sampler = self._sampler(self._empty_cache(), Prompt((), "", 0), decoding, never)
         for length in _MEASURED_LENGTHS:
-            self._encode(sampler, [0] * (length + 1))
+            finish(sampler.encoding([0] * (length + 1)), self.forward)
 
     def _empty_cache(self) -> BlockCache:
         model = self._checkpoint.model
@@ -400,7 +434,7 @@ class _Infill:
             indentation=request.indentation,
         )
 
-    def events(self) -> Generator[Event, None, None]:
+    def steps(self) -> Steps:
         engine, prompt = self._engine, self._prompt
         began = time.monotonic()
         first_ms = 0.0
@@ -409,9 +443,16 @@ class _Infill:
         stopped, number = False, 0
         with engine._context(prompt, decoding, self._cancelled) as sampler:
             cached = sampler.cache.length
-            engine._encode(sampler, prompt.tokens)
-            with closing(sampler.run(prompt.tokens)) as snapshots:
-                for number, snapshot in enumerate(snapshots):
+            # Apart from the sampler's own steps, which take back what a cancelled request has
+            # encoded: context is exact whoever asked for it, and a completion that every keystroke
+            # replaces would never get to the end of a long one.
+            yield from sampler.encoding(prompt.tokens)
+            with closing(sampler.steps(prompt.tokens)) as drafts:
+                for number in itertools.count():
+                    draft = yield from next_snapshot(drafts)
+                    if draft is None:
+                        break
+                    snapshot = draft
                     elapsed = 1e3 * (time.monotonic() - began)
                     first_ms = first_ms or elapsed
                     yield self._refinement(number, snapshot, elapsed)
@@ -426,9 +467,9 @@ class _Infill:
                 assert isinstance(sampler, Sampler)  # others refuse the rule
                 masked = partial(self._remasked, reason)
                 again = remasking.rounds(sampler, prompt.tokens, snapshot, masked)
-                with closing(again) as snapshots:
-                    for snapshot in snapshots:
-                        number += 1
+                with closing(again):
+                    while (draft := (yield from next_snapshot(again))) is not None:
+                        snapshot, number = draft, number + 1
                         yield self._refinement(number, snapshot, 1e3 * (time.monotonic() - began))
         text = self._seams.finish(self._text(snapshot.settled_prefix), reason)
         if self._instructed:
@@ -495,9 +536,25 @@ class _Infill:
         return check(filled, start, start + len(text), self._language)
 
 
-def _framed(frame: Frame, events: Generator[Event, None, None]) -> Iterator[Event]:
-    with closing(events):
-        yield from map(frame.put, events)
+def _framed(frame: Frame, steps: Steps) -> Steps:
+    """With the text of all events put in the frame."""
+    with closing(steps):
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = yield step if isinstance(step, Forward) else frame.put(step)
+                except Exception as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration:
+            return
+
+
+def _ending(steps: Forwards[Warmed]) -> WarmingSteps:
+    """What `steps` returns comes as its last event."""
+    yield (yield from steps)
 
 
 class _Healing:

@@ -27,15 +27,16 @@ class _Entry:
 class PrefixStore:
     """Committed caches by token prefix, least recently used first out, within a byte budget.
 
-    A cache is taken out, continued by one request, and put back with the tokens it then holds.
-    Buffers count with their capacity. Not for use from several threads, but for reading `entries`
-    and `nbytes`.
+    A cache is taken out, continued by one request, and put back with the tokens it then holds; in
+    the meantime others may begin with a copy of what it has committed. Buffers count with their
+    capacity. Not for use from several threads, but for reading `entries` and `nbytes`.
     """
 
     def __init__(self, empty: Callable[[], BlockCache], budget: int = DEFAULT_BYTES) -> None:
         """`empty` makes a cache; `budget` is in bytes, 0 keeps nothing."""
         self._empty, self._budget = empty, budget
         self._entries: list[_Entry] = []  # least recently used first
+        self._lent: list[_Entry] = []  # with the tokens they are to hold
 
     @property
     def entries(self) -> int:
@@ -57,7 +58,10 @@ class PrefixStore:
             InvalidRequest: more tokens than the model has positions.
         """
         entry, shared = self._longest(tokens)
-        if entry is None or shared < _LEAST_COPIED_TOKENS:
+        lent, underway = self._longest_lent(tokens)
+        if lent is not None and underway > max(shared, _LEAST_COPIED_TOKENS):
+            cache = self._reserved(lent.cache.fork(length=underway), tokens, room)
+        elif entry is None or shared < _LEAST_COPIED_TOKENS:
             cache = self._reserved(self._empty(), tokens, room)
         elif len(entry.tokens) - shared <= _LOSABLE_TOKENS:
             entry.tokens = entry.tokens[:shared]
@@ -68,6 +72,7 @@ class PrefixStore:
             self._touch(entry)
             cache = self._reserved(entry.cache.fork(length=shared), tokens, room)
         self._evict(self._budget - cache.nbytes)
+        self._lent.append(_Entry(tuple(tokens), cache))
         return cache
 
     def put(self, tokens: Sequence[int], cache: BlockCache) -> None:
@@ -77,6 +82,7 @@ class PrefixStore:
         """
         if len(tokens) != cache.length:
             raise ValueError(f"{len(tokens)} tokens for {cache.length} committed positions")
+        self._lent = [one for one in self._lent if one.cache is not cache]
         entry, shared = self._longest(tokens)
         if entry is not None and shared == len(tokens):
             return self._touch(entry)
@@ -97,6 +103,12 @@ class PrefixStore:
             if shared > longest or best is None:
                 best, longest = entry, shared
         return best, longest
+
+    def _longest_lent(self, tokens: Sequence[int]) -> tuple[_Entry | None, int]:
+        """The same among those that are taken out, as far as they have come."""
+        found = [(min(_common(e.tokens, tokens), e.cache.length), e) for e in self._lent]
+        shared, entry = max(found, key=lambda one: one[0], default=(0, None))
+        return entry, shared
 
     def _reserved(self, cache: BlockCache, tokens: Sequence[int], room: int) -> BlockCache:
         cache.reserve(max(len(tokens), min(len(tokens) + room, cache.most_positions)))

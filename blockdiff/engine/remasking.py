@@ -6,11 +6,12 @@ stands behind them in their block, which those of the first draft did not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from blockdiff.diffusion.canvas import Canvas
-from blockdiff.diffusion.sampler import Sampler, Snapshot
+from blockdiff.diffusion.sampler import Sampler, Snapshot, Steps, next_snapshot
 from blockdiff.engine.draft_text import draft_text
 from blockdiff.infill.healing import Tokenizer
 
@@ -45,7 +46,7 @@ def rounds(
     prompt: Sequence[int],
     draft: Snapshot,
     canvas_of: Callable[[Snapshot], Canvas | None],
-) -> Generator[Snapshot, None, None]:
+) -> Steps[None]:
     """Mask and denoise until nothing is left to mask, or nothing changes, or `ROUNDS` are over.
 
     The last snapshot is the first draft that has nothing to mask; where none has, the one given
@@ -57,8 +58,9 @@ def rounds(
         if canvas is None:
             return
         before = found.settled_prefix
-        for found in sampler.run(prompt, canvas):
-            yield found
+        with closing(sampler.steps(prompt, canvas)) as drafts:
+            while (denoised := (yield from next_snapshot(drafts))) is not None:
+                yield (found := denoised)
         canvas = canvas_of(found)
         if found.settled_prefix == before:
             break

@@ -6,9 +6,10 @@ are masked. What is left of the text is the start that denoising is given, and s
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from blockdiff.config import MOST_TOKENS, Mode
 from blockdiff.diffusion.canvas import Canvas, most_surprising
-from blockdiff.diffusion.sampler import Sampler, Snapshot
+from blockdiff.diffusion.sampler import Forwards, Sampler, Snapshot, next_snapshot
+from blockdiff.engine.batch import Steps
 from blockdiff.engine.draft_text import refinement
 from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.grammars import language_of
@@ -27,7 +29,7 @@ from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.infill.rewrite import SpanTokens, Unit, without_lead
 from blockdiff.infill.seams import Seams
 from blockdiff.infill.syntax import check_rewrite
-from blockdiff.types import Event, Finished, FinishReason, InfillRequest
+from blockdiff.types import Finished, FinishReason, InfillRequest
 
 if TYPE_CHECKING:
     from blockdiff.engine.engine import Engine
@@ -85,7 +87,7 @@ class Renoise:
                 return replace(prompt, tokens=tokens, heal=""), span
         raise InvalidRequest("the span holds characters that are no valid Unicode")
 
-    def events(self) -> Generator[Event, None, None]:
+    def steps(self) -> Steps:
         engine, prompt, span = self._engine, self._prompt, self._span
         began = time.monotonic()
         if self._strength == 0.0:
@@ -104,10 +106,14 @@ class Renoise:
         with engine._context(prompt, decoding, self._cancelled, banned) as sampler:
             assert isinstance(sampler, Sampler)  # there is an adapter
             cached = sampler.cache.length
-            engine._encode(sampler, prompt.tokens)
-            canvas = self._canvas(sampler)
-            with closing(sampler.run(prompt.tokens, canvas)) as snapshots:
-                for number, snapshot in enumerate(snapshots):
+            yield from sampler.encoding(prompt.tokens)
+            canvas = yield from self._canvas(sampler)
+            with closing(sampler.steps(prompt.tokens, canvas)) as drafts:
+                for number in itertools.count():
+                    draft = yield from next_snapshot(drafts)
+                    if draft is None:
+                        break
+                    snapshot = draft
                     elapsed = 1e3 * (time.monotonic() - began)
                     first_ms = first_ms or elapsed
                     yield refinement(
@@ -132,10 +138,10 @@ class Renoise:
             cached_tokens=cached,
         )
 
-    def _canvas(self, sampler: Sampler) -> Canvas:
+    def _canvas(self, sampler: Sampler) -> Forwards[Canvas]:
         """The span with its most surprising tokens masked, line breaks and indentation spared."""
         span, size = self._span, len(self._span.tokens)
-        nats = sampler.surprise(self._prompt.tokens, span.tokens)
+        nats = yield from sampler.surprising(self._prompt.tokens, span.tokens)
         if self._all:
             chosen = [(0, size)]
         else:

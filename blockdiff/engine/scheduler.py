@@ -1,8 +1,9 @@
-"""Which request the engine serves next. Threads put jobs in, one engine thread takes them out.
+"""Which requests the engine serves next. Threads put jobs in, one engine thread takes them out.
 
-Explicit commands go before automatic completions and take the engine from one that is running;
-among equals the client served longest ago comes first. Encoding ahead runs when nothing else is
-there and ends for good as soon as anything else arrives. Nothing here imports torch.
+Several may run together if they are of one kind. Explicit commands go before automatic completions
+and take the engine from those that are running; among equals the client served longest ago comes
+first. Encoding ahead runs when nothing else is there and ends for good as soon as anything else
+arrives. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ class Scheduler:
         self._most_waiting = most_waiting
         self._changed = threading.Condition()
         self._waiting: list[Job] = []
-        self._running: Job | None = None
-        self._explicit_waiting = 0
+        self._running: list[Job] = []
+        self._explicit = 0  # jobs of that priority, waiting or running
         self._last_turn: dict[str, int] = {}
         self._turns = itertools.count(1)
         self._closed: BlockdiffError | None = None
@@ -115,7 +116,7 @@ class Scheduler:
 
     @property
     def active(self) -> tuple[Job, ...]:
-        """The jobs that wait and the one that runs."""
+        """The jobs that wait and those that run."""
         with self._changed:
             return tuple(self._active())
 
@@ -149,30 +150,44 @@ class Scheduler:
         """Wait for a job and take it; None once closed, or after `timeout` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
-            if not self._waiting:
-                return None
-            job = min(self._waiting, key=self._rank)
-            self._waiting.remove(job)
-            self._running = job
-            self._update()
-            return job
+            return self._take(self._waiting)
+
+    def next_beside(self) -> Job | None:
+        """Take a job that may run together with those that do; None if there is none.
+
+        It is not less urgent than they are, and no encoding ahead. Those that are less urgent than
+        it yield.
+        """
+        with self._changed:
+            running = min((_ORDER.index(job.priority) for job in self._running), default=0)
+            urgent = {*_ORDER[: running + 1]} - {Priority.AHEAD}
+            return self._take([job for job in self._waiting if job.priority in urgent])
+
+    def _take(self, jobs: list[Job]) -> Job | None:
+        if not jobs:
+            return None
+        job = min(jobs, key=self._rank)
+        self._waiting.remove(job)
+        self._running.append(job)
+        self._update()
+        return job
 
     def must_yield(self, job: Job) -> bool:
-        """Whether the running `job` should stop at once: it ended, or a command waits behind it."""
-        return job.ended or (job.priority is Priority.AUTOMATIC and self._explicit_waiting > 0)
+        """Whether a running `job` should stop at once: it ended, or a command wants its place."""
+        return job.ended or (job.priority is Priority.AUTOMATIC and self._explicit > 0)
 
     def put_back(self, job: Job) -> None:
-        """Queue the running job again, from its start, unless it has ended."""
+        """Queue a running job again, from its start, unless it has ended."""
         with self._changed:
-            self._running = None
+            self._running.remove(job)
             if not job.ended and self._closed is None:
                 self._waiting.append(job)
             self._update()
 
     def done(self, job: Job) -> None:
-        """The running job is over; its client goes behind the others."""
+        """A running job is over; its client goes behind the others."""
         with self._changed:
-            self._running = None
+            self._running.remove(job)
             self._last_turn.pop(job.client, None)
             self._last_turn[job.client] = next(self._turns)
             if len(self._last_turn) > _MOST_CLIENTS:
@@ -215,10 +230,10 @@ class Scheduler:
         return _ORDER.index(job.priority), self._last_turn.get(job.client, 0), job.number
 
     def _active(self) -> list[Job]:
-        return [job for job in (*self._waiting, self._running) if job is not None]
+        return [*self._waiting, *self._running]
 
     def _update(self) -> None:
         explicit = Priority.EXPLICIT
-        self._explicit_waiting = sum(job.priority is explicit for job in self._waiting)
+        self._explicit = sum(job.priority is explicit for job in self._active())
         busy = bool(self._waiting or self._running)
         self.idle_since = None if busy else self.idle_since or time.monotonic()

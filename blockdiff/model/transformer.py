@@ -9,8 +9,8 @@ fewer, larger products.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +30,28 @@ class Gate:
     Attributes:
         adapter: its weights act where `noisy` is true and nowhere else.
         masked: boolean, (batch or 1, new): positions whose embedding is the mask embedding.
-        noisy: all positions from this one on, or a boolean for each; None: all.
+        noisy: all positions from this one on, a boolean for each, or the indices (int64) of all
+            that are; None: all.
     """
 
     adapter: GatedAdapter
     masked: Tensor
     noisy: Tensor | int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The positions of one sequence among those that share a forward.
+
+    Attributes:
+        size: how many.
+        mask: boolean, (size, past + size).
+        cache: of this sequence.
+    """
+
+    size: int
+    mask: Tensor
+    cache: KeyValues
 
 
 class RMSNorm(nn.Module):
@@ -119,7 +135,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        mask: Tensor,
+        mask: Tensor | Sequence[Part],
         cache: KeyValues | None,
         gate: Gate | None,
     ) -> Tensor:
@@ -135,11 +151,25 @@ class Attention(nn.Module):
         turned = self.rotate(turned.transpose(1, 2), *rotary)
         q, k = turned[:, : c.n_heads], turned[:, c.n_heads :]
         v = heads[:, :, -c.n_kv_heads :].transpose(1, 2)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
-        out = _attend(q, k, v, mask)
+        if isinstance(mask, Tensor):
+            if cache is not None:
+                k, v = cache.append(self.layer, k, v)
+            out = _attend(q, k, v, mask)
+        else:
+            out = self._attend_apart(q, k, v, mask)
         out = out.transpose(1, 2).reshape(batch, new, self.q_size)
         return _gated(self.o, "o", self.layer, out, gate)
+
+
+    def _attend_apart(self, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part]) -> Tensor:
+        """Each part over its own keys and values; (1, heads, all positions, head_dim)."""
+        sizes = [part.size for part in parts]
+        own = zip(*(torch.split(some, sizes, 2) for some in (q, k, v)), strict=True)
+        outs = []
+        for part, (queries, new_keys, new_values) in zip(parts, own, strict=True):
+            keys, values = part.cache.append(self.layer, new_keys, new_values)
+            outs.append(_attend(queries, keys, values, part.mask))
+        return torch.cat(outs, dim=2)
 
 
 class FeedForward(nn.Module):
@@ -192,7 +222,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        mask: Tensor,
+        mask: Tensor | Sequence[Part],
         cache: KeyValues | None,
         gate: Gate | None,
     ) -> Tensor:
@@ -247,20 +277,53 @@ class Transformer(nn.Module):
         Returns:
             (batch, new, hidden_size)
         """
-        x = self.embedding(tokens)
-        if gate is not None:
-            mask_embedding = gate.adapter.mask_embedding.to(x.dtype)
-            x = torch.where(gate.masked[..., None], mask_embedding, x)
+        x = self._embedded(tokens, gate)
         rotary = rotary_tables(self.config, positions)
-        if self.config.sliding_window:
-            mask = windowed(mask, positions, self.config.sliding_window)
-        rows = shared_mask(mask, self.config.n_heads // self.config.n_kv_heads)
+        rows = self._rows(mask, positions)
         for block in self.blocks:
             if look is not None:
                 look()
             x = block(x, rotary, rows, cache, gate)
         normed: Tensor = self.norm(x)
         return normed
+
+    def hidden_together(
+        self, tokens: Tensor, positions: Tensor, parts: Sequence[Part], gate: Gate | None = None
+    ) -> Tensor:
+        """As `hidden`, for several sequences laid end to end, each over its own cache.
+
+        Args:
+            tokens: (1, new) ids, those of the first part before those of the second.
+            positions: (1, new) absolute positions.
+            parts: their sizes add up to `new`.
+            gate: of all positions together.
+
+        Returns:
+            (1, new, hidden_size)
+        """
+        x = self._embedded(tokens, gate)
+        rotary = rotary_tables(self.config, positions)
+        places = torch.split(positions, [part.size for part in parts], dim=1)
+        apart = [
+            replace(part, mask=self._rows(part.mask, place))
+            for part, place in zip(parts, places, strict=True)
+        ]
+        for block in self.blocks:
+            x = block(x, rotary, apart, None, gate)
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def _embedded(self, tokens: Tensor, gate: Gate | None) -> Tensor:
+        x: Tensor = self.embedding(tokens)
+        if gate is None:
+            return x
+        return torch.where(gate.masked[..., None], gate.adapter.mask_embedding.to(x.dtype), x)
+
+    def _rows(self, mask: Tensor, positions: Tensor) -> Tensor:
+        """The mask as `_attend` wants it."""
+        if self.config.sliding_window:
+            mask = windowed(mask, positions, self.config.sliding_window)
+        return shared_mask(mask, self.config.n_heads // self.config.n_kv_heads)
 
     def forward(
         self,
@@ -279,6 +342,9 @@ def _gated(linear: nn.Module, target: str, layer: int, x: Tensor, gate: Gate | N
     y: Tensor = linear(x)
     if gate is None:
         return y
+    if isinstance(gate.noisy, Tensor) and gate.noisy.dtype is torch.int64:
+        delta = gate.adapter.delta(layer, target, x[:, gate.noisy])
+        return y if delta is None else y.index_add_(1, gate.noisy, delta)
     first = gate.noisy if isinstance(gate.noisy, int) else 0
     delta = gate.adapter.delta(layer, target, x[:, first:])
     if delta is None:

@@ -1,4 +1,4 @@
-"""The one thread that owns the model: load it, then take a job, run it, deliver what comes."""
+"""The one thread that owns the model: load it, then take jobs, run them, deliver what comes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from blockdiff import console
 from blockdiff.engine.scheduler import Job, Scheduler
 from blockdiff.errors import BlockdiffError, Cancelled
-from blockdiff.types import (
-    Event,
-    InfillRequest,
-    Priority,
-    Progress,
-    Refinement,
-    Request,
-    RewriteRequest,
-    Warmed,
-)
+from blockdiff.types import Event, Priority, Progress, Refinement, Request, Warmed
 from blockdiff.wire import EngineState
+
+if TYPE_CHECKING:
+    from blockdiff.engine.batch import Steps, WarmingSteps
 
 _PROGRESS_SECONDS = 0.1
 _MOST_DEFECTS = 3  # in a row: then only a new process helps, as after a fault of the GPU
@@ -48,19 +43,38 @@ class Engine(Protocol):
     @property
     def cache_bytes(self) -> int: ...
 
-    def infill(
-        self, request: InfillRequest, cancelled: Callable[[], bool]
-    ) -> Iterator[Event]: ...
+    @property
+    def together(self) -> int:
+        """How many requests may share its forwards."""
+        ...
 
-    def rewrite(
-        self, request: RewriteRequest, cancelled: Callable[[], bool]
-    ) -> Iterator[Event]: ...
+    def steps(
+        self, request: Request, cancelled: Callable[[], bool], *, ahead: bool = False
+    ) -> Steps | WarmingSteps: ...
 
-    def warm(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Warmed: ...
+    def batch(self, tell: Callable[[Run, Event | Warmed | Exception | None], None]) -> Batch: ...
+
+
+class Batch(Protocol):
+    """What it needs of `blockdiff.engine.batch.Batch`."""
+
+    def __len__(self) -> int: ...
+
+    def add(self, key: Run, steps: Steps | WarmingSteps) -> None: ...
+
+    def step(self) -> None: ...
+
+
+@dataclass(eq=False)
+class Run:
+    """A job in the batch; whether it makes way for another, to begin anew later."""
+
+    job: Job
+    yields: bool = False
 
 
 class Worker:
-    """Runs the jobs of a scheduler, one at a time, until it is closed.
+    """Runs the jobs of a scheduler, as many together as the engine likes, until it is closed.
 
     Attributes:
         engine: None until the model is loaded.
@@ -79,6 +93,7 @@ class Worker:
         self._scheduler, self._load_engine, self._ended = scheduler, load, ended
         self._thread = threading.Thread(target=self._run, name="blockdiff-engine", daemon=True)
         self.engine: Engine | None = None
+        self._batch: Batch | None = None
         self.failure: BlockdiffError | None = None
         self.progress: tuple[str, float] | None = None
         self.broken = False
@@ -121,7 +136,6 @@ class Worker:
         try:
             self._load()
             while (job := self._scheduler.next()) is not None:
-                job.started = job.started or time.monotonic()
                 self._serve(job)
         except BaseException as error:  # nobody is above this thread
             self.broken = True
@@ -131,44 +145,55 @@ class Worker:
             self._ended()
 
     def _serve(self, job: Job) -> None:
+        """Run `job`, and what comes while it runs, until nothing runs any more."""
         if self.engine is None and time.monotonic() >= self._retry_at:
             self._load()
-        if self.engine is None:
+        engine, batch = self.engine, self._batch
+        if engine is None or batch is None:
             assert self.failure is not None
             job.end(self.failure)
             self._scheduler.done(job)
-        elif self._finishes(job, self.engine):
-            self._scheduler.done(job)
-        else:
-            self._scheduler.put_back(job)
+            return
+        self._begin(job, engine, batch)
+        while len(batch):
+            while len(batch) < engine.together:
+                if (beside := self._scheduler.next_beside()) is None:
+                    break
+                self._begin(beside, engine, batch)
+            batch.step()
 
-    def _finishes(self, job: Job, engine: Engine) -> bool:
-        """Run `job` to its end; False if it had to make way for another before."""
-        yielded = False
+    def _begin(self, job: Job, engine: Engine, batch: Batch) -> None:
+        job.started = job.started or time.monotonic()
+        run = Run(job)
 
         def must_stop() -> bool:
-            nonlocal yielded
-            yielded = yielded or self._scheduler.must_yield(job)
-            return yielded
+            run.yields = run.yields or self._scheduler.must_yield(job)
+            return run.yields
 
         try:
-            if job.priority is Priority.AHEAD and isinstance(job.request, InfillRequest):
-                job.end(engine.warm(job.request, must_stop))
-            else:
-                for event in _events(engine, job.request, must_stop):
-                    if isinstance(event, Refinement):
-                        job.post(event)
-                    else:
-                        job.end(event)
+            ahead = job.priority is Priority.AHEAD
+            batch.add(run, engine.steps(job.request, must_stop, ahead=ahead))
+        except Exception as error:
+            self._tell(run, error)
+
+    def _tell(self, run: Run, what: Event | Warmed | Exception | None) -> None:
+        """Deliver what a job has brought; None or an exception: it is over."""
+        job = run.job
+        if isinstance(what, Refinement):
+            job.post(what)
+            return
+        if isinstance(what, Cancelled) and run.yields and not job.ended:
+            self._scheduler.put_back(job)
+            return
+        if isinstance(what, Exception):
+            self._fail(job, what)
+        elif what is not None:
+            job.end(what)
+            return
+        else:
             job.end(BlockdiffError("the engine came to no result"))
             self._defects = 0
-        except Cancelled as error:
-            if yielded:
-                return job.ended
-            job.end(error)
-        except Exception as error:
-            self._fail(job, error)
-        return True
+        self._scheduler.done(job)
 
     def _fail(self, job: Job, error: Exception) -> None:
         failure = console.as_error(error)
@@ -183,8 +208,9 @@ class Worker:
     def _load(self) -> None:
         self._report("starting the engine", 0.0)
         try:
-            self.engine, self.failure = self._load_engine(self._report), None
-            engine = self.engine
+            engine = self._load_engine(self._report)
+            self._batch = engine.batch(self._tell)
+            self.engine, self.failure = engine, None
             log.info("%s is ready on %s in %s", engine.name, engine.device, engine.dtype)
         except Exception as error:
             self.failure = console.as_error(error)
@@ -211,12 +237,6 @@ class Worker:
         self._reported = now
         for job in self._scheduler.active:
             job.post(Progress(job.request.request_id, what, share))
-
-
-def _events(engine: Engine, request: Request, cancelled: Callable[[], bool]) -> Iterator[Event]:
-    if isinstance(request, RewriteRequest):
-        return engine.rewrite(request, cancelled)
-    return engine.infill(request, cancelled)
 
 
 def log_defect(error: BaseException) -> None:

@@ -188,7 +188,7 @@ def test_cancelling_the_request_of_a_command_ends_it(scripted: Scripted) -> None
                     msg_id="99",
                 )
             )
-            while scripted[1].steps < 2:
+            while scripted[1].written < 2:
                 await asyncio.sleep(0.01)
             editor.cancel("99")
             with pytest.raises(JsonRpcException):

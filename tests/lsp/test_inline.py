@@ -169,7 +169,7 @@ def test_a_newer_completion_takes_the_place_of_an_older_one(scripted: Scripted) 
         async with editing(scripted[0], settings=slow) as editor:
             editor.open("x = \ny = \n")
             old = asyncio.create_task(complete(editor, 0, 4))
-            while scripted[1].steps == 0:
+            while scripted[1].written == 0:
                 await asyncio.sleep(0.01)
             editor.settings = SHORT
             editor.workspace_did_change_configuration(types.DidChangeConfigurationParams(None))

@@ -24,7 +24,7 @@ from blockdiff.endpoint import Address, Runtime
 from blockdiff.errors import Cancelled, ExitCode, ModelNotFound
 from blockdiff.service import launcher
 from blockdiff.service.launcher import ServeOptions
-from blockdiff.service.worker import Engine, Report
+from blockdiff.service.worker import Batch, Engine, Report
 from blockdiff.starter import StartOptions
 from blockdiff.types import (
     Event,
@@ -61,7 +61,51 @@ def request(steps: int = 2, pause_ms: int = 0, scene: str = "", name: str = "r")
     )
 
 
-class ScriptedEngine:
+class OneByOne:
+    """An engine that takes requests one by one and runs nothing: `infill`, `rewrite` and `warm`."""
+
+    together = 1
+
+    def steps(
+        self, request: Request, cancelled: Callable[[], bool], *, ahead: bool = False
+    ) -> Iterator[Any]:
+        if ahead:
+            yield self.warm(request, cancelled)  # type: ignore[attr-defined]
+        elif isinstance(request, RewriteRequest):
+            yield from self.rewrite(request, cancelled)  # type: ignore[attr-defined]
+        else:
+            yield from self.infill(request, cancelled)  # type: ignore[attr-defined]
+
+    def batch(self, tell: Callable[[Any, Any], None]) -> Batch:
+        return Alone(tell)
+
+
+class Alone:
+    """A batch of one request, which has no forwards."""
+
+    def __init__(self, tell: Callable[[Any, Any], None]) -> None:
+        self._tell = tell
+        self._all: list[tuple[Any, Iterator[Any]]] = []
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, key: Any, steps: Iterator[Any]) -> None:
+        self._all.append((key, steps))
+
+    def step(self) -> None:
+        key, steps = self._all[0]
+        try:
+            for event in steps:
+                self._tell(key, event)
+            end = None
+        except Exception as error:
+            end = error
+        self._all.pop()
+        self._tell(key, end)
+
+
+class ScriptedEngine(OneByOne):
     """Attributes: order: ids of requests as they were taken up; cancelled: those cut short."""
 
     name, device, dtype = "scripted", "cpu", "float32"
@@ -71,7 +115,7 @@ class ScriptedEngine:
     def __init__(self) -> None:
         self.order: list[str] = []
         self.cancelled: list[str] = []
-        self.steps = 0
+        self.written = 0
 
     def infill(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Event]:
         self.order.append(request.request_id)
@@ -85,7 +129,7 @@ class ScriptedEngine:
                 self.cancelled.append(request.request_id)
                 raise Cancelled("as asked")
             time.sleep(pause)
-            self.steps += 1
+            self.written += 1
             text = f"{request.request_id}{step}" * (10_000 if request.language == "long" else 1)
             spans = (Span(0, len(text), False, 0.5),)
             yield Refinement(request.request_id, step, 0, text, spans, step, step, 1.0)

@@ -22,7 +22,7 @@ from tests.unit.tiny_checkpoint import checkpoint
 
 DOCUMENT = "def area(width, height):\n    \n\nprint(area(3, 4))\n"
 HOLE = Hole(29, 29)
-LOOKS_A_CHUNK = checkpoint().model.config.n_layers  # at the cancel flag, while context is encoded
+LOOKS_A_CHUNK = 1 + checkpoint().model.config.n_layers  # at the cancel flag, before and while
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ class Scripted:
     def __init__(self, *texts: str) -> None:
         self._texts, self.forwards, self.canvases = iter(texts), 0, list[Canvas]()
 
-    def run(self, prompt: Sequence[int], canvas: Canvas) -> Iterator[Snapshot]:
+    def steps(self, prompt: Sequence[int], canvas: Canvas) -> Iterator[Snapshot]:
         self.canvases.append(canvas)
         self.forwards += 1
         yield snapshot(next(self._texts), self.forwards)

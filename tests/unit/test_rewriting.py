@@ -21,6 +21,7 @@ from blockdiff.engine.rewriting import Renoise, most_tokens
 from blockdiff.errors import Cancelled, InvalidRequest, ModelUnsupported
 from blockdiff.infill.rewrite import Frame
 from blockdiff.infill.syntax import check_rewrite
+from blockdiff.model import forward as forwards
 from blockdiff.types import Finished, FinishReason, Hole, Refinement, RewriteRequest, SyntaxState
 from tests.unit import scripted_service
 from tests.unit.scripted_service import collect, run, served, until
@@ -131,7 +132,7 @@ def canvas_of(wanted: RewriteRequest) -> tuple[Renoise, Canvas]:
     inner = wanted.infill(Frame.of(wanted.document, wanted.span).hole)
     writer = Renoise(engine(), inner, wanted.strength, lambda: False)
     with engine()._context(writer._prompt, replace(wanted.decoding, max_tokens=9), bool) as made:
-        return writer, writer._canvas(made)
+        return writer, forwards.finish(writer._canvas(made), engine().forward)
 
 
 @settings(max_examples=40, deadline=None)

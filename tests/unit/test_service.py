@@ -185,7 +185,7 @@ def test_a_command_overtakes_a_completion_that_runs_and_then_both_finish(
         async with EngineClient(runtime=runtime) as client:
             slow = request(60, 20, name="auto")
             completion = asyncio.create_task(collect(client, slow, Priority.AUTOMATIC))
-            await until(lambda: engine.steps > 2)
+            await until(lambda: engine.written > 2)
             command = await collect(client, request(name="command"))
             assert not completion.done()
             events = await completion
@@ -205,7 +205,7 @@ def test_a_newer_completion_of_the_same_document_replaces_the_one_that_runs(
             old = asyncio.create_task(
                 collect(client, request(500, 20, name="old"), Priority.AUTOMATIC, "file:///a")
             )
-            await until(lambda: engine.steps > 1)
+            await until(lambda: engine.written > 1)
             new = await collect(client, request(name="new"), Priority.AUTOMATIC, "file:///a")
             assert isinstance(new[-1], Finished)
             with pytest.raises(Superseded):
@@ -236,7 +236,7 @@ def test_a_closed_connection_cancels_a_request_that_still_waits(
     async def story() -> None:
         async with EngineClient(runtime=runtime) as client:
             first = asyncio.create_task(collect(client, request(1000, 20, name="first")))
-            await until(lambda: engine.steps > 0)
+            await until(lambda: engine.written > 0)
             waiting = asyncio.create_task(collect(client, request(name="waiting")))
             while (await client.health()).waiting == 0:
                 await asyncio.sleep(0.01)
@@ -263,7 +263,7 @@ def test_a_slow_reader_misses_refinements_but_never_the_end(
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         reader.connect(str(runtime.socket))
         reader.sendall(head.encode() + post)
-        run(until(lambda: engine.steps == 400))
+        run(until(lambda: engine.written == 400))
         received = b""
         while b"event: finished" not in received[-4000:]:
             received += reader.recv(1 << 20)
@@ -374,7 +374,7 @@ def test_stopping_ends_the_running_and_the_waiting_request_with_a_typed_error(
                 asyncio.create_task(collect(client, request(1000, 20, name=name)))
                 for name in ("one", "other")
             ]
-            await until(lambda: engine.steps > 0)
+            await until(lambda: engine.written > 0)
             while (await client.health()).waiting == 0:
                 await asyncio.sleep(0.01)
             await EngineClient(runtime=runtime).stop()

@@ -18,6 +18,7 @@ from blockdiff.types import (
     SyntaxState,
     Warmed,
 )
+from tests.unit.scripted_service import OneByOne
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Frame:
         )
 
 
-class Scripted:
+class Scripted(OneByOne):
     """Attributes:
         frames: of each request in turn, the last for all that follow; the final text is that of
             the last frame.

@@ -361,7 +361,7 @@ class Window:
     def type_until(self, text: str, condition: Callable[[], Any]) -> None:
         """Type, and where nothing came of it take it back and type again.
 
-        VS Code loads what listens to typing in a new window when it is idle, and nobody can see when.
+        In a new window VS Code loads what listens to typing once it is idle, and shows it nowhere.
         """
         end = time.monotonic() + WAIT
         while True:

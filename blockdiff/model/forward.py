@@ -1,0 +1,140 @@
+"""Forwards that wait to be run, alone or several in one pass over the weights.
+
+Reading the weights is most of what a small forward costs. Requests that are written at the same
+time share it: their positions become rows of the same matrix products, while each attends over its
+own cache under its own mask, and gets what it would have got alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from blockdiff.model.cache import KeyValues
+from blockdiff.model.transformer import Gate, Part, Transformer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forward:
+    """One request's next forward.
+
+    Attributes:
+        tokens: (1, new) ids.
+        positions: (1, new) absolute positions.
+        mask: boolean, (new, past + new).
+        cache: takes the drafts of keys and values.
+        gate: noisy positions; None: base weights everywhere.
+        wanted: first position whose logits are asked for; None: only keys and values are.
+        look: called before every layer of a forward that runs alone; what it raises ends it.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    mask: Tensor
+    cache: KeyValues
+    gate: Gate | None = None
+    wanted: int | None = 0
+    look: Callable[[], None] | None = None
+
+    @property
+    def size(self) -> int:
+        """Positions."""
+        return self.tokens.shape[1]
+
+
+Runner = Callable[[Sequence[Forward]], list[Tensor]]
+"""Runs forwards together: for each its logits (wanted positions, vocab), float32."""
+
+Y = TypeVar("Y")
+R = TypeVar("R")
+
+
+def run(model: Transformer, forwards: Sequence[Forward]) -> list[Tensor]:
+    """Run forwards in one pass, all on one adapter; see `Runner`.
+
+    Rows are made contiguous for the head: a strided view sends the product down a path 80 times
+    slower. Raises what `look` of a lone forward raises.
+    """
+    if len(forwards) == 1:
+        one = forwards[0]
+        hidden = model.hidden(one.tokens, one.positions, one.mask, one.cache, one.gate, one.look)
+        rows = [hidden[0, _wanted(one)]]
+    else:
+        parts = [Part(one.size, one.mask, one.cache) for one in forwards]
+        hidden = model.hidden_together(
+            torch.cat([one.tokens for one in forwards], dim=1),
+            torch.cat([one.positions for one in forwards], dim=1),
+            parts,
+            _joint_gate(forwards),
+        )
+        pieces = torch.split(hidden[0], [one.size for one in forwards])
+        rows = [piece[_wanted(one)] for piece, one in zip(pieces, forwards, strict=True)]
+    sizes = [len(some) for some in rows]
+    if not sum(sizes):
+        return [some.new_zeros(0, 0) for some in rows]
+    wanted = rows[0] if len(rows) == 1 else torch.cat(rows)
+    return list(torch.split(model.head(wanted.contiguous()).float(), sizes))
+
+
+@torch.inference_mode()
+def drive(steps: Generator[Y | Forward, Tensor | None, R], runner: Runner) -> Generator[Y, None, R]:
+    """What `steps` yields besides forwards, each of which runs alone.
+
+    What a forward raises is raised where `steps` waits for it.
+    """
+    with closing(steps):
+        try:
+            step = next(steps)
+            while True:
+                if not isinstance(step, Forward):
+                    yield step
+                    step = next(steps)
+                    continue
+                try:
+                    answer = runner([step])[0]
+                except Exception as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+def finish(steps: Generator[Forward, Tensor | None, R], runner: Runner) -> R:
+    """Run all forwards of `steps`; returns what it does."""
+    driven: Generator[None, None, R] = drive(steps, runner)
+    try:
+        while True:
+            next(driven)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def _wanted(one: Forward) -> slice:
+    return slice(one.size if one.wanted is None else one.wanted, None)
+
+
+def _joint_gate(forwards: Sequence[Forward]) -> Gate | None:
+    """One gate whose noisy positions are listed, since they lie between exact ones."""
+    gates = [one.gate for one in forwards if one.gate is not None]
+    if not gates:
+        return None
+    masked, noisy, start = [], [], 0
+    for one in forwards:
+        everywhere = torch.arange(start, start + one.size, device=one.tokens.device)
+        if one.gate is None:
+            masked.append(torch.zeros_like(one.tokens, dtype=torch.bool))
+        else:
+            masked.append(one.gate.masked.expand_as(one.tokens))
+            which = one.gate.noisy
+            if isinstance(which, Tensor):
+                noisy.append(everywhere[which.reshape(-1)])
+            else:
+                noisy.append(everywhere[which or 0 :])
+        start += one.size
+    return Gate(gates[0].adapter, torch.cat(masked, dim=1), torch.cat(noisy))

@@ -1,0 +1,276 @@
+"""Requests that share forwards get what they would have got alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import FAMILIES, adapter, transformer
+from torch import Tensor
+
+from blockdiff.config import DecodingConfig, Mode
+from blockdiff.diffusion.sampler import Speculation
+from blockdiff.engine.batch import Batch
+from blockdiff.engine.engine import Engine, never
+from blockdiff.errors import Cancelled, OutOfMemory
+from blockdiff.model import masks
+from blockdiff.model.cache import BlockCache
+from blockdiff.model.forward import Forward, run
+from blockdiff.model.transformer import Gate
+from blockdiff.types import (
+    Event,
+    Finished,
+    Hole,
+    InfillRequest,
+    Refinement,
+    Request,
+    RewriteRequest,
+    Warmed,
+)
+from tests.unit.tiny_checkpoint import checkpoint
+
+DOCUMENT = "def area(width, height):\n    \n\nprint(area(3, 4))\n"
+MODELS = {name: transformer(shape, seed=11) for name, shape in FAMILIES.items()}
+ADAPTERS = {name: adapter(shape, 12) for name, shape in FAMILIES.items()}
+Told = Event | Warmed | Exception | None
+
+
+def infill(number: int, **changes: object) -> InfillRequest:
+    """No two of them are the same: other texts, modes and seeds."""
+    mode = list(Mode)[number % 3]
+    decoding = DecodingConfig(mode=mode, max_tokens=4 + number, temperature=1.0, seed=number)
+    document = DOCUMENT + f"print({number})\n" * (number % 4)
+    made = InfillRequest(document, Hole(29, 29), "area.py", request_id=str(number))
+    return replace(made, decoding=decoding, **changes)  # type: ignore[arg-type]
+
+
+def rewrite(number: int) -> RewriteRequest:
+    span = Hole(DOCUMENT.index("print"), len(DOCUMENT) - 1)
+    return RewriteRequest(DOCUMENT, span, strength=0.5, path="area.py", request_id=str(number))
+
+
+def some(count: int) -> list[Request]:
+    return [rewrite(n) if n % 5 == 4 else infill(n) for n in range(count)]
+
+
+def alone(wanted: Request) -> list[Event]:
+    engine = Engine(checkpoint())
+    events = engine.rewrite(wanted) if isinstance(wanted, RewriteRequest) else engine.infill(wanted)
+    return list(events)
+
+
+def content(events: Sequence[Told]) -> list[object]:
+    """Without times, and without how much was found in the cache."""
+    told: list[object] = []
+    for event in events:
+        if isinstance(event, Refinement):
+            told.append((event.text, event.spans, event.forwards))
+        elif isinstance(event, Finished):
+            told.append((event.text, event.tokens, event.forwards, event.finish))
+        else:
+            told.append(event)
+    return told
+
+
+class Reader:
+    """What each request was told."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.told: dict[int, list[Told]] = {}
+        self.batch = engine.batch(self._tell)
+
+    def _tell(self, key: int, what: Told) -> None:
+        self.told.setdefault(key, []).append(what)
+
+    def finish(self) -> None:
+        while len(self.batch):
+            self.batch.step()
+
+
+# --- forwards ------------------------------------------------------------------------------------
+
+
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    shapes=st.lists(
+        st.tuples(st.integers(0, 5), st.integers(1, 4), st.integers(0, 3), st.booleans()),
+        min_size=2,
+        max_size=4,
+    ),
+)
+@settings(max_examples=25, deadline=None)
+def test_forwards_together_are_forwards_alone(
+    family: str, shapes: list[tuple[int, int, int, bool]]
+) -> None:
+    """For any pasts, numbers of exact and noisy positions, and rows that are asked for."""
+    model, pairs = MODELS[family], ADAPTERS[family]
+
+    def forwards() -> list[Forward]:
+        draw, made = torch.Generator().manual_seed(5), []
+        for past, exact, noisy, wants in shapes:
+            cache = BlockCache(model.config)
+            tokens = torch.randint(0, 30, (1, past + exact + noisy), generator=draw)
+            places = torch.arange(past + exact + noisy)[None]
+            if past:
+                before = masks.causal(0, past)
+                model.hidden(tokens[:, :past], places[:, :past], before, cache)
+                cache.commit(past)
+            masked = torch.arange(exact + noisy)[None] >= exact
+            made.append(
+                Forward(
+                    tokens[:, past:],
+                    places[:, past:],
+                    masks.opening(past, exact, noisy),
+                    cache,
+                    Gate(pairs, masked, exact) if noisy else None,
+                    exact - 1 if wants else None,
+                )
+            )
+        return made
+
+    with torch.inference_mode():
+        together, apart = forwards(), forwards()
+        logits = run(model, together)
+        for one, other, found in zip(together, apart, logits, strict=True):
+            expected = run(model, [other])[0]
+            assert len(found) == len(expected) == (one.wanted is not None and one.size - one.wanted)
+            if len(found):
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+            one.cache.commit(one.size)  # type: ignore[attr-defined]
+            other.cache.commit(one.size)  # type: ignore[attr-defined]
+            for layer in range(model.config.n_layers):
+                pair = zip(
+                    one.cache.committed(layer),  # type: ignore[attr-defined]
+                    other.cache.committed(layer),  # type: ignore[attr-defined]
+                    strict=True,
+                )
+                for mine, its in pair:
+                    torch.testing.assert_close(mine, its, rtol=0, atol=1e-5)
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+@given(starts=st.lists(st.integers(0, 12), min_size=2, max_size=8))
+@settings(max_examples=8, deadline=None)
+def test_whenever_requests_begin_each_is_told_what_it_would_be_alone(starts: list[int]) -> None:
+    wanted = some(len(starts))
+    reader, engine = None, Engine(checkpoint())
+    reader = Reader(engine)
+    for step in range(max(starts) + 1):
+        for number, start in enumerate(starts):
+            if start == step:
+                reader.batch.add(number, engine.steps(wanted[number], never))
+        reader.batch.step()
+    reader.finish()
+    for number, request in enumerate(wanted):
+        assert content(reader.told[number]) == [*content(alone(request)), None]
+
+
+def test_they_share_forwards() -> None:
+    engine, wanted = Engine(checkpoint()), some(4)
+    sizes: list[int] = []
+    told: list[Told] = []
+
+    def counted(waiting: Sequence[Forward]) -> list[Tensor]:
+        sizes.append(len(waiting))
+        return engine.forward(waiting)
+
+    batch: Batch[int] = Batch(counted, lambda key, what: told.append(what))
+    for number, request in enumerate(wanted):
+        batch.add(number, engine.steps(request, never))
+    while len(batch):
+        batch.step()
+    ends = [end for end in told if isinstance(end, Finished)]
+    assert len(ends) == 4 and max(sizes) == 4
+    assert len(sizes) < sum(end.forwards for end in ends)
+
+
+@given(looks=st.lists(st.integers(0, 25), min_size=3, max_size=3))
+@settings(max_examples=10, deadline=None)
+def test_a_request_that_is_cancelled_changes_nothing_for_the_others(looks: list[int]) -> None:
+    engine = Engine(checkpoint())
+    reader, wanted = Reader(engine), some(6)
+    for number, request in enumerate(wanted):
+        flag = _up_after(looks[number // 2]) if number % 2 else never
+        reader.batch.add(number, engine.steps(request, flag))
+    reader.finish()
+    for number, request in enumerate(wanted):
+        *_, end = reader.told[number]
+        if number % 2 == 0 or end is None:
+            assert content(reader.told[number]) == [*content(alone(request)), None]
+        else:
+            assert isinstance(end, Cancelled)
+    for request in wanted:  # and the engine is as it was
+        reader.batch.add(99, engine.steps(request, never))
+        reader.finish()
+        assert content(reader.told.pop(99)) == [*content(alone(request)), None]
+
+
+def _up_after(looks: int) -> Callable[[], bool]:
+    counted = itertools.count()
+    return lambda: next(counted) >= looks
+
+
+def test_a_context_that_another_request_is_encoding_is_encoded_once() -> None:
+    engine = Engine(checkpoint())
+    reader = Reader(engine)
+    long = infill(0, document=DOCUMENT + "x = 1\n" * 20)
+    for number in range(4):
+        seed = replace(long.decoding, seed=number)
+        reader.batch.add(number, engine.steps(replace(long, decoding=seed), never))
+    reader.finish()
+    ends = [reader.told[number][-2] for number in range(4)]
+    assert all(isinstance(end, Finished) for end in ends)
+    cached = [end.cached_tokens for end in ends if isinstance(end, Finished)]
+    assert cached[0] == 0 and min(cached[1:]) > 100
+    assert engine.cache_entries == 1
+
+
+def test_encoding_ahead_in_a_batch_ends_with_what_it_has_warmed() -> None:
+    engine = Engine(checkpoint())
+    reader = Reader(engine)
+    reader.batch.add(0, engine.steps(infill(0), never, ahead=True))
+    reader.finish()
+    warmed, end = reader.told[0]
+    assert isinstance(warmed, Warmed) and warmed.context_tokens > 0 and end is None
+    assert engine.cache_entries == 1
+
+
+def test_what_a_forward_raises_ends_those_that_shared_it_and_no_later_one() -> None:
+    engine, full = Engine(checkpoint()), [True]
+    told: dict[int, list[Told]] = {0: [], 1: [], 2: []}
+
+    def runner(waiting: Sequence[Forward]) -> list[Tensor]:
+        if full[0] and len(waiting) == 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return engine.forward(waiting)
+
+    batch: Batch[int] = Batch(runner, lambda key, what: told[key].append(what))
+    for number in (0, 1):
+        batch.add(number, engine.steps(infill(number), never))
+    while len(batch):
+        batch.step()
+    assert [type(told[number][-1]) for number in (0, 1)] == [OutOfMemory, OutOfMemory]
+    full[0] = False
+    batch.add(2, engine.steps(infill(2), never))
+    while len(batch):
+        batch.step()
+    assert content(told[2]) == [*content(alone(infill(2))), None]
+
+
+@pytest.mark.parametrize("every_length", [True, False])
+def test_drafts_for_every_length_share_forwards_too(every_length: bool) -> None:
+    engine, other = Engine(checkpoint()), Engine(checkpoint())
+    engine._speculation = other._speculation = Speculation(every_length, lookup=8)
+    reader, wanted = Reader(engine), [infill(3 * n + 1) for n in range(3)]
+    for number, request in enumerate(wanted):
+        reader.batch.add(number, engine.steps(request, never))
+    reader.finish()
+    for number, request in enumerate(wanted):
+        assert content(reader.told[number]) == [*content([*other.infill(request)]), None]
