@@ -16,6 +16,7 @@ from typing import Any
 import blockdiff
 from blockdiff import console, store
 from blockdiff.errors import BlockdiffError, ExitCode
+from blockdiff.footprint import shape_of
 
 _GIB = 2**30
 _FAST_FEATURES = (
@@ -146,6 +147,12 @@ def _int8() -> Check:
 def _model(name: str) -> list[Check]:
     pull = f"blockdiff models pull {name}"
     try:
+        if name in store.published():
+            found = store.state(name)
+            there = found.status is store.Status.PRESENT
+            state = f"{name}, {'downloaded' if there else 'not downloaded'}"
+            code = ExitCode.OK if there else ExitCode.MODEL
+            return [Check("model", state, "" if there else pull, code)]
         entry = store.find(name)
         found = store.state(name)
     except BlockdiffError as error:
@@ -172,7 +179,12 @@ def _memory(model: str) -> Check:
         return Check("memory", "unknown")
     value = f"{free / _GIB:.1f} GiB available"
     with contextlib.suppress(BlockdiffError, ValueError):
-        need = min(store.find(model).memory.values())
+        other = store.published().get(model)
+        if other is not None:
+            shape = shape_of(other.config, model)
+            need = min(shape.footprint(dtype).total for dtype in ("int8", "bfloat16"))
+        else:
+            need = min(store.find(model).memory.values())
         if free < need:
             value += f", the model needs {need / _GIB:.1f}"
             return Check("memory", value, "close other programs", ExitCode.RESOURCE)

@@ -7,6 +7,7 @@ import pytest
 from blockdiff.catalog import Skill, published
 from blockdiff.errors import ModelCorrupt
 from blockdiff.footprint import DTYPES, shape_of
+from blockdiff.model.kinds import Family, read_kind
 
 # Parameters as the publishers count them, in billions.
 PUBLISHED = {
@@ -60,6 +61,29 @@ def test_an_implausible_shape_is_refused(change: dict[str, object]) -> None:
         del config["intermediate_size"]
     with pytest.raises(ModelCorrupt, match=r"config\.json"):
         shape_of({**config, **change}, "x")
+
+
+def test_the_shipped_catalogue_knows_the_families_as_the_loader_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it says can infill is what has a layout, given the tokens that such a file has."""
+    monkeypatch.delenv("BLOCKDIFF_MODELS", raising=False)
+    for name, entry in published().items():
+        family = Family(entry.family)
+        tokens = {"mask_token": 5, "<|mask|>": 5, "<|expand|>": 6}
+        tokens |= {"<|fim_prefix|>": 1, "<|fim_suffix|>": 2, "<|fim_middle|>": 3}
+        if family is not Family.DREAMON:
+            del tokens["<|expand|>"]
+        if family is Family.AR:
+            tokens = {key: token for key, token in tokens.items() if "mask" not in key}
+        config = dict(entry.config) | {"mask_token_id": 5}
+        if family is Family.AR:
+            del config["mask_token_id"]
+        if family is Family.STABLE_DIFFCODER:  # its model_type says llama
+            config["architectures"] = ["StableDiffcoderForCausalLM"]
+        kind = read_kind(config, tokens=tokens)
+        assert kind.family is family, name
+        assert (kind.layout is not None) == (Skill.INFILL in entry.can), name
 
 
 def test_the_shipped_catalogue_says_what_can_infill(monkeypatch: pytest.MonkeyPatch) -> None:
