@@ -3,20 +3,38 @@
 Token-to-token editing (LLaDA2.1), with limits: a model that was trained on little noise is apt to
 go round in circles, and to tell another story once it has changed a word. So a position never takes
 back a token that it has held, one token changes in a forward, the surest, and at most half of a
-block in all: every block comes to an end.
+block in all: every block comes to an end. And the base has a veto: reading from left to right, it
+must doubt the token that is to go.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Rule
 from blockdiff.diffusion.canvas import Canvas
-from blockdiff.diffusion.unmask import edits
+from blockdiff.diffusion.unmask import doubted, edits
 
 MOST_EDITS = 2
 """Of one position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the adapter would replace: three tensors (block,).
+
+    Attributes:
+        wanted: which tokens.
+        tokens: by what.
+        confidence: and how probable that is.
+    """
+
+    wanted: Tensor
+    tokens: Tensor
+    confidence: Tensor
 
 
 class Revision:
@@ -43,20 +61,16 @@ class Revision:
     def returns(self) -> int:
         return int(self._returned.sum())
 
-    def step(self, logits: Tensor, tokens: Tensor, masked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def wishes(self, logits: Tensor, tokens: Tensor, masked: Tensor) -> Wishes:
         """Look over the settled tokens once.
 
         Args:
             logits: (block, vocab), un-noised, of the block as it stands.
             tokens, masked: (block,) what stands there, and which of it is not settled.
-
-        Returns:
-            Three tensors (block,): which token to replace, by what, and its probability.
         """
         settled = self._open & ~masked
         if not (self.active and bool(settled.any())):
-            none = torch.zeros_like(self._open)
-            return none, tokens, torch.zeros(len(tokens))
+            return Wishes(torch.zeros_like(self._open), tokens, torch.zeros(len(tokens)))
         probabilities = logits.softmax(-1).cpu()
         own = probabilities.gather(-1, tokens[:, None])[:, 0]
         before = torch.zeros(len(tokens))
@@ -71,9 +85,18 @@ class Revision:
         self._returned |= edits(self._config, before, own, settled)
         fresh = torch.tensor([len(held) <= MOST_EDITS for held in self._held])
         other, ids = probabilities.max(-1)
-        wanted = edits(self._config, other, own, settled & fresh)
-        chosen = torch.zeros_like(wanted)
-        if bool(wanted.any()) and self.edits < self._most:
-            chosen[int(torch.where(wanted, other, -1.0).argmax())] = True
+        wanted = edits(self._config, other, own, settled & fresh & (self.edits < self._most))
+        return Wishes(wanted, ids, other)
+
+    def granted(self, wishes: Wishes, exact: Tensor) -> Tensor:
+        """The one wish that comes true, or none: boolean (block,).
+
+        Args:
+            exact: (block,) probability of each token as it stands, by the base.
+        """
+        open_ = wishes.wanted & doubted(self._config, exact)
+        chosen = torch.zeros_like(open_)
+        if bool(open_.any()):
+            chosen[int(torch.where(open_, wishes.confidence, -1.0).argmax())] = True
             self.edits += 1
-        return chosen, torch.where(chosen, ids, tokens), other
+        return chosen

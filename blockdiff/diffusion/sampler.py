@@ -341,8 +341,12 @@ class Sampler:
         while True:
             rows = block.limited(torch.cat([head[None], logits[: size - 1]]))
             proposal = self.chooser.sample(rows)
-            edited, ids, sure = revision.step(rows, tokens, masked)
-            tokens, certainty = ids, torch.where(edited, sure, certainty)
+            wishes = revision.wishes(rows, tokens, masked)
+            edited = wishes.wanted
+            if bool(edited.any()):
+                edited = revision.granted(wishes, (yield from self._exact(head, tokens)))
+                tokens = torch.where(edited, wishes.tokens, tokens)
+                certainty = torch.where(edited, wishes.confidence, certainty)
             tokens = torch.where(masked, proposal.tokens, tokens)
             certainty = torch.where(masked, proposal.confidence, certainty)
             rank, entropy = certainty.clone(), proposal.entropy
@@ -383,6 +387,13 @@ class Sampler:
         forward = Forward(tokens, positions, mask, self.cache, gate, exact - 1)
         logits = yield from self._forward(forward)
         return logits[0], logits[1:]
+
+    def _exact(self, head: Tensor, tokens: Tensor) -> Forwards[Tensor]:
+        """The base's probability of each token of a block (block,), given those before it."""
+        first, *rest = tokens.tolist()
+        logits, _ = yield from self._verifying_forward(first, rest, (), 0)
+        probabilities = torch.cat([head[None], logits[:-1]]).softmax(-1).cpu()
+        return probabilities.gather(-1, tokens[:, None])[:, 0]
 
     def _block_forward(self, tokens: Tensor, masked: Tensor) -> Forwards[Tensor]:
         """The whole block again, settled tokens visible, behind the committed positions."""

@@ -83,6 +83,11 @@ def edits(config: DecodingConfig, other: Tensor, own: Tensor, open_: Tensor) -> 
     return open_ & (other > config.edit_threshold) & (other > own)
 
 
+def doubted(config: DecodingConfig, exact: Tensor) -> Tensor:
+    """Which tokens the base doubts enough to let them go, from its probabilities (block,)."""
+    return exact < 1.0 - config.edit_threshold
+
+
 def most_confident(confidence: Tensor, masked: Tensor, count: int) -> Tensor:
     """The `count` masked positions of the highest rank (block,), or all if there are fewer."""
     count = min(count, int(masked.sum()))

@@ -358,7 +358,7 @@ def test_the_rule_edit_ends_and_brings_no_token_back(
         changes += len(distinct) - 1
     assert changes <= run.edits
     blocks = -(-decoding.max_tokens // decoding.block_size)
-    assert run.forwards <= (1 + MOST_EDITS) * decoding.max_tokens + blocks
+    assert run.forwards <= 2 * ((1 + MOST_EDITS) * decoding.max_tokens + blocks)
 
 
 def test_a_text_without_masks_is_revised_in_its_place() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Rule
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.revision import MOST_EDITS, Revision
-from blockdiff.diffusion.unmask import edits, schedule_counts, settle
+from blockdiff.diffusion.unmask import doubted, edits, schedule_counts, settle
 
 T, F = True, False
 FLAT = [0.5, 0.5, 0.5, 0.5]
@@ -209,16 +209,35 @@ def sure_of(*tokens: int, vocab: int = 5) -> Tensor:
     return torch.nn.functional.one_hot(torch.tensor(tokens), vocab).float() * 20.0
 
 
+def step(
+    revision: Revision, logits: Tensor, tokens: Tensor, masked: Tensor, exact: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What changes, to what, how sure; the base gives every token the probability `exact`."""
+    wishes = revision.wishes(logits, tokens, masked)
+    chosen = revision.granted(wishes, torch.full((len(tokens),), exact))
+    return chosen, torch.where(chosen, wishes.tokens, tokens), wishes.confidence
+
+
+def test_the_base_has_a_veto() -> None:
+    block = Canvas((4, 1, 1), (F, F, F), (1.0,) * 3, editable=(F, T, T))
+    tokens, masked = torch.tensor([4, 1, 1]), torch.zeros(3, dtype=torch.bool)
+    for exact, expected in ((0.39, 1), (0.41, 0)):
+        revision = Revision(EDIT, block)
+        chosen, _, _ = step(revision, sure_of(0, 2, 1), tokens, masked, exact)
+        assert int(chosen.sum()) == revision.edits == expected
+    assert doubted(EDIT, torch.tensor([0.1, 0.5])).tolist() == [True, False]
+
+
 def test_a_token_does_not_come_back() -> None:
     """A model that goes A, B, A, B: the first change is made, the way back is counted."""
     block = Canvas((4, 1, 1), (F, F, F), (1.0,) * 3, editable=(F, T, T))
     revision = Revision(EDIT, block)
     tokens, masked = torch.tensor([4, 1, 1]), torch.zeros(3, dtype=torch.bool)
-    chosen, ids, sure = revision.step(sure_of(0, 2, 1), tokens, masked)
+    chosen, ids, sure = step(revision, sure_of(0, 2, 1), tokens, masked)
     assert (chosen.tolist(), ids.tolist()) == ([F, T, F], [4, 2, 1])
     assert float(sure[1]) > 0.99 and (revision.edits, revision.returns) == (1, 0)
     for _ in range(3):
-        chosen, again, _ = revision.step(sure_of(0, 1, 1), ids, masked)
+        chosen, again, _ = step(revision, sure_of(0, 1, 1), ids, masked)
         assert not bool(chosen.any()) and again.tolist() == ids.tolist()
     assert (revision.edits, revision.returns) == (1, 1)
 
@@ -234,7 +253,7 @@ def test_revision_ends_whatever_the_model_says(seed: int, size: int) -> None:
     held = [[0] for _ in range(size)]
     for _ in range(40):
         wanted = torch.randint(0, 7, (size,), generator=g).tolist()
-        chosen, tokens, _ = revision.step(sure_of(*wanted, vocab=7), tokens, masked)
+        chosen, tokens, _ = step(revision, sure_of(*wanted, vocab=7), tokens, masked)
         for index in chosen.nonzero().flatten().tolist():
             held[index].append(int(tokens[index]))
     assert held[0] == [0], "what is predicted without sight of the block is not revised"
@@ -249,7 +268,7 @@ def test_the_surest_changes_first_and_at_most_half_of_a_block() -> None:
     logits = sure_of(2, 2, 2, 2, 2) * torch.tensor([1.0, 0.6, 0.5, 0.9, 0.7])[:, None]
     tokens, masked, order = torch.tensor([1] * 5), torch.tensor([F] * 5), []
     for _ in range(5):
-        chosen, tokens, _ = revision.step(logits, tokens, masked)
+        chosen, tokens, _ = step(revision, logits, tokens, masked)
         order.append(chosen.nonzero().flatten().tolist())
     assert order == [[3], [4], [], [], []] and revision.edits == 2
 
@@ -258,7 +277,7 @@ def test_masks_and_kept_tokens_are_not_edited() -> None:
     block = Canvas((1, 1, 1), (F, T, F), (1.0, 0.0, 1.0))
     revision = Revision(EDIT, block)
     now = torch.tensor([1, 1, 1])
-    chosen, _, _ = revision.step(sure_of(2, 2, 2), now, torch.tensor([F, T, F]))
+    chosen, _, _ = step(revision, sure_of(2, 2, 2), now, torch.tensor([F, T, F]))
     assert not bool(chosen.any())
-    chosen, ids, _ = revision.step(sure_of(2, 2, 2), now, torch.tensor([F, F, F]))
+    chosen, ids, _ = step(revision, sure_of(2, 2, 2), now, torch.tensor([F, F, F]))
     assert (chosen.tolist(), ids.tolist()) == ([F, T, F], [1, 2, 1])
