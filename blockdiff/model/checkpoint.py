@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from blockdiff.config import AdapterConfig, Layout, TransformerConfig
-from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelNotFound, ModelUnsupported
+from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
-from blockdiff.model.families import config_from_hf
+from blockdiff.model.families import config_from_hf, config_from_prepared
 from blockdiff.model.kinds import published, read_json
 from blockdiff.model.packing import ROWS, Format, Packed, pack
 from blockdiff.model.quantized import install
@@ -103,11 +103,11 @@ def _load_prepared(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> Transformer:
-    try:
-        config = TransformerConfig(**raw["transformer"])
-    except (KeyError, TypeError, InvalidRequest) as error:
-        raise ModelCorrupt(f"{folder}/config.json: {type(error).__name__}: {error}") from error
+    config = config_from_prepared(raw.get("transformer"), str(folder))
+    _refuse_absurd(config, len(stored), str(folder))
     formats: dict[str, list[dict[str, Any]]] = raw.get("packed", {})
+    if not isinstance(formats, dict) or not all(isinstance(p, list) for p in formats.values()):
+        raise ModelCorrupt(f"{folder}: config.json: packed is no table of formats")
     if formats and dtype is not torch.int8:
         raise ModelUnsupported(f"{folder} is packed for int8", "use --dtype int8")
     shapes = parameter_shapes(config)

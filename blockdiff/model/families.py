@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -69,6 +70,36 @@ class _Keys:
         """Refuse a value that changes the computation into one we do not have; absent is fine."""
         if key in self.config and self.config[key] not in known:
             raise ModelUnsupported(f"{self.where}: {key} {self.config[key]!r} is not supported")
+
+
+def config_from_prepared(values: object, source: str) -> TransformerConfig:
+    """Shape from what `prepare` wrote. Raises ModelCorrupt for anything it would not have written.
+
+    Any folder can claim to be prepared, so this is believed no more than other configurations.
+    """
+    if not isinstance(values, Mapping):
+        raise ModelCorrupt(f"{source}: config.json lacks the key 'transformer'")
+    keys = _Keys(values, source)
+    most = {"n_layers": _MOST_LAYERS, "vocab_size": _MOST_TOKENS, "max_positions": _MOST_POSITIONS}
+    known = {field.name: str(field.type) for field in fields(TransformerConfig)}
+    if unknown := values.keys() - known.keys():
+        raise ModelCorrupt(f"{keys.where}: unknown keys {sorted(unknown)}")
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        if value is None or (value == 0 and name in ("rotary_dim", "sliding_window")):
+            continue
+        if known[name] == "int":
+            given[name] = keys.size(name, most=most.get(name, _MOST))
+        elif known[name] == "float":
+            given[name] = keys.number(name)
+        elif known[name] == "bool":
+            given[name] = keys.flag(name)
+        else:
+            raise ModelUnsupported(f"{keys.where}: a prepared folder has no {name}")
+    try:
+        return TransformerConfig(**given)
+    except (TypeError, InvalidRequest) as error:
+        raise ModelCorrupt(f"{keys.where}: {error}") from error
 
 
 def config_from_hf(config: Mapping[str, Any], source: str) -> TransformerConfig:

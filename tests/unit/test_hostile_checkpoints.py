@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from blockdiff.errors import BlockdiffError, ModelCorrupt, ModelNotFound, ModelUnsupported
-from blockdiff.model.checkpoint import load_transformer
+from blockdiff.model.checkpoint import FORMAT, load_transformer
 from blockdiff.model.transformer import Transformer
 from tests.parity.family_checkpoints import CHECKPOINTS
+from tests.unit import tiny
 
 FAMILIES = ["dream", "llada", "llada2", "sdar-moe", "stable-diffcoder", "ar (starcoder2)"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,11 +38,12 @@ def one_file(
     folder: Path, family: str, weights: dict[str, Tensor] | None = None, **changes: Any
 ) -> Path:
     """A tiny checkpoint in a single file, its configuration changed; None takes a key away."""
-    tiny = CHECKPOINTS[family]
-    config = {k: v for k, v in (tiny.config | changes).items() if k not in changes or v is not None}
+    published = CHECKPOINTS[family]
+    config = published.config | changes
+    config = {k: v for k, v in config.items() if k not in changes or v is not None}
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    save_file(tiny.weights() if weights is None else weights, folder / "model.safetensors")
+    save_file(published.weights() if weights is None else weights, folder / "model.safetensors")
     return folder
 
 
@@ -270,6 +273,48 @@ def test_the_error_names_the_key(family: str, key: str, tmp_path: Path) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"vocab_size": 10**9}, "vocab_size is 1000000000"),
+        ({"n_layers": 10**9}, "n_layers is 1000000000"),
+        ({"n_layers": 1000}, "num_hidden_layers is 1000"),
+        ({"hidden_size": "16"}, "hidden_size is '16'"), ({"head_dim": None}, "head_dim"),
+        ({"rope_base": -1.0}, "rope_base is -1.0"), ({"qkv_bias": 1}, "qkv_bias is 1"),
+        ({"n_kv_heads": 3}, "cannot share"), ({"experts": {"count": 10**9}}, "no experts"),
+        ({"surprise": 1}, "unknown keys"), ({"hidden_size": 1 << 17}, "do not make"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_claims_to_be_ours_is_believed_no_more(
+    changes: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    shape = tiny.config()
+    record = {"blockdiff_format": FORMAT, "transformer": asdict(shape), "packed": {}}
+    save_file(dict(tiny.transformer(shape).named_parameters()), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert load(tmp_path).config == shape
+    (tmp_path / "config.json").write_text(
+        json.dumps(record | {"transformer": asdict(shape) | changes})
+    )
+    with pytest.raises((ModelCorrupt, ModelUnsupported), match=complaint) as caught:
+        load(tmp_path)
+    assert str(tmp_path) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "packed", [[], {"head.weight": 3}, {"head.weight": [{"format": "q9"}]}, {"head.weight": [{}]}]
+)
+def test_formats_that_are_none_are_refused(packed: Any, tmp_path: Path) -> None:
+    shape = tiny.config(hidden_size=32, ffn_size=64)
+    weights = dict(tiny.transformer(shape).named_parameters())
+    weights["head.weight.0"] = weights.pop("head.weight")
+    save_file(weights, tmp_path / "model.safetensors")
+    record = {"blockdiff_format": FORMAT, "transformer": asdict(shape), "packed": packed}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises((ModelCorrupt, ModelUnsupported), match=str(tmp_path)):
+        load(tmp_path, torch.int8)
+
+
 def test_large_sizes_that_are_possible_are_held_against_the_tensors(tmp_path: Path) -> None:
     """Within the limits of each key, 2 TB by themselves."""
     folder = one_file(tmp_path, "dream", vocab_size=1 << 22, hidden_size=1 << 17)
@@ -348,7 +393,7 @@ _LOAD = """
     import resource, sys
     from pathlib import Path
     import torch
-    from blockdiff.model.checkpoint import load_transformer
+    from blockdiff.model.checkpoint import FORMAT, load_transformer
 
     def data():
         status = Path("/proc/self/status").read_text().split()
@@ -371,11 +416,11 @@ def test_shards_are_copied_once_at_most(dtype: str, size: float, tmp_path: Path)
 
     Nearly all of it is experts: two thirds of the file become one tensor, a third another.
     """
-    tiny = CHECKPOINTS["sdar-moe"]
+    published = CHECKPOINTS["sdar-moe"]
     scale = {32: 1024, 16: 512, 96: 512, 20: 2048}
     weights = {
         name: torch.ones([scale.get(n, n) for n in shape], dtype=torch.bfloat16)
-        for name, shape in tiny.shapes.items()
+        for name, shape in published.shapes.items()
         if not name.startswith(("model.layers.1", "model.layers.2"))
     }
     for part in "qk":
@@ -386,14 +431,14 @@ def test_shards_are_copied_once_at_most(dtype: str, size: float, tmp_path: Path)
     }  # fmt: skip
     folder = tmp_path / "large"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(tiny.config | sizes))
+    (folder / "config.json").write_text(json.dumps(published.config | sizes))
     names, index = sorted(weights), {}
     for number in range(4):
         file = f"model-{number + 1:05}-of-00004.safetensors"
         save_file({name: weights[name] for name in names[number::4]}, folder / file)
         index.update(dict.fromkeys(names[number::4], file))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    small = tiny.write(tmp_path / "small")
+    small = published.write(tmp_path / "small")
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(_LOAD), folder, str(size + 0.2), dtype, small],
         cwd=ROOT, capture_output=True, text=True, check=False,
