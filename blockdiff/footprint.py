@@ -15,11 +15,12 @@ from blockdiff.errors import ModelCorrupt
 CONTEXT = 2048  # tokens
 _ROWS = 64  # whose logits exist at the same time, in float32
 
-# Bytes of a number of a matrix, and of any other one (activations, keys, norms).
+# Bytes of a number of a layer's matrix, of one of embedding or head, and of any other (activations,
+# keys, norms), as `blockdiff models convert` writes them and the engine holds them.
 _SIZES = {
-    "int4": (4.5 / 8, 2.0),  # 4 bits, and a scale and a least of 6 bits for every 32
-    "int8": (1.125, 2.0),  # 8 bits, and scales for every 32 inputs
-    "bfloat16": (2.0, 2.0),
+    "int4": (0.578125, 1.125, 4.0),  # 4 bits, and scales and least values for every 32
+    "int8": (1.125, 1.125, 4.0),  # 8 bits, and scales for every 32
+    "bfloat16": (2.0, 2.0, 2.0),
 }
 DTYPES = tuple(_SIZES)
 
@@ -67,8 +68,12 @@ class Shape:
         heads = 2 * self.n_heads + 2 * self.n_kv_heads
         attention = len(self.ffn_sizes) * self.hidden_size * self.head_dim * heads
         ffn = self.ffn_matrices * self.hidden_size * sum(self.ffn_sizes)
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
-        return attention + ffn + self.router + embeddings
+        return attention + ffn + self.router + self.ends
+
+    @property
+    def ends(self) -> int:
+        """Numbers of embedding and head."""
+        return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
 
     @property
     def parameters(self) -> int:
@@ -76,12 +81,13 @@ class Shape:
 
     def footprint(self, dtype: str, context: int = CONTEXT) -> Footprint:
         """Bytes with weights in `dtype`, one of `DTYPES`, and `context` tokens."""
-        weight, other = _SIZES[dtype]
+        layer, end, other = _SIZES[dtype]
+        weights = (self.matrices - self.ends) * layer + self.ends * end + self.vectors * other
         keys = 2 * len(self.ffn_sizes) * self.n_kv_heads * self.head_dim * context
         width = 2 * self.hidden_size + self.ffn_matrices * self.active_ffn
         width += (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
         return Footprint(
-            round(self.matrices * weight + self.vectors * other),
+            round(weights),
             round(keys * other),
             round(context * width * other + _ROWS * self.vocab_size * 4),
         )

@@ -1,8 +1,9 @@
 """A published folder becomes one whose matrices are packed for int8 arithmetic, once and for all.
 
-What `load_transformer` does at every start with `--dtype int8`, written down: a folder of the hub's
-layout with packed weights, the same tokenizer, and a `config.json` that still says what kind of
-checkpoint it is.
+In 8 bits what `load_transformer` does at every start with `--dtype int8`, written down: a folder of
+the hub's layout with packed weights, the same tokenizer, and a `config.json` that still says what
+kind of checkpoint it is. In 4 bits the matrices of the layers are rounded to Q4_K, where their
+width allows it; embedding and head keep 8.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from blockdiff.config import TransformerConfig
 from blockdiff.errors import DiskFull, ModelUnsupported, OutputFileError
 from blockdiff.model.checkpoint import FORMAT, Progress, parameter_shapes
 from blockdiff.model.families import config_from_hf
+from blockdiff.model.four_bits import INPUTS, quantize_q4_k
 from blockdiff.model.kinds import published, read_json
-from blockdiff.model.packing import check_width, pack
+from blockdiff.model.packing import GROUP, ROWS, Format, check_width, pack, pack_q4_k
 from blockdiff.model.prepare import packed_names, write_shards, writing
 from blockdiff.model.shards import Shards, check_shape, refuse_unread, shard_files
 from blockdiff.model.tensor_names import HUB, sources
@@ -34,10 +36,10 @@ _KEPT = (
 _LEGAL = ("LICENSE*", "NOTICE*")
 
 
-def convert_to_int8(folder: Path, target: Path, progress: Progress) -> int:
+def convert(folder: Path, target: Path, progress: Progress, *, bits: int = 8) -> int:
     """Write `folder` anew as `target`, which must not exist; nothing appears until all is done.
 
-    A matrix at a time is in memory.
+    A matrix at a time is in memory. `bits` is 8 or 4; the arithmetic is int8 in either case.
 
     Returns:
         Bytes of the new weights.
@@ -64,7 +66,8 @@ def convert_to_int8(folder: Path, target: Path, progress: Progress) -> int:
         check_shape([stored.shape(name) for name in theirs], shapes[ours], theirs, str(folder))
         if ours in matrices:
             check_width(shapes[ours][1])
-    needed = _needed(config, matrices)
+    four = _four_bits(config, matrices) if bits == 4 else frozenset[str]()
+    needed = _needed(config, matrices, four)
     scratch = target.with_name(f".{target.name}.partial")
     with writing(scratch):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +80,7 @@ def convert_to_int8(folder: Path, target: Path, progress: Progress) -> int:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         packed: dict[str, list[dict[str, Any]]] = {}
-        write_shards(_tensors(stored, names, matrices, packed), scratch, needed, progress)
+        write_shards(_tensors(stored, names, matrices, four, packed), scratch, needed, progress)
         shards = {shard.name: shard.stat().st_size for shard in scratch.glob("*.safetensors")}
         raw |= {"blockdiff_format": FORMAT, "transformer": asdict(config), "packed": packed}
         raw["files"] = shards
@@ -89,12 +92,26 @@ def convert_to_int8(folder: Path, target: Path, progress: Progress) -> int:
     return sum(shards.values())
 
 
-def _needed(config: TransformerConfig, matrices: frozenset[str]) -> int:
-    """Bytes of the result: nine for eight numbers of a matrix, four for any other number."""
+def _four_bits(config: TransformerConfig, matrices: frozenset[str]) -> frozenset[str]:
+    """The matrices that 4 bits suffice for, and whose rows are whole blocks."""
+    ends = ("embedding.weight", "head.weight")
+    shapes = parameter_shapes(config)
+    return frozenset(
+        name for name in matrices if name not in ends and shapes[name][1] % INPUTS == 0
+    )
+
+
+def _needed(config: TransformerConfig, matrices: frozenset[str], four: frozenset[str]) -> int:
+    """Bytes of the result, but for rows that fill up a tile."""
     total = 0
     for name, shape in parameter_shapes(config).items():
         numbers = shape[0] * (shape[1] if len(shape) == 2 else 1)
-        total += numbers * 9 // 8 if name in matrices else numbers * 4
+        if name in four:
+            total += numbers // INPUTS * Format.Q4_K.tile_bytes(INPUTS) // ROWS
+        elif name in matrices:
+            total += numbers // GROUP * Format.Q7.tile_bytes(GROUP) // ROWS
+        else:
+            total += numbers * 4
     return total
 
 
@@ -102,6 +119,7 @@ def _tensors(
     stored: Shards,
     names: Mapping[str, tuple[str, ...]],
     matrices: frozenset[str],
+    four: frozenset[str],
     record: dict[str, list[dict[str, Any]]],
 ) -> Iterator[tuple[str, Tensor]]:
     """Our tensors by name; of `matrices` the packed parts, whose formats go into `record`."""
@@ -111,7 +129,11 @@ def _tensors(
             continue
         formats: list[dict[str, Any]] = []
         for name in theirs:
-            part = pack(stored.join([name], torch.float32, "cpu"))
+            weight = stored.join([name], torch.float32, "cpu")
+            if ours in four:
+                part = pack_q4_k(quantize_q4_k(weight), weight.shape[1])
+            else:
+                part = pack(weight)
             yield f"{ours}.{len(formats)}", part.data
             formats.append(
                 {"format": part.format.value, "rows": part.rows, "inputs": part.inputs}

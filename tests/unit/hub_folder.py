@@ -9,7 +9,16 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from tests.parity.family_checkpoints import CHECKPOINTS, FFN, VOCABULARY, _random
+from tests.parity.family_checkpoints import (
+    CHECKPOINTS,
+    FFN,
+    HEAD,
+    HEADS,
+    KV_HEADS,
+    VOCABULARY,
+    WIDTH,
+    _random,
+)
 from tests.unit.tiny_checkpoint import tokenizer
 
 FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
@@ -22,10 +31,13 @@ def special() -> dict[str, int]:
     return {entry["content"]: entry["id"] for entry in names}
 
 
-def write(folder: Path, family: str, ffn: int = FFN, **config: Any) -> Path:
+def write(
+    folder: Path, family: str, ffn: int = FFN, wide: bool = False, **config: Any
+) -> Path:
     """A checkpoint of `family`; its mask is the tokenizer's unused id, its end <|endoftext|>.
 
-    `ffn` is the width of its feed-forward; int8 wants a multiple of 32.
+    `ffn` is the width of its feed-forward; int8 wants a multiple of 32, 4 bits one of 256. `wide`
+    makes the stream 256 wide, for families whose heads follow from it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tiny, ids = CHECKPOINTS[family], special()
@@ -35,6 +47,10 @@ def write(folder: Path, family: str, ffn: int = FFN, **config: Any) -> Path:
         ours["mask_token_id"] = ids["[PAD265]"]
     if "embedding_size" in ours:
         ours["embedding_size"] = size
+    extents = {VOCABULARY: size, FFN: ffn}
+    if wide:
+        extents |= {WIDTH: 256, KV_HEADS * HEAD: 256 // HEADS * KV_HEADS}
+        ours["hidden_size"] = 256
     for key in ("intermediate_size", "mlp_hidden_size"):
         if key in ours:
             ours[key] = ffn
@@ -44,7 +60,7 @@ def write(folder: Path, family: str, ffn: int = FFN, **config: Any) -> Path:
     if family == "dreamon":
         ours["expand_token_id"] = ids["<|fim_pad|>"]
     shapes = {
-        name: tuple({VOCABULARY: size, FFN: ffn}.get(extent, extent) for extent in shape)
+        name: tuple(extents.get(extent, extent) for extent in shape)
         for name, shape in tiny.shapes.items()
     }
     (folder / "config.json").write_text(json.dumps(ours | config))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 from hub_folder import write
 
 from blockdiff.cli import run
@@ -15,7 +17,8 @@ from blockdiff.engine.engine import Engine
 from blockdiff.errors import ExitCode, ModelUnsupported, OutputFileError
 from blockdiff.model import masks, native
 from blockdiff.model.checkpoint import load_transformer
-from blockdiff.model.convert import convert_to_int8
+from blockdiff.model.convert import convert
+from blockdiff.model.four_bits import quantize_q4_k
 from blockdiff.model.kinds import kind_of
 from blockdiff.types import Finished, Hole, InfillRequest
 from tests.unit import tiny
@@ -35,7 +38,7 @@ def test_a_converted_folder_is_what_int8_makes_of_the_original(
     folder = write(tmp_path / "it", family, ffn=64)
     shares: list[float] = []
     target = tmp_path / "int8"
-    size = convert_to_int8(folder, target, lambda what, share: shares.append(share))
+    size = convert(folder, target, lambda what, share: shares.append(share))
     assert size == sum(path.stat().st_size for path in target.glob("*.safetensors"))
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0, rel=0.02)
     assert kind_of(target) == kind_of(folder)
@@ -58,19 +61,62 @@ def test_a_converted_folder_is_what_int8_makes_of_the_original(
     assert text(target) == text(folder)
 
 
+def test_q4_k_is_what_ggufs_reader_makes_of_it() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(40, 512) * torch.rand(40, 1)
+    weight[3], weight[4, :256], weight[5] = 0.0, 1.5, weight[5].abs()
+    raw = quantize_q4_k(weight)
+    assert raw.shape == (40, 512 // 256 * 144)
+    read = torch.from_numpy(dequantize(raw, GGMLQuantizationType.Q4_K).copy())
+    assert torch.equal(read[3], weight[3])
+    error = (read - weight).norm(dim=1) / weight.norm(dim=1).clamp(min=1e-9)
+    assert error.max() < 0.1 and 0.05 < error[6:].mean() < 0.08
+    plain = (weight.view(40, 16, 32).amax(-1) - weight.view(40, 16, 32).amin(-1)) / 15
+    step = plain.repeat_interleave(32, dim=1)
+    inner = weight[6:].abs() < weight[6:].view(-1, 16, 32).abs().amax(-1).repeat_interleave(32, 1)
+    assert ((read - weight)[6:].abs() <= 1.2 * step[6:])[inner].all()  # one step, at the most
+
+
+def test_a_folder_in_four_bits(tmp_path: Path) -> None:
+    folder = write(tmp_path / "it", "dream", ffn=512, wide=True)
+    eight, four = tmp_path / "eight", tmp_path / "four"
+    sizes = convert(folder, eight, quiet), convert(folder, four, quiet, bits=4)
+    assert sizes[1] < 0.8 * sizes[0]
+    packed = json.loads((four / "config.json").read_text())["packed"]
+    formats = {name: {part["format"] for part in parts} for name, parts in packed.items()}
+    assert formats["embedding.weight"] == formats["head.weight"] == {"q7"}
+    assert all(found == {"q4_k"} for name, found in formats.items() if "blocks" in name)
+    tokens, mask = [5, 9, 1, 33, 7], masks.full(0, 5)
+    exact = tiny.forward(load_transformer(folder, dtype=torch.float32), tokens, mask)
+    apart = [
+        (tiny.forward(load_transformer(f, dtype=torch.int8), tokens, mask) - exact).norm()
+        for f in (eight, four)
+    ]
+    assert 0 < apart[0] < apart[1] < exact.norm()
+    assert run(["models", "check", str(four), "--dtype", "int8"]) == ExitCode.OK
+
+
+def test_rows_that_are_no_whole_blocks_keep_eight_bits(tmp_path: Path) -> None:
+    target = tmp_path / "four"
+    convert(write(tmp_path / "it", "dream", ffn=256), target, quiet, bits=4)
+    packed = json.loads((target / "config.json").read_text())["packed"]
+    found = {name.rsplit(".", 2)[-2]: parts[0]["format"] for name, parts in packed.items()}
+    assert found["down"] == "q4_k" and found["qkv"] == found["o"] == "q7"
+
+
 def test_what_cannot_be_converted_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "int8"
     with pytest.raises(ModelUnsupported, match="mixtures of experts"):
-        convert_to_int8(write(tmp_path / "moe", "sdar-moe"), target, quiet)
+        convert(write(tmp_path / "moe", "sdar-moe"), target, quiet)
     with pytest.raises(ModelUnsupported, match="multiple of 32"):
-        convert_to_int8(write(tmp_path / "narrow", "dream", ffn=52), target, quiet)
+        convert(write(tmp_path / "narrow", "dream", ffn=52), target, quiet)
     good = write(tmp_path / "good", "dream", ffn=64)
     assert not target.exists() and not list(tmp_path.glob(".*"))
-    convert_to_int8(good, target, quiet)
+    convert(good, target, quiet)
     with pytest.raises(OutputFileError, match="there already"):
-        convert_to_int8(good, target, quiet)
+        convert(good, target, quiet)
     with pytest.raises(ModelUnsupported, match="prepared folder already"):
-        convert_to_int8(target, tmp_path / "again", quiet)
+        convert(target, tmp_path / "again", quiet)
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
