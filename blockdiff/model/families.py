@@ -16,7 +16,7 @@ from torch import Tensor
 
 from blockdiff.config import ExpertsConfig, RopeScaling, TransformerConfig
 from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
-from blockdiff.model.kinds import Body, published
+from blockdiff.model.kinds import MOST_TOKENS, Body, published
 
 # general.architecture of a GGUF file -> (biases on q, k, v; norm on each head of q and k)
 GGUF_FAMILIES: dict[str, tuple[bool, bool]] = {
@@ -27,7 +27,6 @@ GGUF_FAMILIES: dict[str, tuple[bool, bool]] = {
 
 _MOST = 1 << 17  # of every width and count without a limit of its own; the largest known is 53,248
 _MOST_LAYERS = 1024
-_MOST_TOKENS = 1 << 22  # of a vocabulary; the largest known is 262,144
 _MOST_POSITIONS = 1 << 27
 
 
@@ -80,7 +79,7 @@ def config_from_prepared(values: object, source: str) -> TransformerConfig:
     if not isinstance(values, Mapping):
         raise ModelCorrupt(f"{source}: config.json lacks the key 'transformer'")
     keys = _Keys(values, source)
-    most = {"n_layers": _MOST_LAYERS, "vocab_size": _MOST_TOKENS, "max_positions": _MOST_POSITIONS}
+    most = {"n_layers": _MOST_LAYERS, "vocab_size": MOST_TOKENS, "max_positions": _MOST_POSITIONS}
     known = {field.name: str(field.type) for field in fields(TransformerConfig)}
     if unknown := values.keys() - known.keys():
         raise ModelCorrupt(f"{keys.where}: unknown keys {sorted(unknown)}")
@@ -125,6 +124,8 @@ def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
     starcoder, llada2 = body is Body.STARCODER2, body is Body.LLADA2
     keys.expect("hidden_act", "gelu_pytorch_tanh" if starcoder else "silu")
     keys.expect("use_sliding_window", False, None)
+    keys.expect("norm_type", "layer_norm")  # these two are StarCoder2's
+    keys.expect("mlp_type", "default")
     if not starcoder:
         for kind in keys.config.get("layer_types") or ():
             if kind != "full_attention":
@@ -139,7 +140,7 @@ def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
         qkv_bias, o_bias = True, False
     experts = _experts(keys, body)
     return TransformerConfig(
-        vocab_size=keys.size("vocab_size", most=_MOST_TOKENS),
+        vocab_size=keys.size("vocab_size", most=MOST_TOKENS),
         hidden_size=width,
         n_layers=keys.size("num_hidden_layers", most=_MOST_LAYERS),
         n_heads=heads,
@@ -243,7 +244,7 @@ def _llada(keys: _Keys) -> TransformerConfig:
     heads, width = keys.size("n_heads"), keys.size("d_model")
     return TransformerConfig(
         vocab_size=keys.size(
-            "embedding_size", keys.size("vocab_size", most=_MOST_TOKENS), _MOST_TOKENS
+            "embedding_size", keys.size("vocab_size", most=MOST_TOKENS), MOST_TOKENS
         ),
         hidden_size=width,
         n_layers=keys.size("n_layers", most=_MOST_LAYERS),

@@ -77,7 +77,7 @@ class DiffusionKind:
         delete_token_id: predicted at a mask, it takes the mask away; None where not trained.
         layout: how an infill is laid out; None: it cannot infill, only follow instructions.
         fim: the marks of that layout, where it has any.
-        bos_token_id: stands before every sequence; None: nothing does.
+        bos_token_id: begins a document, where the checkpoint saw whole ones.
         stop: ids that end a text.
     """
 
@@ -144,6 +144,7 @@ _FIM = (
     ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>", Layout.SUFFIX_FIRST),  # Seed-Coder
     ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", Layout.PSM),  # DeepSeek-Coder
 )
+MOST_TOKENS = 1 << 22  # of a vocabulary; the largest known is 262,144
 _MOST_BYTES = 64 << 20  # of a JSON file; the largest tokenizers have 35 MB
 _MASK_ROLE = "mask_token"  # how `special_tokens` names the token that the tokenizer calls its mask
 
@@ -265,6 +266,9 @@ def special_tokens(folder: Path) -> dict[str, int] | None:
         name = mask.get("content") if isinstance(mask, dict) else mask
         if name in found:
             found[_MASK_ROLE] = found[name]
+        for name, token in found.items():
+            if not 0 <= token < MOST_TOKENS:
+                raise ValueError(f"token {name!r} has the id {token}")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelCorrupt(f"{folder}: its tokenizer: {type(error).__name__}: {error}") from error
     return found if seen else None
@@ -304,6 +308,9 @@ class _Ids:
     ) -> None:
         self._files = {"config.json": config, "generation_config.json": generation}
         self._size, self._source = config.get("vocab_size"), source
+        size, most = self._size, MOST_TOKENS
+        if size is not None and not (type(size) is int and 1 <= size <= most):
+            raise ModelCorrupt(f"{source}: config.json: vocab_size is {size!r}, not 1..{most}")
 
     def all(self, key: str) -> tuple[int, ...]:
         """Every id under a key, which may hold one or a list."""

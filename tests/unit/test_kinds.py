@@ -186,3 +186,25 @@ def test_a_tokenizer_that_does_not_parse_is_named(content: str, tmp_path: Path) 
 def test_an_unknown_family_is_refused_by_its_name() -> None:
     with pytest.raises(ModelUnsupported, match="mamba"):
         read_kind({"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, source="here")
+
+
+@pytest.mark.parametrize("token", [10**9, -1])
+@pytest.mark.parametrize("file", ["tokenizer.json", "added_tokens.json", "tokenizer_config.json"])
+def test_an_absurd_id_of_a_tokenizer_is_named(file: str, token: int, tmp_path: Path) -> None:
+    """Whoever fills the gap up to it with unused tokens would fill the memory."""
+    folder = folder_of(tmp_path, {"model_type": "llada"}, None)
+    content: dict[str, dict[str, Any]] = {
+        "tokenizer.json": {"added_tokens": [{"id": token, "content": "<x>"}]},
+        "added_tokens.json": {"<x>": token},
+        "tokenizer_config.json": {"added_tokens_decoder": {str(token): {"content": "<x>"}}},
+    }
+    (folder / file).write_text(json.dumps(content[file]))
+    with pytest.raises(ModelCorrupt, match=f"'<x>' has the id {token}") as caught:
+        kind_of(folder)
+    assert str(folder) in caught.value.message
+
+
+@pytest.mark.parametrize("size", [10**9, 0, "96", True])
+def test_an_absurd_vocabulary_is_named(size: Any) -> None:
+    with pytest.raises(ModelCorrupt, match=rf"here: config.json: vocab_size is {size!r}"):
+        read_kind({"model_type": "llada", "vocab_size": size}, source="here")
