@@ -225,10 +225,28 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatStyle:
+    """What stands around the turns of a conversation: ids, and texts that are encoded.
+
+    Attributes:
+        first: before the first turn.
+        opening, closing: before and behind the text of a turn; `{role}` stands for who speaks.
+        roles: what the system, the user and the assistant are called.
+        after_system: text at the end of the system's turn.
+    """
+
+    first: tuple[int | str, ...]
+    opening: tuple[int | str, ...]
+    closing: tuple[int | str, ...]
+    roles: tuple[str, str, str] = ("system", "user", "assistant")
+    after_system: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SpecialTokens:
     """Token ids that mean something to the layouts; -1 where the checkpoint has none.
 
-    `stop` holds every id that ends the middle.
+    `stop` holds every id that ends the middle, `chat` how turns are marked if not as in Qwen2.5.
     """
 
     fim_prefix: int
@@ -242,3 +260,4 @@ class SpecialTokens:
     im_end: int
     mask: int
     stop: tuple[int, ...]
+    chat: ChatStyle | None = None

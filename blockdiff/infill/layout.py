@@ -28,6 +28,7 @@ from blockdiff.config import Layout
 from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.grammars import language_of
 from blockdiff.infill.healing import HealingConstraint, Tokenizer, healable_tail
+from blockdiff.infill.turns import conversation, style_of
 from blockdiff.infill.whitespace import to_lf
 from blockdiff.infill.windows import first_lines, last_lines, text_after, text_before, windows
 from blockdiff.types import InfillRequest, Snippet
@@ -188,11 +189,7 @@ def _chat(request: InfillRequest, tokenizer: Tokenizer, heal: bool, instruction:
     The answer is begun for the model: the fence of the code block and the start of the hole's first
     line.
     """
-    special = tokenizer.special
-    if min(special.im_start, special.im_end) < 0:
-        raise ModelUnsupported(
-            "the model has no chat tokens", "use an instruct model of `blockdiff models list`"
-        )
+    style = style_of(tokenizer.special)
     replaced = request.document[request.hole.start : request.hole.end] if instruction else ""
     shown = tokenizer.encode(to_lf(replaced))
     budget = request.context_tokens - len(shown)
@@ -227,19 +224,9 @@ def _chat(request: InfillRequest, tokenizer: Tokenizer, heal: bool, instruction:
     )
     line = tokenizer.encode(lead)
     healed, heal_text = healable_tail(line, tokenizer) if heal else (0, "")
-    tokens = [
-        *_turn("system", _SYSTEM, tokenizer),
-        *_turn("user", user, tokenizer),
-        special.im_start,
-        *tokenizer.encode(f"assistant\n{fence}{language}\n"),
-        *line[: len(line) - healed],
-    ]
+    answer = f"{fence}{language}\n"
+    tokens = conversation(_SYSTEM, user, answer, style, tokenizer) + line[: len(line) - healed]
     return Prompt(tuple(tokens), heal_text, used, fence)
-
-
-def _turn(role: str, text: str, tokenizer: Tokenizer) -> list[int]:
-    start, end = tokenizer.special.im_start, tokenizer.special.im_end
-    return [start, *tokenizer.encode(f"{role}\n{text}"), end, *tokenizer.encode("\n")]
 
 
 def _text(tokens: Sequence[int], tokenizer: Tokenizer) -> str:

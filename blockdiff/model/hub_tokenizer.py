@@ -11,11 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from blockdiff.config import ChatStyle
 from blockdiff.errors import ModelCorrupt, ModelNotFound
 from blockdiff.model.kinds import DiffusionKind, Family, special_tokens
 from blockdiff.model.tokenizer import Tokenizer
 
-_CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|role_end|>", "<|endoftext|>")
+_CHAT_ENDS = (
+    "<|im_end|>", "<|eot_id|>", "<|role_end|>", "<[end▁of▁sentence]>", "<|endoftext|>",
+)  # fmt: skip
 
 
 def load_tokenizer(folder: Path, kind: DiffusionKind, vocab_size: int) -> Tokenizer:
@@ -53,6 +56,7 @@ def load_tokenizer(folder: Path, kind: DiffusionKind, vocab_size: int) -> Tokeni
         special,
         mask=-1 if kind.mask_token_id is None else kind.mask_token_id,
         stop=tuple(dict.fromkeys((*kind.stop, *special.stop, *ends))),
+        chat=_chat_style(names),
     )
     return made
 
@@ -76,6 +80,25 @@ def frame_of(folder: Path, kind: DiffusionKind) -> tuple[tuple[int, ...], tuple[
     begin = names.get(str(name), kind.bos_token_id)
     end = kind.delete_token_id
     return () if begin is None else (begin,), () if end is None else (end,)
+
+
+def _chat_style(names: dict[str, int]) -> ChatStyle | None:
+    """How a conversation is marked, by the tokens there are; None: as in Qwen2.5, or not at all."""
+    if {"<|im_start|>", "<|im_end|>"} <= names.keys():
+        return None
+    if {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"} <= names.keys():  # LLaDA
+        begin = names.get("<|startoftext|>", names.get("<|begin_of_text|>"))
+        header = (names["<|start_header_id|>"], "{role}", names["<|end_header_id|>"], "\n\n")
+        return ChatStyle(() if begin is None else (begin,), header, (names["<|eot_id|>"],))
+    if "<|role_end|>" in names:  # LLaDA2
+        marks = tuple(names.get(mark, mark) for mark in ("<role>", "</role>"))
+        opening = (marks[0], "{role}", marks[1])
+        roles = ("SYSTEM", "HUMAN", "ASSISTANT")
+        return ChatStyle((), opening, (names["<|role_end|>"],), roles)
+    if {"<[begin▁of▁sentence]>", "<[end▁of▁sentence]>"} <= names.keys():  # Seed-Coder
+        begin, end = names["<[begin▁of▁sentence]>"], names["<[end▁of▁sentence]>"]
+        return ChatStyle((), (begin, "{role}\n"), (end,), after_system="\n\n")
+    return None
 
 
 def _from_parts(folder: Path, names: dict[str, int], vocab_size: int) -> Tokenizer:

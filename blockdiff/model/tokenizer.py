@@ -231,7 +231,7 @@ def _special_tokens(ids: dict[str, int]) -> SpecialTokens:
     roles = {role: ids.get(name, -1) for role, name in _ROLES.items()}
     unused = (i for name, i in ids.items() if name.startswith(_UNUSED))
     stop = tuple(roles[role] for role in _STOP_ROLES if roles[role] >= 0)
-    return SpecialTokens(**roles, mask=min(unused, default=-1), stop=stop)
+    return SpecialTokens(**roles, mask=min(unused, default=-1), stop=stop, chat=None)
 
 
 def _byte_alphabet() -> dict[str, int]:
