@@ -30,6 +30,9 @@ def peers_command(
     places: Annotated[int, typer.Option(min=1, help="Places in real code to measure at.")] = 8,
     context: Annotated[int, typer.Option(min=32, help="Tokens of context.")] = 512,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to write.")] = 32,
+    clients: Annotated[
+        int, typer.Option(min=0, help="Clients who write at once; 0 leaves that out.")
+    ] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the places.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads of both.")] = 2,
     model: Annotated[str, typer.Option(help="A catalogue model or a GGUF file.")] = DEFAULT_MODEL,
@@ -40,6 +43,8 @@ def peers_command(
 
     Cold: nothing is cached. Warm: a few tokens were typed since. Both write the same number of
     tokens behind the same prompt. `ratio` is our time over llama.cpp's, place by place.
+
+    Together: what several clients write in the time in which one alone writes once.
     """
     import torch
     from rich.console import Console
@@ -61,6 +66,11 @@ def peers_command(
         }  # fmt: skip
         report |= peers.compare(engine, rival, found, modes, tokens, lambda: bar.advance(task))
     alone, _ = rival.split(found[0].prompt, cold=False)
+    if clients:
+        various = peers.places(engine, clients, context, seed)
+        report["together"] = {
+            mode.value: peers.clients(engine, various, mode, clients, tokens) for mode in modes[:2]
+        }
     report["forward_ms"] = peers.forwards(engine, context)
     report["llama_cpp_token_ms"] = round(1e3 * alone[1] / tokens, 2)
     if not as_json:
@@ -78,6 +88,12 @@ def _table(report: dict[str, Any]) -> None:
                 f" ({row['ratio']['low']:.2f} to {row['ratio']['high']:.2f})"
                 + (f"  {rate:.2f} tokens per forward" if rate else "")
             )
+    for name, row in report.get("together", {}).items():
+        gain = row["throughput"]
+        typer.echo(
+            f"together {name:<6} {row['clients']} clients {gain['median']:5.2f} times the throughput"
+            f" ({gain['low']:.2f} to {gain['high']:.2f}), {row['same']} texts as alone"
+        )
     for width, row in report["forward_ms"].items():
         typer.echo(f"forward of {width:>2} positions  {row['median']:6.1f} ms")
     typer.echo(f"llama.cpp, a token    {report['llama_cpp_token_ms']:6.1f} ms")

@@ -86,10 +86,14 @@ class Speculation:
         every_length: a forward drafts for every number of draft tokens that may be accepted, not
             only for all of them: more drafts, for more rows.
         lookup: most tokens of a draft from the text itself; 0: none.
+        crowded: the same where others write in the same forwards, which then have no masks: the
+            weights are read anyway, and a row must bring more to be worth its arithmetic. None:
+            nothing changes. Greedy requests only: what a sampled one writes depends on its drafts.
     """
 
     every_length: bool = True
     lookup: int = 0
+    crowded: int | None = None
 
 
 @dataclass
@@ -112,6 +116,7 @@ class Sampler:
     cancelled: Callable[[], bool]
     constraint: Constraint | None = None
     speculation: Speculation = Speculation()
+    company: Callable[[], int] = lambda: 0  # how many others write in the same forwards
     forwards: int = 0
     edits: int = 0  # settled tokens replaced, rule `edit`
     returns: int = 0  # positions of a block that wanted an earlier token back
@@ -213,8 +218,9 @@ class Sampler:
             self._check()
             whole = len(draft.tokens)
             lengths = range(0 if self.speculation.every_length else whole, whole + 1)
+            masked = width and not self._crowded()
             logits, drafts = yield from self._verifying_forward(
-                last, draft.tokens, lengths if width else (), width
+                last, draft.tokens, lengths if masked else (), width
             )
             before, ended = len(accepted), False
             for index in range(len(draft.tokens) + 1):
@@ -260,10 +266,11 @@ class Sampler:
         most likely tokens, cut where they become unlikely all together.
         """
         found, match = lookup.draft()
-        found = found[: max(room - 1, 0)]
+        most = self.speculation.crowded if self._crowded() else None
+        found = found[: max(room - 1, 0)][:most]
         end = next((i for i, token in enumerate(found) if self._never_drafted(token)), len(found))
         copied = Proposal(found[:end], (0.0,) * end)
-        if copied.tokens and match >= _SURE_MATCH or logits is None:
+        if logits is None or (copied.tokens and match >= _SURE_MATCH):
             return copied
         proposal = self.chooser.most_likely(logits)
         joint, count = 1.0, 0
@@ -273,6 +280,10 @@ class Sampler:
                 break
             count += 1
         return Proposal(proposal.tokens[:count], proposal.confidence[:count]) if count else copied
+
+    def _crowded(self) -> bool:
+        greedy = self.config.temperature == 0.0
+        return self.speculation.crowded is not None and greedy and self.company() > 0
 
     def _never_drafted(self, token: int) -> bool:
         return token in self.stop or self.chooser.never(token)

@@ -179,7 +179,10 @@ class Engine:
         self._banned = _banned(checkpoint)
         # In int8 a CPU pays for every row of a forward; elsewhere some more cost next to nothing.
         cheap_rows = self.dtype != "int8"
-        self._speculation = Speculation(cheap_rows, lookup=16 if cheap_rows else 8)
+        self._speculation = (
+            Speculation(True, lookup=16) if cheap_rows else Speculation(False, lookup=8, crowded=2)
+        )
+        self._open = 0  # contexts that requests are at work on
 
     @classmethod
     def load(
@@ -343,12 +346,14 @@ class Engine:
         It writes no token that is `banned`.
         """
         cache = self._store.take(prompt.tokens, room=decoding.max_tokens + _DRAFT_ROOM)
+        self._open += 1
         try:
             yield self._sampler(cache, prompt, decoding, cancelled, banned)
         except torch.OutOfMemoryError as error:
             self._store.clear()
             raise _out_of_memory(error) from error
         finally:
+            self._open -= 1
             self._store.put(prompt.tokens[: cache.length], cache)
 
     def _sampler(
@@ -386,6 +391,7 @@ class Engine:
             cancelled=cancelled,
             constraint=constraint,
             speculation=self._speculation,
+            company=lambda: self._open - 1,
         )
 
     def _measure(self) -> None:

@@ -11,6 +11,7 @@ import statistics
 import sysconfig
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from typing import Any
 import torch
 
 from blockdiff.config import DecodingConfig, Mode
-from blockdiff.diffusion.sampler import Sampler
+from blockdiff.diffusion.sampler import Sampler, next_snapshot
+from blockdiff.engine.batch import Batch, Steps
 from blockdiff.engine.engine import Engine, resolved
 from blockdiff.model import masks
 
@@ -30,6 +32,7 @@ _MODULES = [
 ]  # fmt: skip
 _WIDTHS = (1, 2, 4, 8, 16)  # positions of a forward whose time is taken
 _REPEATS = 7  # of such a forward
+_CLIENT_REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,45 @@ def compare(
         }
     report["tokens_per_forward"] = {k: round(statistics.mean(v), 3) for k, v in per_forward.items()}
     return report
+
+
+def clients(
+    engine: Engine, found: Sequence[Place], mode: Mode, count: int, tokens: int
+) -> dict[str, Any]:
+    """Throughput of `count` clients who write at once over that of one who writes alone.
+
+    Each has a context of its own, which is encoded before; the same texts are written one after
+    another and together, in turn. `same`: how many of them are equal, token for token.
+    """
+    decoding = resolved(DecodingConfig(mode=mode, max_tokens=tokens), engine.drafting)
+    prompts = [found[i % len(found)].prompt for i in range(count)]
+    written: dict[int, tuple[int, ...]] = {}
+
+    def write(number: int) -> Steps:
+        with engine.behind(prompts[number], decoding) as sampler:
+            sampler.stop = frozenset()
+            with closing(sampler.steps(prompts[number])) as drafts:
+                while (draft := (yield from next_snapshot(drafts))) is not None:
+                    written[number] = draft.tokens
+
+    def seconds(numbers: Sequence[int]) -> float:
+        batch: Batch[int] = Batch(engine.forward, lambda key, what: None)
+        for number in numbers:
+            batch.add(number, write(number))
+        began = time.perf_counter()
+        while len(batch):
+            batch.step()
+        return time.perf_counter() - began
+
+    everybody = range(count)
+    seconds(everybody)  # encodes the contexts
+    gains, same = [], 0
+    for _ in range(_CLIENT_REPEATS):
+        alone = sum(seconds([number]) for number in everybody)
+        before = dict(written)
+        gains.append(alone / seconds(everybody))
+        same = sum(before[number] == written[number] for number in everybody)
+    return {"clients": count, "throughput": _spread(gains), "same": same}
 
 
 def forwards(engine: Engine, past: int) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Reader:
 
     def __init__(self, engine: Engine) -> None:
         self.told: dict[int, list[Told]] = {}
-        self.batch = engine.batch(self._tell)
+        self.batch: Batch[int] = engine.batch(self._tell)
 
     def _tell(self, key: int, what: Told) -> None:
         self.told.setdefault(key, []).append(what)
@@ -160,7 +160,7 @@ def test_forwards_together_are_forwards_alone(
 @settings(max_examples=8, deadline=None)
 def test_whenever_requests_begin_each_is_told_what_it_would_be_alone(starts: list[int]) -> None:
     wanted = some(len(starts))
-    reader, engine = None, Engine(checkpoint())
+    engine = Engine(checkpoint())
     reader = Reader(engine)
     for step in range(max(starts) + 1):
         for number, start in enumerate(starts):
@@ -274,3 +274,33 @@ def test_drafts_for_every_length_share_forwards_too(every_length: bool) -> None:
     reader.finish()
     for number, request in enumerate(wanted):
         assert content(reader.told[number]) == [*content([*other.infill(request)]), None]
+
+
+def test_a_crowd_drafts_less_and_writes_the_same() -> None:
+    """Greedy requests have no masks while others write; what they write stays that of `ar`."""
+    engine = Engine(checkpoint())
+    engine._speculation = Speculation(False, lookup=8, crowded=2)
+    reader = Reader(engine)
+    greedy = DecodingConfig(mode=Mode.VERIFY, max_tokens=24)
+    wanted = [replace(infill(n), decoding=greedy) for n in range(3)]
+    masked = {"alone": 0, "crowd": 0}
+
+    def counting(kind: str) -> Callable[[Sequence[Forward]], list[Tensor]]:
+        def forward(waiting: Sequence[Forward]) -> list[Tensor]:
+            masked[kind] += sum(one.gate is not None for one in waiting)
+            return engine.forward(waiting)
+
+        return forward
+
+    for kind, groups in (("alone", [[0], [1], [2]]), ("crowd", [[0, 1, 2]])):
+        reader.batch.runner = counting(kind)
+        for group in groups:
+            for number in group:
+                reader.batch.add(number, engine.steps(wanted[number], never))
+            reader.finish()
+        for number, request in enumerate(wanted):
+            plain = replace(request, decoding=replace(greedy, mode=Mode.AR))
+            end, expected = reader.told[number][-2], alone(plain)[-1]
+            assert isinstance(end, Finished) and isinstance(expected, Finished)
+            assert end.text == expected.text
+    assert masked["crowd"] < masked["alone"]
