@@ -127,9 +127,9 @@ def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
     keys.expect("norm_type", "layer_norm")  # these two are StarCoder2's
     keys.expect("mlp_type", "default")
     if not starcoder:
-        for kind in keys.config.get("layer_types") or ():
-            if kind != "full_attention":
-                raise ModelUnsupported(f"{keys.where}: layer_types {kind!r} is not supported")
+        kinds = keys.config.get("layer_types") or []
+        if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+            raise ModelUnsupported(f"{keys.where}: layer_types {kinds!r} is not supported")
     rope = _rope(keys)
     heads, width = keys.size("num_attention_heads"), keys.size("hidden_size")
     head_dim = keys.size("head_dim", max(width // heads, 1))

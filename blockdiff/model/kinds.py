@@ -269,7 +269,7 @@ def special_tokens(folder: Path) -> dict[str, int] | None:
         for name, token in found.items():
             if not 0 <= token < MOST_TOKENS:
                 raise ValueError(f"token {name!r} has the id {token}")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ModelCorrupt(f"{folder}: its tokenizer: {type(error).__name__}: {error}") from error
     return found if seen else None
 

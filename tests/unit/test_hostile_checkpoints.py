@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import resource
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from blockdiff.errors import BlockdiffError, ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.checkpoint import FORMAT, load_transformer
+from blockdiff.model.kinds import kind_of
 from blockdiff.model.transformer import Transformer
 from tests.parity.family_checkpoints import CHECKPOINTS
 from tests.unit import tiny
@@ -385,6 +387,59 @@ def test_what_is_not_there_is_said_so(absent: str, tmp_path: Path) -> None:
 def test_int8_says_what_it_does_not_cover(tmp_path: Path) -> None:
     with pytest.raises(BlockdiffError, match="mixtures of experts"):
         load(one_file(tmp_path, "llada2"), torch.int8)
+
+
+_VALUES: list[Any] = [
+    None, 0, -1, 1, 3, 7, 10**9, 10**30, 1.5, -0.0, float("nan"), float("inf"), True, False, "",
+    "x", "96", [], [1], [None], {}, {"type": "linear"}, {"rope_type": "llama3"},
+    {"rope_type": "linear", "factor": 0}, {"rope_type": []}, ["full_attention"], {"a": [{}]},
+]  # fmt: skip
+_KEYS = [
+    "rope_scaling", "rope_parameters", "layer_types", "quantization_config", "mlp_only_layers",
+    "partial_rotary_factor", "head_dim", "block_size", "bos_token_id", "attention_bias",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", CHECKPOINTS)
+def test_whatever_a_config_says_it_is_read_or_refused(family: str, tmp_path: Path) -> None:
+    """Seeded: one to three keys with values of every kind; any other exception is a defect."""
+    published, stream = CHECKPOINTS[family], random.Random(family)
+    folder = published.write(tmp_path)
+    outcomes = set()
+    for _ in range(60):
+        chosen = stream.sample([*published.config, *_KEYS], stream.choice([1, 1, 2, 3]))
+        changes = {key: stream.choice(_VALUES) for key in chosen}
+        (folder / "config.json").write_text(json.dumps(published.config | changes))
+        for attempt in (load, kind_of):
+            try:
+                attempt(folder)
+                outcomes.add("read")
+            except BlockdiffError as error:
+                assert str(folder) in error.message, changes
+                outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
+@pytest.mark.parametrize(
+    "file", ["tokenizer.json", "added_tokens.json", "tokenizer_config.json",
+             "special_tokens_map.json", "generation_config.json"],
+)  # fmt: skip
+def test_whatever_a_tokenizer_says_it_is_read_or_refused(file: str, tmp_path: Path) -> None:
+    stream = random.Random(file)
+    folder = CHECKPOINTS["dream"].write(tmp_path)
+    keys = [
+        "added_tokens", "model", "added_tokens_decoder", "mask_token", "eos_token_id",
+        "expand_token_id", "<|mask|>",
+    ]  # fmt: skip
+    inner = [{"content": "<|mask|>", "id": 90}, {"vocab": {"<|mask|>": 90}}, {"90": {}}]
+    for _ in range(200):
+        values = [*_VALUES, *inner, [stream.choice([*inner, *_VALUES])]]
+        content = {key: stream.choice(values) for key in stream.sample(keys, 2)}
+        (folder / file).write_text(json.dumps(content))
+        try:
+            kind_of(folder)
+        except BlockdiffError as error:
+            assert str(folder) in error.message, content
 
 
 # --- memory ------------------------------------------------------------------------------------
