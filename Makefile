@@ -45,6 +45,9 @@ test-fast: .venv/.stamp-dev  ## run the tests that need no model and no patience
 bench-overhead: .venv/.stamp-dev  ## what service and language server add to the bare engine
 	@$(RUN) tests.bench.overhead $(ARGS)
 
+bench-denoise: .venv/.stamp-dev  ## a denoising step of a 0.5B shape beside transformers
+	@$(RUN) tests.bench.denoise $(ARGS)
+
 bench-cancel: .venv/.stamp-editors  ## from the cancel key to the vanished draft, in Neovim
 	@$(RUN) tests.bench.cancel $(ARGS)
 
