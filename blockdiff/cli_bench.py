@@ -8,20 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from blockdiff.catalog import DEFAULT_MODEL
-from blockdiff.config import Mode
+from blockdiff.config import DecodingConfig, Mode
 from blockdiff.console import reported_errors
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Measure speed against llama.cpp on the same file.",
+    help="Measure speed: against llama.cpp on the same file, and where the time goes.",
     add_completion=False,
     rich_markup_mode=None,
 )
-
-
-@app.callback()
-def _group() -> None:
-    pass  # keeps `peers` a subcommand while it is the only one
 
 
 @app.command("peers")
@@ -78,6 +73,36 @@ def peers_command(
     typer.echo(json.dumps(report))
 
 
+@app.command("profile")
+@reported_errors()
+def profile_command(
+    places: Annotated[int, typer.Option(min=1, help="Places in real code to fill.")] = 6,
+    context: Annotated[int, typer.Option(min=32, help="Tokens of context.")] = 512,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 32,
+    mode: Annotated[Mode, typer.Option(help="How to write.")] = Mode.VERIFY,
+    seed: Annotated[int, typer.Option(help="Seed of the places.")] = 0,
+    model: Annotated[str, typer.Option(help="A catalogue model or a GGUF file.")] = DEFAULT_MODEL,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, int8, bfloat16, float32")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON object only.")] = False,
+) -> None:
+    """Show where the time of a request goes, from the document to the last text.
+
+    The service and the editor's protocol add what `make bench-overhead` measures.
+    """
+    from blockdiff.engine.engine import Engine
+    from blockdiff.eval import profile
+
+    engine = Engine.load(model, device=device, dtype=dtype)
+    requests = profile.requests(places, context, DecodingConfig(mode=mode, max_tokens=tokens), seed)
+    report = profile.profile(engine, requests)
+    if not as_json:
+        for name, row in report["parts"].items():
+            typer.echo(f"{name:<10} {row['ms']:9.1f} ms a request  {100 * row['share']:5.1f}%")
+        typer.echo(f"outside the model's forwards: {100 * report['outside']:.1f}%")
+    typer.echo(json.dumps(report))
+
+
 def _table(report: dict[str, Any]) -> None:
     for kind in ("cold", "warm"):
         for name, row in report[kind].items():
@@ -91,7 +116,7 @@ def _table(report: dict[str, Any]) -> None:
     for name, row in report.get("together", {}).items():
         gain = row["throughput"]
         typer.echo(
-            f"together {name:<6} {row['clients']} clients {gain['median']:5.2f} times the throughput"
+            f"together {name:<6} {row['clients']} clients, throughput times {gain['median']:.2f}"
             f" ({gain['low']:.2f} to {gain['high']:.2f}), {row['same']} texts as alone"
         )
     for width, row in report["forward_ms"].items():

@@ -10,7 +10,7 @@ import random
 import statistics
 import sysconfig
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,18 +49,10 @@ def places(engine: Engine, count: int, context: int, seed: int) -> list[Place]:
     tokenizer = engine.tokenizer
     special = tokenizer.special
     found: list[Place] = []
-    rng = random.Random(seed)
-    stdlib = Path(sysconfig.get_paths()["stdlib"])
     before, after = context * 3 // 4 - 2, context // 4 - 1
-    while len(found) < count:
-        name = rng.choice(_MODULES)
-        path = stdlib / f"{name}.py"
-        if not path.is_file():
-            continue
-        lines = path.read_text("utf-8").splitlines(keepends=True)
-        at = rng.randrange(len(lines) // 3, len(lines) * 2 // 3)
-        if len(lines[at].strip()) < 20:
-            continue
+    for name, lines, at in lines_of_code(seed):
+        if len(found) == count:
+            break
         prefix = tokenizer.encode("".join(lines[:at]))[-before:]
         suffix = tokenizer.encode("".join(lines[at + 4 :]))[:after]
         if len(prefix) < before or len(suffix) < after:
@@ -69,6 +61,21 @@ def places(engine: Engine, count: int, context: int, seed: int) -> list[Place]:
         typed = tokenizer.encode(lines[at])[:3]
         found.append(Place(f"{name}.py:{at + 1}", tuple(prompt), tuple(typed)))
     return found
+
+
+def lines_of_code(seed: int) -> Iterator[tuple[str, list[str], int]]:
+    """(module of the standard library, its lines, number of one that is not short), for ever."""
+    rng = random.Random(seed)
+    stdlib = Path(sysconfig.get_paths()["stdlib"])
+    while True:
+        name = rng.choice(_MODULES)
+        path = stdlib / f"{name}.py"
+        if not path.is_file():
+            continue
+        lines = path.read_text("utf-8").splitlines(keepends=True)
+        at = rng.randrange(len(lines) // 3, len(lines) * 2 // 3)
+        if len(lines[at].strip()) >= 20:
+            yield name, lines, at
 
 
 class Ours:
