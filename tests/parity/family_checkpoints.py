@@ -57,6 +57,17 @@ class Tiny:
         (folder / "model.safetensors.index.json").write_text(text)
         return folder
 
+    def write_one(
+        self, folder: Path, weights: dict[str, Tensor] | None = None, **changes: Any
+    ) -> Path:
+        """A single file, its weights replaced, its configuration changed; None takes a key away."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.config | changes
+        config = {k: v for k, v in config.items() if k not in changes or v is not None}
+        (folder / "config.json").write_text(json.dumps(config))
+        save_file(self.weights() if weights is None else weights, folder / "model.safetensors")
+        return folder
+
 
 def tokens(family: str) -> Tensor:
     """(2, LENGTH) ids, masks among them."""
