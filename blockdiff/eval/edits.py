@@ -14,43 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from blockdiff.eval.heldout import HeldOutFile
+from blockdiff.eval.infilling import parses
+from blockdiff.eval.rewrite_task import FunctionNode, Task, arguments
 
-FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _LINES = (3, 24)  # of a function that is rewritten
 _NAMES = ("entries", "outcome", "position", "amount", "label", "chosen")
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A rewrite with a known result.
-
-    Attributes:
-        form: of edit, one of `FORMS` or of the exercises.
-        document: the file as it is shown, `start` and `end` the span in it (code points).
-        expected: the file as it should be.
-        function: qualified name of the function that the span is.
-        tests: program that has to run behind the file; empty: the trees are compared.
-    """
-
-    id: str
-    form: str
-    path: str
-    document: str
-    start: int
-    end: int
-    instruction: str
-    expected: str
-    function: str
-    tests: str = ""
-
-    @property
-    def kind(self) -> str:
-        """Forms that turn code into other code of the same meaning are one kind."""
-        return "convert" if self.form in CONVERSIONS else self.form
-
-    @property
-    def text(self) -> str:
-        return self.document[self.start : self.end]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +92,7 @@ def type_hints(function: Function) -> Iterator[Task]:
     """Annotations are taken away."""
     node = function.node
     changes = []
-    for argument in _arguments(node):
+    for argument in arguments(node):
         if argument.annotation is not None:
             start = function.offset(argument.lineno, argument.col_offset) + len(argument.arg)
             changes.append((start, function.span(argument.annotation)[1], ""))
@@ -151,7 +119,7 @@ def rename(function: Function) -> Iterator[Task]:
     taken = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
     local = sorted(
         {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        - {a.arg for a in _arguments(node)}
+        - {a.arg for a in arguments(node)}
     )
     closed = any(
         isinstance(n, (ast.Global, ast.Nonlocal, ast.Lambda, ast.JoinedStr, ast.ClassDef))
@@ -185,7 +153,7 @@ def syntax(function: Function) -> Iterator[Task]:
     random.Random(function.file.id + function.name).shuffle(ends)
     for place in ends:
         task = function.edited("syntax", "Fix the syntax error.", (place, place + 1, ""))
-        if not _parses(task.document):
+        if not parses(task.document):
             yield task
             return
 
@@ -284,7 +252,6 @@ def error_handling(function: Function) -> Iterator[Task]:
         return
 
 
-CONVERSIONS = ("f-string", "comprehension", "early return")
 FORMS: dict[str, Callable[[Function], Iterator[Task]]] = {
     "type hints": type_hints,
     "docstring": docstring,
@@ -302,88 +269,10 @@ def tasks_of(file: HeldOutFile) -> Iterator[Task]:
     for function in functions(file):
         for make in FORMS.values():
             for task in make(function):
-                shown = task.form == "syntax" or _parses(task.document)
-                if shown and _parses(task.expected) and task.document != task.expected:
+                shown = task.form == "syntax" or parses(task.document)
+                if shown and parses(task.expected) and task.document != task.expected:
                     yield task
-
-
-# --- scoring ------------------------------------------------------------------------------------
-
-
-def equivalent(task: Task, document: str) -> bool:
-    """Whether a rewritten file is what the edit asked for.
-
-    For docstrings and type hints, which are not told word by word, everything else has to be as
-    it was, and what was asked for has to be there.
-    """
-    try:
-        found, wanted = ast.parse(document), ast.parse(task.expected)
-    except (SyntaxError, ValueError):
-        return False
-    if task.form == "docstring":
-        node = _find(found, task.function)
-        if node is None or not (ast.get_docstring(node) or "").strip():
-            return False
-        return _same(_without_docstring(found, task), _without_docstring(wanted, task))
-    if task.form == "type hints":
-        one, other = _find(found, task.function), _find(wanted, task.function)
-        if one is None or other is None or not _hints(one) >= _hints(other):
-            return False
-        return _same(_without_hints(found, task), _without_hints(wanted, task))
-    return _same(found, wanted)
-
-
-def _same(one: ast.Module, other: ast.Module) -> bool:
-    return ast.dump(one) == ast.dump(other)
-
-
-def _find(tree: ast.Module, name: str) -> FunctionNode | None:
-    body: list[ast.stmt] = tree.body
-    found: ast.stmt | None = None
-    for part in name.split("."):
-        kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        found = next((n for n in body if isinstance(n, kinds) and n.name == part), None)
-        if found is None:
-            return None
-        body = found.body
-    return found if isinstance(found, FunctionNode) else None
-
-
-def _without_docstring(tree: ast.Module, task: Task) -> ast.Module:
-    node = _find(tree, task.function)
-    if node is not None and ast.get_docstring(node, clean=False) is not None:
-        del node.body[0]
-    return tree
-
-
-def _hints(node: FunctionNode) -> set[str]:
-    hinted = {argument.arg for argument in _arguments(node) if argument.annotation is not None}
-    return hinted | ({"return"} if node.returns is not None else set())
-
-
-def _without_hints(tree: ast.Module, task: Task) -> ast.Module:
-    node = _find(tree, task.function)
-    if node is not None:
-        node.returns = None
-        for argument in _arguments(node):
-            argument.annotation = None
-    return tree
-
-
-def _arguments(node: FunctionNode) -> list[ast.arg]:
-    every = node.args
-    extra = [argument for argument in (every.vararg, every.kwarg) if argument is not None]
-    arguments = [*every.posonlyargs, *every.args, *every.kwonlyargs, *extra]
-    return sorted(arguments, key=lambda argument: (argument.lineno, argument.col_offset))
 
 
 def _names(node: ast.AST) -> Iterator[ast.Name]:
     return (n for n in ast.walk(node) if isinstance(n, ast.Name))
-
-
-def _parses(text: str) -> bool:
-    try:
-        ast.parse(text)
-    except (SyntaxError, ValueError):
-        return False
-    return True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blockdiff.eval.edits import Task
+from blockdiff.eval.rewrite_task import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import BlockdiffError
 from blockdiff.eval import edits, exercises, sandbox
-from blockdiff.eval.edits import Task
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.infilling import parses
 from blockdiff.eval.results import resampled
+from blockdiff.eval.rewrite_task import Task, equivalent
 from blockdiff.types import Event, Finished, Hole, RewriteRequest
 
 FREE_OF_PROSE = ("```", "Here is", "Here's", "Sure", "Certainly", "I ", "This ", "The ")
@@ -103,7 +103,7 @@ def score(task: Task, answer: Finished) -> Rewritten:
     if task.tests:
         passed = sandbox.run_program(f"{document}\n{task.tests}\n") == "passed"
     else:
-        passed = edits.equivalent(task, document)
+        passed = equivalent(task, document)
     whole = parses(document)
     return Rewritten(
         task.id,

@@ -9,8 +9,8 @@ import pytest
 
 from blockdiff.config import DecodingConfig
 from blockdiff.eval import edits, exercises, rewrite, sandbox
-from blockdiff.eval.edits import Task
 from blockdiff.eval.heldout import HeldOutFile
+from blockdiff.eval.rewrite_task import Task
 from blockdiff.types import Event, Finished, FinishReason, RewriteRequest, SyntaxState
 
 SOURCE = '''import json
