@@ -129,7 +129,9 @@ def _load_prepared(
             packed[ours] = [pack(stored.get(ours))]
         else:
             floats = torch.float32 if dtype is torch.int8 else dtype
-            state[ours] = stored.get(ours).to(device=device, dtype=floats)
+            # a norm that stays a view of a packed file would keep all of that file mapped
+            copy = dtype is torch.int8
+            state[ours] = stored.get(ours).to(device=device, dtype=floats, copy=copy)
     return build(config, state, str(folder), packed)
 
 

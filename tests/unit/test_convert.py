@@ -96,6 +96,15 @@ def test_a_folder_in_four_bits(tmp_path: Path) -> None:
     assert run(["models", "check", str(four), "--dtype", "int8"]) == ExitCode.OK
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc here")
+def test_a_packed_folder_is_in_memory_once(tmp_path: Path) -> None:
+    target = tmp_path / "int8"
+    convert(write(tmp_path / "it", "dream", ffn=64), target, quiet)
+    model = load_transformer(target, dtype=torch.int8)
+    assert str(target) not in Path("/proc/self/maps").read_text()
+    assert model.config.n_layers == 3
+
+
 def test_rows_that_are_no_whole_blocks_keep_eight_bits(tmp_path: Path) -> None:
     target = tmp_path / "four"
     convert(write(tmp_path / "it", "dream", ffn=256), target, quiet, bits=4)
