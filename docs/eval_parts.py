@@ -126,10 +126,10 @@ def _draft_line(name: str, row: dict[str, Any], run: str) -> str:
 def revisions(rows: list[Row], digest: str) -> str:
     """What became of wrong tokens and of right ones."""
     lines = []
-    for precision, row in sorted(rows, key=lambda r: bool(_other(r[1], digest))):
+    for precision, row in sorted(rows, key=lambda r: (bool(_other(r[1], digest)), r[1]["seed"])):
         name = f"all{', ' + precision if precision else ''}{_other(row, digest)}"
-        lines.append(_revision_line(name, row))
-        if not _other(row, digest):
+        lines.append(_revision_line(name + (f", seed {row['seed']}" if row["seed"] else ""), row))
+        if not _other(row, digest) and not row["seed"]:
             for noise, part in sorted(row["by_noise"].items()):
                 lines.append(_revision_line(f"wrong tokens: {noise}", part))
     return _table(
@@ -156,7 +156,9 @@ def rewrites(rows: list[Row]) -> str:
         name = f"mean over kinds{', ' + precision if precision else ''}"
         rate = f"{row['mean_over_kinds']:.1%} (of all tasks {low:.0%} to {high:.0%})"
         lines.append(_line(name, row["tasks"], rate, f"{row['parse_rate']:.0%}", row["unchanged"]))
-    return _table("kind", "tasks", "right", "file parses", "left unchanged", lines=lines, left=1)
+    prose = sum(row["prose"] for _, row in rows)
+    titles = "kind", "tasks", "right", "file parses", "left unchanged"
+    return _table(*titles, lines=lines, left=1) + f"\nAnswers that were prose: {prose}.\n"
 
 
 def _other(row: dict[str, Any], digest: str) -> str:
