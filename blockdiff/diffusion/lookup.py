@@ -8,9 +8,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Protocol
 
 _CANDIDATES = 64  # earlier places looked at, the latest first
 _LONGEST = 8  # tokens that two places are compared over
+_AHEAD = 4  # tokens that may have been left out where two texts part and meet again
+_LOST = 3  # tokens in a row that are not the original's: then it is no guide any more
+
+
+class Source(Protocol):
+    """Where drafts come from without a forward."""
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Append what was accepted."""
+        ...
+
+    def draft(self) -> tuple[tuple[int, ...], int]:
+        """(tokens, how many before them speak for them; 0: there are none)."""
+        ...
 
 
 class Lookup:
@@ -61,3 +76,56 @@ class Lookup:
             if length == _LONGEST:
                 break
         return tuple(tokens[best : best + min(self.most, 2 * longest)]), longest
+
+
+class Original:
+    """The text that is being rewritten, followed while the new one is written.
+
+    Most of it comes back, so the draft is what stands next in it. A token that differs is taken to
+    replace one; where more do, tokens were put in or left out, and the place is looked for where
+    the two texts agree again. Elsewhere `Lookup` serves.
+    """
+
+    def __init__(self, prompt: Sequence[int], original: Sequence[int], most: int) -> None:
+        self._lookup = Lookup(prompt, most)
+        self._original = tuple(original)
+        self._at = 0  # of the original's token that should come next
+        self._last = -1  # token written
+        self._agreeing, self._differing = 0, 0  # tokens in a row
+        self.most = most
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Append what was accepted."""
+        self._lookup.extend(tokens)
+        for token in tokens:
+            self._follow(token)
+            self._last = token
+
+    def draft(self) -> tuple[tuple[int, ...], int]:
+        """What comes next in the original: more, the longer the texts agree."""
+        size = self.most if self._differing < 2 else self.most // 2
+        size = min(max(size, 2 * self._agreeing), 2 * self.most)
+        rest = self._original[self._at : self._at + size]
+        if not rest or self._differing >= _LOST:
+            return self._lookup.draft()
+        return rest, max(self._agreeing, _LONGEST)
+
+    def _follow(self, token: int) -> None:
+        text, at = self._original, self._at
+        if text[at : at + 1] == (token,):
+            self._at, self._agreeing, self._differing = at + 1, self._agreeing + 1, 0
+            return
+        self._agreeing, self._differing = 0, self._differing + 1
+        if self._differing == 1:
+            self._at = min(at + 1, len(text))
+        elif (found := self._found(token)) is not None:
+            self._at, self._agreeing, self._differing = found + 1, 1, 0
+
+    def _found(self, token: int) -> int | None:
+        """Where the original says `token`: close by, or anywhere behind the same token as here."""
+        text, at = self._original, self._at
+        near = range(max(at - 1, 0), min(at + _AHEAD, len(text)))
+        if (place := next((i for i in near if text[i] == token), None)) is not None:
+            return place
+        pairs = [i for i in range(1, len(text)) if text[i - 1 : i + 1] == (self._last, token)]
+        return min(pairs, key=lambda i: abs(i - at), default=None)

@@ -19,7 +19,7 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.diffusion.choose import Chooser, Proposal
-from blockdiff.diffusion.lookup import Lookup
+from blockdiff.diffusion.lookup import Lookup, Original, Source
 from blockdiff.diffusion.revision import Revision
 from blockdiff.diffusion.unmask import settle
 from blockdiff.errors import Cancelled, ModelUnsupported
@@ -116,6 +116,7 @@ class Sampler:
     cancelled: Callable[[], bool]
     constraint: Constraint | None = None
     speculation: Speculation = Speculation()
+    original: Sequence[int] = ()  # what a rewrite starts from: `verify` drafts from it
     company: Callable[[], int] = lambda: 0  # how many others write in the same forwards
     forwards: int = 0
     edits: int = 0  # settled tokens replaced, rule `edit`
@@ -205,15 +206,17 @@ class Sampler:
         A forward carries the last accepted token, its draft (causal, base weights) and groups of
         masks, each for a number of draft tokens that may turn out accepted (adapter on). The
         longest agreeing part of the draft and one further token are accepted; the group behind
-        them, or an earlier place in the text, holds the next draft.
+        them, an earlier place in the text, or the original of a rewrite holds the next draft.
         """
         drafting = self.config.mode is Mode.VERIFY
         width = self.config.block_size if drafting else 0
-        lookup = Lookup(prompt, self.speculation.lookup if drafting else 0)
+        source = self._source(prompt) if drafting else Lookup((), 0)
         last = prompt[-1]
         accepted: list[int] = []
         confidence: list[float] = []
         draft = Proposal((), ())
+        if self.original and drafting:
+            draft = self._next_draft(None, source, self.config.max_tokens)
         while True:
             self._check()
             whole = len(draft.tokens)
@@ -237,8 +240,8 @@ class Sampler:
             full = ended or len(accepted) == self.config.max_tokens
             self.cache.commit(index + 1)
             room = self.config.max_tokens - len(accepted)
-            lookup.extend(accepted[before:])
-            draft = Proposal((), ()) if full else self._next_draft(drafts.get(index), lookup, room)
+            source.extend(accepted[before:])
+            draft = Proposal((), ()) if full else self._next_draft(drafts.get(index), source, room)
             yield self._snapshot(accepted, confidence, draft, ended)
             if full:
                 return
@@ -259,13 +262,13 @@ class Sampler:
         groups = logits[exact:].view(len(lengths), width, logits.shape[-1]) if noisy else ()
         return logits[:exact], dict(zip(lengths, groups, strict=True))
 
-    def _next_draft(self, logits: Tensor | None, lookup: Lookup, room: int) -> Proposal:
+    def _next_draft(self, logits: Tensor | None, source: Source, room: int) -> Proposal:
         """The next draft, ends excluded, at most `room` - 1 tokens.
 
         What stood behind the same tokens before, where the match is long; otherwise the adapter's
         most likely tokens, cut where they become unlikely all together.
         """
-        found, match = lookup.draft()
+        found, match = source.draft()
         most = self.speculation.crowded if self._crowded() else None
         found = found[: max(room - 1, 0)][:most]
         end = next((i for i, token in enumerate(found) if self._never_drafted(token)), len(found))
@@ -280,6 +283,10 @@ class Sampler:
                 break
             count += 1
         return Proposal(proposal.tokens[:count], proposal.confidence[:count]) if count else copied
+
+    def _source(self, prompt: Sequence[int]) -> Source:
+        most = self.speculation.lookup
+        return Original(prompt, self.original, most) if self.original else Lookup(prompt, most)
 
     def _crowded(self) -> bool:
         greedy = self.config.temperature == 0.0

@@ -453,6 +453,8 @@ class _Infill:
             # encoded: context is exact whoever asked for it, and a completion that every keystroke
             # replaces would never get to the end of a long one.
             yield from sampler.encoding(prompt.tokens)
+            if self._instructed and isinstance(sampler, Sampler):
+                sampler.original = self._replaced()
             with closing(sampler.steps(prompt.tokens)) as drafts:
                 for number in itertools.count():
                     draft = yield from next_snapshot(drafts)
@@ -527,10 +529,13 @@ class _Infill:
         """What a request needs that leaves it open."""
         if not self._instructed:
             return _MAX_TOKENS
-        hole, document = self._request.hole, self._request.document
-        replaced = self._point.tokenizer.encode(document[hole.start : hole.end])
         room = self._point.model.config.max_positions - len(self._prompt.tokens) - _DRAFT_ROOM
-        return rewriting.most_tokens(len(replaced), room)
+        return rewriting.most_tokens(len(self._replaced()), room)
+
+    def _replaced(self) -> list[int]:
+        """Tokens of what stands in the hole."""
+        hole, document = self._request.hole, self._request.document
+        return list(self._point.tokenizer.encode(document[hole.start : hole.end]))
 
     def _check_syntax(self, text: str) -> SyntaxState:
         request = self._request

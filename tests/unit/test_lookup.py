@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockdiff.diffusion.lookup import Lookup
+from blockdiff.diffusion.lookup import Lookup, Original
 
 
 def test_what_followed_before_is_proposed_again() -> None:
@@ -57,3 +58,55 @@ def test_a_draft_did_stand_behind_such_a_match(
             tokens[i - match : i] == tokens[-match:] and tokens[i : i + len(draft)] == list(draft)
             for i in range(match, len(tokens))
         )
+
+
+# The original of a rewrite
+
+TEXT = list(range(100, 160))
+
+
+def forwards(new: list[int], most: int = 8) -> int:
+    """How many it takes to write `new` where every agreeing draft is accepted."""
+    source, written, count = Original([1, 2, 3], TEXT, most), 0, 0
+    while written < len(new):
+        draft, _ = source.draft()
+        taken = 0
+        while taken < len(draft) and draft[taken : taken + 1] == tuple(new[written + taken :][:1]):
+            taken += 1
+        accepted = new[written : written + taken + 1]
+        source.extend(accepted)
+        written, count = written + len(accepted), count + 1
+    return count
+
+
+@pytest.mark.parametrize(
+    ("changed", "most_forwards"),
+    [
+        (TEXT, 6),
+        ([*TEXT[:20], 7, *TEXT[21:]], 8),
+        ([*TEXT[:10], 7, *TEXT[11:30], 8, *TEXT[31:50], 9, *TEXT[51:]], 12),
+        ([*TEXT[:20], 7, 8, *TEXT[21:]], 10),
+        ([*TEXT[:20], *TEXT[23:]], 10),
+        ([*TEXT[:20], 7, 8, 9, 6, 5, *TEXT[20:]], 16),
+        ([*TEXT[30:], *TEXT[:30]], 16),
+    ],
+    ids=["nothing", "one token", "three tokens", "two for one", "left out", "put in", "moved"],
+)
+def test_what_is_kept_of_the_original_costs_few_forwards(
+    changed: list[int], most_forwards: int
+) -> None:
+    assert forwards(changed) <= most_forwards
+
+
+@given(st.lists(st.integers(100, 170), max_size=60))
+def test_whatever_is_written_a_draft_is_part_of_a_text_that_is_known(new: list[int]) -> None:
+    source = Original([1, 2, 3], TEXT, 4)
+    known = [TEXT, [1, 2, 3]]
+    for index, token in enumerate(new):
+        draft, match = source.draft()
+        both = [*known, [1, 2, 3, *new[:index]]]
+        assert len(draft) <= 8 and (match > 0) == bool(draft)
+        assert any(
+            list(draft) == text[i : i + len(draft)] for text in both for i in range(len(text) + 1)
+        )
+        source.extend([token])

@@ -230,15 +230,16 @@ def exact_distribution(
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 0.9)])
 @pytest.mark.parametrize(
-    ("mode", "speculation"),
+    ("mode", "speculation", "original"),
     [
-        (Mode.AR, Speculation()),
-        (Mode.VERIFY, Speculation()),
-        (Mode.VERIFY, Speculation(False, 4)),
+        (Mode.AR, Speculation(), []),
+        (Mode.VERIFY, Speculation(), []),
+        (Mode.VERIFY, Speculation(False, 4), []),
+        (Mode.VERIFY, Speculation(False, 4), [1, 0, 0, 1]),
     ],
 )
 def test_sampling_keeps_the_distribution_of_the_base(
-    mode: Mode, speculation: Speculation, temperature: float, top_p: float
+    mode: Mode, speculation: Speculation, original: list[int], temperature: float, top_p: float
 ) -> None:
     """Texts of four tokens over three letters, one of which ends them, over many seeds."""
     model = transformer(config(vocab_size=3, n_layers=1), seed=21, sharp=1.2)
@@ -255,6 +256,7 @@ def test_sampling_keeps_the_distribution_of_the_base(
         run = sampler(
             model, drafter, seeded, cache=cache, stop=[2], speculation=speculation
         )
+        run.original = original
         snapshots = list(run.run(prompt))
         drafted += any(False in snapshot.settled for snapshot in snapshots)
         final = snapshots[-1]
@@ -264,7 +266,24 @@ def test_sampling_keeps_the_distribution_of_the_base(
     )
     freedom = len(expected) - 1
     assert statistic < freedom + 4.0 * math.sqrt(2.0 * freedom)
-    assert drafted > draws // 3 if mode is Mode.VERIFY else drafted == 0
+    shown = draws // 6 if original else draws // 3  # its first draft is settled when it is shown
+    assert drafted > shown if mode is Mode.VERIFY else drafted == 0
+
+
+@given(
+    original=st.lists(st.integers(0, VOCAB - 1), max_size=16),
+    prompt=PROMPT,
+    stop=st.sets(st.integers(0, VOCAB - 1), max_size=3),
+)
+@settings(max_examples=15, deadline=None)
+def test_the_original_of_a_rewrite_changes_no_token_of_it(
+    original: list[int], prompt: list[int], stop: set[int]
+) -> None:
+    model, drafter = MODELS["qwen2"], ADAPTERS["qwen2"]
+    plain = last(sampler(model, drafter, AR, stop=stop).run(prompt))
+    run = sampler(model, drafter, VERIFY, stop=stop, speculation=Speculation(False, 8))
+    run.original = original
+    assert last(run.run(prompt)).tokens == plain.tokens
 
 
 # --- diffusion ---------------------------------------------------------------------------------
