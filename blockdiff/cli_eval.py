@@ -93,6 +93,8 @@ def infilling_command(
     report = {"mode": mode.value, "model": settings["model"], "data": data.name, "limit": limit}
     report |= {"seed": seed, "max_tokens": decoding.max_tokens}
     report |= {key: settings[key] for key in ("dtype", "adapter_sha256") if key in settings}
+    if mode is EvalMode.DIFFUSION:
+        report["rule"] = rule.value
     report |= figures
     if not as_json:
         low, high = figures["pass@1_ci95"]

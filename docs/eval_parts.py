@@ -92,6 +92,8 @@ def infilling(rows: list[Row], digest: str) -> str:
         speed = row["tokens_per_forward"]
         rate = "" if speed is None or row["mode"] == "llamacpp" else f"{speed:.2f}"
         name = _NAMES.get(row["mode"], f"`{row['mode']}`") + (f", {precision}" if precision else "")
+        if row.get("rule", "threshold") != "threshold":
+            name += f", rule `{row['rule']}`"
         passed = f"{row['pass@1']:.1%} ({low:.0%} to {high:.0%})"
         cells = (name + _other(row, digest), row["tasks"], passed)
         more = f"{row['exact_match_rstrip']:.1%}", f"{row['parse_rate']:.1%}", rate
