@@ -53,12 +53,12 @@ bench-cancel: .venv/.stamp-editors  ## from the cancel key to the vanished draft
 
 test-nvim: .venv/.stamp-editors  ## test the Neovim plugin in a real Neovim
 	@$(RUN) blockdiff models pull
-	@OMP_NUM_THREADS=1 BLOCKDIFF_REQUIRE_MODEL=1 $(RUN) pytest tests/editors/nvim $(ARGS)
+	@OMP_NUM_THREADS=1 BLOCKDIFF_REQUIRE_MODEL=1 $(RUN) pytest tests/editors/nvim --reruns 1 $(ARGS)
 
 test-vscode: .venv/.stamp-editors  ## test the VS Code extension in a real VS Code in a browser
 	@$(RUN) tests.editors.vscode.install
 	@$(RUN) blockdiff models pull
-	@OMP_NUM_THREADS=1 BLOCKDIFF_REQUIRE_MODEL=1 $(RUN) pytest tests/editors/vscode $(ARGS)
+	@OMP_NUM_THREADS=1 BLOCKDIFF_REQUIRE_MODEL=1 $(RUN) pytest tests/editors/vscode --reruns 1 $(ARGS)
 
 docs-media: .venv/.stamp-editors  ## take the pictures and animations of the guides anew
 	@$(RUN) tests.editors.vscode.install
