@@ -77,7 +77,7 @@ def draft_command(
     The last line on standard output is one JSON object.
     """
     from blockdiff.engine.devices import choose_device, choose_dtype
-    from blockdiff.engine.engine import Checkpoint, quiet
+    from blockdiff.engine.loaded import Checkpoint, quiet
     from blockdiff.eval import draft, heldout
 
     where = choose_device(device)
@@ -118,7 +118,8 @@ def revise_command(
     Counts tokens fixed and broken, and positions that went back and forth. The last line on
     standard output is one JSON object.
     """
-    from blockdiff.engine.engine import Engine, resolved
+    from blockdiff.engine.engine import Engine
+    from blockdiff.engine.infilling import resolved
     from blockdiff.eval import heldout, revise
 
     files = heldout.choose(heldout.load(data), limit, seed)

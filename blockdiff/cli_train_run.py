@@ -118,7 +118,7 @@ def measure_command(
 ) -> None:
     """Measure a model's drafts on held-out files: accuracy by offset, accepted run, NELBO."""
     from blockdiff.engine.devices import choose_device, choose_dtype
-    from blockdiff.engine.engine import Checkpoint, quiet
+    from blockdiff.engine.loaded import Checkpoint, quiet
     from blockdiff.train.adapt import held_out_sequences
     from blockdiff.train.corpus import Corpus as TrainingCorpus
     from blockdiff.train.loop import TrainConfig
@@ -158,7 +158,7 @@ def _trainer(
     initial: Path | None,
 ) -> Trainer:
     from blockdiff.engine.devices import choose_device, choose_dtype
-    from blockdiff.engine.engine import Checkpoint, quiet
+    from blockdiff.engine.loaded import Checkpoint, quiet
     from blockdiff.train.adapt import trainer
     from blockdiff.train.corpus import Corpus as TrainingCorpus
 

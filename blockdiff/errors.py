@@ -145,6 +145,13 @@ class DeviceUnavailable(BlockdiffError):
     exit_code = ExitCode.USAGE
 
 
+class AnswerIsProse(BlockdiffError):
+    """The model answered an instruction with talk about the code. Nothing was changed."""
+
+    code = "answer_is_prose"
+    exit_code = ExitCode.MODEL
+
+
 class Cancelled(BlockdiffError):
     """The request was cancelled between two forwards. Nothing was changed."""
 

@@ -21,7 +21,8 @@ import torch
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.sampler import Sampler, next_snapshot
 from blockdiff.engine.batch import Batch, Steps
-from blockdiff.engine.engine import Engine, resolved
+from blockdiff.engine.engine import Engine
+from blockdiff.engine.infilling import resolved
 from blockdiff.model import masks
 
 _MODULES = [

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from blockdiff.config import DecodingConfig
-from blockdiff.errors import BlockdiffError
+from blockdiff.errors import AnswerIsProse, BlockdiffError
 from blockdiff.eval import edits, exercises, sandbox
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.infilling import parses
 from blockdiff.eval.results import resampled
 from blockdiff.eval.rewrite_task import Task, equivalent
+from blockdiff.infill.rewrite import is_prose
 from blockdiff.types import Event, Finished, Hole, RewriteRequest
-
-FREE_OF_PROSE = ("```", "Here is", "Here's", "Sure", "Certainly", "I ", "This ", "The ")
-"""How an answer begins that talks about the code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Rewritten:
     Attributes:
         passed: the tests passed, or the file is what it should be.
         parses: the whole file parses.
-        prose: it does not, and the answer reads like talk about the code.
+        prose: the answer was talk about the code, and was refused.
         unchanged: the text is what it was.
     """
 
@@ -91,9 +89,12 @@ def rewrite(
         decoding=decoding,
         context_tokens=context_tokens,
     )
-    for event in engine.rewrite(request):
-        if isinstance(event, Finished):
-            return score(task, event)
+    try:
+        for event in engine.rewrite(request):
+            if isinstance(event, Finished):
+                return score(task, event)
+    except AnswerIsProse:
+        return Rewritten(task.id, task.kind, "", False, False, True, False, 0, 0, 0.0)
     raise BlockdiffError("the engine ended without a result")
 
 
@@ -111,7 +112,7 @@ def score(task: Task, answer: Finished) -> Rewritten:
         answer.text,
         passed=passed,
         parses=whole,
-        prose=not whole and answer.text.lstrip().startswith(FREE_OF_PROSE),
+        prose=not whole and is_prose(answer.text),
         unchanged=answer.text == task.text,
         tokens=answer.tokens,
         forwards=answer.forwards,

@@ -15,6 +15,13 @@ from blockdiff.infill.healing import Tokenizer
 from blockdiff.infill.whitespace import BOM, to_lf
 from blockdiff.types import Event, Finished, Hole, Refinement, Span
 
+_TALK = ("```", "Here is", "Here's", "Here are", "Sure", "Certainly", "I ", "I'", "This ", "The ")
+
+
+def is_prose(text: str) -> bool:
+    """Whether an answer that is no code begins as talk about code does."""
+    return text.lstrip().startswith(_TALK)
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:

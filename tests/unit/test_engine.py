@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.engine.draft_text import draft_text, split_draft
-from blockdiff.engine.engine import Engine, resolved
+from blockdiff.engine.engine import Engine
+from blockdiff.engine.infilling import resolved
 from blockdiff.engine.speed import MovingRate
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.types import Finished, FinishReason, Hole, InfillRequest, Refinement

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,9 +17,10 @@ from blockdiff.client import EngineClient
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.endpoint import Runtime
-from blockdiff.engine.engine import Checkpoint, Engine
+from blockdiff.engine.engine import Engine
+from blockdiff.engine.loaded import Checkpoint
 from blockdiff.engine.rewriting import Renoise, most_tokens
-from blockdiff.errors import Cancelled, InvalidRequest, ModelUnsupported
+from blockdiff.errors import AnswerIsProse, Cancelled, InvalidRequest, ModelUnsupported
 from blockdiff.infill.rewrite import Frame
 from blockdiff.infill.syntax import check_rewrite
 from blockdiff.model import forward as forwards
@@ -345,6 +347,36 @@ def test_what_the_engine_refuses_is_its_own_typed_error(runtime: Runtime) -> Non
                 await collect(client, request(decoding=DecodingConfig(max_tokens=2)))
 
     run(story())
+
+
+class Saying(Engine):
+    """An engine whose model says what it is told to, and then ends."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(checkpoint())
+        self._says, self._ids = text, list[int]()
+
+    def allowed(self, so_far: Sequence[int]) -> Sequence[int]:
+        return self._ids[len(so_far) : len(so_far) + 1]
+
+    def _sampler(self, cache: Any, prompt: Any, *args: Any, **options: Any) -> Any:
+        made = super()._sampler(cache, prompt, *args, **options)
+        ids = self.tokenizer.encode(prompt.heal + self._says)
+        self._ids = [*ids, min(self.tokenizer.special.stop)]
+        made.constraint = self
+        return made
+
+
+@pytest.mark.parametrize("answer", ["Sure, here it is:", "This function is not good enough"])
+def test_talk_instead_of_code_is_refused(answer: str) -> None:
+    wanted = request(instruction="make it faster")
+    with pytest.raises(AnswerIsProse, match="talk instead of code"):
+        finish(wanted, Saying(answer))
+
+
+def test_code_that_only_reads_like_talk_is_code() -> None:
+    *_, end = Saying("Sure = 1").rewrite(request(instruction="assign it"))
+    assert isinstance(end, Finished) and "Sure = 1" in end.text
 
 
 def test_closing_the_iterator_cancels(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from blockdiff.config import AdapterConfig, Layout
-from blockdiff.engine.engine import Checkpoint
+from blockdiff.engine.loaded import Checkpoint
 from blockdiff.model import tokenizer as tokenizers
 from blockdiff.model.checkpoint import DraftingConfig
 from blockdiff.model.tokenizer import Tokenizer
