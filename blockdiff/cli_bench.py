@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from blockdiff import interrupt
 from blockdiff.catalog import DEFAULT_MODEL
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.console import reported_errors
@@ -41,12 +42,14 @@ def peers_command(
 
     Together: what several clients write in the time in which one alone writes once.
     """
-    import torch
+    with interrupt.held():
+        import torch
     from rich.console import Console
     from rich.progress import Progress
 
-    from blockdiff.engine.engine import Engine
-    from blockdiff.eval import peers
+    with interrupt.held():
+        from blockdiff.engine.engine import Engine
+        from blockdiff.eval import peers
 
     torch.set_num_threads(threads)
     engine = Engine.load(model, device="cpu", dtype=dtype)
@@ -90,8 +93,9 @@ def profile_command(
 
     The service and the editor's protocol add what `make bench-overhead` measures.
     """
-    from blockdiff.engine.engine import Engine
-    from blockdiff.eval import profile
+    with interrupt.held():
+        from blockdiff.engine.engine import Engine
+        from blockdiff.eval import profile
 
     engine = Engine.load(model, device=device, dtype=dtype)
     requests = profile.requests(places, context, DecodingConfig(mode=mode, max_tokens=tokens), seed)

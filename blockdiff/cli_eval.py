@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockdiff import cli_eval_heldout
+from blockdiff import cli_eval_heldout, interrupt
 from blockdiff.catalog import DEFAULT_MODEL
 from blockdiff.cli_eval_parts import Bar, adapter_digest
 from blockdiff.config import DecodingConfig, Mode, Rule
@@ -161,7 +161,8 @@ def _filler(
     dtype: str,
     threads: int,
 ) -> Filler:
-    from blockdiff.eval import fillers
+    with interrupt.held():
+        from blockdiff.eval import fillers
 
     if mode is EvalMode.EMPTY:
         return fillers.floor
@@ -169,7 +170,8 @@ def _filler(
         return fillers.ceiling
     if mode is EvalMode.LLAMACPP:
         return fillers.llama_cpp(model, decoding.max_tokens, threads or os.cpu_count() or 1)
-    from blockdiff.engine.engine import Engine
+    with interrupt.held():
+        from blockdiff.engine.engine import Engine
 
     engine = Engine.load(model, device=device, dtype=dtype)
     return fillers.ours(engine, decoding, context_tokens)

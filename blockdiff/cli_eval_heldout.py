@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from blockdiff import interrupt
 from blockdiff.catalog import DEFAULT_MODEL
 from blockdiff.cli_eval_parts import Bar, adapter_digest
 from blockdiff.config import DecodingConfig, Mode, Rule
@@ -50,7 +51,8 @@ def held_out_command(
 
     The last line on standard output is one JSON object.
     """
-    from blockdiff.eval import heldout
+    with interrupt.held():
+        from blockdiff.eval import heldout
 
     files = list(heldout.of_corpus(corpus))
     chosen = heldout.sample(files, each, python, most_bytes)
@@ -76,9 +78,10 @@ def draft_command(
 
     The last line on standard output is one JSON object.
     """
-    from blockdiff.engine.devices import choose_device, choose_dtype
-    from blockdiff.engine.loaded import Checkpoint, quiet
-    from blockdiff.eval import draft, heldout
+    with interrupt.held():
+        from blockdiff.engine.devices import choose_device, choose_dtype
+        from blockdiff.engine.loaded import Checkpoint, quiet
+        from blockdiff.eval import draft, heldout
 
     where = choose_device(device)
     point = Checkpoint.load(model, where, choose_dtype(dtype, where), quiet)
@@ -118,9 +121,10 @@ def revise_command(
     Counts tokens fixed and broken, and positions that went back and forth. The last line on
     standard output is one JSON object.
     """
-    from blockdiff.engine.engine import Engine
-    from blockdiff.engine.infilling import resolved
-    from blockdiff.eval import heldout, revise
+    with interrupt.held():
+        from blockdiff.engine.engine import Engine
+        from blockdiff.engine.infilling import resolved
+        from blockdiff.eval import heldout, revise
 
     files = heldout.choose(heldout.load(data), limit, seed)
     engine = Engine.load(model, device=device, dtype=dtype)
@@ -160,8 +164,9 @@ def rewrite_command(
     The tasks reverse mechanical edits; small functions with tests are added for bugs and bodies.
     The last line on standard output is one JSON object.
     """
-    from blockdiff.engine.engine import Engine
-    from blockdiff.eval import heldout, rewrite
+    with interrupt.held():
+        from blockdiff.engine.engine import Engine
+        from blockdiff.eval import heldout, rewrite
 
     tasks = rewrite.tasks(heldout.load(data), limit, seed)
     engine = Engine.load(model, device=device, dtype=dtype)
@@ -187,7 +192,8 @@ def _through(
     out: Path | None,
     row: Callable[..., Any],
 ) -> list[Any]:
-    from blockdiff.eval.results import ResultsFile, gone_through
+    with interrupt.held():
+        from blockdiff.eval.results import ResultsFile, gone_through
 
     results: ResultsFile[Any] | None = ResultsFile(out, settings, row) if out else None
     with Bar(len(files)) as bar:

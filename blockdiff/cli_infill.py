@@ -142,7 +142,8 @@ def load_engine(model: ModelChoice, *, silent: bool) -> Engine:
     _ensure_downloaded(model, silent)
     with ProgressBar(silent) as bar:
         bar.share("starting the engine", 0.0)
-        from blockdiff.engine.engine import Engine
+        with interrupt.held():
+            from blockdiff.engine.engine import Engine
 
         return Engine.load(
             model.name, device=model.device, dtype=model.dtype, progress=bar.share

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from blockdiff import store
+from blockdiff import interrupt, store
 from blockdiff.catalog import (
     DEFAULT_MODEL,
     CatalogEntry,
@@ -147,7 +147,8 @@ def _published_rows(entry: Published) -> list[tuple[str, str]]:
 
 def _folder_rows(folder: Path) -> list[tuple[str, str]]:
     """Of a folder in the hub's layout, whose weights are not opened."""
-    from blockdiff.model.kinds import kind_of
+    with interrupt.held():
+        from blockdiff.model.kinds import kind_of
 
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"{folder} holds no config.json", "give a checkpoint folder")
@@ -190,7 +191,8 @@ def convert_command(
     """
     if bits not in (4, 8):
         raise InvalidRequest(f"bits must be 4 or 8, got {bits}")
-    from blockdiff.model.convert import convert
+    with interrupt.held():
+        from blockdiff.model.convert import convert
     from blockdiff.tui import ProgressBar
 
     folder = store.resolve(source).base
@@ -216,7 +218,8 @@ def check_command(
     from blockdiff.cli_infill import ModelChoice, load_engine
 
     engine = load_engine(ModelChoice(name, device, dtype, download=False), silent=False)
-    from blockdiff.engine.smoke import checked
+    with interrupt.held():
+        from blockdiff.engine.smoke import checked
 
     typer.echo(f"load      {engine.name} on {engine.device} in {engine.dtype}")
     for what, result in checked(engine):

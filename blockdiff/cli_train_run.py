@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from blockdiff import interrupt
 from blockdiff.catalog import DEFAULT_MODEL
 from blockdiff.config import AdapterConfig
 from blockdiff.console import reported_errors
@@ -76,10 +77,11 @@ def run_command(
 
     On several GPUs: accelerate launch -m blockdiff train run ...
     """
-    from blockdiff.train.adapt import drafting_config, export_adapter
-    from blockdiff.train.corrupt import CorruptionConfig
-    from blockdiff.train.loop import TrainConfig
-    from blockdiff.train.sequences import SequenceConfig
+    with interrupt.held():
+        from blockdiff.train.adapt import drafting_config, export_adapter
+        from blockdiff.train.corrupt import CorruptionConfig
+        from blockdiff.train.loop import TrainConfig
+        from blockdiff.train.sequences import SequenceConfig
 
     config = TrainConfig(
         noisy_positions=noisy_positions,
@@ -117,12 +119,13 @@ def measure_command(
     dtype: Dtype = "auto",
 ) -> None:
     """Measure a model's drafts on held-out files: accuracy by offset, accepted run, NELBO."""
-    from blockdiff.engine.devices import choose_device, choose_dtype
-    from blockdiff.engine.loaded import Checkpoint, quiet
-    from blockdiff.train.adapt import held_out_sequences
-    from blockdiff.train.corpus import Corpus as TrainingCorpus
-    from blockdiff.train.loop import TrainConfig
-    from blockdiff.train.measure import measure_drafts
+    with interrupt.held():
+        from blockdiff.engine.devices import choose_device, choose_dtype
+        from blockdiff.engine.loaded import Checkpoint, quiet
+        from blockdiff.train.adapt import held_out_sequences
+        from blockdiff.train.corpus import Corpus as TrainingCorpus
+        from blockdiff.train.loop import TrainConfig
+        from blockdiff.train.measure import measure_drafts
 
     # trained and shipped in bfloat16; int8 only where it is asked for
     where = choose_device(device)
@@ -141,7 +144,8 @@ def plot_command(
     target: Annotated[Path, typer.Option("--out", help="PNG to write.")] = Path("curves.png"),
 ) -> None:
     """Draw a run's learning curves."""
-    from blockdiff.train.plot import plot_run
+    with interrupt.held():
+        from blockdiff.train.plot import plot_run
 
     plot_run(folder / "log.jsonl", target)
     typer.echo(f"wrote {target}")
@@ -157,10 +161,11 @@ def _trainer(
     dtype: str,
     initial: Path | None,
 ) -> Trainer:
-    from blockdiff.engine.devices import choose_device, choose_dtype
-    from blockdiff.engine.loaded import Checkpoint, quiet
-    from blockdiff.train.adapt import trainer
-    from blockdiff.train.corpus import Corpus as TrainingCorpus
+    with interrupt.held():
+        from blockdiff.engine.devices import choose_device, choose_dtype
+        from blockdiff.engine.loaded import Checkpoint, quiet
+        from blockdiff.train.adapt import trainer
+        from blockdiff.train.corpus import Corpus as TrainingCorpus
 
     documents = TrainingCorpus.open(corpus)
     point = Checkpoint.load_base(model, choose_device(device), choose_dtype(dtype), quiet)
@@ -172,7 +177,6 @@ def _train(trainer: Trainer) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from blockdiff import interrupt
 
     budget = trainer.config.minutes * 60
     columns = (

@@ -20,6 +20,7 @@ _SHOW_CURSOR = "\x1b[?25h"
 _pressed = False
 _deferring = False
 _noticing = False
+_holding = False
 
 
 def install() -> None:
@@ -53,6 +54,23 @@ def deferred() -> Iterator[None]:
 
 
 @contextmanager
+def held() -> Iterator[None]:
+    """A press in here is obeyed at the end, a second one at once.
+
+    For the import of libraries such as torch: an exception that reaches the set-up of a C extension
+    can abort the whole process.
+    """
+    global _holding
+    _holding = True
+    try:
+        yield
+    finally:
+        _holding = False
+    if _pressed:
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def noticed() -> Iterator[Callable[[], bool]]:
     """For loops that end themselves: a press in here raises nothing, `pressed` turns true."""
     global _noticing
@@ -69,7 +87,7 @@ def _on_interrupt(signum: int, frame: FrameType | None) -> None:
     global _pressed
     if _deferring:
         return
-    if _noticing and not _pressed:
+    if (_noticing or _holding) and not _pressed:
         _pressed = True
         return
     if _pressed:

@@ -580,6 +580,24 @@ def test_a_second_ctrl_c_leaves_at_once(program: Path) -> None:
 
 
 @posix
+def test_ctrl_c_while_a_library_is_imported_waits_for_its_end() -> None:
+    """Inside the set-up of a C extension it would abort the process."""
+    code = (
+        "import os, signal; from blockdiff import interrupt; interrupt.install()\n"
+        "try:\n"
+        "    with interrupt.held():\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        print('imported')\n"
+        "    print('went on')\n"
+        "except KeyboardInterrupt: print('interrupted')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert (process.returncode, process.stderr) == (0, b"")
+    assert process.stdout.split() == [b"imported", b"interrupted"]
+
+
+@posix
 def test_ctrl_c_during_the_write_lets_it_finish(program: Path) -> None:
     code = (
         "import os, signal; from pathlib import Path\n"
