@@ -19,7 +19,12 @@ from blockdiff.engine.draft_text import refinement
 from blockdiff.errors import AnswerIsProse
 from blockdiff.grammars import language_of
 from blockdiff.infill.layout import build_prompt, framed
-from blockdiff.infill.rewrite import is_prose, without_lead, without_lines_above
+from blockdiff.infill.rewrite import (
+    is_prose,
+    without_lead,
+    without_lines_above,
+    without_lines_below,
+)
 from blockdiff.infill.seams import Seams
 from blockdiff.infill.syntax import check, check_rewrite, error_spans
 from blockdiff.model.checkpoint import DraftingConfig
@@ -113,6 +118,7 @@ class Infilling:
             text = without_lead(text, prefix.rpartition("\n")[2])
             replaced = self._request.document[hole.start : hole.end]
             text = without_lines_above(text, prefix, replaced)
+            text = without_lines_below(text, self._request.suffix, replaced)
         syntax = self._check_syntax(text)
         if self._instructed and syntax is SyntaxState.BROKEN and is_prose(text):
             raise AnswerIsProse(

@@ -10,10 +10,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 
 from blockdiff.infill.healing import Tokenizer
 from blockdiff.infill.whitespace import BOM, to_lf
 from blockdiff.types import Event, Finished, Hole, Refinement, Span
+
+_ALIKE = 0.6  # of two lines: twice the characters they share over all of both
+_SAYS_LITTLE = 3  # characters: a bracket or two, which may well come twice
 
 _TALK = ("```", "Here is", "Here's", "Here are", "Sure", "Certainly", "I ", "I'", "This ", "The ")
 
@@ -97,6 +101,34 @@ def without_lines_above(text: str, prefix: str, original: str) -> str:
         if copied == known[-count:] and any(len(line.split()) > 1 for line in copied):
             return "\n".join(lines[count:]).lstrip()
     return text
+
+
+def without_lines_below(text: str, suffix: str, original: str) -> str:
+    """An answer without the lines that follow the text in the document, where it went on to those.
+
+    They may have been changed like the text itself, such as by a new name. What is left has at
+    least as many lines as the original.
+    """
+    rest, *below = suffix.split("\n")
+    following = [line for line in below if line.strip()]
+    lines = text.split("\n")
+    written = [i for i, line in enumerate(lines) if line.strip()]
+    surplus = len(written) - sum(bool(line.strip()) for line in original.split("\n"))
+    if rest.strip():
+        return text
+    for count in range(min(surplus, len(following)), 0, -1):
+        tail = [lines[i] for i in written[-count:]]
+        if all(map(_is_like, tail, following)):
+            return "\n".join(lines[: written[-count]]).rstrip()
+    return text
+
+
+def _is_like(line: str, other: str) -> bool:
+    """Whether two lines are one but for a word or two, at the same depth."""
+    if line[: len(line) - len(line.lstrip())] != other[: len(other) - len(other.lstrip())]:
+        return False
+    says_much = len(line.strip()) > _SAYS_LITTLE
+    return says_much and SequenceMatcher(None, line, other, autojunk=False).ratio() > _ALIKE
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from blockdiff.infill.rewrite import (
     origins,
     without_lead,
     without_lines_above,
+    without_lines_below,
 )
 from blockdiff.infill.whitespace import to_lf
 from blockdiff.types import (
@@ -125,6 +126,29 @@ def test_an_answer_starts_where_the_text_starts(answer: str, indentation: str, t
 )
 def test_lines_from_above_that_an_answer_copied_go(prefix: str, answer: str, text: str) -> None:
     assert without_lines_above(answer, prefix, "x = 0\n...") == text
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("def g():\n    return 1\n\n\nprint(g(2, 3))", "def g():\n    return 1"),
+        ("def f():\n    return 1\n\n\nprint(f(2, 3))\nprint('done')", "def f():\n    return 1"),
+        ("def f():\n    return 1\n\n\nf.cache = {}", None),
+        ("def f():\n    print(f(2, 3))\n    return 1", None),
+        ("print(f(2, 3))\nprint('done')", None),
+        ("def f():\n    return 1", None),
+    ],
+    ids=["changed alike", "two lines", "something new", "deeper", "as long as it was", "nothing"],
+)
+def test_the_lines_below_are_not_written_again(answer: str, text: str | None) -> None:
+    suffix = "\n\n\nprint(f(2, 3))\nprint('done')\n"
+    kept = without_lines_below(answer, suffix, "def f():\n    return 0")
+    assert kept == (answer if text is None else text)
+
+
+def test_an_answer_within_a_line_keeps_all_its_lines() -> None:
+    answer = "a = 1\nprint(f(2, 3))"
+    assert without_lines_below(answer, " # end\nprint(f(2, 3))\n", "x") == answer
 
 
 @given(TEXTS)
