@@ -67,7 +67,7 @@ class Seams:
         self._prefix = to_lf(prefix).removeprefix(BOM)
         self._suffix = to_lf(suffix) if prefix else to_lf(suffix).removeprefix(BOM)
         self._language, self._replaced = language, to_lf(replaced)
-        self._fence = re.compile(rf"^{fence}`*[ \t]*$", re.MULTILINE) if fence else None
+        self._fence = re.compile(rf"^{fence}`*(?=\s|$)", re.MULTILINE) if fence else None
         self._tail = self._prefix[self._prefix.rfind("\n") + 1 :]
         self._rest = self._suffix.split("\n", 1)[0].rstrip()
         # The hole ends where a line starts, as far as the document as it stands can tell.

@@ -278,6 +278,7 @@ def test_a_draft_may_leave_where_the_replaced_text_did() -> None:
         ("x = 1\n", "", "", "y = 2\n```\n", "y = 2"),
         ("", "\n", "", "```", ""),
         ("x = ", "\n", "", "'```'\n```", "'```'"),
+        ("x = ", "\n", "", "1\n``` for n in", "1"),
     ],
 )
 def test_the_closing_fence_ends_it(

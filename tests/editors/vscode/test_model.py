@@ -91,8 +91,7 @@ def test_a_draft_sharpens_and_an_engine_is_killed(open_window: Open, runtime: Ru
         engine = runtime.announced()
         assert engine
         os.kill(engine.pid, signal.SIGKILL)
-        window.select((0, 0, 1, 0))
-        window.begin("blockdiff.rewriteSelection", {"instruction": "rename it to prime"})
+        infill(window, "todo")
         ready(window)
         again = runtime.announced()
         assert again and again.pid != engine.pid
