@@ -1,0 +1,60 @@
+"""What a sampler yields: the draft after a forward, and the forwards it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from blockdiff.model.forward import Forward
+
+R = TypeVar("R")
+# What is sent in is the logits of a forward that was yielded, and nothing else.
+Forwards: TypeAlias = Generator[Forward, Any, R]
+
+
+class Constraint(Protocol):
+    """Limits the first tokens, such as token healing does."""
+
+    def allowed(self, so_far: Sequence[int]) -> Sequence[int] | None:
+        """Ids that may follow the tokens generated so far; None: no limit any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The draft after one forward.
+
+    Attributes:
+        tokens: ids in order; positions not settled hold the best guess.
+        settled: which of them are decided.
+        confidence: un-noised probability of each token when it was proposed.
+        forwards: forwards so far, the encoding of the prompt excluded.
+        ended: the last token is followed by the end token; nothing more comes.
+    """
+
+    tokens: tuple[int, ...]
+    settled: tuple[bool, ...]
+    confidence: tuple[float, ...]
+    forwards: int
+    ended: bool
+
+    @property
+    def settled_prefix(self) -> tuple[int, ...]:
+        """Tokens before the first one that is not settled."""
+        count = self.settled.index(False) if False in self.settled else len(self.settled)
+        return self.tokens[:count]
+
+
+Steps: TypeAlias = Generator[Snapshot | Forward, Any, R]
+
+
+def next_snapshot(steps: Steps[None]) -> Forwards[Snapshot | None]:
+    """Run the forwards up to the next snapshot; None at the end."""
+    try:
+        step = next(steps)
+        while isinstance(step, Forward):
+            step = steps.send((yield step))
+    except StopIteration:
+        return None
+    return step

@@ -1,0 +1,128 @@
+"""`verify`: one forward checks a draft and writes the next; without drafts that is `ar`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from blockdiff.config import Mode
+from blockdiff.diffusion.choose import Proposal
+from blockdiff.diffusion.lookup import Lookup, Original, Source
+from blockdiff.diffusion.snapshot import Steps
+
+if TYPE_CHECKING:
+    from blockdiff.diffusion.sampler import Sampler
+
+_DRAFT_FLOOR = 0.2  # a draft ends before its joint probability falls below this
+_SURE_MATCH = 3  # tokens; a shorter match in the text is used only where the adapter has no draft
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """How `verify` drafts, as far as it depends on what a row of a forward costs.
+
+    Attributes:
+        every_length: a forward drafts for every number of draft tokens that may be accepted, not
+            only for all of them: more drafts, for more rows.
+        lookup: most tokens of a draft from the text itself; 0: none.
+        crowded: the same where others write in the same forwards, which then have no masks: the
+            weights are read anyway, and a row must bring more to be worth its arithmetic. None:
+            nothing changes. Greedy requests only: what a sampled one writes depends on its drafts.
+    """
+
+    every_length: bool = True
+    lookup: int = 0
+    crowded: int | None = None
+
+
+class Verification:
+    """One generation in `verify` (TiDAR, arXiv 2511.08923), or in `ar`.
+
+    A forward carries the last accepted token, its draft (causal, base weights) and groups of masks,
+    each for a number of draft tokens that may turn out accepted (adapter on). The longest agreeing
+    part of the draft and one further token are accepted; the group behind them, an earlier place in
+    the text, or the original of a rewrite holds the next draft.
+    """
+
+    def __init__(self, sampler: Sampler, prompt: Sequence[int]) -> None:
+        self._sampler, self._last = sampler, prompt[-1]
+        self._drafting = sampler.config.mode is Mode.VERIFY
+        most = sampler.speculation.lookup
+        self._source: Source = Lookup((), 0)
+        if self._drafting and sampler.original:
+            self._source = Original(prompt, sampler.original, most)
+        elif self._drafting:
+            self._source = Lookup(prompt, most)
+
+    def steps(self) -> Steps[None]:
+        """A snapshot after every forward, the next draft shown behind what is accepted."""
+        sampler, last = self._sampler, self._last
+        width = sampler.config.block_size if self._drafting else 0
+        accepted: list[int] = []
+        confidence: list[float] = []
+        draft = Proposal((), ())
+        if sampler.original and self._drafting:
+            draft = self._next_draft(None, sampler.config.max_tokens)
+        while True:
+            sampler.check()
+            whole = len(draft.tokens)
+            lengths = range(0 if sampler.speculation.every_length else whole, whole + 1)
+            masked = width and not self._crowded()
+            logits, drafts = yield from sampler.verifying_forward(
+                last, draft.tokens, lengths if masked else (), width
+            )
+            before, ended = len(accepted), False
+            for index in range(len(draft.tokens) + 1):
+                guess = draft.tokens[index] if index < len(draft.tokens) else None
+                limit = sampler.constraint.allowed(accepted) if sampler.constraint else None
+                token, probability, agreed = sampler.chooser.verify(logits[index], guess, limit)
+                ended = token in sampler.stop
+                if ended:
+                    break
+                accepted.append(token)
+                confidence.append(probability)
+                if len(accepted) == sampler.config.max_tokens or not agreed:
+                    break
+            full = ended or len(accepted) == sampler.config.max_tokens
+            sampler.cache.commit(index + 1)
+            room = sampler.config.max_tokens - len(accepted)
+            self._source.extend(accepted[before:])
+            draft = Proposal((), ()) if full else self._next_draft(drafts.get(index), room)
+            yield sampler.snapshot(accepted, confidence, draft, ended)
+            if full:
+                return
+            last = accepted[-1]
+
+    def _next_draft(self, logits: Tensor | None, room: int) -> Proposal:
+        """The next draft, ends excluded, at most `room` - 1 tokens.
+
+        What stood behind the same tokens before, where the match is long; otherwise the adapter's
+        most likely tokens, cut where they become unlikely all together.
+        """
+        sampler = self._sampler
+        found, match = self._source.draft()
+        most = sampler.speculation.crowded if self._crowded() else None
+        found = found[: max(room - 1, 0)][:most]
+        end = next((i for i, token in enumerate(found) if self._never_drafted(token)), len(found))
+        copied = Proposal(found[:end], (0.0,) * end)
+        if logits is None or (copied.tokens and match >= _SURE_MATCH):
+            return copied
+        proposal = sampler.chooser.most_likely(logits)
+        joint, count = 1.0, 0
+        for token, probability in zip(proposal.tokens, proposal.confidence, strict=True):
+            joint *= probability
+            if joint < _DRAFT_FLOOR or token in sampler.stop or count >= room - 1:
+                break
+            count += 1
+        return Proposal(proposal.tokens[:count], proposal.confidence[:count]) if count else copied
+
+    def _crowded(self) -> bool:
+        sampler = self._sampler
+        greedy = sampler.config.temperature == 0.0
+        return sampler.speculation.crowded is not None and greedy and sampler.company() > 0
+
+    def _never_drafted(self, token: int) -> bool:
+        return token in self._sampler.stop or self._sampler.chooser.never(token)
