@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from enum import Enum
+from functools import partial
+
 import psutil
 import torch
 
-from blockdiff.errors import DeviceUnavailable, OutOfMemory
+from blockdiff.errors import DeviceUnavailable, InvalidRequest, OutOfMemory
 from blockdiff.model import native
+from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.forward import Runner, run
+from blockdiff.model.graphed import CudaGraphs, GraphedRunner, eagerly
+from blockdiff.model.transformer import Transformer
 
 DTYPES = {
     "int8": torch.int8,
@@ -14,7 +22,18 @@ DTYPES = {
     "float16": torch.float16,
     "float32": torch.float32,
 }
+GRAPHS = "BLOCKDIFF_CUDA_GRAPHS"
+"""Environment variable with one of `Graphs`."""
+
 _HEADROOM = 700_000_000  # bytes for the cache, activations, logits and the libraries
+
+
+class Graphs(str, Enum):
+    """Whether small forwards are recorded once and replayed."""
+
+    ON = "1"  # on CUDA
+    OFF = "0"
+    EAGER = "eager"  # padded as for a recording, on any device, but run anew: to look for faults
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -72,3 +91,20 @@ def check_memory(needed: int, device: torch.device) -> None:
             f"{free / 1e9:.1f} GB are free",
             "close other programs, or use a smaller --dtype or model",
         )
+
+
+def choose_runner(model: Transformer, adapter: GatedAdapter | None) -> Runner:
+    """How forwards run: on CUDA the small ones as graphs, unless `GRAPHS` says otherwise.
+
+    Raises InvalidRequest for a value that `Graphs` does not have.
+    """
+    wanted = os.environ.get(GRAPHS) or Graphs.ON.value
+    if wanted not in [choice.value for choice in Graphs]:
+        raise InvalidRequest(
+            f"{GRAPHS} is {wanted!r}", f"use one of {', '.join(choice.value for choice in Graphs)}"
+        )
+    if wanted == Graphs.EAGER.value:
+        return GraphedRunner(model, adapter, eagerly)
+    if wanted == Graphs.ON.value and model.device.type == "cuda":
+        return GraphedRunner(model, adapter, CudaGraphs(model.device))
+    return partial(run, model)

@@ -17,7 +17,7 @@ from blockdiff.diffusion.native import NativeSampler
 from blockdiff.diffusion.sampler import Forwards, Sampler, Speculation
 from blockdiff.engine import native_diffusion, rewriting
 from blockdiff.engine.batch import Batch, Steps, WarmingSteps
-from blockdiff.engine.devices import choose_device, choose_dtype
+from blockdiff.engine.devices import choose_device, choose_dtype, choose_runner
 from blockdiff.engine.infilling import DRAFT_ROOM, Infilling, resolved
 from blockdiff.engine.loaded import Checkpoint, quiet
 from blockdiff.engine.prefix_store import DEFAULT_BYTES, PrefixStore
@@ -33,7 +33,7 @@ from blockdiff.model.checkpoint import (
     DraftingConfig,
     Progress,
 )
-from blockdiff.model.forward import Forward, drive, finish, run
+from blockdiff.model.forward import Forward, drive, finish
 from blockdiff.model.quantized import is_quantized
 from blockdiff.model.tokenizer import Tokenizer
 from blockdiff.types import (
@@ -73,6 +73,7 @@ class Engine:
         self._store = PrefixStore(self._empty_cache, cache_bytes)
         self._speed = MovingRate()
         self._banned = _banned(checkpoint)
+        self._runner = choose_runner(checkpoint.model, checkpoint.adapter)
         # In int8 a CPU pays for every row of a forward; elsewhere some more cost next to nothing.
         cheap_rows = self.dtype != "int8"
         self._speculation = (
@@ -187,7 +188,7 @@ class Engine:
     def forward(self, waiting: Sequence[Forward]) -> list[Tensor]:
         """Run forwards together, see `model.forward.run`; from those alone the speed is taken."""
         began = time.monotonic()
-        answers = run(self._checkpoint.model, waiting)
+        answers = self._runner(waiting)
         if len(waiting) == 1 and waiting[0].wanted is None:
             if self._checkpoint.model.device.type == "cuda":
                 torch.cuda.synchronize(self._checkpoint.model.device)

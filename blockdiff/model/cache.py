@@ -34,6 +34,9 @@ class BlockCache:
     `append` writes the draft region of one layer, `commit` adopts drafts, `truncate` forgets
     committed positions, `fork` copies the committed region. Capacity grows by doubling, so that a
     short request does not pay for a long context.
+
+    Attributes:
+        version: another one after anything was written; who keeps a copy sees that it is stale.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class BlockCache:
         self._config = config
         self._draft = 0
         self._length = 0
+        self.version = 0
         shape = (config.n_layers, 2, batch, config.n_kv_heads, capacity, config.head_dim)
         self._buffer = torch.zeros(shape, dtype=dtype, device=device)
 
@@ -104,9 +108,19 @@ class BlockCache:
         if layer == 0:
             self.reserve(end)
             self._draft = new
+            self.version += 1
         self._buffer[layer, 0, :, :, self._length : end] = keys
         self._buffer[layer, 1, :, :, self._length : end] = values
         return self._buffer[layer, 0, :, :, :end], self._buffer[layer, 1, :, :, :end]
+
+    def append_all(self, keys_values: Tensor) -> None:
+        """Write drafts of all layers at once, (layers, 2, batch, kv_heads, new, head_dim)."""
+        new = keys_values.shape[4]
+        end = self._length + new
+        self.reserve(end)
+        self._draft = new
+        self.version += 1
+        self._buffer[..., self._length : end, :] = keys_values
 
     def commit(self, count: int) -> None:
         """Adopt the first `count` drafts of the last forward; the others are gone."""
@@ -134,7 +148,7 @@ class BlockCache:
         if rows != self.batch and self.batch != 1:
             raise ValueError(f"cannot fork {self.batch} rows into {rows}")
         copy = object.__new__(BlockCache)
-        copy._config, copy._length, copy._draft = self._config, length, 0
+        copy._config, copy._length, copy._draft, copy.version = self._config, length, 0, 0
         shape = list(self._buffer.shape)
         shape[2] = rows
         copy._buffer = self._buffer.new_zeros(shape)
@@ -145,3 +159,7 @@ class BlockCache:
         """Views of one layer's committed keys and values, (batch, kv_heads, length, head_dim)."""
         pair = self._buffer[layer, :, :, :, : self._length]
         return pair[0], pair[1]
+
+    def committed_all(self) -> Tensor:
+        """View of all committed ones, (layers, 2, batch, kv_heads, length, head_dim)."""
+        return self._buffer[..., : self._length, :]
