@@ -32,7 +32,9 @@ class Rule(str, Enum):
     THRESHOLD = "threshold"
     ENTROPY_BOUND = "entropy_bound"
     EDIT = "edit"  # as threshold; a settled token gives way to one the model is surer of
-    SYNTAX = "syntax"  # as threshold; what does not parse in the end is masked again
+    SYNTAX = "syntax"  # as threshold; what does not parse in the end is written again
+    STABLE = "stable"  # as threshold; a draft that does not change any more settles as a whole
+    ADAPTIVE = "adaptive"  # as threshold; blocks grow where they settle fast, else they shrink
 
 
 class Reuse(str, Enum):
@@ -65,7 +67,7 @@ class DecodingConfig:
     rule: Rule = _help("diffusion: which masks settle in a step", Rule.THRESHOLD)
     block_size: int = _help("tokens per block (0: as the checkpoint was trained)", 0)
     denoising_steps: int = _help("diffusion, rule schedule: steps per block (0: one per token)", 0)
-    threshold: float = _help("diffusion, threshold and edit: settle tokens above this", 0.9)
+    threshold: float = _help("diffusion: settle tokens above this", 0.9)
     entropy_bound: float = _help("diffusion, rule entropy_bound: nats settled per step", 0.5)
     edit_threshold: float = _help("diffusion, rule edit: replace where another is above this", 0.9)
     cache: Reuse = _help("bidirectional models: exact, or faster and approximate", Reuse.EXACT)

@@ -14,7 +14,7 @@ from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.choose import Proposal
 from blockdiff.diffusion.revision import Revision
 from blockdiff.diffusion.snapshot import Forwards, Snapshot, Steps
-from blockdiff.diffusion.unmask import settle
+from blockdiff.diffusion.unmask import next_size, settle, unchanged
 from blockdiff.model import masks
 from blockdiff.model.forward import Forward
 from blockdiff.model.transformer import Gate
@@ -43,7 +43,7 @@ class Denoising:
         pending = [last]
         accepted: list[int] = []
         confidence: list[float] = []
-        most = len(canvas.tokens) or sampler.config.max_tokens
+        most, size = len(canvas.tokens) or sampler.config.max_tokens, sampler.config.block_size
 
         def accept(block: Proposal) -> None:
             accepted.extend(block.tokens)
@@ -52,14 +52,13 @@ class Denoising:
 
         accept(_kept(canvas, 0))
         while len(accepted) < most:
-            block = canvas.block(
-                len(accepted), min(sampler.config.block_size, most - len(accepted))
-            )
+            block = canvas.block(len(accepted), min(size, most - len(accepted)))
             if canvas.tokens and len(pending) > 1:
                 # an exact row does not see what the canvas keeps behind the mask, a noisy one does
                 pending.pop()
                 block = block.behind(accepted.pop(), confidence.pop())
             sampler.check()
+            before = sampler.forwards
             head, logits = yield from self._opening_forward(pending, block)
             sampler.cache.commit(len(pending))
             pending.clear()
@@ -71,6 +70,7 @@ class Denoising:
             else:
                 show = partial(sampler.snapshot, accepted, confidence, canvas=canvas)
                 settled = yield from self._block(head, logits, block, show)
+                size = next_size(sampler.config, size, sampler.forwards - before)
             kept = next((i for i, t in enumerate(settled.tokens) if t in sampler.stop), None)
             accept(Proposal(settled.tokens[:kept], settled.confidence[:kept]))
             if kept is not None:
@@ -94,7 +94,7 @@ class Denoising:
         masked = torch.tensor(block.masked)
         n_masks = sum(block.masked)
         step, ended = 0, False
-        revision = Revision(sampler.config, block)
+        revision, drafts = Revision(sampler.config, block), list[Tensor]()
         while True:
             rows = block.limited(torch.cat([head[None], logits[: size - 1]]))
             proposal = sampler.chooser.sample(rows)
@@ -112,7 +112,11 @@ class Denoising:
                 # will not fit itself to tokens settled before it, so it settles first.
                 rank[0], entropy[0] = 2.0, 0.0
             open_ = torch.zeros_like(masked) if ended else masked
-            chosen = settle(sampler.config, rank, entropy, open_, step, n_masks)
+            drafts.append(tokens)
+            if unchanged(sampler.config, drafts, certainty, masked):
+                chosen = open_
+            else:
+                chosen = settle(sampler.config, rank, entropy, open_, step, n_masks)
             masked = masked & ~chosen
             step += 1
             ended = self._ends(tokens, masked)

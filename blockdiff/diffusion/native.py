@@ -56,7 +56,7 @@ class NativeSampler:
     length: int | None = None
 
     def __post_init__(self) -> None:
-        if self.config.rule in (Rule.EDIT, Rule.SYNTAX):
+        if self.config.rule not in (Rule.SCHEDULE, Rule.THRESHOLD, Rule.ENTROPY_BOUND):
             raise InvalidRequest(
                 f"the rule {self.config.rule.value} works with an adapter of ours only",
                 "use --rule threshold",

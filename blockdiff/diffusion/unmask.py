@@ -7,10 +7,19 @@ always read from un-noised probabilities, whatever the temperature of sampling.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Rule
+
+UNCHANGED = 2
+"""Forwards in a row that write the same draft of a block, under the rule `stable`."""
+LEAST_SURE = 0.5
+"""Share of the threshold below which no token of such a draft may be."""
+SIZES = (2, 16)
+"""Least and most positions of a block that the rule `adaptive` chooses."""
 
 
 def schedule_counts(masks: int, steps: int) -> list[int]:
@@ -60,11 +69,39 @@ def settle(
         counts = schedule_counts(n, min(config.denoising_steps or n, n))
         count = counts[step] if step < len(counts) else int(masked.sum())
         return most_confident(confidence, masked, count)
-    if config.rule in (Rule.THRESHOLD, Rule.EDIT, Rule.SYNTAX):
-        chosen = masked & (confidence > config.threshold)
-    else:
+    if config.rule is Rule.ENTROPY_BOUND:
         chosen = _within_entropy(entropy, masked, config.entropy_bound)
+    else:
+        chosen = masked & (confidence > config.threshold)
     return chosen if bool(chosen.any()) else most_confident(confidence, masked, 1)
+
+
+def unchanged(
+    config: DecodingConfig, drafts: Sequence[Tensor], confidence: Tensor, masked: Tensor
+) -> bool:
+    """Whether all that is masked may settle, as nothing of the draft changes any more.
+
+    Args:
+        drafts: (block,) tokens after each forward on this block, the latest last.
+        confidence: (block,) probability of each token of the latest.
+    """
+    if config.rule is not Rule.STABLE or len(drafts) < UNCHANGED:
+        return False
+    same = all(torch.equal(drafts[-1], draft) for draft in drafts[-UNCHANGED:-1])
+    return same and bool((confidence[masked] > LEAST_SURE * config.threshold).all())
+
+
+def next_size(config: DecodingConfig, size: int, forwards: int) -> int:
+    """Positions of the block behind one of `size` that took so many forwards.
+
+    Twice as many where two tokens or more settled in a forward, half as many where no forward
+    settled more than one, within `SIZES`; the same under any rule but `adaptive`.
+    """
+    if config.rule is not Rule.ADAPTIVE:
+        return size
+    if 2 * forwards <= size or size < SIZES[0]:
+        return min(2 * size, SIZES[1])
+    return max(size // 2, SIZES[0]) if forwards >= size else size
 
 
 def edits(config: DecodingConfig, other: Tensor, own: Tensor, open_: Tensor) -> Tensor:

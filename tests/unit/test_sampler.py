@@ -31,7 +31,7 @@ from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.revision import MOST_EDITS
 from blockdiff.diffusion.sampler import Snapshot, Speculation
-from blockdiff.diffusion.unmask import settle
+from blockdiff.diffusion.unmask import LEAST_SURE, next_size, settle
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
@@ -412,10 +412,11 @@ def plain_diffusion(
 ) -> list[tuple[list[int], list[bool]]]:
     """Tokens and settled after every forward: every forward over everything, without cache."""
     accepted: list[int] = []
-    seen = []
+    seen, most = [], decoding.block_size
     while len(accepted) < decoding.max_tokens:
-        size = min(decoding.block_size, decoding.max_tokens - len(accepted))
+        size = min(most, decoding.max_tokens - len(accepted))
         tokens, masked, step = [0] * size, [True] * size, 0
+        before: list[int] = []
         while any(masked):
             logits = noisy_logits(model, drafter, prompt + accepted, tokens, masked)[:size]
             probabilities = logits.softmax(-1)
@@ -427,11 +428,17 @@ def plain_diffusion(
             if step == 0:
                 confidence[0], entropy[0] = 2.0, 0.0  # the base's own token comes first
             chosen = settle(decoding, confidence, entropy, torch.tensor(masked), step, size)
+            sure = [float(probabilities[i].max()) for i in range(size) if masked[i]]
+            if decoding.rule is Rule.STABLE and before == tokens:
+                if min(sure) > LEAST_SURE * decoding.threshold:
+                    chosen = torch.ones(size, dtype=torch.bool)
+            before = tokens
             masked = (torch.tensor(masked) & ~chosen).tolist()
             step += 1
             settled = [True] * len(accepted) + [not hidden for hidden in masked]
             seen.append((accepted + tokens, settled))
         accepted = accepted + tokens
+        most = next_size(decoding, most, step)
     return seen
 
 

@@ -13,10 +13,20 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Rule
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.revision import MOST_EDITS, Revision
-from blockdiff.diffusion.unmask import doubted, edits, schedule_counts, settle
+from blockdiff.diffusion.unmask import (
+    LEAST_SURE,
+    SIZES,
+    doubted,
+    edits,
+    next_size,
+    schedule_counts,
+    settle,
+    unchanged,
+)
 
 T, F = True, False
 FLAT = [0.5, 0.5, 0.5, 0.5]
+BY_THRESHOLD = [kind for kind in Rule if kind not in (Rule.SCHEDULE, Rule.ENTROPY_BOUND)]
 PROBABILITY = st.floats(0.0, 1.0, width=32)
 
 
@@ -24,9 +34,9 @@ def rule(kind: Rule, value: float = 0.0) -> DecodingConfig:
     """A rule and its one parameter: steps, threshold or nats."""
     if kind is Rule.SCHEDULE:
         return DecodingConfig(rule=kind, denoising_steps=int(value))
-    if kind in (Rule.THRESHOLD, Rule.EDIT, Rule.SYNTAX):
-        return DecodingConfig(rule=kind, threshold=value)
-    return DecodingConfig(rule=kind, entropy_bound=value)
+    if kind is Rule.ENTROPY_BOUND:
+        return DecodingConfig(rule=kind, entropy_bound=value)
+    return DecodingConfig(rule=kind, threshold=value)
 
 
 CASES = [
@@ -88,9 +98,7 @@ def test_table(
 
 RULES = st.one_of(
     st.integers(0, 12).map(lambda steps: rule(Rule.SCHEDULE, steps)),
-    st.floats(0.01, 1.0).map(lambda threshold: rule(Rule.THRESHOLD, threshold)),
-    st.floats(0.01, 1.0).map(lambda threshold: rule(Rule.EDIT, threshold)),
-    st.floats(0.01, 1.0).map(lambda threshold: rule(Rule.SYNTAX, threshold)),
+    st.builds(rule, st.sampled_from(BY_THRESHOLD), st.floats(0.01, 1.0)),
     st.floats(0.01, 8.0).map(lambda nats: rule(Rule.ENTROPY_BOUND, nats)),
 )
 
@@ -105,6 +113,44 @@ def positions(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
 
     masked = draw(st.lists(st.booleans(), min_size=size, max_size=size))
     return row(PROBABILITY), row(st.floats(0.0, 12.0, width=32)), torch.tensor(masked)
+
+
+FLOOR = 0.6 * LEAST_SURE
+
+
+@pytest.mark.parametrize(
+    ("drafts", "confidence", "masked", "done"),
+    [
+        ([[1, 2, 3], [1, 2, 3]], [0.9, 0.5, 0.4], [F, T, T], True),
+        ([[9, 9, 9], [1, 2, 3], [1, 2, 3]], [0.9, 0.5, 0.4], [F, T, T], True),
+        ([[1, 2, 3], [1, 2, 4]], [0.9, 0.5, 0.4], [F, T, T], False),
+        ([[1, 2, 3], [1, 9, 3], [1, 2, 3]], [0.9, 0.5, 0.4], [F, T, T], False),
+        ([[1, 2, 3]], [0.9, 0.5, 0.4], [F, T, T], False),
+        ([[1, 2, 3], [1, 2, 3]], [0.9, 0.5, FLOOR - 0.01], [F, T, T], False),
+        ([[1, 2, 3], [1, 2, 3]], [FLOOR - 0.01, 0.5, 0.4], [F, T, T], True),
+    ],
+    ids=["same", "same at last", "other", "back again", "one forward", "unsure", "settled unsure"],
+)
+def test_a_draft_that_does_not_change_is_done(
+    drafts: list[list[int]], confidence: list[float], masked: list[bool], done: bool
+) -> None:
+    """Two forwards have to agree, and to be sure enough of what is not settled."""
+    given_ = [torch.tensor(draft) for draft in drafts], torch.tensor(confidence)
+    assert unchanged(rule(Rule.STABLE, 0.6), *given_, torch.tensor(masked)) is done
+    assert not unchanged(rule(Rule.THRESHOLD, 0.6), *given_, torch.tensor(masked))
+
+
+@pytest.mark.parametrize(
+    ("size", "forwards", "after"),
+    [(4, 1, 8), (4, 2, 8), (4, 3, 4), (4, 4, 2), (8, 7, 8), (8, 8, 4), (16, 1, 16), (2, 2, 2),
+     (1, 1, 2), (64, 2, 16)],
+)  # fmt: skip
+def test_blocks_grow_where_they_settle_fast_and_shrink_where_slowly(
+    size: int, forwards: int, after: int
+) -> None:
+    assert next_size(rule(Rule.ADAPTIVE, 0.9), size, forwards) == after
+    assert SIZES[0] <= after <= SIZES[1]
+    assert next_size(rule(Rule.THRESHOLD, 0.9), size, forwards) == size
 
 
 @given(config=RULES, block=positions(), step=st.integers(0, 12))
