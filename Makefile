@@ -48,6 +48,9 @@ bench-overhead: .venv/.stamp-dev  ## what service and language server add to the
 bench-denoise: .venv/.stamp-dev  ## a denoising step of a 0.5B shape beside transformers
 	@$(RUN) tests.bench.denoise $(ARGS)
 
+bench-graphs: .venv/.stamp-dev  ## on CUDA: small forwards replayed as graphs beside eager ones
+	@$(RUN) tests.bench.graphs $(ARGS)
+
 bench-cancel: .venv/.stamp-editors  ## from the cancel key to the vanished draft, in Neovim
 	@$(RUN) tests.bench.cancel $(ARGS)
 

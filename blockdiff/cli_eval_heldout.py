@@ -27,7 +27,7 @@ Out = Annotated[Path | None, typer.Option(help="Results file; a run goes on from
 AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON object only.")]
 Model = Annotated[str, typer.Option(help="Model, by name or path.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, int8 (CPU), bfloat16, float16 or float32.")]
+Dtype = Annotated[str, typer.Option(help="auto, int8, bfloat16, float16 or float32.")]
 BlockSize = Annotated[int, typer.Option(min=0, max=64, help="Tokens per block; 0: as trained.")]
 T = TypeVar("T")
 

@@ -211,7 +211,7 @@ def check_command(
     name: NameOrFolder = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     dtype: Annotated[
-        str, typer.Option(help="auto, int8 (CPU), bfloat16, float16, float32")
+        str, typer.Option(help="auto, int8, bfloat16, float16, float32")
     ] = "auto",
 ) -> None:
     """Load a model, run one forward and one small infill with it, or a rewrite."""

@@ -49,7 +49,7 @@ ModelOption = Annotated[
     str, typer.Option(help="name of a model, or path to a GGUF file or a folder")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
-DtypeOption = Annotated[str, typer.Option(help="auto, int8 (CPU), bfloat16, float16, float32")]
+DtypeOption = Annotated[str, typer.Option(help="auto, int8, bfloat16, float16, float32")]
 DownloadOption = Annotated[
     bool, typer.Option("--download/--no-download", help="fetch a missing model first")
 ]

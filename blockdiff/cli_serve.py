@@ -46,7 +46,7 @@ def serve(
     ] = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     dtype: Annotated[
-        str, typer.Option(help="auto, int8 (CPU), bfloat16, float16, float32")
+        str, typer.Option(help="auto, int8, bfloat16, float16, float32")
     ] = "auto",
     download: Annotated[
         bool, typer.Option("--download/--no-download", help="fetch a missing model first")

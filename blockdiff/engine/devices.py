@@ -60,7 +60,8 @@ def choose_dtype(wanted: str, device: torch.device | None = None) -> torch.dtype
         device: where the model will run; None: it is to be trained, which int8 cannot be.
 
     Returns:
-        torch.int8 stands for packed weights and int8 products, with float32 between them.
+        torch.int8 stands on a CPU for packed weights and int8 products, with float32 between
+        them; elsewhere for weights of 8 bits, and bfloat16 for all else.
 
     Raises DeviceUnavailable for an unknown name, and for int8 where it cannot be had.
     """
@@ -69,10 +70,9 @@ def choose_dtype(wanted: str, device: torch.device | None = None) -> torch.dtype
         return torch.int8 if cpu and native.is_fast() else torch.bfloat16
     if wanted not in DTYPES:
         raise DeviceUnavailable(f"dtype {wanted!r} is unknown", f"use auto, {', '.join(DTYPES)}")
-    if wanted == "int8" and not cpu:
-        where = "for training" if device is None else f"on {device.type}"
-        raise DeviceUnavailable(f"dtype int8 is not available {where}", "use --dtype bfloat16")
-    if wanted == "int8":
+    if wanted == "int8" and device is None:
+        raise DeviceUnavailable("dtype int8 cannot be trained", "use --dtype bfloat16")
+    if wanted == "int8" and cpu:
         native.native()
     return DTYPES[wanted]
 

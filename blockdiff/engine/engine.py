@@ -36,6 +36,7 @@ from blockdiff.model.checkpoint import (
 from blockdiff.model.forward import Forward, drive, finish
 from blockdiff.model.quantized import is_quantized
 from blockdiff.model.tokenizer import Tokenizer
+from blockdiff.model.weight_only import is_weight_only
 from blockdiff.types import (
     Event,
     InfillRequest,
@@ -69,13 +70,14 @@ class Engine:
         self.name = checkpoint.name
         self.device = str(checkpoint.model.device)
         floats = str(checkpoint.model.dtype).removeprefix("torch.")
-        self.dtype = "int8" if is_quantized(checkpoint.model) else floats
+        packed = is_quantized(checkpoint.model)
+        self.dtype = "int8" if packed or is_weight_only(checkpoint.model) else floats
         self._store = PrefixStore(self._empty_cache, cache_bytes)
         self._speed = MovingRate()
         self._banned = _banned(checkpoint)
         self._runner = choose_runner(checkpoint.model, checkpoint.adapter)
         # In int8 a CPU pays for every row of a forward; elsewhere some more cost next to nothing.
-        cheap_rows = self.dtype != "int8"
+        cheap_rows = not packed
         self._speculation = (
             Speculation(True, lookup=16) if cheap_rows else Speculation(False, lookup=8, crowded=2)
         )

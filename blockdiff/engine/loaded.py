@@ -76,7 +76,7 @@ class Checkpoint:
         files = store.resolve(
             name_or_path, lambda phase, done, size: progress(phase, done / max(size, 1))
         )
-        int8 = dtype is torch.int8
+        int8 = dtype is torch.int8 and device.type == "cpu"  # packed, with arithmetic in it
         weights, stored = files.base, 2  # bytes of a number in published safetensors
         if files.base.is_file():
             weights = files.packed if int8 else files.prepared

@@ -21,6 +21,7 @@ from blockdiff.model.quantized import install
 from blockdiff.model.shards import Shards, check_shape, refuse_unread, shard_files
 from blockdiff.model.tensor_names import HUB, sources
 from blockdiff.model.transformer import Transformer
+from blockdiff.model.weight_only import in_eight_bits
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the done share, 0 to 1."""
@@ -77,7 +78,8 @@ def load_transformer(
 
     Args:
         dtype: torch.int8 packs the matrices for int8 arithmetic on a CPU and leaves all else in
-            float32; a folder prepared for it is read no other way.
+            float32; a folder prepared for it is read no other way. On other devices it makes
+            matrices of 8 bits and leaves all else in bfloat16.
 
     Raises:
         ModelNotFound: no such folder or no weights in it.
@@ -91,9 +93,11 @@ def load_transformer(
         raise ModelNotFound(f"{folder} holds no config.json", "give a checkpoint folder")
     stored = Shards(shard_files(folder))
     raw = read_json(config_file)
-    if raw.get("blockdiff_format") == FORMAT:
-        return _load_prepared(folder, raw, stored, dtype, device)
-    return _load_published(folder, raw, stored, dtype, device)
+    load = _load_prepared if raw.get("blockdiff_format") == FORMAT else _load_published
+    if dtype is torch.int8 and torch.device(device).type != "cpu":
+        model = load(folder, raw, stored, torch.bfloat16, "cpu")
+        return in_eight_bits(model, torch.device(device), str(folder))
+    return load(folder, raw, stored, dtype, device)
 
 
 def _load_prepared(
@@ -109,7 +113,9 @@ def _load_prepared(
     if not isinstance(formats, dict) or not all(isinstance(p, list) for p in formats.values()):
         raise ModelCorrupt(f"{folder}: config.json: packed is no table of formats")
     if formats and dtype is not torch.int8:
-        raise ModelUnsupported(f"{folder} is packed for int8", "use --dtype int8")
+        raise ModelUnsupported(
+            f"{folder} is packed for int8 on a CPU", "use --device cpu --dtype int8"
+        )
     shapes = parameter_shapes(config)
     names = {name: [f"{name}.{i}" for i in range(len(formats.get(name, ())))] for name in shapes}
     refuse_unread(stored.names, {n: tuple(p) or (n,) for n, p in names.items()}, str(folder))
