@@ -106,9 +106,7 @@ class BlockCache:
         new = keys.shape[2]
         end = self._length + new
         if layer == 0:
-            self.reserve(end)
-            self._draft = new
-            self.version += 1
+            self.open(new)
         self._buffer[layer, 0, :, :, self._length : end] = keys
         self._buffer[layer, 1, :, :, self._length : end] = values
         return self._buffer[layer, 0, :, :, :end], self._buffer[layer, 1, :, :, :end]
@@ -116,11 +114,19 @@ class BlockCache:
     def append_all(self, keys_values: Tensor) -> None:
         """Write drafts of all layers at once, (layers, 2, batch, kv_heads, new, head_dim)."""
         new = keys_values.shape[4]
-        end = self._length + new
-        self.reserve(end)
+        self.open(new)[..., self._length : self._length + new, :] = keys_values
+
+    def open(self, new: int) -> Tensor:
+        """Make room for `new` drafts, over any earlier ones, and leave it to the caller to write.
+
+        Returns:
+            The buffers, (layers, 2, batch, kv_heads, capacity, head_dim). Drafts belong to
+            `[length, length + new)`; nothing else may change.
+        """
+        self.reserve(self._length + new)
         self._draft = new
         self.version += 1
-        self._buffer[..., self._length : end, :] = keys_values
+        return self._buffer
 
     def commit(self, count: int) -> None:
         """Adopt the first `count` drafts of the last forward; the others are gone."""

@@ -15,6 +15,7 @@ from blockdiff.config import AdapterConfig, Layout, TransformerConfig
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.families import config_from_hf, config_from_prepared
+from blockdiff.model.fused import fuse
 from blockdiff.model.kinds import published, read_json
 from blockdiff.model.packing import ROWS, Format, Packed, pack
 from blockdiff.model.quantized import install
@@ -205,6 +206,7 @@ def build(
     model.load_state_dict(state, strict=False, assign=True)
     if packed:
         install(model, packed)
+        fuse(model)
     elif config.tied_embeddings:
         model.head.weight = model.embedding.weight
     return model.eval().requires_grad_(False)

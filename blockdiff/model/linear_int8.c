@@ -14,11 +14,10 @@
  *       f16 scale[16], f16 min[16], u8 q[8][64]                                         576 bytes
  */
 
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
+#include "linear_int8.h"
 
-enum { ROWS = 16, GROUP = 32, SUPER = 256 };
+#include "lanes.h"
+
 enum { Q4 = 4, Q6 = 6, Q7 = 7 };
 /* Bytes by which memory is asked for ahead of its use: arithmetic must not wait for it. */
 #ifndef AHEAD
@@ -26,175 +25,45 @@ enum { Q4 = 4, Q6 = 6, Q7 = 7 };
 #endif
 enum { Q4_BYTES = 2368, Q6_BYTES = 3392, Q7_BYTES = 576 };
 
-#define INLINE static inline __attribute__((always_inline))
-
-/* --- sixteen lanes, one per row of a tile ------------------------------------------------------ */
-
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
-
-#include <immintrin.h>
-#define BACKEND "avx512-vnni"
-typedef __m512i vi;
-typedef __m512 vf;
-
-INLINE vi vi_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
-INLINE vi vi_all(int32_t x) { return _mm512_set1_epi32(x); }
-INLINE vi vi_bits(vi a, uint8_t mask) { return _mm512_and_si512(a, _mm512_set1_epi8((char)mask)); }
-INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
-#define vi_left(a, n) _mm512_slli_epi16(a, n)
-#define vi_right(a, n) _mm512_srli_epi16(a, n)
-INLINE vi vi_dot(vi sum, vi weights, int32_t four) {
-    return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(four));
-}
-INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
-INLINE vf vf_all(float x) { return _mm512_set1_ps(x); }
-INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
-INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
-INLINE vf vf_int(vi a) { return _mm512_cvtepi32_ps(a); }
-INLINE vf vf_half(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
-INLINE vf vf_u8(const uint8_t *p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)));
-}
-INLINE vf vf_s8(const uint8_t *p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
-}
-INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
-INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
-INLINE vf vf_fma(vf a, vf b, vf sum) { return _mm512_fmadd_ps(a, b, sum); }
-INLINE vf vf_fnma(vf a, vf b, vf sum) { return _mm512_fnmadd_ps(a, b, sum); }
-
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-
-#include <immintrin.h>
-#define BACKEND "avx2"
-typedef struct { __m256i l, h; } vi;
-typedef struct { __m256 l, h; } vf;
-#define BOTH(t, f_l, f_h) ((t){f_l, f_h})
-
-INLINE vi vi_load(const uint8_t *p) {
-    return BOTH(vi, _mm256_loadu_si256((const void *)p), _mm256_loadu_si256((const void *)(p + 32)));
-}
-INLINE vi vi_all(int32_t x) { return BOTH(vi, _mm256_set1_epi32(x), _mm256_set1_epi32(x)); }
-INLINE vi vi_bits(vi a, uint8_t mask) {
-    __m256i m = _mm256_set1_epi8((char)mask);
-    return BOTH(vi, _mm256_and_si256(a.l, m), _mm256_and_si256(a.h, m));
-}
-INLINE vi vi_or(vi a, vi b) {
-    return BOTH(vi, _mm256_or_si256(a.l, b.l), _mm256_or_si256(a.h, b.h));
-}
-#define vi_left(a, n) BOTH(vi, _mm256_slli_epi16((a).l, n), _mm256_slli_epi16((a).h, n))
-#define vi_right(a, n) BOTH(vi, _mm256_srli_epi16((a).l, n), _mm256_srli_epi16((a).h, n))
-/* Weights stay below 128: two products of 127 * 127 fit into 16 bits. */
-INLINE __m256i dot_half(__m256i sum, __m256i weights, __m256i x) {
-    __m256i pairs = _mm256_maddubs_epi16(weights, x);
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-INLINE vi vi_dot(vi sum, vi weights, int32_t four) {
-    __m256i x = _mm256_set1_epi32(four);
-    return BOTH(vi, dot_half(sum.l, weights.l, x), dot_half(sum.h, weights.h, x));
-}
-INLINE vf vf_zero(void) { return BOTH(vf, _mm256_setzero_ps(), _mm256_setzero_ps()); }
-INLINE vf vf_all(float x) { return BOTH(vf, _mm256_set1_ps(x), _mm256_set1_ps(x)); }
-INLINE vf vf_load(const float *p) { return BOTH(vf, _mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)); }
-INLINE void vf_store(float *p, vf a) {
-    _mm256_storeu_ps(p, a.l);
-    _mm256_storeu_ps(p + 8, a.h);
-}
-INLINE vf vf_int(vi a) { return BOTH(vf, _mm256_cvtepi32_ps(a.l), _mm256_cvtepi32_ps(a.h)); }
-INLINE vf vf_half(const uint8_t *p) {
-    return BOTH(vf, _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)),
-                _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p + 16))));
-}
-INLINE vf vf_u8(const uint8_t *p) {
-    return vf_int(BOTH(vi, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)),
-                       _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(p + 8)))));
-}
-INLINE vf vf_s8(const uint8_t *p) {
-    return vf_int(BOTH(vi, _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)),
-                       _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p + 8)))));
-}
-INLINE vf vf_mul(vf a, vf b) { return BOTH(vf, _mm256_mul_ps(a.l, b.l), _mm256_mul_ps(a.h, b.h)); }
-INLINE vf vf_add(vf a, vf b) { return BOTH(vf, _mm256_add_ps(a.l, b.l), _mm256_add_ps(a.h, b.h)); }
-INLINE vf vf_fma(vf a, vf b, vf s) {
-    return BOTH(vf, _mm256_fmadd_ps(a.l, b.l, s.l), _mm256_fmadd_ps(a.h, b.h, s.h));
-}
-INLINE vf vf_fnma(vf a, vf b, vf s) {
-    return BOTH(vf, _mm256_fnmadd_ps(a.l, b.l, s.l), _mm256_fnmadd_ps(a.h, b.h, s.h));
-}
-
-#else
-
-#include <math.h>
-#define BACKEND "portable"
-typedef union { uint8_t b[64]; int32_t i[16]; uint16_t s[32]; } vi;
-typedef struct { float f[16]; } vf;
-#define EACH for (int i = 0; i < 16; i++)
-
-INLINE vi vi_load(const uint8_t *p) { vi a; memcpy(a.b, p, 64); return a; }
-INLINE vi vi_all(int32_t x) { vi a; EACH a.i[i] = x; return a; }
-INLINE vi vi_bits(vi a, uint8_t mask) { for (int i = 0; i < 64; i++) a.b[i] &= mask; return a; }
-INLINE vi vi_or(vi a, vi b) { EACH a.i[i] |= b.i[i]; return a; }
-INLINE vi vi_left(vi a, int n) { for (int i = 0; i < 64; i++) a.b[i] <<= n; return a; }
-INLINE vi vi_right(vi a, int n) { for (int i = 0; i < 64; i++) a.b[i] >>= n; return a; }
-INLINE vi vi_dot(vi sum, vi weights, int32_t four) {
-    int8_t x[4];
-    memcpy(x, &four, 4);
-    EACH for (int j = 0; j < 4; j++) sum.i[i] += weights.b[4 * i + j] * x[j];
-    return sum;
-}
-INLINE float half(const uint8_t *p) {
-    uint32_t bits = p[0] | (uint32_t)p[1] << 8, exponent = bits >> 10 & 31, mantissa = bits & 1023;
-    float value = exponent ? ldexpf((float)(mantissa | 1024), (int)exponent - 25)
-                           : ldexpf((float)mantissa, -24);
-    return bits >> 15 ? -value : value;
-}
-INLINE vf vf_zero(void) { vf a; EACH a.f[i] = 0; return a; }
-INLINE vf vf_all(float x) { vf a; EACH a.f[i] = x; return a; }
-INLINE vf vf_load(const float *p) { vf a; memcpy(a.f, p, 64); return a; }
-INLINE void vf_store(float *p, vf a) { memcpy(p, a.f, 64); }
-INLINE vf vf_int(vi v) { vf a; EACH a.f[i] = (float)v.i[i]; return a; }
-INLINE vf vf_half(const uint8_t *p) { vf a; EACH a.f[i] = half(p + 2 * i); return a; }
-INLINE vf vf_u8(const uint8_t *p) { vf a; EACH a.f[i] = p[i]; return a; }
-INLINE vf vf_s8(const uint8_t *p) { vf a; EACH a.f[i] = (int8_t)p[i]; return a; }
-INLINE vf vf_mul(vf a, vf b) { EACH a.f[i] *= b.f[i]; return a; }
-INLINE vf vf_add(vf a, vf b) { EACH a.f[i] += b.f[i]; return a; }
-INLINE vf vf_fma(vf a, vf b, vf s) { EACH s.f[i] = fmaf(a.f[i], b.f[i], s.f[i]); return s; }
-INLINE vf vf_fnma(vf a, vf b, vf s) { EACH s.f[i] = fmaf(-a.f[i], b.f[i], s.f[i]); return s; }
-
-#endif
-
 /* --- activations -------------------------------------------------------------------------------- */
 
-/* Quantized activations of some positions; row r of each array starts at r times its width. */
+/* The operand's rows from one on, as they are read. */
 typedef struct {
-    const int8_t *q;    /* k */
-    const float *scale; /* k / 32: what one step of q means */
-    const float *sum;   /* k / 32: the group's sum, scaled */
-    const int32_t *low; /* k / 16: minus 32 times the sum of the half group's q */
+    const int8_t *q;
+    const float *scale, *sum;
+    const int32_t *low;
 } activations;
 
-static void quantize_row(const float *x, int64_t k, int8_t *q, float *scale, float *sum,
-                         int32_t *low) {
-    for (int64_t g = 0; g < k / GROUP; g++) {
-        const float *in = x + g * GROUP;
-        int8_t *out = q + g * GROUP;
-        float most = 0;
-        for (int i = 0; i < GROUP; i++) {
-            float size = in[i] < 0 ? -in[i] : in[i];
-            most = size > most ? size : most;
-        }
-        float step = most / 127.0f, inverse = most > 0 ? 127.0f / most : 0.0f;
-        for (int i = 0; i < GROUP; i++) {
-            float scaled = in[i] * inverse;
-            out[i] = (int8_t)(int32_t)(scaled + (scaled < 0 ? -0.5f : 0.5f));
-        }
-        int32_t first = 0, second = 0;
-        for (int i = 0; i < GROUP / 2; i++) first += out[i];
-        for (int i = GROUP / 2; i < GROUP; i++) second += out[i];
-        scale[g] = step;
-        sum[g] = step * (float)(first + second);
-        low[2 * g] = -32 * first;
-        low[2 * g + 1] = -32 * second;
+int64_t blockdiff_scratch(int64_t m, int64_t k) {
+    return (m * k + m * (k / GROUP) * 16 + 63) / 64 * 64;
+}
+
+operand operand_in(uint8_t *memory, int64_t m, int64_t k) {
+    int64_t groups = m * (k / GROUP);
+    float *scale = (float *)memory;
+    int32_t *low = (int32_t *)(scale + 2 * groups);
+    return (operand){k, (int8_t *)(low + 2 * groups), scale, scale + groups, low};
+}
+
+void quantize(const operand *to, int64_t row, int64_t first, const float *x, int64_t n) {
+    int64_t group = (row * to->k + first) / GROUP;
+    int8_t *q = to->q + row * to->k + first;
+    for (int64_t g = group; g < group + n / GROUP; g++, x += GROUP, q += GROUP) {
+        vf a = vf_load(x), b = vf_load(x + LANES);
+        float most = vf_most(vf_max(vf_abs(a), vf_abs(b)));
+        float step = most / 127.0f;
+        vf inverse = vf_all(most > 0 ? 127.0f / most : 0.0f);
+        a = vf_mul(a, inverse);
+        b = vf_mul(b, inverse);
+        vi first_half = vi_trunc(vf_add(a, vf_half_away(a)));
+        vi second_half = vi_trunc(vf_add(b, vf_half_away(b)));
+        vi_store_s8(q, first_half);
+        vi_store_s8(q + LANES, second_half);
+        int32_t one = vi_sum(first_half), two = vi_sum(second_half);
+        to->scale[g] = step;
+        to->sum[g] = step * (float)(one + two);
+        to->low[2 * g] = -32 * one;
+        to->low[2 * g + 1] = -32 * two;
     }
 }
 
@@ -206,11 +75,6 @@ INLINE int32_t four(const int8_t *p) {
 
 /* --- one tile times N positions ------------------------------------------------------------------ */
 
-#ifdef EACH /* portable: a loop over lanes in each step, unrolled it would only be large */
-#define UNROLLED
-#else
-#define UNROLLED _Pragma("GCC unroll 8")
-#endif
 #define POSITIONS UNROLLED for (int p = 0; p < N; p++)
 
 INLINE void tile_q4(const uint8_t *w, int64_t k, activations a, vf *sum, const int N) {
@@ -294,7 +158,7 @@ INLINE void tile_q7(const uint8_t *w, int64_t k, activations a, vf *sum, const i
 }
 
 INLINE void tile(int kind, const uint8_t *w, int64_t k, activations a, float *y, int64_t stride,
-                 const float *bias, int rows, const int N) {
+                 const float *bias, int rows, int add, const int N) {
     vf sum[8];
     POSITIONS sum[p] = vf_zero();
     if (kind == Q4) tile_q4(w, k, a, sum, N);
@@ -303,29 +167,17 @@ INLINE void tile(int kind, const uint8_t *w, int64_t k, activations a, float *y,
     for (int p = 0; p < N; p++) {
         float out[ROWS];
         vf_store(out, sum[p]);
-        for (int r = 0; r < rows; r++) y[p * stride + r] = out[r] + (bias ? bias[r] : 0.0f);
+        float *to = y + p * stride;
+        if (bias)
+            for (int r = 0; r < rows; r++) out[r] += bias[r];
+        if (add)
+            for (int r = 0; r < rows; r++) to[r] += out[r];
+        else
+            for (int r = 0; r < rows; r++) to[r] = out[r];
     }
 }
 
 /* --- whole matrices ------------------------------------------------------------------------------ */
-
-/* Some rows of W in one format. */
-typedef struct {
-    int64_t kind, n;       /* format, output rows */
-    const uint8_t *packed; /* tiles one after the other, 64-byte aligned where that is possible */
-    const float *bias;     /* n, or null */
-} part;
-
-typedef struct {
-    const part *parts;
-    int64_t n_parts, m, k, stride;
-    const float *x;
-    float *y;
-    int8_t *q;
-    float *scale, *sum;
-    int32_t *low;
-    int64_t next; /* work not handed out yet */
-} job;
 
 static int64_t tile_bytes(int64_t kind, int64_t k) {
     if (kind == Q4) return k / SUPER * Q4_BYTES;
@@ -335,31 +187,34 @@ static int64_t tile_bytes(int64_t kind, int64_t k) {
 
 static int64_t tiles_of(const part *p) { return (p->n + ROWS - 1) / ROWS; }
 
-static void quantize_some(void *argument) {
-    job *j = argument;
-    for (;;) {
-        int64_t row = __atomic_fetch_add(&j->next, 1, __ATOMIC_RELAXED);
-        if (row >= j->m) return;
-        quantize_row(j->x + row * j->k, j->k, j->q + row * j->k, j->scale + row * (j->k / GROUP),
-                     j->sum + row * (j->k / GROUP), j->low + row * (j->k / 16));
-    }
+int64_t matrix_rows(const matrix *w) {
+    int64_t rows = 0;
+    for (int64_t i = 0; i < w->n_parts; i++) rows += w->parts[i].n;
+    return rows;
 }
 
-static void one_tile(const job *j, const part *p, int64_t t, float *y) {
+int64_t matrix_tiles(const matrix *w) {
+    int64_t tiles = 0;
+    for (int64_t i = 0; i < w->n_parts; i++) tiles += tiles_of(w->parts + i);
+    return tiles;
+}
+
+static void one_tile(const part *p, int64_t t, const operand *x, int64_t row, int64_t m, float *y,
+                     int64_t stride, int add) {
     int rows = (int)(p->n - t * ROWS < ROWS ? p->n - t * ROWS : ROWS);
-    const uint8_t *w = p->packed + t * tile_bytes(p->kind, j->k);
+    const uint8_t *w = p->packed + t * tile_bytes(p->kind, x->k);
     const float *bias = p->bias ? p->bias + t * ROWS : NULL;
-    int64_t k = j->k, row = 0;
-    y += t * ROWS;
+    const int64_t k = x->k, end = row + m;
 #define RUN(N)                                                                                     \
     {                                                                                              \
-        activations a = {j->q + row * k, j->scale + row * (k / GROUP), j->sum + row * (k / GROUP), \
-                         j->low + row * (k / 16)};                                                 \
-        tile((int)p->kind, w, k, a, y + row * j->stride, j->stride, bias, rows, N);                \
+        activations a = {x->q + row * k, x->scale + row * (k / GROUP), x->sum + row * (k / GROUP), \
+                         x->low + row * (k / 16)};                                                 \
+        tile((int)p->kind, w, k, a, y, stride, bias, rows, add, N);                                \
         row += N;                                                                                  \
+        y += N * stride;                                                                           \
     }
-    while (j->m - row >= 8) RUN(8)
-    switch (j->m - row) {
+    while (end - row >= 8) RUN(8)
+    switch (end - row) {
         case 7: RUN(7) break;
         case 6: RUN(6) break;
         case 5: RUN(5) break;
@@ -371,32 +226,49 @@ static void one_tile(const job *j, const part *p, int64_t t, float *y) {
 #undef RUN
 }
 
+void multiply(const matrix *w, int64_t first, int64_t last, const operand *x, int64_t row,
+              int64_t rows, float *y, int64_t stride, int add) {
+    int64_t seen = 0;
+    for (int64_t i = 0; i < w->n_parts && seen < last; i++) {
+        const part *p = w->parts + i;
+        int64_t tiles = tiles_of(p);
+        for (int64_t t = first > seen ? first - seen : 0; t < tiles && seen + t < last; t++)
+            one_tile(p, t, x, row, rows, y + t * ROWS, stride, add);
+        seen += tiles;
+        y += p->n;
+    }
+}
+
+/* --- whole matrices, in threads ------------------------------------------------------------------ */
+
+typedef struct {
+    matrix w;
+    operand x;
+    const float *in;
+    float *y;
+    int64_t m, stride, tiles;
+    int64_t next; /* work not handed out yet */
+} job;
+
+static void quantize_some(void *argument) {
+    job *j = argument;
+    for (;;) {
+        int64_t row = __atomic_fetch_add(&j->next, 1, __ATOMIC_RELAXED);
+        if (row >= j->m) return;
+        quantize(&j->x, row, 0, j->in + row * j->x.k, j->x.k);
+    }
+}
+
 enum { CHUNK = 4 }; /* tiles handed out at a time */
 
 static void multiply_some(void *argument) {
     job *j = argument;
     for (;;) {
-        int64_t chunk = __atomic_fetch_add(&j->next, 1, __ATOMIC_RELAXED);
-        int64_t first = chunk * CHUNK, seen = 0;
-        float *y = j->y;
-        int found = 0;
-        for (int64_t i = 0; i < j->n_parts; i++) {
-            const part *p = j->parts + i;
-            int64_t tiles = tiles_of(p);
-            for (int64_t t = first - seen > 0 ? first - seen : 0;
-                 t < tiles && seen + t < first + CHUNK; t++) {
-                one_tile(j, p, t, y);
-                found = 1;
-            }
-            seen += tiles;
-            y += p->n;
-        }
-        if (!found) return;
+        int64_t first = CHUNK * __atomic_fetch_add(&j->next, 1, __ATOMIC_RELAXED);
+        if (first >= j->tiles) return;
+        multiply(&j->w, first, first + CHUNK, &j->x, 0, j->m, j->y, j->stride, 0);
     }
 }
-
-/* Runs a function in several threads at once; OpenMP's own, handed in, so that there is one pool. */
-typedef void (*parallel)(void (*)(void *), void *, unsigned threads, unsigned flags);
 
 static void run(parallel fork, unsigned threads, void (*work)(void *), job *j) {
     j->next = 0;
@@ -406,19 +278,13 @@ static void run(parallel fork, unsigned threads, void (*work)(void *), job *j) {
 
 const char *blockdiff_backend(void) { return BACKEND; }
 
-/* Bytes of scratch that `blockdiff_linear` needs. */
-int64_t blockdiff_scratch(int64_t m, int64_t k) { return m * k + m * (k / GROUP) * 16 + 64; }
-
-/* y (m, sum of n) = x (m, k) W^T + b; k is a multiple of 32, with Q4 and Q6 of 256. */
+/* y (m, rows of W) = x (m, k) W^T + b; k is a multiple of 32, with Q4 and Q6 of 256. `scratch` has
+ * `blockdiff_scratch(m, k)` bytes. */
 void blockdiff_linear(const part *parts, int64_t n_parts, const float *x, int64_t m, int64_t k,
                       float *y, uint8_t *scratch, parallel fork, unsigned threads) {
-    int64_t groups = m * (k / GROUP), stride = 0;
-    for (int64_t i = 0; i < n_parts; i++) stride += parts[i].n;
-    job j = {parts, n_parts, m, k, stride, x, y, 0, 0, 0, 0, 0};
-    j.scale = (float *)scratch;
-    j.sum = j.scale + groups;
-    j.low = (int32_t *)(j.sum + groups);
-    j.q = (int8_t *)(j.low + 2 * groups);
+    matrix w = {parts, n_parts};
+    int64_t stride = matrix_rows(&w);
+    job j = {w, operand_in(scratch, m, k), x, y, m, stride, matrix_tiles(&w), 0};
     run(fork, m * k > 65536 ? threads : 1, quantize_some, &j);
     /* Waking a thread takes longer than a small product. */
     run(fork, m * k * stride > 1000000 ? threads : 1, multiply_some, &j);

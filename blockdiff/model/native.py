@@ -1,7 +1,7 @@
-"""Products of int8 activations and packed weights, by a small library compiled on this machine.
+"""Int8 arithmetic on packed weights, by a small library compiled on this machine.
 
-`linear_int8.c` is compiled for this very processor at first use and kept in the cache folder. Its
-threads are those of torch: both run on one OpenMP pool.
+`linear_int8.c` and `stack.c` are compiled for this very processor at first use and kept in the
+cache folder. Their threads are those of torch: both run on one OpenMP pool.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from torch import Tensor
 from blockdiff import store
 from blockdiff.errors import DeviceUnavailable
 
-_SOURCE = Path(__file__).with_name("linear_int8.c")
+_HERE = Path(__file__).parent
+SOURCES = [_HERE / "linear_int8.c", _HERE / "stack.c"]
+HEADERS = [_HERE / "lanes.h", _HERE / "linear_int8.h"]
 _FLAGS = ["-O3", "-march=native", "-std=c11", "-shared", "-fPIC"]
+_ALIGNED = 64  # bytes of a cache line
 _SECONDS = 120.0  # a compiler that takes longer hangs
 HINT = "install gcc or clang, or: pip install ziglang"
 
@@ -40,6 +43,12 @@ class Part(ctypes.Structure):
         ("packed", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
     ]
+
+
+class Matrix(ctypes.Structure):
+    """A matrix, as the library takes it: parts one above the other; none where there is none."""
+
+    _fields_ = [("parts", ctypes.c_void_p), ("n_parts", ctypes.c_int64)]
 
 
 class Native:
@@ -60,6 +69,10 @@ class Native:
         library.blockdiff_linear.argtypes = [
             pointer, integer, pointer, integer, integer, pointer, pointer, pointer, ctypes.c_uint,
         ]  # fmt: skip
+        library.blockdiff_stack_scratch.restype = integer
+        library.blockdiff_stack_scratch.argtypes = [pointer, ctypes.c_uint]
+        library.blockdiff_stack.restype = None
+        library.blockdiff_stack.argtypes = [pointer, pointer, pointer, ctypes.c_uint]
         library.blockdiff_row.restype = None
         library.blockdiff_row.argtypes = [integer, pointer, integer, integer, pointer]
         self._library = library
@@ -76,6 +89,14 @@ class Native:
             self._fork, torch.get_num_threads(),
         )  # fmt: skip
         return out
+
+    def stack(self, forward: ctypes.Structure) -> None:
+        """Run layers over a stream in place; see `fused`, which describes the forward."""
+        at, threads = ctypes.addressof(forward), torch.get_num_threads()
+        size = self._library.blockdiff_stack_scratch(at, threads)
+        scratch = torch.empty(size + _ALIGNED, dtype=torch.uint8)
+        start = scratch.data_ptr() + -scratch.data_ptr() % _ALIGNED
+        self._library.blockdiff_stack(at, start, self._fork, threads)
 
     def rows(self, part: Part, k: int, indices: Sequence[int]) -> Tensor:
         """Rows of a matrix, float32, (indices, k)."""
@@ -124,7 +145,7 @@ def _compiled(path: Path) -> Native:
             handle, name = tempfile.mkstemp(suffix=".so", dir=path.parent)
             os.close(handle)
             scratch = Path(name)
-            command = [*compiler, *_FLAGS, str(_SOURCE), "-o", name, "-lm"]
+            command = [*compiler, *_FLAGS, *map(str, SOURCES), "-o", name, "-lm"]
             ran = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
             if ran.returncode == 0:
                 library = Native(scratch)
@@ -152,7 +173,7 @@ def _compilers() -> list[list[str]]:
 
 def _key() -> str:
     """Another one for another processor or source: code for one may not run on the other."""
-    digest = hashlib.sha256(_SOURCE.read_bytes())
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in (*SOURCES, *HEADERS)))
     digest.update(" ".join([platform.system(), platform.machine(), *_FLAGS]).encode())
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ctypes
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from blockdiff.model.adapter import GatedAdapter, LowRank
-from blockdiff.model.native import Part, native
+from blockdiff.model.arena import Arena
+from blockdiff.model.native import Matrix, Part, native
 from blockdiff.model.packing import GROUP, Packed, pack
 from blockdiff.model.transformer import Transformer
-
-_ALIGNED = 64  # bytes of a cache line, which is what one load takes
 
 
 class QuantizedLinear(nn.Module):
@@ -22,13 +22,16 @@ class QuantizedLinear(nn.Module):
     A row of the result does not depend on how many others are computed with it.
     """
 
-    def __init__(self, parts: Sequence[Packed], bias: Tensor | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[Packed], bias: Tensor | None = None, arena: Arena | None = None
+    ) -> None:
         """`parts` have the same number of inputs; `bias` is float32. Raises DeviceUnavailable."""
         super().__init__()
+        arena = arena or arena_for(parts)
         self._native = native()
         self.in_features = parts[0].inputs
         self.out_features = sum(part.rows for part in parts)
-        self._data = [_aligned(part.data) for part in parts]
+        self._data = [arena.copy(part.data) for part in parts]
         self._bias = bias
         self._parts = (Part * len(parts))()
         row = 0
@@ -42,6 +45,11 @@ class QuantizedLinear(nn.Module):
         return self._native.linear(self._parts, flat, self.out_features).view(
             *x.shape[:-1], self.out_features
         )
+
+    @property
+    def matrix(self) -> Matrix:
+        """W and b for the library, while this layer lives."""
+        return Matrix(ctypes.addressof(self._parts), len(self._parts))
 
     def rows(self, indices: Tensor) -> Tensor:
         """Rows of W as float32; those of the first part only are reached."""
@@ -97,11 +105,12 @@ def install(model: Transformer, weights: Mapping[str, Sequence[Packed]]) -> None
 
     A head that is not named is the embedding. Raises DeviceUnavailable.
     """
+    arena = arena_for(part for parts in weights.values() for part in parts)
     for name, parts in weights.items():
         owner_name, _, leaf = name.removesuffix(".weight").rpartition(".")
         owner = model.get_submodule(owner_name)
         bias = getattr(getattr(owner, leaf), "bias", None)
-        layer: nn.Module = QuantizedLinear(parts, None if bias is None else bias.detach())
+        layer: nn.Module = QuantizedLinear(parts, None if bias is None else bias.detach(), arena)
         if name == "embedding.weight":
             assert isinstance(layer, QuantizedLinear)
             layer = QuantizedEmbedding(layer)
@@ -116,10 +125,7 @@ def is_quantized(model: Transformer) -> bool:
     return isinstance(model.head, QuantizedLinear)
 
 
-def _aligned(data: Tensor) -> Tensor:
-    """A copy in memory of its own: mapped from a file it need not begin at a cache line."""
-    whole = torch.empty(data.numel() + _ALIGNED, dtype=torch.uint8)
-    start = -whole.data_ptr() % _ALIGNED
-    copy = whole[start : start + data.numel()]
-    copy.copy_(data.reshape(-1))
-    return copy
+def arena_for(parts: Iterable[Packed]) -> Arena:
+    """Memory for all of these."""
+    sizes = [part.data.numel() for part in parts]
+    return Arena(len(sizes), sum(sizes))

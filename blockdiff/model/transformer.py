@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -160,7 +161,6 @@ class Attention(nn.Module):
         out = out.transpose(1, 2).reshape(batch, new, self.q_size)
         return _gated(self.o, "o", self.layer, out, gate)
 
-
     def _attend_apart(self, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part]) -> Tensor:
         """Each part over its own keys and values; (1, heads, all positions, head_dim)."""
         sizes = [part.size for part in parts]
@@ -231,8 +231,31 @@ class Block(nn.Module):
         return out
 
 
+class Layers(Protocol):
+    """All blocks and the final norm of a model, run in another way than by torch."""
+
+    def takes(self, caches: Sequence[KeyValues | None], gate: Gate | None) -> bool:
+        """Whether it can run a forward with these."""
+        ...
+
+    def run(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        parts: Sequence[Part],
+        gate: Gate | None,
+        look: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """(1, new, hidden_size) of embedded positions, which it may overwrite."""
+        ...
+
+
 class Transformer(nn.Module):
-    """Embedding, blocks, final norm and head."""
+    """Embedding, blocks, final norm and head.
+
+    Attributes:
+        fused: runs the blocks of one or several sequences with caches, where it can.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -243,6 +266,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.head.weight = self.embedding.weight
+        self.fused: Layers | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -279,6 +303,9 @@ class Transformer(nn.Module):
         """
         x = self._embedded(tokens, gate)
         rotary = rotary_tables(self.config, positions)
+        if self.fused is not None and mask.dim() == 2 and self.fused.takes([cache], gate):
+            part = Part(tokens.shape[1], mask, cast(KeyValues, cache))
+            return self.fused.run(x, rotary, [part], gate, look)
         rows = self._rows(mask, positions)
         for block in self.blocks:
             if look is not None:
@@ -303,6 +330,8 @@ class Transformer(nn.Module):
         """
         x = self._embedded(tokens, gate)
         rotary = rotary_tables(self.config, positions)
+        if self.fused is not None and self.fused.takes([part.cache for part in parts], gate):
+            return self.fused.run(x, rotary, parts, gate)
         places = torch.split(positions, [part.size for part in parts], dim=1)
         apart = [
             replace(part, mask=self._rows(part.mask, place))

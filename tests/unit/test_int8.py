@@ -136,7 +136,13 @@ sys.path.insert(0, "tests/unit")
 from test_int8 import k_quant, PACK, Kind
 torch.manual_seed(5)
 parts = [PACK[kind](k_quant(kind, 33, 512), 512) for kind in PACK] + [pack(torch.randn(20, 512))]
-torch.save((library.backend, QuantizedLinear(parts)(torch.randn(11, 512))), sys.argv[2])
+product = QuantizedLinear(parts)(torch.randn(11, 512))
+from test_fused import SHAPES, TOKENS, packed, run
+from blockdiff.model.cache import BlockCache
+model = packed(SHAPES["qwen2"])
+with torch.inference_mode():
+    hidden = run(model, BlockCache(model.config), TOKENS[:40])
+torch.save((library.backend, product, hidden), sys.argv[2])
 """
 
 
@@ -144,23 +150,24 @@ torch.save((library.backend, QuantizedLinear(parts)(torch.randn(11, 512))), sys.
 def test_every_processor_gets_the_same_result(tmp_path: Path) -> None:
     """Compiled for all the instruction sets that this machine can run, one at a time."""
     info = Path("/proc/cpuinfo").read_text("utf-8").split()
-    source = str(Path(native.__file__).with_name("linear_int8.c"))
-    results = {}
+    sources = [str(path) for path in native.SOURCES]
+    products, layers = {}, {}
     for name, flags in FLAGS.items():
         needed = {"avx512-vnni": "avx512_vnni", "avx2": "avx2"}.get(name)
         if needed and needed not in info:
             continue
         library, out = tmp_path / f"{name}.so", tmp_path / f"{name}.pt"
         command = [*native._compilers()[0], "-O2", "-std=c11", "-shared", "-fPIC"]
-        subprocess.run([*command, *flags, source, "-o", str(library), "-lm"], check=True)
+        subprocess.run([*command, *flags, *sources, "-o", str(library), "-lm"], check=True)
         environment = os.environ | {"PYTHONPATH": "."}
         run = [sys.executable, "-c", PROGRAM, str(library), str(out)]
         subprocess.run(run, check=True, env=environment)
-        backend, results[name] = torch.load(out)
+        backend, products[name], layers[name] = torch.load(out)
         assert backend == name
-    assert len(results) > 1
-    for found in results.values():
-        assert closeness(found, results["portable"]) < 1e-6
+    assert len(products) > 1
+    for name in products:
+        assert closeness(products[name], products["portable"]) < 1e-6
+        assert closeness(layers[name], layers["portable"]) < 0.01  # a step of int8 here and there
 
 
 # --- whole models ------------------------------------------------------------------------------

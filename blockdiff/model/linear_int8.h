@@ -1,0 +1,53 @@
+/* Products of quantized activations and packed weights; see linear_int8.c. */
+
+#ifndef BLOCKDIFF_LINEAR_INT8_H
+#define BLOCKDIFF_LINEAR_INT8_H
+
+#include <stdint.h>
+
+/* For the library's own sources: not to be mixed up with what another library calls the same. */
+#define OWN __attribute__((visibility("hidden")))
+
+enum { ROWS = 16, GROUP = 32, SUPER = 256 };
+
+/* Some rows of W in one format. */
+typedef struct {
+    int64_t kind, n;       /* format, output rows */
+    const uint8_t *packed; /* tiles one after the other, 64-byte aligned where that is possible */
+    const float *bias;     /* n, or null */
+} part;
+
+/* W: parts one above the other. */
+typedef struct {
+    const part *parts;
+    int64_t n_parts;
+} matrix;
+
+/* Quantized activations of some positions, k inputs each; row r of an array is r widths behind. */
+typedef struct {
+    int64_t k;
+    int8_t *q;    /* k */
+    float *scale; /* k / 32: what one step of q means */
+    float *sum;   /* k / 32: the group's sum, scaled */
+    int32_t *low; /* k / 16: minus 32 times the sum of the half group's q */
+} operand;
+
+/* Bytes of memory for an operand of m rows, a multiple of 64, and the operand in it. */
+int64_t blockdiff_scratch(int64_t m, int64_t k);
+OWN operand operand_in(uint8_t *memory, int64_t m, int64_t k);
+
+/* Quantize n inputs of a row, from input `first` on; both are multiples of 32. */
+OWN void quantize(const operand *to, int64_t row, int64_t first, const float *x, int64_t n);
+
+OWN int64_t matrix_rows(const matrix *w);
+OWN int64_t matrix_tiles(const matrix *w);
+
+/* y = x W^T + b, or y += that, for tiles `first` to `last` of W and rows `row` to `row + rows` of x.
+ * `y` is row `row` of the result, `stride` floats behind which the next one begins. */
+OWN void multiply(const matrix *w, int64_t first, int64_t last, const operand *x, int64_t row,
+              int64_t rows, float *y, int64_t stride, int add);
+
+/* Runs a function in several threads at once: OpenMP's own, handed in, so that there is one pool. */
+typedef void (*parallel)(void (*)(void *), void *, unsigned threads, unsigned flags);
+
+#endif

@@ -1,0 +1,418 @@
+/* Some layers of a decoder over the new positions of one or several sequences, in one call.
+ *
+ * A layer: RMSNorm, query, key and value products, rotary positions, attention over a sequence's own
+ * cache, output product, RMSNorm, SwiGLU; both halves are added to the stream x. Products are those
+ * of linear_int8.c, everything else is float32. Rows that are noisy get an adapter's low-rank
+ * products besides.
+ *
+ * Threads run through the same list of stages and take items of each. A stage ends when its items
+ * are done, by whoever did them: a thread that wakes up late, or never, holds nobody up. What a row
+ * holds does not depend on the rows beside it, nor on who computed it.
+ */
+
+#include <math.h>
+
+#include "lanes.h"
+#include "linear_int8.h"
+#ifdef _WIN32
+#include <windows.h>
+#define GIVE_WAY SwitchToThread()
+#else
+#include <sched.h>
+#define GIVE_WAY sched_yield()
+#endif
+
+enum { QKV, O, GATE_UP, DOWN, TARGETS };
+enum { CHUNK = 4 };    /* tiles of an item */
+enum { SEGMENT = 1024 }; /* inputs of the last product that are an item */
+enum { SPINS = 4000 }; /* looks at a stage's end before other processes may go first */
+
+typedef struct {
+    const float *attention_norm, *ffn_norm; /* hidden */
+    const float *q_norm, *k_norm;           /* head_dim, or null */
+    matrix w[TARGETS];
+} layer;
+
+/* Low-rank pairs of a layer, y += b(a(x)); without parts where it has none. */
+typedef struct {
+    matrix a[TARGETS], b[TARGETS];
+} pairs;
+
+typedef struct {
+    int64_t hidden, heads, kv_heads, head_dim, ffn;
+    double eps;
+    const layer *layers;
+    const float *norm; /* hidden: behind the last layer */
+    int64_t n_layers;
+} model;
+
+/* New positions of one sequence. Its cache is (layers, 2, kv_heads, capacity, head_dim). */
+typedef struct {
+    int64_t rows, past, capacity;
+    float *cache;
+    const uint8_t *mask; /* (rows, past + rows): which keys a row sees */
+} sequence;
+
+/* Consecutive rows. */
+typedef struct {
+    int64_t first, rows;
+} stretch;
+
+typedef struct {
+    const model *model;
+    const pairs *pairs; /* one for each layer, or null */
+    int64_t first, last; /* layers to run; the model's last one is followed by its norm */
+    int64_t m;
+    float *x;               /* (m, hidden), the stream */
+    const float *cos, *sin; /* (m, head_dim) */
+    const sequence *sequences;
+    int64_t n_sequences;
+    const stretch *noisy;
+    int64_t n_noisy;
+} forward;
+
+typedef struct {
+    const forward *f;
+    operand in[TARGETS]; /* of each product; they lie in the same memory */
+    uint8_t *low;        /* memory for the operand of a pair's second product */
+    float *a;            /* (m, rank): what the first one made */
+    float *qkv, *attended, *gate_up;
+    uint8_t *own; /* memory of each thread */
+    int64_t own_bytes, attend_rows;
+    int64_t *joined;      /* threads that have come */
+    int64_t *next, *done; /* of each stage: items handed out, items done */
+} team;
+
+static int64_t take(team *t, int64_t stage) {
+    return __atomic_fetch_add(t->next + stage, 1, __ATOMIC_RELAXED);
+}
+
+static void finished(team *t, int64_t stage) {
+    __atomic_fetch_add(t->done + stage, 1, __ATOMIC_RELEASE);
+}
+
+static void wait_for(team *t, int64_t stage, int64_t items) {
+    for (int spins = 0; __atomic_load_n(t->done + stage, __ATOMIC_ACQUIRE) < items; spins++) {
+        if (spins < SPINS) {
+#if defined(__x86_64__) || defined(_M_X64)
+            __builtin_ia32_pause();
+#endif
+        } else {
+            GIVE_WAY;
+        }
+    }
+}
+
+/* A statement for each i below `items`, in all threads together. */
+#define STAGE(items, statement)                                       \
+    {                                                                 \
+        const int64_t n_ = (items);                                   \
+        for (int64_t i; (i = take(t, stage)) < n_; finished(t, stage)) { \
+            statement;                                                \
+        }                                                             \
+        wait_for(t, stage++, n_);                                     \
+    }
+
+/* --- rows ---------------------------------------------------------------------------------------- */
+
+static void rms_norm(const float *x, const float *weight, int64_t n, double eps, float *out) {
+    vf squares = vf_zero();
+    for (int64_t i = 0; i < n; i += LANES) squares = vf_fma(vf_load(x + i), vf_load(x + i), squares);
+    vf scale = vf_all((float)(1.0 / sqrt((double)vf_sum(squares) / (double)n + eps)));
+    for (int64_t i = 0; i < n; i += LANES)
+        vf_store(out + i, vf_mul(vf_mul(vf_load(x + i), scale), vf_load(weight + i)));
+}
+
+static void norm_and_quantize(const team *t, int64_t row, const float *weight, const operand *to,
+                              uint8_t *own) {
+    const model *c = t->f->model;
+    float *normed = (float *)own;
+    rms_norm(t->f->x + row * c->hidden, weight, c->hidden, c->eps, normed);
+    quantize(to, row, 0, normed, c->hidden);
+}
+
+/* RoPE in its half-rotation form. */
+static void rotate(const float *x, const float *cos, const float *sin, int64_t n, float *out) {
+    const int64_t half = n / 2;
+    for (int64_t i = 0; i < half; i++) {
+        float low = x[i], high = x[i + half];
+        out[i] = low * cos[i] - high * sin[i];
+        out[i + half] = high * cos[i + half] + low * sin[i + half];
+    }
+}
+
+/* Queries in place, keys and values into the cache. */
+static void place_row(const team *t, int64_t index, int64_t row, uint8_t *own) {
+    const forward *f = t->f;
+    const model *c = f->model;
+    const layer *l = c->layers + index;
+    const int64_t size = c->head_dim, heads = c->heads, kv = c->kv_heads;
+    const float *cos = f->cos + row * size, *sin = f->sin + row * size;
+    const sequence *s = f->sequences;
+    int64_t at = row;
+    while (at >= s->rows) at -= s++->rows;
+    float *head = t->qkv + row * (heads + 2 * kv) * size, *turned = (float *)own;
+    const int64_t plane = s->capacity * size;
+    float *keys = s->cache + 2 * index * kv * plane + (s->past + at) * size;
+    for (int64_t h = 0; h < heads + kv; h++, head += size) {
+        const float *weight = h < heads ? l->q_norm : l->k_norm;
+        if (weight) rms_norm(head, weight, size, c->eps, head);
+        rotate(head, cos, sin, size, turned);
+        memcpy(h < heads ? head : keys + (h - heads) * plane, turned, (size_t)size * sizeof(float));
+    }
+    for (int64_t h = 0; h < kv; h++, head += size)
+        memcpy(keys + (kv + h) * plane, head, (size_t)size * sizeof(float));
+}
+
+static void swiglu_and_quantize(const team *t, int64_t row, int64_t first, uint8_t *own) {
+    const int64_t ffn = t->f->model->ffn;
+    const int64_t n = ffn - first < SEGMENT ? ffn - first : SEGMENT;
+    const float *gate = t->gate_up + row * 2 * ffn + first, *up = gate + ffn;
+    float *out = (float *)own;
+    for (int64_t i = 0; i < n; i += LANES) {
+        vf g = vf_load(gate + i);
+        vf gated = vf_div(g, vf_add(vf_all(1.0f), vf_exp(vf_mul(g, vf_all(-1.0f)))));
+        vf_store(out + i, vf_mul(gated, vf_load(up + i)));
+    }
+    quantize(&t->in[DOWN], row, first, out, n);
+}
+
+/* --- attention ------------------------------------------------------------------------------------ */
+
+#define QUERIES UNROLLED for (int q = 0; q < N; q++)
+
+/* Products of N queries with sixteen keys, (N, 16), a row of them every `stride` floats. */
+INLINE void scores(const float *queries, const float *keys, int64_t size, float *out,
+                   int64_t stride, const int N) {
+    vf sum[8];
+    QUERIES sum[q] = vf_zero();
+    for (int64_t i = 0; i < size; i++) {
+        vf key = vf_load(keys + i * LANES);
+        QUERIES sum[q] = vf_fma(vf_all(queries[q * size + i]), key, sum[q]);
+    }
+    QUERIES vf_store(out + q * stride, sum[q]);
+}
+
+/* Sixteen dimensions of what N queries take from n values. */
+INLINE void mixed(const float *shares, int64_t stride, const float *values, int64_t size, int64_t n,
+                  float *out, const int N) {
+    vf sum[8];
+    QUERIES sum[q] = vf_zero();
+    for (int64_t j = 0; j < n; j++) {
+        vf value = vf_load(values + j * size);
+        QUERIES sum[q] = vf_fma(vf_all(shares[q * stride + j]), value, sum[q]);
+    }
+    QUERIES vf_store(out + q * size, sum[q]);
+}
+
+/* CALL(N) for eight queries at a time, then for those that are left. */
+#define BY_EIGHT(count, CALL)                 \
+    {                                         \
+        int64_t at = 0;                       \
+        for (; (count) - at >= 8; at += 8) CALL(8); \
+        switch ((count) - at) {               \
+            case 7: CALL(7); break;           \
+            case 6: CALL(6); break;           \
+            case 5: CALL(5); break;           \
+            case 4: CALL(4); break;           \
+            case 3: CALL(3); break;           \
+            case 2: CALL(2); break;           \
+            case 1: CALL(1); break;           \
+        }                                     \
+    }
+
+static int64_t up_to(int64_t n, int64_t whole) { return (n + whole - 1) / whole * whole; }
+
+/* Floats that `attend` needs for so many rows. */
+static int64_t attend_floats(const model *c, int64_t rows, int64_t keys) {
+    int64_t queries = rows * (c->heads / c->kv_heads);
+    return queries * (2 * c->head_dim + up_to(keys, LANES)) + LANES * c->head_dim;
+}
+
+/* Some rows of a sequence, which begins at row `start` of x; the heads that share keys. */
+static void attend(const team *t, const sequence *s, int64_t index, int64_t start, int64_t first,
+                   int64_t rows, int64_t shared, uint8_t *own) {
+    const model *c = t->f->model;
+    const int64_t size = c->head_dim, group = c->heads / c->kv_heads, keys = s->past + s->rows;
+    const int64_t stride = up_to(keys, LANES), count = rows * group, plane = s->capacity * size;
+    const float *key = s->cache + (2 * index * c->kv_heads + shared) * plane;
+    const float *value = key + c->kv_heads * plane;
+    float *queries = (float *)own, *out = queries + count * size, *turned = out + count * size;
+    float *share = turned + LANES * size;
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(queries + r * group * size,
+               t->qkv + ((start + first + r) * (c->heads + 2 * c->kv_heads) + shared * group) * size,
+               (size_t)(group * size) * sizeof(float));
+    for (int64_t j = 0; j < keys; j += LANES) {
+        int64_t n = keys - j < LANES ? keys - j : LANES;
+        for (int64_t i = 0; i < size; i++)
+            for (int64_t k = 0; k < LANES; k++)
+                turned[i * LANES + k] = k < n ? key[(j + k) * size + i] : 0.0f;
+#define CALL(N) scores(queries + at * size, turned, size, share + at * stride + j, stride, N)
+        BY_EIGHT(count, CALL)
+#undef CALL
+    }
+    const float scale = (float)(1.0 / sqrt((double)size));
+    for (int64_t q = 0; q < count; q++) {
+        const uint8_t *seen = s->mask + (first + q / group) * keys;
+        float *p = share + q * stride;
+        for (int64_t j = 0; j < keys; j++) p[j] = seen[j] ? p[j] * scale : -1e30f;
+        for (int64_t j = keys; j < stride; j++) p[j] = -1e30f;
+        vf most = vf_all(-1e30f), sum = vf_zero();
+        for (int64_t j = 0; j < stride; j += LANES) most = vf_max(most, vf_load(p + j));
+        const vf least = vf_all(-vf_most(most));
+        for (int64_t j = 0; j < stride; j += LANES) vf_store(p + j, vf_exp(vf_add(vf_load(p + j), least)));
+        for (int64_t j = 0; j < keys; j++) p[j] = seen[j] ? p[j] : 0.0f;
+        for (int64_t j = keys; j < stride; j++) p[j] = 0.0f;
+        for (int64_t j = 0; j < stride; j += LANES) sum = vf_add(sum, vf_load(p + j));
+        const vf inverse = vf_all(1.0f / vf_sum(sum));
+        for (int64_t j = 0; j < stride; j += LANES) vf_store(p + j, vf_mul(vf_load(p + j), inverse));
+    }
+    for (int64_t i = 0; i < size; i += LANES) {
+#define CALL(N) mixed(share + at * stride, stride, value + i, size, keys, out + at * size + i, N)
+        BY_EIGHT(count, CALL)
+#undef CALL
+    }
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(t->attended + ((start + first + r) * c->heads + shared * group) * size,
+               out + r * group * size, (size_t)(group * size) * sizeof(float));
+}
+
+/* --- layers --------------------------------------------------------------------------------------- */
+
+static int64_t chunks(const matrix *w) { return (matrix_tiles(w) + CHUNK - 1) / CHUNK; }
+
+/* y (m, rows of W), or y += , of the operand; noisy rows get the adapter's share besides. */
+static int64_t product(team *t, int64_t stage, int64_t index, int target, float *y, int add) {
+    const forward *f = t->f;
+    const matrix *w = f->model->layers[index].w + target;
+    const pairs *p = f->pairs && f->n_noisy ? f->pairs + index : NULL;
+    const matrix *a = p && p->a[target].n_parts ? p->a + target : NULL;
+    const int64_t stride = matrix_rows(w), rank = a ? matrix_rows(a) : 0;
+    const int64_t first = a ? f->n_noisy : 0;
+    const operand in = t->in[target], low = operand_in(t->low, f->m, rank);
+    STAGE(first + chunks(w), {
+        if (i < first) {
+            const stretch n = f->noisy[i];
+            float *out = t->a + n.first * rank;
+            multiply(a, 0, matrix_tiles(a), &in, n.first, n.rows, out, rank, 0);
+            for (int64_t r = 0; r < n.rows; r++)
+                quantize(&low, n.first + r, 0, out + r * rank, rank);
+        } else {
+            const int64_t tile = (i - first) * CHUNK;
+            multiply(w, tile, tile + CHUNK, &in, 0, f->m, y, stride, add);
+        }
+    })
+    if (!a) return stage;
+    const matrix *b = p->b + target;
+    STAGE(chunks(b), {
+        for (int64_t j = 0; j < f->n_noisy; j++)
+            multiply(b, i * CHUNK, (i + 1) * CHUNK, &low, f->noisy[j].first, f->noisy[j].rows,
+                     y + f->noisy[j].first * stride, stride, 1);
+    })
+    return stage;
+}
+
+static int64_t attention_items(const team *t) {
+    const forward *f = t->f;
+    int64_t items = 0;
+    for (int64_t s = 0; s < f->n_sequences; s++)
+        items += up_to(f->sequences[s].rows, t->attend_rows) / t->attend_rows;
+    return items * f->model->kv_heads;
+}
+
+static void attention_item(const team *t, int64_t index, int64_t item, uint8_t *own) {
+    const sequence *s = t->f->sequences;
+    const int64_t kv = t->f->model->kv_heads, most = t->attend_rows, shared = item % kv;
+    int64_t start = 0, block = item / kv, blocks;
+    while (block >= (blocks = up_to(s->rows, most) / most)) {
+        block -= blocks;
+        start += s++->rows;
+    }
+    const int64_t first = block * most, rest = s->rows - first;
+    attend(t, s, index, start, first, rest < most ? rest : most, shared, own);
+}
+
+static void run_layers(void *argument) {
+    team *t = argument;
+    const forward *f = t->f;
+    const model *c = f->model;
+    const int64_t width = c->heads * c->head_dim;
+    const int64_t segments = (c->ffn + SEGMENT - 1) / SEGMENT;
+    uint8_t *own = t->own + __atomic_fetch_add(t->joined, 1, __ATOMIC_RELAXED) * t->own_bytes;
+    int64_t stage = 0;
+    for (int64_t index = f->first; index < f->last; index++) {
+        const layer *l = c->layers + index;
+        STAGE(f->m, norm_and_quantize(t, i, l->attention_norm, t->in + QKV, own))
+        stage = product(t, stage, index, QKV, t->qkv, 0);
+        STAGE(f->m, place_row(t, index, i, own))
+        STAGE(attention_items(t), attention_item(t, index, i, own))
+        STAGE(f->m, quantize(t->in + O, i, 0, t->attended + i * width, width))
+        stage = product(t, stage, index, O, f->x, 1);
+        STAGE(f->m, norm_and_quantize(t, i, l->ffn_norm, t->in + GATE_UP, own))
+        stage = product(t, stage, index, GATE_UP, t->gate_up, 0);
+        STAGE(f->m * segments, swiglu_and_quantize(t, i / segments, i % segments * SEGMENT, own))
+        stage = product(t, stage, index, DOWN, f->x, 1);
+    }
+    if (f->last == c->n_layers) {
+        STAGE(f->m, rms_norm(f->x + i * c->hidden, c->norm, c->hidden, c->eps, f->x + i * c->hidden))
+    }
+}
+
+enum { STAGES = 6 + 2 * TARGETS }; /* of a layer, at most */
+enum { ITEM_FLOATS = 1 << 16 };    /* of attention: what stays in the nearest caches */
+
+/* Memory from `at` on, which moves behind it. */
+static void *memory(int64_t *at, uint8_t *start, int64_t bytes) {
+    uint8_t *found = start + *at;
+    *at += up_to(bytes, 64);
+    return found;
+}
+
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Lays a team out in memory; its size in bytes. */
+static int64_t lay_out(team *t, const forward *f, uint8_t *start, unsigned threads) {
+    const model *c = f->model;
+    const int64_t width = c->heads * c->head_dim, m = f->m, kv = c->kv_heads;
+    const int64_t f4 = sizeof(float), count = STAGES * (f->last - f->first) + 1;
+    int64_t keys = 0, rank = 0, at = 0, rows = up_to(m * kv, 2 * threads) / (2 * threads);
+    for (int64_t i = 0; i < f->n_sequences; i++)
+        keys = most(keys, f->sequences[i].past + f->sequences[i].rows);
+    for (int64_t i = f->first; f->pairs && i < f->last; i++)
+        for (int target = 0; target < TARGETS; target++)
+            rank = most(rank, matrix_rows(f->pairs[i].a + target));
+    while (rows > 1 && attend_floats(c, rows, keys) > ITEM_FLOATS) rows--;
+    t->f = f;
+    t->attend_rows = rows;
+    t->own_bytes = up_to(f4 * most(attend_floats(c, rows, keys), most(c->hidden, SEGMENT)), 64);
+    uint8_t *in = memory(&at, start, blockdiff_scratch(m, most(c->hidden, most(width, c->ffn))));
+    t->in[QKV] = t->in[GATE_UP] = operand_in(in, m, c->hidden);
+    t->in[O] = operand_in(in, m, width);
+    t->in[DOWN] = operand_in(in, m, c->ffn);
+    t->low = memory(&at, start, blockdiff_scratch(m, rank));
+    t->a = memory(&at, start, m * rank * f4);
+    t->qkv = memory(&at, start, m * (width + 2 * kv * c->head_dim) * f4);
+    t->attended = memory(&at, start, m * width * f4);
+    t->gate_up = memory(&at, start, m * 2 * c->ffn * f4);
+    t->own = memory(&at, start, threads * t->own_bytes);
+    t->joined = memory(&at, start, (1 + 2 * count) * (int64_t)sizeof(int64_t));
+    t->next = t->joined + 1;
+    t->done = t->next + count;
+    if (start) memset(t->joined, 0, (size_t)(1 + 2 * count) * sizeof(int64_t));
+    return at;
+}
+
+/* Bytes of memory that `blockdiff_stack` needs. */
+int64_t blockdiff_stack_scratch(const forward *f, unsigned threads) {
+    team t;
+    return lay_out(&t, f, NULL, threads);
+}
+
+/* Runs layers `first` to `last` over the stream, in place. `scratch` is aligned to 64 bytes. */
+void blockdiff_stack(const forward *f, uint8_t *scratch, parallel fork, unsigned threads) {
+    team t;
+    lay_out(&t, f, scratch, threads);
+    if (fork && threads > 1) fork(run_layers, &t, threads, 0);
+    else run_layers(&t);
+}
