@@ -78,21 +78,21 @@ def _main(context: typer.Context) -> None:
 def infill(
     file: options.FileArgument,
     at: Annotated[
-        str, typer.Option(metavar="L:C", help="insert at this line and column")
-    ] = "",
+        list[str] | None, typer.Option(metavar="L:C", help="insert at this line and column")
+    ] = None,
     lines: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             metavar="A-B",
             help="replace these lines; the first one's indentation and the last newline stay",
         ),
-    ] = "",
+    ] = None,
     hole: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             metavar="L:C-L:C", help="replace from the first position up to before the second"
         ),
-    ] = "",
+    ] = None,
     write: options.WriteOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -115,7 +115,10 @@ def infill(
     dtype: options.DtypeOption = "auto",
     download: options.DownloadOption = True,
 ) -> None:
-    """Fill one hole of a file and print the diff.
+    """Fill a hole of a file, or up to eight together, and print the diff.
+
+    Name each hole by --at, --lines or --hole. Text between two holes is kept, and each hole is
+    written with what stands on both its sides; they are numbered in the order of the file.
 
     Lines and columns count from 1; columns count characters (Unicode code points), and the column
     after the last character of a line is valid. The file changes only with --write, and then in
@@ -123,7 +126,7 @@ def infill(
     """
     cli_infill.infill(
         file,
-        cli_infill.hole_finder(at, lines, hole),
+        cli_infill.hole_finder(at or (), lines or (), hole or ()),
         DecodingConfig(
             mode=mode,
             rule=rule,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from blockdiff import interrupt, source_file, wire
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import BlockdiffError, InvalidRequest, ModelNotFound
 from blockdiff.source_file import SourceFile
-from blockdiff.types import Event, Finished, Hole, InfillRequest, Refinement
+from blockdiff.stretch import Stretch
+from blockdiff.types import Event, Filled, Finished, Hole, InfillRequest, Refinement
 
 if TYPE_CHECKING:
     from blockdiff.engine.engine import Engine
@@ -46,28 +47,32 @@ class ModelChoice:
     download: bool
 
 
-def hole_finder(at: str, lines: str, hole: str) -> Callable[[SourceFile], Hole]:
-    """How to find the hole once the file is read, from the values of three options.
+def hole_finder(
+    at: Sequence[str], lines: Sequence[str], hole: Sequence[str]
+) -> Callable[[SourceFile], list[Hole]]:
+    """How to find the holes once the file is read, from the values of three options; they come in
+    the order of the file.
 
     Raises:
-        InvalidRequest: unless exactly one of them is given.
+        InvalidRequest: none is given.
     """
-    ways: list[tuple[str, source_file.HoleFinder]] = [
+    ways: list[tuple[Sequence[str], source_file.HoleFinder]] = [
         (at, source_file.hole_at),
         (lines, source_file.hole_of_lines),
         (hole, source_file.hole_between),
     ]
-    given = [(value, find) for value, find in ways if value]
-    if len(given) != 1:
-        problem = "name one hole, not several" if given else "say where the hole is"
-        raise InvalidRequest(problem, "give one of --at L:C, --lines A-B or --hole L:C-L:C")
-    value, find = given[0]
-    return lambda source: find(source, value)
+    given = [(value, find) for values, find in ways for value in values]
+    if not given:
+        hint = "give --at L:C, --lines A-B or --hole L:C-L:C, once for each hole"
+        raise InvalidRequest("say where the hole is", hint)
+    return lambda source: sorted(
+        (find(source, value) for value, find in given), key=lambda found: found.start
+    )
 
 
 def infill(
     file: str,
-    find_hole: Callable[[SourceFile], Hole],
+    find_holes: Callable[[SourceFile], list[Hole]],
     decoding: DecodingConfig,
     *,
     language: str,
@@ -75,7 +80,7 @@ def infill(
     model: ModelChoice,
     output: Output,
 ) -> None:
-    """Fill one hole of one file. Everything that can be refused is refused before the model loads.
+    """Fill the holes of one file. Everything that can be refused is refused before the model loads.
 
     Raises:
         BlockdiffError: of any kind; the file is untouched then.
@@ -84,20 +89,27 @@ def infill(
     source = source_file.read(file)
     if output.write:
         source_file.check_writable(source)
+    first, *rest = find_holes(source)
     request = InfillRequest(
         document=source.text,
-        hole=find_hole(source),
+        hole=first,
+        also=tuple(rest),
         path="" if source.path is None else source.path.as_posix(),
         language=language,
         decoding=decoding,
         context_tokens=context_tokens,
     )
-    if not (request.prefix.strip() or request.suffix.strip()):
+    if not request.holding([""] * len(request.holes)).document.strip():
         raise InvalidRequest(
             f"the hole covers all of {source.name}, so nothing says what to write",
             "leave a line outside the hole, such as an import, a signature or a comment",
         )
-    edit = Edit(source, request.hole, request.decoding.mode, "the model left the hole as it is")
+    unchanged = "the model left the hole as it is"
+    edit = Edit(source, request.hole, request.decoding.mode, unchanged)
+    if rest:
+        stretch = Stretch(request)
+        unchanged = "the model left the holes as they are"
+        edit = Edit(source, stretch.hole, request.decoding.mode, unchanged, stretch)
     apply(edit, lambda engine, stop: engine.infill(request, stop), model, output)
 
 
@@ -109,12 +121,25 @@ class Edit:
         hole: what it replaces.
         mode: how it is written.
         unchanged: what to say if it is the text that was there.
+        stretch: where there are several holes: `hole` is then from the first to the last.
     """
 
     source: SourceFile
     hole: Hole
     mode: Mode
     unchanged: str
+    stretch: Stretch | None = None
+
+    def shown(self, draft: Refinement) -> Refinement:
+        """A draft of all that is replaced."""
+        return self.stretch.shown(draft) if self.stretch else draft
+
+    def text(self, end: Finished | Filled) -> str:
+        """What replaces it."""
+        if isinstance(end, Finished):
+            return end.text
+        assert self.stretch is not None  # whoever asks for several holes gets a `Filled`
+        return self.stretch.text(end)
 
 
 def apply(
@@ -178,9 +203,9 @@ def _stream(events: Iterator[Event]) -> Iterator[Event]:
 def _print_events(events: Iterator[Event], edit: Edit, output: Output) -> None:
     for event in events:
         value = wire.event_to_json(event)
-        if isinstance(event, Finished):
+        if not isinstance(event, Refinement):
             if output.write:
-                _write(edit, event.text)
+                _write(edit, edit.text(event))
             value["written"] = output.write
         print_json(value)
 
@@ -195,25 +220,26 @@ def _show(events: Iterator[Event], edit: Edit, output: Output) -> None:
 
     source = edit.source
     view = tui.view_for(source, edit.hole, edit.mode.value, output.quiet)
-    finished = _watch(events, view)
+    finished = _watch(events, view, edit)
+    text = edit.text(finished)
     if output.write:
-        _write(edit, finished.text)
+        _write(edit, text)
     else:
-        _print_diff(edit, finished.text)
+        _print_diff(edit, text)
     if output.quiet:
         return
-    if source.replaced(edit.hole, finished.text) == source.text:
+    if source.replaced(edit.hole, text) == source.text:
         print(edit.unchanged, file=sys.stderr)
     elif output.write:
         print(f"wrote {source.name}", file=sys.stderr)
     print(tui.summary(finished), file=sys.stderr)
 
 
-def _watch(events: Iterator[Event], view: View) -> Finished:
+def _watch(events: Iterator[Event], view: View, edit: Edit) -> Finished | Filled:
     with view:
         for event in events:
             if isinstance(event, Refinement):
-                view.show(event)
+                view.show(edit.shown(event))
             else:
                 return event
     raise BlockdiffError("the engine ended without a result")

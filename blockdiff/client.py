@@ -35,6 +35,7 @@ from blockdiff.errors import (
 )
 from blockdiff.starter import Joined, Starter, StartOptions, model_name
 from blockdiff.types import (
+    Filled,
     Finished,
     InfillRequest,
     Priority,
@@ -131,7 +132,8 @@ class EngineClient:
     async def infill(
         self, request: InfillRequest, *, priority: Priority = Priority.EXPLICIT, source: str = ""
     ) -> AsyncGenerator[StreamEvent, None]:
-        """Yield progress while the model loads, refinements, then exactly one `Finished`.
+        """Yield progress while the model loads, refinements, then exactly one `Finished`; of a
+        request with several holes, one `Filled`.
 
         A newer automatic request replaces an older one with the same, non-empty `source`. A
         request that the engine had not begun to answer when it went away is sent once more.
@@ -308,7 +310,7 @@ class _Stream:
                 self._begun = True
                 async with contextlib.aclosing(_events(got)) as events:
                     async for event in events:
-                        finished = isinstance(event, (Finished, Warmed))
+                        finished = isinstance(event, (Finished, Filled, Warmed))
                         yield event
             if not finished:
                 raise httpx.RemoteProtocolError("the stream ended early")

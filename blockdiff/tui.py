@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 from blockdiff.source_file import SourceFile
-from blockdiff.types import Finished, Hole, Refinement, Span
+from blockdiff.types import Filled, Finished, Hole, Refinement, Span
 
 CONTEXT_LINES = 3
 MASK = "░"
@@ -222,7 +222,7 @@ def footer(refinement: Refinement, mode: str, width: int) -> Text:
     return line
 
 
-def summary(finished: Finished) -> str:
+def summary(finished: Finished | Filled) -> str:
     """One line on a generation that ended."""
     parts = [finished.mode, f"{finished.tokens} tokens in {finished.forwards} forwards"]
     if finished.forwards:

@@ -7,8 +7,10 @@ request is built. Nothing here imports torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import pairwise
 
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import InvalidRequest
@@ -34,13 +36,20 @@ class Snippet:
     text: str
 
 
+MOST_HOLES = 8
+"""Of one request."""
+
+
 @dataclass(frozen=True, slots=True)
 class InfillRequest:
-    """Fill one hole of one document.
+    """Fill one hole of one document, or several together.
+
+    Text between two holes is kept as it is, and each is written with what stands on both its sides.
 
     Attributes:
         document: full text as it stands, line endings untouched.
         hole: the span to fill.
+        also: further spans to fill, in any order, none of which overlaps another.
         path: name of the file, shown to the model and used to find the language; may be empty.
         language: language id such as `python`; empty means: by the extension of `path`.
         indentation: one level of it, where the document itself shows none; empty: not known.
@@ -59,16 +68,46 @@ class InfillRequest:
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     context_tokens: int = 1024
     request_id: str = ""
+    also: tuple[Hole, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.hole.end > len(self.document):
-            raise InvalidRequest(
-                f"hole ends at offset {self.hole.end}, the document has {len(self.document)}"
-            )
+        for hole in self.holes:
+            if hole.end > len(self.document):
+                raise InvalidRequest(
+                    f"hole ends at offset {hole.end}, the document has {len(self.document)}"
+                )
+        if len(self.holes) > MOST_HOLES:
+            raise InvalidRequest(f"{len(self.holes)} holes, a request has {MOST_HOLES} at most")
+        check_apart(self.holes)
         if self.indentation.strip(" ") not in ("", "\t") or len(self.indentation) > 16:
             raise InvalidRequest("indentation must be one tab or up to 16 spaces")
         if self.context_tokens < 16:
             raise InvalidRequest(f"context_tokens must be at least 16, got {self.context_tokens}")
+
+    @property
+    def holes(self) -> tuple[Hole, ...]:
+        """All of them; events name one by its index here."""
+        return (self.hole, *self.also)
+
+    def holding(self, texts: Sequence[str]) -> InfillRequest:
+        """The same with `texts` standing in the holes."""
+        document, spans = "", list(self.holes)
+        at = 0
+        for i in sorted(range(len(spans)), key=lambda i: spans[i].start):
+            document += self.document[at : self.holes[i].start]
+            spans[i] = Hole(len(document), len(document) + len(texts[i]))
+            document += texts[i]
+            at = self.holes[i].end
+        document += self.document[at:]
+        return replace(self, document=document, hole=spans[0], also=tuple(spans[1:]))
+
+    def only(self, index: int, texts: Sequence[str] = ()) -> InfillRequest:
+        """The request for one hole by itself; the others hold `texts`, or nothing."""
+        others = list(texts or [""] * len(self.holes))
+        hole = self.holes[index]
+        others[index] = self.document[hole.start : hole.end]
+        made = self.holding(others)
+        return replace(made, hole=made.holes[index], also=())
 
     @property
     def prefix(self) -> str:
@@ -77,6 +116,14 @@ class InfillRequest:
     @property
     def suffix(self) -> str:
         return self.document[self.hole.end :]
+
+
+def check_apart(holes: Sequence[Hole]) -> None:
+    """Raises InvalidRequest for holes that overlap or begin at the same place."""
+    ordered = sorted(holes, key=lambda hole: (hole.start, hole.end))
+    for one, other in pairwise(ordered):
+        if other.start < one.end or other.start == one.start:
+            raise InvalidRequest("two holes overlap", "send holes that lie apart")
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +331,66 @@ class Warmed:
     elapsed_ms: float
 
 
-Event = Refinement | Finished
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """The end of a stream that filled several holes; until then any of their texts may change.
+
+    Attributes:
+        holes: how each ended, in the order of the request.
+        elapsed_ms: milliseconds since the engine took the request up.
+    """
+
+    request_id: str
+    holes: tuple[Finished, ...]
+    elapsed_ms: float
+
+    @property
+    def tokens(self) -> int:
+        """Of all holes, as are `forwards`, `context_tokens` and `cached_tokens`: a pass that the
+        holes shared counts for each, context that one built on for those that found it."""
+        return sum(hole.tokens for hole in self.holes)
+
+    @property
+    def forwards(self) -> int:
+        return sum(hole.forwards for hole in self.holes)
+
+    @property
+    def context_tokens(self) -> int:
+        return sum(hole.context_tokens for hole in self.holes)
+
+    @property
+    def cached_tokens(self) -> int:
+        return sum(hole.cached_tokens for hole in self.holes)
+
+    @property
+    def finish(self) -> FinishReason:
+        """`length` if any hole was cut off."""
+        cut = any(hole.finish is FinishReason.LENGTH for hole in self.holes)
+        return FinishReason.LENGTH if cut else FinishReason.EOM
+
+    @property
+    def syntax(self) -> SyntaxState:
+        """The worst of them."""
+        found = {hole.syntax for hole in self.holes}
+        worst = (SyntaxState.BROKEN, SyntaxState.SKIPPED, SyntaxState.OK)
+        return next(state for state in worst if state in found)
+
+    @property
+    def mode(self) -> str:
+        return self.holes[0].mode
+
+    @property
+    def model(self) -> str:
+        return self.holes[0].model
+
+    @property
+    def first_ms(self) -> float:
+        """Milliseconds until the first refinement of any."""
+        return min(hole.first_ms for hole in self.holes)
+
+
+Event = Refinement | Finished | Filled
 """What the engine itself yields."""
 
-StreamEvent = Progress | Refinement | Finished | Warmed
+StreamEvent = Progress | Refinement | Finished | Filled | Warmed
 """What a stream of the engine service carries."""

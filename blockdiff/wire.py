@@ -10,6 +10,7 @@ from typing import Any
 from blockdiff import decode
 from blockdiff.errors import BlockdiffError, EngineMismatch, InvalidRequest
 from blockdiff.types import (
+    Filled,
     Finished,
     InfillRequest,
     Priority,
@@ -21,7 +22,7 @@ from blockdiff.types import (
     Warmed,
 )
 
-API_VERSION = 2
+API_VERSION = 3
 """Of the engine service; raised whenever a message changes."""
 
 MOST_BYTES = 64 << 20
@@ -148,11 +149,21 @@ def event_to_json(event: StreamEvent) -> dict[str, Any]:
             "forwards": event.forwards,
             "elapsed_ms": round(event.elapsed_ms, 1),
         }
-    values = asdict(event)
+    if isinstance(event, Filled):
+        return {
+            "event": "filled",
+            "request_id": event.request_id,
+            "holes": [_finished_to_json(hole) for hole in event.holes],
+            "elapsed_ms": round(event.elapsed_ms, 1),
+        }
+    return {"event": "finished", **_finished_to_json(event)}
+
+
+def _finished_to_json(finished: Finished) -> dict[str, Any]:
+    values = asdict(finished)
     for name in ("elapsed_ms", "first_ms"):
         values[name] = round(values[name], 1)
-    values |= {"finish": event.finish.value, "syntax": event.syntax.value}
-    return {"event": "finished", **values}
+    return values | {"finish": finished.finish.value, "syntax": finished.syntax.value}
 
 
 def event_from_json(value: dict[str, Any]) -> StreamEvent:
@@ -168,6 +179,8 @@ def event_from_json(value: dict[str, Any]) -> StreamEvent:
         return decode.decode(Progress, rest)
     if kind == "finished":
         return decode.decode(Finished, rest)
+    if kind == "filled":
+        return decode.decode(Filled, rest)
     if kind == "warmed":
         return decode.decode(Warmed, rest)
     if kind != "refinement":

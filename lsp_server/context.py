@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +40,19 @@ class Context:
     speed: float = 0.0
 
     def infill(
-        self, document: Document, text: str, hole: Hole, decoding: DecodingConfig, request_id: str
+        self,
+        document: Document,
+        text: str,
+        holes: Sequence[Hole],
+        decoding: DecodingConfig,
+        request_id: str,
     ) -> InfillRequest:
-        """A request for a hole of `text`, the document as it stands or with other holes filled."""
+        """A request for holes of `text`: the document, or that with something put around them."""
         path = path_of(document.uri)
         return InfillRequest(
             document=whole_characters(text),
-            hole=hole,
+            hole=holes[0],
+            also=tuple(holes[1:]),
             path=str(path or ""),
             language=document.language,
             indentation=indentation(path),

@@ -13,6 +13,7 @@ from blockdiff.endpoint import Runtime
 from blockdiff.errors import BlockdiffError, Cancelled, EngineUnavailable, InvalidRequest
 from blockdiff.store import Status
 from blockdiff.types import (
+    Filled,
     Finished,
     InfillRequest,
     Priority,
@@ -146,10 +147,10 @@ class EngineLink:
                     tokens_per_second=status.tokens_per_second,
                 )
             )
-        elif isinstance(event, Finished):
+        elif isinstance(event, (Finished, Filled)):
             self._finished(event)
 
-    def _finished(self, event: Finished) -> None:
+    def _finished(self, event: Finished | Filled) -> None:
         seconds = (event.elapsed_ms - event.first_ms) / 1e3
         rate = round(event.tokens / seconds, 1) if seconds > 0 and event.tokens > 1 else None
         self._tell(

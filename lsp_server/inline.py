@@ -111,7 +111,7 @@ class Inline:
         one_line = not self.settings.inline.multiline or bool(rest.strip())
         begun = text[text.rfind("\n", 0, at) + 1 : at]
         request = self.context.infill(
-            document, text, Hole(at, at), self._decoding(number), f"{self.name}-{number}"
+            document, text, [Hole(at, at)], self._decoding(number), f"{self.name}-{number}"
         )
         priority = Priority.EXPLICIT if invoked else Priority.AUTOMATIC
         stream = self.engine.ask(request, priority=priority, source=f"{self.name} {document.uri}")

@@ -14,14 +14,13 @@ from typing import Any, TypeVar
 from blockdiff import decode
 from blockdiff.config import Mode
 from blockdiff.errors import InvalidRequest
+from blockdiff.types import MOST_HOLES
 from lsp_server.document import Range, TextEdit
 
 INFILL = "blockdiff/infill"
 REWRITE = "blockdiff/rewrite"
 REFINEMENT = "blockdiff/refinement"
 STATUS = "blockdiff/status"
-
-MOST_HOLES = 8
 
 _T = TypeVar("_T")
 

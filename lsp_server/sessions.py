@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from blockdiff.config import Mode
 from blockdiff.types import (
+    Filled,
     Finished,
-    FinishReason,
     Hole,
     InfillRequest,
     Refinement,
+    Request,
     RewriteRequest,
     Span,
     StreamEvent,
-    SyntaxState,
 )
 from lsp_server.context import Context
 from lsp_server.document import Document, Encoding, units
@@ -102,15 +102,15 @@ class Sessions:
         request_id: str = "",
         progress: Progress = unseen,
     ) -> Outcome:
-        """Write into one blank after the other, each in the light of those before it.
+        """Write into all blanks together.
 
         Raises as `infill`.
         """
         session = _Session(self, document, blanks, request_id or secrets.token_hex(8), progress)
 
-        def ask(index: int, text: str, hole: Hole) -> InfillRequest:
+        def ask(text: str, holes: Sequence[Hole]) -> InfillRequest:
             decoding = self.settings.decoding_config(max_tokens=max_tokens, mode=mode, seed=seed)
-            return self.context.infill(document, text, hole, decoding, session.request_id)
+            return self.context.infill(document, text, holes, decoding, session.request_id)
 
         return await session.run(ask)
 
@@ -121,7 +121,7 @@ class Sessions:
         request_id = params.request_id or secrets.token_hex(8)
         session = _Session(self, document, [Blank(start, end)], request_id, progress)
 
-        def ask(index: int, text: str, hole: Hole) -> RewriteRequest:
+        def ask(text: str, holes: Sequence[Hole]) -> RewriteRequest:
             decoding = self.settings.decoding_config(
                 max_tokens=params.max_tokens,
                 mode=None if params.instruction.strip() else Mode.DIFFUSION,
@@ -129,7 +129,7 @@ class Sessions:
             )
             strength = params.strength if params.strength >= 0 else self.settings.rewrite.strength
             return self.context.rewrite(
-                document, hole, params.instruction, strength, decoding, request_id
+                document, holes[0], params.instruction, strength, decoding, request_id
             )
 
         return await session.run(ask)
@@ -149,10 +149,10 @@ class _Session:
         self._sessions, self._document, self._blanks = sessions, document, blanks
         self.request_id, self._progress = request_id, progress
         self._numbers = itertools.count()
-        self._results: dict[int, Finished] = {}
+        self._end: Finished | Filled | None = None
 
-    async def run(self, ask: Callable[[int, str, Hole], InfillRequest | RewriteRequest]) -> Outcome:
-        """Fill the blanks in the order of the text; `ask` makes the request for each.
+    async def run(self, ask: Callable[[str, Sequence[Hole]], Request]) -> Outcome:
+        """Fill the blanks; `ask` makes the request for them, where they stand in a text.
 
         Edits elsewhere in the document are followed; one that touches a blank ends it all.
         """
@@ -165,9 +165,7 @@ class _Session:
         with sessions.documents.follow(self._document, spans, lambda: task.cancel()) as followed:
             try:
                 await sessions.ready()
-                for index in sorted(range(len(spans)), key=lambda i: spans[i]):
-                    text, hole = self._others_filled(index, followed)
-                    await self._write(index, ask(index, text, hole), followed)
+                await self._write(ask(*self._framed(followed)), followed)
             except asyncio.CancelledError:
                 if followed.is_lost:
                     raise ContentModified(
@@ -176,36 +174,30 @@ class _Session:
                 raise
             return self._outcome(followed)
 
-    async def _write(
-        self, index: int, request: InfillRequest | RewriteRequest, followed: Followed
-    ) -> None:
+    async def _write(self, request: Request, followed: Followed) -> None:
         async with aclosing(self._sessions.engine.ask(request)) as events:
             async for event in events:
                 self._progress(event)
                 if isinstance(event, Refinement):
-                    self._show(index, event.text, event.spans, event.step, followed)
-                elif isinstance(event, Finished):
-                    self._results[index] = event
-                    whole = (Span(0, len(event.text), True, 1.0),) if event.text else ()
-                    self._show(index, event.text, whole, event.forwards, followed, done=True)
+                    self._show(event.hole, event.text, event.spans, event.step, followed)
+                elif isinstance(event, (Finished, Filled)):
+                    self._end = event
+                    for index, end in enumerate(_holes(event)):
+                        whole = (Span(0, len(end.text), True, 1.0),) if end.text else ()
+                        self._show(index, end.text, whole, end.forwards, followed, done=True)
 
-    def _others_filled(self, index: int, followed: Followed) -> tuple[str, Hole]:
-        """The text with what is written already in place and the later blanks empty."""
+    def _framed(self, followed: Followed) -> tuple[str, list[Hole]]:
+        """The text with what belongs around the blanks put there, and the holes between."""
         text, pieces, at = self._document.text, [], 0
-        hole = Hole(0, 0)
-        for i in sorted(range(len(self._blanks)), key=lambda i: followed.spans[i]):
+        holes = [Hole(0, 0)] * len(self._blanks)
+        for i in sorted(range(len(holes)), key=lambda i: followed.spans[i]):
             start, end = followed.spans[i]
-            blank = self._blanks[i]
-            pieces.append(text[at:start] + blank.before)
+            pieces += [text[at:start], self._blanks[i].before]
+            length = sum(map(len, pieces))
+            holes[i] = Hole(length, length + end - start)
+            pieces += [text[start:end], self._blanks[i].after]
             at = end
-            if i == index:
-                length = sum(map(len, pieces))
-                hole = Hole(length, length + end - start)
-                pieces.append(text[start:end])
-            elif i in self._results:
-                pieces.append(self._results[i].text)
-            pieces.append(blank.after)
-        return "".join((*pieces, text[at:])), hole
+        return "".join((*pieces, text[at:])), holes
 
     def _show(
         self,
@@ -234,32 +226,32 @@ class _Session:
         )
 
     def _outcome(self, followed: Followed) -> Outcome:
-        results = [self._results[i] for i in range(len(self._blanks))]
+        end = self._end
+        assert end is not None  # a stream ends well with one
         edits = [
             edit
-            for blank, result, (start, end) in zip(
-                self._blanks, results, followed.spans, strict=True
+            for blank, result, (start, stop) in zip(
+                self._blanks, _holes(end), followed.spans, strict=True
             )
             for edit in edits_of(
-                self._document, start, end, blank.before + result.text + blank.after
+                self._document, start, stop, blank.before + result.text + blank.after
             )
         ]
-        cut = any(result.finish is FinishReason.LENGTH for result in results)
-        broken = [result.syntax for result in results]
-        worst = next(
-            (s for s in (SyntaxState.BROKEN, SyntaxState.SKIPPED) if s in broken), SyntaxState.OK
-        )
         return Outcome(
             request_id=self.request_id,
             version=self._document.version,
             edits=tuple(edits),
-            finish=(FinishReason.LENGTH if cut else FinishReason.EOM).value,
-            syntax=worst.value,
-            tokens=sum(result.tokens for result in results),
-            forwards=sum(result.forwards for result in results),
-            elapsed_ms=round(sum(result.elapsed_ms for result in results), 1),
-            model=results[0].model,
+            finish=end.finish.value,
+            syntax=end.syntax.value,
+            tokens=end.tokens,
+            forwards=end.forwards,
+            elapsed_ms=round(end.elapsed_ms, 1),
+            model=end.model,
         )
+
+
+def _holes(end: Finished | Filled) -> tuple[Finished, ...]:
+    return end.holes if isinstance(end, Filled) else (end,)
 
 
 class _Marks:

@@ -2,7 +2,8 @@
 
 A request is a generator that yields what its reader sees and, in between, the forwards it waits
 for. `step` takes every request to its next forward and runs these together. What a request gets
-does not depend on who shares the pass.
+does not depend on who shares the pass. A request may itself be several that are written together:
+it yields the forwards of all of them as a tuple, and is sent as many answers (`together`).
 """
 
 from __future__ import annotations
@@ -14,26 +15,27 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from blockdiff.model.forward import Forward, Runner
+from blockdiff.model.forward import Forward, Runner, Waiting, waiting_of
 from blockdiff.types import Event, Warmed
 
-Steps: TypeAlias = Generator[Event | Forward, Any, None]
+Steps: TypeAlias = Generator[Event | Waiting, Any, None]
 """One request: events for its reader, and forwards to be run."""
 
-WarmingSteps: TypeAlias = Generator[Warmed | Forward, Any, None]
+WarmingSteps: TypeAlias = Generator[Warmed | Waiting, Any, None]
 """The same of one that only encodes ahead."""
 
 K = TypeVar("K")
+Told: TypeAlias = Event | Warmed | Exception | None
 
 
 @dataclass(eq=False)
 class _Member(Generic[K]):
-    """One request in the batch; `waiting` for its forward, unless it has just begun."""
+    """One request in the batch; `waiting` for its forwards, unless it has just begun."""
 
     key: K
     steps: Steps | WarmingSteps
-    waiting: Forward | None = None
-    answer: Tensor | None = None
+    waiting: Waiting | None = None
+    answer: Tensor | list[Tensor] | None = None
     error: Exception | None = None
 
 
@@ -50,7 +52,7 @@ class Batch(Generic[K]):
     """
 
     runner: Runner
-    tell: Callable[[K, Event | Warmed | Exception | None], None]
+    tell: Callable[[K, Told], None]
     _members: list[_Member[K]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -69,11 +71,34 @@ class Batch(Generic[K]):
 
         What a forward raises, such as for lack of memory, is raised in all that shared it.
         """
+        if waiting := self.advance():
+            try:
+                answers = self.runner(waiting)
+            except Exception as error:
+                self.fail(error)
+            else:
+                self.answer(answers)
+
+    def advance(self) -> tuple[Forward, ...]:
+        """Take every request to its next forward; all that are to be run now, in order."""
         for member in list(self._members):
             if not self._is_kept_waiting(member):
                 self._advance(member)
-        if ready := [member for member in self._members if member.waiting is not None]:
-            self._run(ready)
+        return tuple(one for member in self._members for one in waiting_of(member.waiting))
+
+    def answer(self, answers: Sequence[Tensor]) -> None:
+        """What the forwards of `advance` came to; `fail`, what they raised."""
+        rest = iter(answers)
+        for member in self._members:
+            if isinstance(member.waiting, tuple):
+                member.answer = [next(rest) for _ in member.waiting]
+            elif member.waiting is not None:
+                member.answer = next(rest)
+
+    def fail(self, error: Exception) -> None:
+        for member in self._members:
+            if member.waiting is not None:
+                member.error = error
 
     def close(self) -> None:
         """End all requests where they are."""
@@ -92,7 +117,7 @@ class Batch(Generic[K]):
         member.answer = member.error = member.waiting = None
         try:
             step = member.steps.throw(error) if error else member.steps.send(answer)
-            while not isinstance(step, Forward):
+            while not isinstance(step, (Forward, tuple)):
                 self.tell(member.key, step)
                 step = next(member.steps)
             member.waiting = step
@@ -103,16 +128,39 @@ class Batch(Generic[K]):
             self._members.remove(member)
             self.tell(member.key, problem)
 
-    def _run(self, ready: Sequence[_Member[K]]) -> None:
-        try:
-            answers = self.runner([member.waiting for member in ready if member.waiting])
-        except Exception as error:
-            for member in ready:
-                member.error = error
-            return
-        for member, answer in zip(ready, answers, strict=True):
-            member.answer = answer
-
 
 def _encodes(member: _Member[Any]) -> bool:
-    return member.waiting is not None and member.waiting.wanted is None
+    return any(one.wanted is None for one in waiting_of(member.waiting))
+
+
+def together(members: Sequence[Steps], seen: Callable[[int, Event], Event | None]) -> Steps:
+    """Requests that are one: the forwards that all of them wait for come as a tuple.
+
+    `seen` makes of an event, and the index of the request that brings it, one of the whole; None:
+    there is nothing to say. Raises what the first of them raises that fails, and ends the others.
+    """
+    told: list[tuple[int, Told]] = []
+    batch: Batch[int] = Batch(_nothing_runs_here, lambda key, what: told.append((key, what)))
+    for number, steps in enumerate(members):
+        batch.add(number, steps)
+    try:
+        while len(batch):
+            waiting = batch.advance()
+            for number, what in told:
+                if isinstance(what, Exception):
+                    raise what
+                if what is not None and not isinstance(what, Warmed):
+                    if (event := seen(number, what)) is not None:
+                        yield event
+            told.clear()
+            if waiting:
+                try:
+                    batch.answer((yield waiting))
+                except Exception as error:
+                    batch.fail(error)
+    finally:
+        batch.close()
+
+
+def _nothing_runs_here(waiting: Sequence[Forward]) -> list[Tensor]:
+    raise AssertionError("whoever drives the steps runs their forwards")

@@ -21,6 +21,7 @@ from blockdiff.engine.devices import choose_device, choose_dtype, choose_runner
 from blockdiff.engine.infilling import DRAFT_ROOM, Infilling, resolved
 from blockdiff.engine.loaded import Checkpoint, quiet
 from blockdiff.engine.prefix_store import DEFAULT_BYTES, PrefixStore
+from blockdiff.engine.several import Several
 from blockdiff.engine.speed import MovingRate
 from blockdiff.errors import ModelUnsupported, OutOfMemory
 from blockdiff.infill.healing import HealingConstraint
@@ -145,12 +146,12 @@ class Engine:
     def infill(
         self, request: InfillRequest, cancelled: Callable[[], bool] = never
     ) -> Iterator[Event]:
-        """Yield refinements of the hole, then exactly one `Finished`.
+        """Yield refinements of the hole, then exactly one `Finished`; of several, one `Filled`.
 
         `cancelled` is asked between any two forwards. Raises Cancelled, InvalidRequest,
         ModelUnsupported, OutOfMemory; whatever happens, the next request starts clean.
         """
-        return drive(Infilling(self, request, cancelled).steps(), self.forward)
+        return drive(self._filling(request, cancelled), self.forward)
 
     def rewrite(
         self, request: RewriteRequest, cancelled: Callable[[], bool] = never
@@ -181,7 +182,7 @@ class Engine:
             return self._rewriting(request, cancelled)
         if ahead:
             return _ending(self._warming(request, cancelled))
-        return Infilling(self, request, cancelled).steps()
+        return self._filling(request, cancelled)
 
     def batch(self, tell: Callable[[K, Event | Warmed | Exception | None], None]) -> Batch[K]:
         """Where requests share forwards; see `Batch` for what `tell` is told."""
@@ -196,6 +197,10 @@ class Engine:
                 torch.cuda.synchronize(self._checkpoint.model.device)
             self._speed.add(waiting[0].size, time.monotonic() - began)
         return answers
+
+    def _filling(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
+        kind = Several if request.also else Infilling
+        return kind(self, request, cancelled).steps()
 
     def _rewriting(self, request: RewriteRequest, cancelled: Callable[[], bool]) -> Steps:
         frame = Frame.of(request.document, request.span)
@@ -312,7 +317,7 @@ def _framed(frame: Frame, steps: Steps) -> Steps:
             step = next(steps)
             while True:
                 try:
-                    answer = yield step if isinstance(step, Forward) else frame.put(step)
+                    answer = yield step if isinstance(step, (Forward, tuple)) else frame.put(step)
                 except Exception as error:
                     step = steps.throw(error)
                 else:

@@ -18,7 +18,7 @@ from blockdiff.engine.batch import Steps
 from blockdiff.engine.draft_text import refinement
 from blockdiff.errors import AnswerIsProse
 from blockdiff.grammars import language_of
-from blockdiff.infill.layout import build_prompt, framed
+from blockdiff.infill.layout import Prompt, build_prompt, framed
 from blockdiff.infill.rewrite import (
     is_prose,
     without_lead,
@@ -48,7 +48,9 @@ class Infilling:
         request: InfillRequest,
         cancelled: Callable[[], bool],
         instruction: str = "",
+        prompt: Prompt | None = None,
     ) -> None:
+        """With a `prompt` that one is used."""
         self._point = engine._checkpoint
         request = native_diffusion.adapted(request, self._point.kind, bool(instruction))
         self._engine, self._request, self._cancelled = engine, request, cancelled
@@ -56,7 +58,7 @@ class Infilling:
         self._language = language_of(request.path, request.language, first_line)
         hole = request.hole
         self._instructed = bool(instruction)
-        self._prompt = build_prompt(
+        self._prompt = prompt or build_prompt(
             request,
             self._point.tokenizer,
             Layout.CHAT if instruction else self._point.drafting.layout,

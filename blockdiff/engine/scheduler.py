@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from blockdiff.errors import BlockdiffError, EngineBusy, Superseded
-from blockdiff.types import Finished, Priority, Progress, Refinement, Request, Warmed
+from blockdiff.types import Filled, Finished, Priority, Progress, Refinement, Request, Warmed
 
 _MOST_CLIENTS = 1024  # whose last turn is remembered
 
-Result = Finished | Warmed | BlockdiffError
-"""How a job ends; a `Warmed` if its priority is `ahead`."""
+Result = Finished | Filled | Warmed | BlockdiffError
+"""How a job ends; a `Warmed` if its priority is `ahead`, a `Filled` if it has several holes."""
 
 Message = Progress | Refinement | Result
 """What a job delivers; the last message is its result."""

@@ -90,18 +90,13 @@ def build_prompt(
         return _chat(request, tokenizer, heal, instruction.strip())
     if layout is Layout.IN_PLACE:
         return _in_place(request, tokenizer, heal)
-    special = tokenizer.special
-    marks = (special.fim_prefix, special.fim_suffix, special.fim_middle)
-    if min(marks) < 0:
-        raise ModelUnsupported(
-            "the model has no fill-in-the-middle tokens", "use a model of `blockdiff models list`"
-        )
+    marks = fim_marks(tokenizer)
     window = windows(request, tokenizer)
     prefix, begun, suffix = window.before, window.begun, window.after
     last = begun or prefix
     healed, text = healable_tail(last, tokenizer) if heal else (0, "")
     del last[len(last) - healed :]
-    snippets = _snippets(request, tokenizer, request.context_tokens - window.used)
+    snippets = snippets_before(request, tokenizer, request.context_tokens - window.used)
     if layout is Layout.PSM:
         hole = [marks[0], *prefix, marks[1], *suffix, marks[2], *begun]
     elif layout is Layout.SUFFIX_FIRST:
@@ -109,6 +104,17 @@ def build_prompt(
     else:
         hole = [marks[0], marks[1], *suffix, marks[2], *prefix, *begun]
     return Prompt((*snippets, *hole), text, len(snippets) + len(hole) - len(marks))
+
+
+def fim_marks(tokenizer: Tokenizer) -> tuple[int, int, int]:
+    """Ids that stand before prefix, suffix and middle. Raises ModelUnsupported."""
+    special = tokenizer.special
+    marks = (special.fim_prefix, special.fim_suffix, special.fim_middle)
+    if min(marks) < 0:
+        raise ModelUnsupported(
+            "the model has no fill-in-the-middle tokens", "use a model of `blockdiff models list`"
+        )
+    return marks
 
 
 def _in_place(request: InfillRequest, tokenizer: Tokenizer, heal: bool) -> Prompt:
@@ -141,7 +147,7 @@ def _context(
     return before, first_lines(after, budget - len(before), tokenizer)
 
 
-def _snippets(request: InfillRequest, tokenizer: Tokenizer, budget: int) -> list[int]:
+def snippets_before(request: InfillRequest, tokenizer: Tokenizer, budget: int) -> list[int]:
     """The repository part of a prompt, the most relevant snippet last; empty if nothing fits.
 
     A checkpoint without the tokens for it was not trained on such prompts and gets none.

@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 
 from blockdiff.infill.healing import Tokenizer
 from blockdiff.infill.whitespace import BOM, to_lf
-from blockdiff.types import Event, Finished, Hole, Refinement, Span
+from blockdiff.types import Event, Filled, Finished, Hole, Refinement, Span
 
 _ALIKE = 0.6  # of two lines: twice the characters they share over all of both
 _SAYS_LITTLE = 3  # characters: a bracket or two, which may well come twice
@@ -51,7 +51,8 @@ class Frame:
         return cls(hole, text[:start], text[end:])
 
     def put(self, event: Event) -> Event:
-        """What happens to the text within as what happens to the whole span."""
+        """What happens to the text within as what happens to the whole span, which is one hole."""
+        assert not isinstance(event, Filled)
         if isinstance(event, Finished):
             return replace(event, text=self.before + event.text + self.after)
         return self._refinement(event)

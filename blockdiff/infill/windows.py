@@ -53,7 +53,7 @@ def windows(request: InfillRequest, tokenizer: Tokenizer) -> Windows:
     """
     document, start, end = request.document, request.hole.start, request.hole.end
     reserve = request.context_tokens // _BEGUN_SHARE
-    at, begun = _begun(document, start, tokenizer, reserve)
+    at, begun = begun_behind(document, start, tokenizer, reserve)
     budget = request.context_tokens - reserve
     step = max(1, budget // _STEPS)
     after = text_after(document, end, tokenizer, budget)
@@ -64,13 +64,16 @@ def windows(request: InfillRequest, tokenizer: Tokenizer) -> Windows:
         if len(before) + len(after) <= budget:
             before_used = len(before)
     else:
-        before, before_used = _cut(request, at, before, share, tokenizer), share
+        before = nearest_behind_outline(request, at, before, share, tokenizer)
+        before_used = share
     after = first_lines(after, budget - before_used, tokenizer)
     used = _rounded_up(len(before), step) + _rounded_up(len(after), step) + reserve
     return Windows(before, begun, after, used)
 
 
-def _begun(document: str, start: int, tokenizer: Tokenizer, limit: int) -> tuple[int, list[int]]:
+def begun_behind(
+    document: str, start: int, tokenizer: Tokenizer, limit: int
+) -> tuple[int, list[int]]:
     """The anchor and the tokens behind it; in a line that is too long, the hole is the anchor."""
     at = document.rfind("\n", 0, start) + 1
     if start - at <= limit * _MOST_CHARACTERS_PER_TOKEN:
@@ -81,7 +84,7 @@ def _begun(document: str, start: int, tokenizer: Tokenizer, limit: int) -> tuple
     return start, []
 
 
-def _cut(
+def nearest_behind_outline(
     request: InfillRequest, at: int, tokens: list[int], limit: int, tokenizer: Tokenizer
 ) -> list[int]:
     """Of the tokens that end at `at` the last ones, behind the outline of what is above them."""

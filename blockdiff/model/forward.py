@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,6 +50,17 @@ class Forward:
 Runner = Callable[[Sequence[Forward]], list[Tensor]]
 """Runs forwards together: for each its logits (wanted positions, vocab), float32."""
 
+Waiting: TypeAlias = Forward | tuple[Forward, ...]
+"""What a request waits for: one forward, answered by its logits, or several, by a list of them."""
+
+
+def waiting_of(step: Waiting | None) -> tuple[Forward, ...]:
+    """The forwards that are waited for; none for None."""
+    if step is None:
+        return ()
+    return step if isinstance(step, tuple) else (step,)
+
+
 Y = TypeVar("Y")
 R = TypeVar("R")
 
@@ -82,8 +93,8 @@ def run(model: Transformer, forwards: Sequence[Forward]) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def drive(steps: Generator[Y | Forward, Tensor | None, R], runner: Runner) -> Generator[Y, None, R]:
-    """What `steps` yields besides forwards, each of which runs alone.
+def drive(steps: Generator[Y | Waiting, Any, R], runner: Runner) -> Generator[Y, None, R]:
+    """What `steps` yields besides forwards, which run alone, or a tuple of them together.
 
     What a forward raises is raised where `steps` waits for it.
     """
@@ -91,21 +102,21 @@ def drive(steps: Generator[Y | Forward, Tensor | None, R], runner: Runner) -> Ge
         try:
             step = next(steps)
             while True:
-                if not isinstance(step, Forward):
+                if not isinstance(step, (Forward, tuple)):
                     yield step
                     step = next(steps)
                     continue
                 try:
-                    answer = runner([step])[0]
+                    answers = runner(waiting_of(step))
                 except Exception as error:
                     step = steps.throw(error)
                 else:
-                    step = steps.send(answer)
+                    step = steps.send(answers if isinstance(step, tuple) else answers[0])
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
 
-def finish(steps: Generator[Forward, Tensor | None, R], runner: Runner) -> R:
+def finish(steps: Generator[Forward, Any, R], runner: Runner) -> R:
     """Run all forwards of `steps`; returns what it does."""
     driven: Generator[None, None, R] = drive(steps, runner)
     try:

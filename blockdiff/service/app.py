@@ -35,6 +35,7 @@ from blockdiff.service.metrics import Metrics
 from blockdiff.service.stream import EventStream, Mailbox
 from blockdiff.service.worker import Worker, log_defect
 from blockdiff.types import (
+    Filled,
     Finished,
     InfillRequest,
     Priority,
@@ -148,7 +149,7 @@ class Service:
         return EventStream(mailbox, partial(self._scheduler.cancel, job, gone))
 
     def _deliver(self, job: Job, mailbox: Mailbox, message: Message) -> None:
-        if isinstance(message, (Finished, Warmed, BlockdiffError)):
+        if isinstance(message, (Finished, Filled, Warmed, BlockdiffError)):
             self._metrics.ended(job)  # first: whoever has the answer finds it counted
             self._metrics.dropped(mailbox.dropped)
             _log_end(job, message)
@@ -160,7 +161,7 @@ def _log_end(job: Job, result: Result) -> None:
     seconds = time.monotonic() - job.submitted
     queued = (job.started or time.monotonic()) - job.submitted
     what = f"request {job.number} ({job.priority.value}), {queued:.3f} s queued, {seconds:.3f} s:"
-    if isinstance(result, Finished):
+    if isinstance(result, (Finished, Filled)):
         reused = f"{result.cached_tokens} of {result.context_tokens} context tokens cached"
         made = f"{result.tokens} tokens in {result.forwards} forwards"
         _log.info("%s %s, %s, %s", what, result.finish.value, made, reused)

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from blockdiff.engine.scheduler import Job, Scheduler
 from blockdiff.service.worker import Worker
-from blockdiff.types import Finished, Warmed
+from blockdiff.types import Filled, Finished, Warmed
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
 _RATES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
@@ -87,7 +87,7 @@ class Metrics:
             self._first.labels(priority).observe(job.first_refinement - job.submitted)
         if isinstance(result, Warmed):
             self._ahead.inc(result.context_tokens - result.cached_tokens)
-        if not isinstance(result, Finished):
+        if not isinstance(result, (Finished, Filled)):
             return
         self._seconds.labels(priority).observe(now - job.submitted)
         self._per_forward.labels(result.mode).observe(result.tokens / max(result.forwards, 1))

@@ -7,6 +7,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable
+from enum import IntEnum
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -22,7 +23,7 @@ _HEARTBEAT_SECONDS = 4.0  # of silence; clients give a silent engine up after th
 class Mailbox:
     """Holds the newest unread message of each kind, for one reader on an event loop.
 
-    A refinement that is not read before the next one comes is dropped, the end never is.
+    A refinement that is not read before the next one of its hole comes is dropped, the end never.
 
     Attributes:
         dropped: refinements that nobody read.
@@ -32,14 +33,14 @@ class Mailbox:
         self._loop = loop
         self._lock = threading.Lock()
         self._filled = asyncio.Event()
-        self._unread: dict[str, Message] = {}
+        self._unread: dict[Kind, Message] = {}
         self.dropped = 0
 
     def put(self, message: Message) -> None:
         """From any thread; never blocks."""
         kind = _kind(message)
         with self._lock:
-            self.dropped += kind in self._unread and kind == "refinement"
+            self.dropped += kind in self._unread and kind[0] is _Order.REFINEMENT
             self._unread[kind] = message
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
             self._loop.call_soon_threadsafe(self._filled.set)
@@ -49,9 +50,9 @@ class Mailbox:
         deadline = self._loop.time() + timeout
         while True:
             with self._lock:
-                for kind in ("progress", "refinement", "end"):
-                    if kind in self._unread:
-                        return self._unread.pop(kind)
+                if self._unread:
+                    oldest = min(self._unread, key=lambda kind: kind[0])
+                    return self._unread.pop(oldest)
                 self._filled.clear()
             try:
                 await asyncio.wait_for(self._filled.wait(), deadline - self._loop.time())
@@ -59,10 +60,24 @@ class Mailbox:
                 return None
 
 
-def _kind(message: Message) -> str:
+class _Order(IntEnum):
+    """In which messages are read."""
+
+    PROGRESS = 0
+    REFINEMENT = 1
+    END = 2
+
+
+Kind = tuple[_Order, int]
+"""The second is the hole of a refinement."""
+
+
+def _kind(message: Message) -> Kind:
     if isinstance(message, Progress):
-        return "progress"
-    return "refinement" if isinstance(message, Refinement) else "end"
+        return _Order.PROGRESS, 0
+    if isinstance(message, Refinement):
+        return _Order.REFINEMENT, message.hole
+    return _Order.END, 0
 
 
 class EventStream(Response):
@@ -96,7 +111,7 @@ class EventStream(Response):
 
     async def _send_messages(self, send: Send) -> None:
         message: Message | None = None
-        while message is None or _kind(message) != "end":
+        while message is None or _kind(message)[0] is not _Order.END:
             message = await self._mailbox.take(_HEARTBEAT_SECONDS)
             body = _encoded(message) if message is not None else b": still here\n\n"
             await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -12,6 +12,7 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
 from blockdiff.endpoint import Runtime
+from blockdiff.types import Hole, InfillRequest
 from lsp_server.document import Document, Encoding, Position
 from tests.lsp.editor import URI, Editor, capabilities, editing, hole, infill, run, schema
 from tests.unit.scripted_service import ScriptedEngine
@@ -63,16 +64,16 @@ def test_the_same_seed_writes_the_same_text(runtime: Runtime, mode: str) -> None
     run(story())
 
 
-def test_several_holes_are_filled_in_the_light_of_one_another(scripted: Scripted) -> None:
+def test_several_holes_are_one_request_and_drafted_side_by_side(scripted: Scripted) -> None:
     runtime, engine = scripted
-    seen: list[tuple[str, int, int]] = []
-    plain = engine.infill
+    seen: list[InfillRequest] = []
+    plain = engine.steps
 
-    def infill_and_look(request: Any, cancelled: Any) -> Any:
-        seen.append((request.document, request.hole.start, request.hole.end))
-        return plain(request, cancelled)
+    def look(request: Any, cancelled: Any, *, ahead: bool = False) -> Any:
+        seen.append(request)
+        return plain(request, cancelled, ahead=ahead)
 
-    engine.infill = infill_and_look  # type: ignore[method-assign]
+    engine.steps = look  # type: ignore[method-assign]
 
     async def story() -> None:
         async with editing(runtime) as editor:
@@ -83,12 +84,32 @@ def test_several_holes_are_filled_in_the_light_of_one_another(scripted: Scripted
                 {"range": hole((2, 4), (2, 5)), "newText": "x done"},
                 {"range": hole((0, 4), (0, 5)), "newText": "x done"},
             ]
-            assert [r["hole"] for r in editor.refinements if r["done"]] == [1, 0]
+            assert (answer["tokens"], answer["forwards"]) == (8, 4)
+            assert [r["hole"] for r in editor.refinements if r["done"]] == [0, 1]
+            assert {r["hole"] for r in editor.refinements if not r["done"]} <= {0, 1}
             assert [r["seq"] for r in editor.refinements] == list(range(len(editor.refinements)))
 
     run(story())
-    first, second = "a = 1\nb = 2\nc = \n", "a = x done\nb = 2\nc = 3\n"
-    assert seen == [(first, 4, 5), (second, 21, 22)]
+    (request,) = seen
+    assert request.document == "a = 1\nb = 2\nc = 3\n"
+    assert request.holes == (Hole(16, 17), Hole(4, 5))
+
+
+def test_several_holes_of_a_real_engine_end_as_they_were_last_drafted(runtime: Runtime) -> None:
+    async def story() -> None:
+        async with editing(runtime, settings=SAMPLED) as editor:
+            editor.open("a = 1\r\nb = 2\r\nc = 3\r\n")
+            ask = infill(hole((2, 4), (2, 5)), hole((0, 4), (0, 5)), hole((1, 0)), maxTokens=12)
+            answer = await editor.ask("blockdiff/infill", ask)
+            drafts = editor.refinements
+            last = {r["hole"]: r for r in drafts if r["done"]}
+            assert sorted(last) == [0, 1, 2]
+            edits = {str(edit["range"]): edit["newText"] for edit in answer["edits"]}
+            for number, place in enumerate(ask["holes"]):
+                assert last[number]["range"] == place
+                assert edits.get(str(place), "") == last[number]["text"]
+
+    run(story())
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +19,10 @@ from blockdiff import cli_infill, download, store
 from blockdiff.errors import ModelNotFound
 from blockdiff.types import (
     Event,
+    Filled,
     Finished,
     FinishReason,
+    InfillRequest,
     Refinement,
     Request,
     Span,
@@ -59,6 +62,9 @@ class ScriptedEngine:
             raise ZeroDivisionError("division\nby zero")
         if self._scene == "allocator":
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+        if isinstance(request, InfillRequest) and request.also:
+            yield from self._several(request, cancelled)
+            return
         yield from self._refinements(request)
         if self._scene == "hang":
             hang()
@@ -74,6 +80,19 @@ class ScriptedEngine:
         )  # fmt: skip
 
     rewrite = infill
+
+    def _several(
+        self, request: InfillRequest, cancelled: Callable[[], bool]
+    ) -> Iterator[Event]:
+        """The holes in turn, each with its number behind the text."""
+        text, ends = self._text, []
+        for hole in range(len(request.holes)):
+            self._text = f"{text}{hole}"
+            *drafts, end = self.infill(request.only(hole), cancelled)
+            yield from (replace(draft, hole=hole) for draft in drafts)  # type: ignore[type-var]
+            assert isinstance(end, Finished)
+            ends.append(replace(end, hole=hole))
+        yield Filled("", tuple(ends), 40.0)
 
     def _refinements(self, request: Request) -> Iterator[Refinement]:
         ends = list(range(TOKEN, len(self._text), TOKEN)) + [len(self._text)]

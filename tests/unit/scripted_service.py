@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from blockdiff.service.worker import Batch, Engine, Report
 from blockdiff.starter import StartOptions
 from blockdiff.types import (
     Event,
+    Filled,
     Finished,
     FinishReason,
     Hole,
@@ -73,8 +75,21 @@ class OneByOne:
             yield self.warm(request, cancelled)  # type: ignore[attr-defined]
         elif isinstance(request, RewriteRequest):
             yield from self.rewrite(request, cancelled)  # type: ignore[attr-defined]
+        elif request.also:
+            yield from self._several(request, cancelled)
         else:
             yield from self.infill(request, cancelled)  # type: ignore[attr-defined]
+
+    def _several(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Iterator[Any]:
+        """The holes in turn, in the order of the text."""
+        ends: dict[int, Finished] = {}
+        for hole in sorted(range(len(request.holes)), key=lambda i: request.holes[i].start):
+            for event in self.infill(request.only(hole), cancelled):  # type: ignore[attr-defined]
+                if isinstance(event, Finished):
+                    ends[hole] = replace(event, hole=hole)
+                else:
+                    yield replace(event, hole=hole)
+        yield Filled(request.request_id, tuple(ends[hole] for hole in range(len(ends))), 2.0)
 
     def batch(self, tell: Callable[[Any, Any], None]) -> Batch:
         return Alone(tell)

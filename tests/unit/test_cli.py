@@ -149,6 +149,35 @@ def test_a_hole_that_stays_as_it_is_says_so(
     assert "left the hole as it is" in result.err
 
 
+def test_several_holes_are_one_request_and_one_diff(blockdiff: Any, program: Path) -> None:
+    holes = ("--hole", "3:12-3:13", "--at", "1:6", "--lines", "2")
+    result = blockdiff("infill", "program.py", *holes)
+    assert result.status == 0
+    assert result.out == (
+        "--- a/program.py\n+++ b/program.py\n@@ -1,3 +1,3 @@\n"
+        "-def f(x):\n-    y = x\n-    return y\n"
+        "+def fx = 10(x):\n+    x = 11\n+    return x = 12\n"
+    )
+    assert "verify · 6 tokens in 9 forwards" in result.err
+    (request,) = ScriptedEngine.requests[:1]
+    assert [PROGRAM[hole.start : hole.end] for hole in request.holes] == ["", "y = x", "y"]
+    assert blockdiff("infill", "program.py", *holes, "--write").out == ""
+    assert program.read_text() == "def fx = 10(x):\n    x = 11\n    return x = 12\n"
+
+
+def test_json_of_several_holes_has_their_numbers(blockdiff: Any, program: Path) -> None:
+    result = blockdiff("infill", "program.py", "--at", "2:5", "--at", "3:12", "--json", "--write")
+    *drafts, end = map(json.loads, result.out.splitlines())
+    assert {(draft["event"], draft["hole"]) for draft in drafts} == {
+        ("refinement", 0), ("refinement", 1)
+    }  # fmt: skip
+    assert (end["event"], end["written"]) == ("filled", True)
+    assert [(hole["hole"], hole["text"]) for hole in end["holes"]] == [(0, "x = 10"), (1, "x = 11")]
+    assert program.read_text() == PROGRAM.replace("y = x", "x = 10y = x").replace(
+        "return y", "return x = 11y"
+    )
+
+
 @pytest.mark.parametrize("write", [False, True])
 def test_json_prints_events_and_ends_with_finished(
     blockdiff: Any, program: Path, write: bool
@@ -343,7 +372,7 @@ def test_an_unreadable_file(blockdiff: Any, program: Path) -> None:
     ("options", "message"),
     [
         ([], "say where the hole is"),
-        (["--at", "1:1", "--lines", "1"], "name one hole, not several"),
+        (["--at", "1:1", "--lines", "1"], "two holes overlap"),
         (["--at", "9:1"], "line 9 is outside program.py, which has 4 lines"),
         (["--at", "1:11"], "column 11 is outside line 1 of program.py, which has 9 characters"),
         (["--at", "0:1"], "line 0 is outside program.py, which has 4 lines"),
@@ -351,6 +380,8 @@ def test_an_unreadable_file(blockdiff: Any, program: Path) -> None:
         (["--lines", "3-2"], "--lines 3-2 ends before it starts"),
         (["--lines", "2-9"], "line 9 is outside program.py, which has 4 lines"),
         (["--hole", "2:1-1:1"], "--hole 2:1-1:1 ends before it starts"),
+        (["--lines", "1", "--at", "1:3"], "two holes overlap"),
+        (["--at", "1:1"] + [f"--at=2:{n}" for n in range(1, 9)], "9 holes, a request has 8"),
         (["--lines", "1-3"], "the hole covers all of program.py, so nothing says what to write"),
         (["--hole", "1:1-4:1"], "the hole covers all of program.py, so nothing says what to write"),
         (["--lines", "2", "--max-tokens", "-1"], "max_tokens must be 0..8192, got -1"),

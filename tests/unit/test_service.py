@@ -486,7 +486,7 @@ def test_the_examples_of_the_documentation_are_whole_and_valid(http: httpx.Clien
     with pytest.raises(Superseded):
         wire.event_from_json(events[-1])
     kinds = [event["event"] for event in (*events, warmed)]
-    assert kinds == ["progress", "refinement", "finished", "failed", "warmed"]
+    assert kinds == ["progress", "refinement", "finished", "filled", "failed", "warmed"]
     assert wire.event_to_json(wire.event_from_json(warmed)) == warmed
 
 

@@ -13,6 +13,7 @@ from blockdiff import decode, wire
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.errors import BlockdiffError, Cancelled, EngineMismatch, InvalidRequest
 from blockdiff.types import (
+    Filled,
     Finished,
     FinishReason,
     Hole,
@@ -45,9 +46,12 @@ decodings = st.builds(
 def calls(draw: st.DrawFn) -> wire.Call:
     document = draw(texts)
     start = draw(st.integers(0, len(document)))
+    end = draw(st.integers(start, len(document)))
+    behind = range(end + 1, len(document) + 1)[:7]
     request = InfillRequest(
         document=document,
-        hole=Hole(start, draw(st.integers(start, len(document)))),
+        hole=Hole(start, end),
+        also=tuple(Hole(at, at) for at in behind if draw(st.booleans())),
         path=draw(texts),
         snippets=tuple(draw(st.lists(st.builds(Snippet, texts, texts), max_size=2))),
         decoding=draw(decodings),
@@ -58,17 +62,19 @@ def calls(draw: st.DrawFn) -> wire.Call:
 
 
 spans = st.builds(Span, counts, counts, st.booleans(), shares)
+finished = st.builds(
+    Finished, request_id=texts, hole=counts, text=texts, tokens=counts, forwards=counts,
+    finish=st.sampled_from(FinishReason), syntax=st.sampled_from(SyntaxState), mode=texts,
+    model=texts, elapsed_ms=times, first_ms=times, context_tokens=counts, cached_tokens=counts,
+)  # fmt: skip
 events = st.one_of(
     st.builds(Progress, texts, texts, shares),
     st.builds(
         Refinement, texts, counts, counts, texts, st.lists(spans).map(tuple), counts, counts, times
     ),
-    st.builds(
-        Finished, request_id=texts, hole=counts, text=texts, tokens=counts, forwards=counts,
-        finish=st.sampled_from(FinishReason), syntax=st.sampled_from(SyntaxState), mode=texts,
-        model=texts, elapsed_ms=times, first_ms=times, context_tokens=counts, cached_tokens=counts,
-    ),
-)  # fmt: skip
+    finished,
+    st.builds(Filled, texts, st.lists(finished, min_size=1, max_size=3).map(tuple), times),
+)
 
 
 @given(calls())
