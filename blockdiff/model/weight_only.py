@@ -48,7 +48,7 @@ class WeightOnlyLinear(nn.Module):
     def narrow_product(self, x: Tensor) -> Tensor:
         """x W^T by torch's kernel for int8 weights, (n, inputs) to (n, rows).
 
-        On a CPU it wants sizes that are multiples of 16, and does not check that it gets them.
+        On a CPU it wants `inputs` to be a multiple of 16 in bfloat16, and does not check it.
         """
         return torch._weight_int8pack_mm(x.contiguous(), self.weight, self.scale)
 
