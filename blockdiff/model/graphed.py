@@ -1,10 +1,10 @@
 """Small forwards in fixed shapes, so that a GPU can be handed a recording of all their kernels.
 
-A forward of a few positions is about a thousand kernels of a few microseconds each, with the adapter
-1,700: launching them one by one takes longer than running them. A CUDA graph launches all at once, but it repeats the very
-shapes and addresses it was recorded with. So a forward is padded to a number of rows and of keys
-that is one of a few, its inputs are copied to fixed places, and its keys and values lie in one
-fixed buffer, the `Mirror`.
+A forward of a few positions is about a thousand kernels of a few microseconds each, with the
+adapter 1,700: launching them one by one takes longer than running them. A CUDA graph launches all
+at once, but it repeats the very shapes and addresses it was recorded with. So a forward is padded
+to a number of rows and of keys that is one of a few, its inputs are copied to fixed places, and its
+keys and values lie in one fixed buffer, the `Mirror`.
 
 Why a mirror: graphs over the buffers of each `BlockCache` would be recorded anew for every request
 and whenever one grows, a good part of a second each time. Caches that are slices of one arena, with
