@@ -109,6 +109,12 @@ def infill(
     top_p: options.TopPOption = _DEFAULTS.top_p,
     seed: options.SeedOption = _DEFAULTS.seed,
     context_tokens: options.ContextTokensOption = options.CONTEXT_TOKENS,
+    revise: Annotated[
+        bool,
+        typer.Option(
+            "--revise", help="with several holes: write them once more with the others' texts there"
+        ),
+    ] = False,
     language: options.LanguageOption = "",
     model: options.ModelOption = DEFAULT_MODEL,
     device: options.DeviceOption = "auto",
@@ -143,6 +149,7 @@ def infill(
         ),
         language=language,
         context_tokens=context_tokens,
+        revise=revise,
         model=cli_infill.ModelChoice(model, device, dtype, download),
         output=cli_infill.Output(write=write, as_json=as_json, quiet=quiet),
     )

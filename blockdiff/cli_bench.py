@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from blockdiff import interrupt
+from blockdiff import cli_bench_holes, interrupt
 from blockdiff.catalog import DEFAULT_MODEL
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.console import reported_errors
@@ -126,3 +126,6 @@ def _table(report: dict[str, Any]) -> None:
     for width, row in report["forward_ms"].items():
         typer.echo(f"forward of {width:>2} positions  {row['median']:6.1f} ms")
     typer.echo(f"llama.cpp, a token    {report['llama_cpp_token_ms']:6.1f} ms")
+
+
+cli_bench_holes.register(app)

@@ -77,6 +77,7 @@ def infill(
     *,
     language: str,
     context_tokens: int,
+    revise: bool,
     model: ModelChoice,
     output: Output,
 ) -> None:
@@ -98,6 +99,7 @@ def infill(
         language=language,
         decoding=decoding,
         context_tokens=context_tokens,
+        revise=revise,
     )
     if not request.holding([""] * len(request.holes)).document.strip():
         raise InvalidRequest(

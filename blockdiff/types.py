@@ -50,6 +50,8 @@ class InfillRequest:
         document: full text as it stands, line endings untouched.
         hole: the span to fill.
         also: further spans to fill, in any order, none of which overlaps another.
+        revise: with several holes, write those near another once more, each with the texts of the
+            others in place.
         path: name of the file, shown to the model and used to find the language; may be empty.
         language: language id such as `python`; empty means: by the extension of `path`.
         indentation: one level of it, where the document itself shows none; empty: not known.
@@ -69,6 +71,7 @@ class InfillRequest:
     context_tokens: int = 1024
     request_id: str = ""
     also: tuple[Hole, ...] = ()
+    revise: bool = False
 
     def __post_init__(self) -> None:
         for hole in self.holes:
@@ -107,7 +110,7 @@ class InfillRequest:
         hole = self.holes[index]
         others[index] = self.document[hole.start : hole.end]
         made = self.holding(others)
-        return replace(made, hole=made.holes[index], also=())
+        return replace(made, hole=made.holes[index], also=(), revise=False)
 
     @property
     def prefix(self) -> str:

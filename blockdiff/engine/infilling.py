@@ -27,6 +27,7 @@ from blockdiff.infill.rewrite import (
 )
 from blockdiff.infill.seams import Seams
 from blockdiff.infill.syntax import check, check_rewrite, error_spans
+from blockdiff.infill.whitespace import to_lf
 from blockdiff.model.checkpoint import DraftingConfig
 from blockdiff.types import Finished, FinishReason, InfillRequest, Refinement, SyntaxState
 
@@ -49,8 +50,9 @@ class Infilling:
         cancelled: Callable[[], bool],
         instruction: str = "",
         prompt: Prompt | None = None,
+        draft: str = "",
     ) -> None:
-        """With a `prompt` that one is used."""
+        """With a `prompt` that one is used; `draft` is what `verify` drafts from."""
         self._point = engine._checkpoint
         request = native_diffusion.adapted(request, self._point.kind, bool(instruction))
         self._engine, self._request, self._cancelled = engine, request, cancelled
@@ -58,6 +60,7 @@ class Infilling:
         self._language = language_of(request.path, request.language, first_line)
         hole = request.hole
         self._instructed = bool(instruction)
+        self._draft = draft
         self._prompt = prompt or build_prompt(
             request,
             self._point.tokenizer,
@@ -88,8 +91,8 @@ class Infilling:
             # encoded: context is exact whoever asked for it, and a completion that every keystroke
             # replaces would never get to the end of a long one.
             yield from sampler.encoding(prompt.tokens)
-            if self._instructed and isinstance(sampler, Sampler):
-                sampler.original = self._replaced()
+            if isinstance(sampler, Sampler):
+                sampler.original = self._original()
             with closing(sampler.steps(prompt.tokens)) as drafts:
                 for number in itertools.count():
                     draft = yield from next_snapshot(drafts)
@@ -173,6 +176,12 @@ class Infilling:
             return _MAX_TOKENS
         room = self._point.model.config.max_positions - len(self._prompt.tokens) - DRAFT_ROOM
         return rewriting.most_tokens(len(self._replaced()), room)
+
+    def _original(self) -> list[int]:
+        """What the text is likely to follow, if anything."""
+        if self._draft:
+            return list(self._point.tokenizer.encode(to_lf(self._prompt.heal + self._draft)))
+        return self._replaced() if self._instructed else []
 
     def _replaced(self) -> list[int]:
         """Tokens of what stands in the hole."""

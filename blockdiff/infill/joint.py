@@ -31,10 +31,9 @@ from blockdiff.infill.windows import (
 from blockdiff.types import Hole, InfillRequest
 
 # Shares of `context_tokens`, as a numerator of 16.
-_PREFIX = 12  # before the last hole
-_BETWEEN = 9  # of it, at most, between the first hole and the last
-_SUFFIX = (3, 6)  # behind each hole; up to the second where the prefix takes less
-_BEGUN = 2
+_SUFFIX = 4  # behind each hole; a hole by itself has a third or more
+_BETWEEN = 9  # at most, between the first hole of a window and the last
+_BEGUN = 2  # at most, between the start of a hole's line and the hole
 
 _MOST_CHARACTERS_PER_TOKEN = 32
 
@@ -119,15 +118,12 @@ def _joint(
     marks = fim_marks(tokenizer)
     first = group[0].at
     between = sum(len(place.between or ()) for place in group[1:])
-    limit = budget * _PREFIX // 16 - between
+    room = budget * _SUFFIX // 16
+    limit = budget - room - between - max(len(place.begun) for place in group)
     prefix = text_before(document, first, tokenizer, limit)
     if len(prefix) > limit:
         prefix = nearest_behind_outline(common, first, prefix, limit, tokenizer)
-    least, most = (budget * share // 16 for share in _SUFFIX)
-    spare = budget * _PREFIX // 16 - len(prefix) - between
-    room = min(most, least + spare // len(group))
-    left = budget - len(prefix) - between - room - budget * _BEGUN // 16
-    snippets = snippets_before(common, tokenizer, left)
+    snippets = snippets_before(common, tokenizer, limit - len(prefix))
     prompts = {}
     for number, place in enumerate(group):
         prefix = [*prefix, *(place.between or ())] if number else prefix

@@ -6,7 +6,7 @@ import pytest
 
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.engine.engine import Engine
-from blockdiff.eval import peers, profile
+from blockdiff.eval import heldout, holes, peers, profile
 from tests.unit.tiny_checkpoint import checkpoint
 
 
@@ -35,3 +35,42 @@ def test_places_are_code_that_differs() -> None:
     found = peers.places(engine, 4, 64, seed=0)
     assert len({place.prompt for place in found}) == 4
     assert all(len(place.prompt) == 64 and place.typed for place in found)
+
+
+FILES = [
+    heldout.HeldOutFile(
+        "p", "1", "MIT", "python", f"{name}.py",
+        "".join(f"def {name}_{n}(width):\n    # {n}\n    return width * {n}\n\n" for n in range(9)),
+    )
+    for name in ("alpha", "beta")
+]  # fmt: skip
+
+
+def test_the_holes_of_a_task_are_lines_of_code_apart_from_one_another() -> None:
+    engine = Engine(checkpoint())
+    made = list(holes.tasks(FILES, engine.tokenizer, 4, DecodingConfig(), 256, seed=1))
+    assert {task.id for task in made} == {file.id for file in FILES}
+    for task in made:
+        lines = task.request.document.split("\n")
+        rows = [task.request.document.count("\n", 0, hole.start) for hole in task.request.holes]
+        assert all(later - row >= 3 for row, later in zip(rows, rows[1:], strict=False))
+        assert task.truth == [lines[row].strip() for row in rows]
+        assert not any(text.startswith("#") for text in task.truth)
+
+
+def test_holes_together_are_compared_with_those_very_holes_alone() -> None:
+    engine = Engine(checkpoint())
+    decoding = DecodingConfig(mode=Mode.AR, max_tokens=3)
+    wanted = list(holes.tasks(FILES, engine.tokenizer, 3, decoding, 128, seed=1))
+    report = holes.compare(engine, wanted, kept=True, revise=True)
+    assert (report["files"], report["holes"]) == (2, 6)
+    ways = report["ways"]
+    assert list(ways) == ["single", "together", "kept", "revised"]
+    assert (ways["single"]["ratio"]["median"], ways["single"]["better"]) == (1.0, 0)
+    assert ways["together"]["encoded"] < ways["single"]["encoded"] >= ways["kept"]["encoded"]
+    assert ways["together"]["passes"] < ways["single"]["passes"] == ways["kept"]["passes"]
+    assert ways["revised"]["encoded"] >= ways["together"]["encoded"]
+    truth = holes.Attempt(tuple(wanted[0].truth), 3, 1.0, 1, 1)
+    wrong = holes.Attempt(("", *wanted[0].truth[1:]), 3, 2.0, 1, 1)
+    row = holes._row(wanted[:1], [truth], [wrong])
+    assert (row["exact"], row["better"], row["worse"], row["ratio"]["median"]) == (3, 1, 0, 0.5)

@@ -52,6 +52,7 @@ def calls(draw: st.DrawFn) -> wire.Call:
         document=document,
         hole=Hole(start, end),
         also=tuple(Hole(at, at) for at in behind if draw(st.booleans())),
+        revise=draw(st.booleans()),
         path=draw(texts),
         snippets=tuple(draw(st.lists(st.builds(Snippet, texts, texts), max_size=2))),
         decoding=draw(decodings),
