@@ -25,7 +25,7 @@ SHORTEN := 2>&1 | tee .venv/setup.log | awk '/(Downloading|Using cached) .* \([0
 	{print "  " $$0; fflush()} /^Installing collected/ {print "  unpacking"; fflush()}' \
 	|| { tail -n 40 .venv/setup.log >&2; exit 1; }
 
-.PHONY: help setup demo test test-fast bench-overhead lint docs clean
+.PHONY: help setup demo test test-fast bench bench-overhead lint docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,10 @@ test: .venv/.stamp-dev  ## run all tests, those with the real model included
 
 test-fast: .venv/.stamp-dev  ## run the tests that need no model and no patience
 	@$(RUN) pytest -m "not slow and not model" $(ARGS)
+
+bench: .venv/.stamp-dev  ## time the engine beside llama.cpp and transformers, half an hour
+	@$(RUN) blockdiff models pull
+	@$(RUN) blockdiff bench peers $(ARGS)
 
 bench-overhead: .venv/.stamp-dev  ## what service and language server add to the bare engine
 	@$(RUN) tests.bench.overhead $(ARGS)

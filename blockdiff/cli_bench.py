@@ -23,56 +23,98 @@ app = typer.Typer(
 @app.command("peers")
 @reported_errors()
 def peers_command(
-    places: Annotated[int, typer.Option(min=1, help="Places in real code to measure at.")] = 8,
-    context: Annotated[int, typer.Option(min=32, help="Tokens of context.")] = 512,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens to write.")] = 32,
+    places: Annotated[int, typer.Option(min=1, help="Places in real code, for each context.")] = 8,
+    context: Annotated[
+        list[int], typer.Option(min=32, help="Tokens of context; may be given several times.")
+    ] = [512, 2048],  # noqa: B006
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens to write.")] = 32,
+    window: Annotated[
+        int, typer.Option(min=64, help="Tokens of context in which typing is counted.")
+    ] = 2048,
+    rewrites: Annotated[int, typer.Option(min=1, help="Functions to rename a variable in.")] = 4,
     clients: Annotated[
         int, typer.Option(min=0, help="Clients who write at once; 0 leaves that out.")
     ] = 8,
+    ngram: Annotated[
+        bool, typer.Option(help="Compare with llama.cpp's own n-gram speculation, too.")
+    ] = True,
+    transformers: Annotated[
+        bool, typer.Option(help="Compare with transformers in bfloat16, too: slow, 3 GB.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Seed of the places.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of both.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each.")] = 2,
     model: Annotated[str, typer.Option(help="A catalogue model or a GGUF file.")] = DEFAULT_MODEL,
     dtype: Annotated[str, typer.Option(help="auto, int8, bfloat16, float32")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON object only.")] = False,
 ) -> None:
-    """Time cold and warm completions on the CPU, ours and llama.cpp's in turn.
+    """Time our engine on the CPU beside llama.cpp and transformers, in turn in one run.
 
-    Cold: nothing is cached. Warm: a few tokens were typed since. Both write the same number of
-    tokens behind the same prompt. `ratio` is our time over llama.cpp's, place by place.
+    All have the same weights and prompts and write the same number of tokens. The last line on
+    standard output is one JSON object; figures in it are a median with quartiles (`median`, `low`,
+    `high`) over places in the standard library.
 
-    Together: what several clients write in the time in which one alone writes once.
+    completions: by tokens of context, `cold` (nothing is cached) and `warm` (a line's indentation
+    and five characters were typed since), for each that writes: `seconds`, `ratio` to llama.cpp,
+    `ours_over` (verify's time over its own), `encoded` (context tokens), `tokens_per_forward`.
+
+    typing: context tokens that a real request encodes again after five characters typed `at_once`
+    or `one_by_one`, in a `window` of context tokens.
+
+    rewrite: a function of 60 to 68 tokens of which three change. Ours is made to write the right
+    answer, its drafts being its own; others write as many tokens. `free`: what ours writes by
+    itself, to its end.
+
+    together: what clients write at once over what one alone writes in that time, and how many of
+    the texts are the `same`.
+
+    forward_ms: of a forward by its positions, behind the least context. ceilings: what the machine
+    reads and multiplies at most. shares: which part of that our forwards reach.
+
+    ratios: the medians of all this, flat; without another name, verify's over llama.cpp's.
+    targets: our aims. load_before, load_after: of the machine; above `threads`, times say little.
     """
     with interrupt.held():
         import torch
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     with interrupt.held():
         from blockdiff.engine.engine import Engine
-        from blockdiff.eval import peers
+        from blockdiff.eval import peer_report, peers, rivals
 
     torch.set_num_threads(threads)
-    engine = Engine.load(model, device="cpu", dtype=dtype)
-    rival = peers.LlamaCpp(model, tokens, threads)
-    modes = [Mode.AR, Mode.VERIFY, Mode.DIFFUSION] if engine.drafts else [Mode.AR]
-    found = peers.places(engine, places, context, seed)
-    with Progress(console=Console(stderr=True), disable=as_json) as bar:
-        task = bar.add_task("measuring", total=len(found))
-        report: dict[str, Any] = {
-            "model": engine.name, "dtype": engine.dtype, "threads": threads, "places": places,
-            "context": context, "tokens": tokens,
-        }  # fmt: skip
-        report |= peers.compare(engine, rival, found, modes, tokens, lambda: bar.advance(task))
-    alone, _ = rival.split(found[0].prompt, cold=False)
-    if clients:
-        various = peers.places(engine, clients, context, seed)
-        report["together"] = {
-            mode.value: peers.clients(engine, various, mode, clients, tokens) for mode in modes[:2]
-        }
-    report["forward_ms"] = peers.forwards(engine, context)
-    report["llama_cpp_token_ms"] = round(1e3 * alone[1] / tokens, 2)
+    scope = peers.Scope(
+        places=places,
+        contexts=tuple(dict.fromkeys(context)),
+        tokens=tokens,
+        window=window,
+        rewrites=rewrites,
+        clients=clients,
+        seed=seed,
+    )
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    quiet = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=quiet, disable=as_json) as bar:
+        task = bar.add_task("loading", total=None)
+        engine = Engine.load(model, device="cpu", dtype=dtype)
+        others: dict[str, rivals.Writer] = {peer_report.BASE: rivals.LlamaCpp(model, threads)}
+        if ngram:
+            others[f"{peer_report.BASE}-ngram"] = rivals.LlamaCpp(model, threads, rivals.NGRAM)
+        if transformers:
+            others["transformers"] = rivals.Transformers.load(model)
+        report: dict[str, Any] = {"threads": threads, "llama_cpp": rivals.llama_cpp_build()}
+        report |= peers.measure(
+            engine,
+            others,
+            scope,
+            lambda done, total: bar.update(
+                task, completed=done, total=total, description="measuring"
+            ),
+        )
     if not as_json:
-        _table(report)
+        from blockdiff.cli_bench_tables import show
+
+        show(report)
     typer.echo(json.dumps(report))
 
 
@@ -105,27 +147,6 @@ def profile_command(
             typer.echo(f"{name:<10} {row['ms']:9.1f} ms a request  {100 * row['share']:5.1f}%")
         typer.echo(f"outside the model's forwards: {100 * report['outside']:.1f}%")
     typer.echo(json.dumps(report))
-
-
-def _table(report: dict[str, Any]) -> None:
-    for kind in ("cold", "warm"):
-        for name, row in report[kind].items():
-            rate = report["tokens_per_forward"].get(name)
-            typer.echo(
-                f"{kind} {name:<10} {row['seconds']['median']:7.2f} s"
-                f"  ratio {row['ratio']['median']:.2f}"
-                f" ({row['ratio']['low']:.2f} to {row['ratio']['high']:.2f})"
-                + (f"  {rate:.2f} tokens per forward" if rate else "")
-            )
-    for name, row in report.get("together", {}).items():
-        gain = row["throughput"]
-        typer.echo(
-            f"together {name:<6} {row['clients']} clients, throughput times {gain['median']:.2f}"
-            f" ({gain['low']:.2f} to {gain['high']:.2f}), {row['same']} texts as alone"
-        )
-    for width, row in report["forward_ms"].items():
-        typer.echo(f"forward of {width:>2} positions  {row['median']:6.1f} ms")
-    typer.echo(f"llama.cpp, a token    {report['llama_cpp_token_ms']:6.1f} ms")
 
 
 cli_bench_holes.register(app)

@@ -1,4 +1,4 @@
-"""`blockdiff eval draft|revise|rewrite`: measure on held-out files; registered by `cli_eval`."""
+"""`blockdiff eval draft|revise|rewrite|bits`: measure on held-out files; `cli_eval` has them."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
     app.command("draft")(reported_errors()(draft_command))
     app.command("revise")(reported_errors()(revise_command))
     app.command("rewrite")(reported_errors()(rewrite_command))
+    app.command("bits")(reported_errors()(bits_command))
 
 
 def held_out_command(
@@ -132,9 +133,7 @@ def revise_command(
         mode=Mode.DIFFUSION, rule=Rule.EDIT, edit_threshold=edit_threshold, block_size=block_size
     )
     decoding = resolved(decoding, engine.drafting)
-    settings = _settings(
-        "revise", data, seed, model, device, dtype, {"decoding": asdict(decoding)}
-    )
+    settings = _settings("revise", data, seed, model, device, dtype, {"decoding": asdict(decoding)})
     rows = _through(
         files,
         lambda index: revise.revise(engine, files[index], decoding, seed),
@@ -182,6 +181,51 @@ def rewrite_command(
     )
     figures = rewrite.summarise(rows)
     text = f"{figures['mean_over_kinds']:.1%} of {figures['tasks']} rewrites, mean over kinds"
+    _report(settings, limit, figures, text, as_json)
+
+
+def bits_command(
+    data: Data,
+    limit: Limit = 0,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+    length: Annotated[int, typer.Option(min=32, help="Most tokens of a file.")] = 256,
+    model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    dtype: Annotated[str, typer.Option(help="The number format that is judged.")] = "int8",
+    against: Annotated[str, typer.Option(help="The one that it is compared with.")] = "bfloat16",
+) -> None:
+    """Compare two number formats of the base: bits per token of the same held-out code.
+
+    Exact log-likelihood from left to right, without the adapter. The difference has an interval
+    over packages. The last line on standard output is one JSON object.
+    """
+    with interrupt.held():
+        from blockdiff.engine.devices import choose_device, choose_dtype
+        from blockdiff.engine.loaded import Checkpoint, quiet
+        from blockdiff.eval import bits, heldout
+
+    files = heldout.choose(heldout.load(data), limit, seed)
+    where = choose_device(device)
+    one, other = (
+        Checkpoint.load_base(model, where, choose_dtype(name, where), quiet)
+        for name in (dtype, against)
+    )
+    more = {"against": against, "length": length}
+    settings = _settings("bits", data, seed, model, device, dtype, more)
+    rows = _through(
+        files,
+        lambda i: bits.compare(one.model, other.model, one.tokenizer, files[i], length, seed),
+        settings,
+        out,
+        bits.Surprised,
+    )
+    figures = bits.summarise(rows)
+    low, high = figures["difference_ci95"]
+    text = f"{figures['bits_per_token']:.4f} bits per token in {dtype}, "
+    text += f"{figures['against_bits_per_token']:.4f} in {against}: "
+    text += f"{figures['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
     _report(settings, limit, figures, text, as_json)
 
 

@@ -21,7 +21,7 @@ Row = tuple[str, dict[str, Any]]  # precision, figures
 
 
 def results(folder: Path) -> dict[str, list[Row]]:
-    """What was measured, by what it is: a split of the benchmark, or draft, revise, rewrite."""
+    """What was measured, by what it is: a split of the benchmark, or an `eval` command."""
     found: dict[str, list[Row]] = {}
     for path in sorted((folder / "eval").glob("*.json")):
         figures = json.loads(path.read_text("utf-8"))
@@ -62,6 +62,9 @@ def evaluation(folder: Path) -> str:
     if "rewrite" in found:
         rows = found["rewrite"]
         parts += ["## Rewriting by instruction\n", _command("rewrite", rows), rewrites(rows)]
+    if "bits" in found:
+        title = "## What a number format costs\n"
+        parts += [title, _command("bits", found["bits"]), bits(found["bits"])]
     return "\n".join(parts)
 
 
@@ -74,6 +77,8 @@ def card(text: str, folder: Path) -> str:
     tables |= {name: make(found[name], digest) for name, make in makers.items() if name in found}
     if "rewrite" in found:
         tables["rewrite"] = rewrites(found["rewrite"])
+    if "bits" in found:
+        tables["bits"] = bits(found["bits"])
     for name in re.findall(r"<!-- results: (\S+) -->", text):
         pattern = rf"(<!-- results: {re.escape(name)} -->\n).*?(<!-- end -->)"
         part = tables[name].replace("\\", r"\\")
@@ -161,6 +166,27 @@ def rewrites(rows: list[Row]) -> str:
     prose = sum(row["prose"] for _, row in rows)
     titles = "kind", "tasks", "right", "file parses", "left unchanged"
     return _table(*titles, lines=lines, left=1) + f"\nAnswers that were prose: {prose}.\n"
+
+
+def bits(rows: list[Row]) -> str:
+    """Bits per token of the base in both formats, of all files and by language."""
+    lines = []
+    for _, row in rows:
+        low, high = row["difference_ci95"]
+        interval = f" ({low:+.4f} to {high:+.4f})"
+        lines.append(_bits_line(f"all, {row['dtype']} against {row['against']}", row, interval))
+        for language, part in sorted(row["by_language"].items()):
+            lines.append(_bits_line(language, part))
+    return _table(
+        "text", "files", "tokens", "bits per token", "against", "difference (95% interval)",
+        "same most likely token", lines=lines, left=1,
+    )  # fmt: skip
+
+
+def _bits_line(name: str, row: dict[str, Any], interval: str = "") -> str:
+    cells = f"{row['bits_per_token']:.4f}", f"{row['against_bits_per_token']:.4f}"
+    more = f"{row['difference']:+.4f}{interval}", f"{row['same_choice']:.1%}"
+    return _line(name, row["files"], row["tokens"], *cells, *more)
 
 
 def _other(row: dict[str, Any], digest: str) -> str:

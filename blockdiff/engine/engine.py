@@ -227,12 +227,16 @@ class Engine:
         return Warmed(request.request_id, len(prompt.tokens), cached, elapsed)
 
     @contextmanager
-    def behind(self, tokens: Sequence[int], decoding: DecodingConfig) -> Iterator[Sampler]:
+    def behind(
+        self, tokens: Sequence[int], decoding: DecodingConfig, heal: str = ""
+    ) -> Iterator[Sampler]:
         """A sampler for bare tokens, without hole and seams: what benchmarks time.
+
+        What it writes begins with the text of `heal`.
 
         Raises ModelUnsupported for a checkpoint that is a diffusion model itself.
         """
-        with self._context(Prompt(tuple(tokens), "", 0), decoding, never) as sampler:
+        with self._context(Prompt(tuple(tokens), heal, 0), decoding, never) as sampler:
             if not isinstance(sampler, Sampler):
                 raise ModelUnsupported(f"{self.name} does not write from left to right")
             yield sampler

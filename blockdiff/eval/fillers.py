@@ -103,8 +103,13 @@ def llama_cpp(model: str, max_tokens: int, threads: int = 2) -> Filler:
     return fill
 
 
-def llama_cpp_server(model: str, threads: int) -> Any:
-    """llama.cpp on a model's GGUF file, on the CPU. Raises NotInstalled."""
+def llama_cpp_server(model: str, threads: int, ngram: tuple[int, int] | None = None) -> Any:
+    """llama.cpp on a model's GGUF file, on the CPU. Raises NotInstalled.
+
+    Args:
+        ngram: speculate with what followed the same tokens before (`ngram-simple`): tokens that
+            have to agree, and tokens of a draft.
+    """
     try:
         import xllamacpp
     except ImportError as error:
@@ -116,6 +121,10 @@ def llama_cpp_server(model: str, threads: int) -> Any:
     parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = 4096, 1, 0
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
     parameters.verbosity = -1
+    if ngram is not None:
+        kinds, lookup = xllamacpp.common_speculative_type, parameters.speculative.ngram_simple
+        parameters.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
+        lookup.size_n, lookup.size_m = ngram
     return xllamacpp.Server(parameters)
 
 

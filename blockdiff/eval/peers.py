@@ -1,202 +1,242 @@
-"""Our engine against llama.cpp: same weights, same prompts, same counts, in turn in one run.
+"""Our engine against others: same weights, same prompts, same counts, in turn in one run.
 
-Every figure is a median over places in real code; ratios are taken place by place, so that what
-else the machine does falls on both.
+Every figure is a median over places in real code, with quartiles; ratios are taken place by place,
+so that what else the machine does falls on both.
 """
 
 from __future__ import annotations
 
-import random
-import statistics
-import sysconfig
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
 from blockdiff.config import DecodingConfig, Mode
-from blockdiff.diffusion.sampler import Sampler, next_snapshot
+from blockdiff.diffusion.sampler import next_snapshot
 from blockdiff.engine.batch import Batch, Steps
 from blockdiff.engine.engine import Engine
 from blockdiff.engine.infilling import resolved
-from blockdiff.model import masks
+from blockdiff.eval import ceilings
+from blockdiff.eval.peer_report import BASE, compared, ratios, single_forwards, spread, targets
+from blockdiff.eval.rivals import Ours, Run, Writer
+from blockdiff.eval.scenes import Place, Renaming, Size, keystrokes, places, renamings
+from blockdiff.types import Finished, InfillRequest
 
-_MODULES = [
-    "argparse", "ast", "calendar", "configparser", "csv", "difflib", "fractions", "ftplib", "gzip",
-    "imaplib", "ipaddress", "locale", "mailbox", "optparse", "pdb", "pickle", "plistlib", "shutil",
-    "smtplib", "socketserver", "statistics", "tarfile", "textwrap", "threading", "tokenize",
-    "traceback", "uuid", "zipfile",
-]  # fmt: skip
-_WIDTHS = (1, 2, 4, 8, 16)  # positions of a forward whose time is taken
-_REPEATS = 7  # of such a forward
+REWRITE_CONTEXT = 512  # tokens of the file that are shown with a rewrite
 _CLIENT_REPEATS = 3
+_FORWARD_REPEATS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A prompt that ends in the middle of real code, and what would be typed there."""
+class Scope:
+    """How much is measured.
 
-    name: str
-    prompt: tuple[int, ...]
-    typed: tuple[int, ...]
-
-
-def places(engine: Engine, count: int, context: int, seed: int) -> list[Place]:
-    """Lines of the standard library with `context` tokens around them, three parts before."""
-    tokenizer = engine.tokenizer
-    special = tokenizer.special
-    found: list[Place] = []
-    before, after = context * 3 // 4 - 2, context // 4 - 1
-    for name, lines, at in lines_of_code(seed):
-        if len(found) == count:
-            break
-        prefix = tokenizer.encode("".join(lines[:at]))[-before:]
-        suffix = tokenizer.encode("".join(lines[at + 4 :]))[:after]
-        if len(prefix) < before or len(suffix) < after:
-            continue
-        prompt = [special.fim_prefix, *prefix, special.fim_suffix, *suffix, special.fim_middle]
-        typed = tokenizer.encode(lines[at])[:3]
-        found.append(Place(f"{name}.py:{at + 1}", tuple(prompt), tuple(typed)))
-    return found
-
-
-def lines_of_code(seed: int) -> Iterator[tuple[str, list[str], int]]:
-    """(module of the standard library, its lines, number of one that is not short), for ever."""
-    rng = random.Random(seed)
-    stdlib = Path(sysconfig.get_paths()["stdlib"])
-    while True:
-        name = rng.choice(_MODULES)
-        path = stdlib / f"{name}.py"
-        if not path.is_file():
-            continue
-        lines = path.read_text("utf-8").splitlines(keepends=True)
-        at = rng.randrange(len(lines) // 3, len(lines) * 2 // 3)
-        if len(lines[at].strip()) >= 20:
-            yield name, lines, at
-
-
-class Ours:
-    """Times generations of a fixed length in one mode."""
-
-    def __init__(self, engine: Engine, mode: Mode, tokens: int) -> None:
-        self._engine, self._tokens = engine, tokens
-        self._decoding = resolved(DecodingConfig(mode=mode, max_tokens=tokens), engine.drafting)
-
-    def __call__(self, prompt: Sequence[int], *, cold: bool) -> tuple[float, float]:
-        """(seconds, tokens per forward); `cold` forgets all context first."""
-        if cold:
-            self._engine.forget()
-        began = time.perf_counter()
-        with self._engine.behind(prompt, self._decoding) as sampler:
-            sampler.stop = frozenset()  # as many tokens as the rival writes
-            for _ in sampler.run(prompt):
-                pass
-        return time.perf_counter() - began, self._tokens / sampler.forwards
-
-
-class LlamaCpp:
-    """The rival on the same file.
-
-    Raises NotInstalled without the `bench` extra.
+    Attributes:
+        places: in real code, for each context.
+        contexts: tokens of context, each measured by itself.
+        tokens: that are written.
+        window: tokens of context in which typing is counted.
+        rewrites: functions in which a variable is renamed.
+        rewrite: their size.
+        clients: who write at once; 0 leaves that out.
     """
 
-    def __init__(self, model: str, tokens: int, threads: int) -> None:
-        from blockdiff.eval.fillers import llama_cpp_server
-
-        self._server, self._tokens = llama_cpp_server(model, threads), tokens
-
-    def __call__(self, prompt: Sequence[int], *, cold: bool) -> tuple[float, float]:
-        """(seconds, 1.0); warm it keeps what the last prompt has in common with this one."""
-        seconds, _ = self.split(prompt, cold=cold)
-        return sum(seconds), 1.0
-
-    def split(self, prompt: Sequence[int], *, cold: bool) -> tuple[tuple[float, float], int]:
-        """((seconds of context, seconds of new tokens), context tokens encoded)."""
-        from blockdiff.eval.fillers import complete
-
-        answer = complete(
-            self._server.handle_completions,
-            {
-                "prompt": list(prompt),
-                "max_tokens": self._tokens,
-                "temperature": 0.0,
-                "top_k": 1,
-                "cache_prompt": not cold,
-                "ignore_eos": True,
-            },
-        )
-        spent: dict[str, Any] = answer["timings"]
-        seconds = spent["prompt_ms"] / 1e3, spent["predicted_ms"] / 1e3
-        return seconds, int(spent["prompt_n"])
+    places: int = 8
+    contexts: tuple[int, ...] = (512, 2048)
+    tokens: int = 32
+    window: int = 2048
+    rewrites: int = 4
+    rewrite: Size = Size()
+    clients: int = 8
+    seed: int = 0
 
 
-def compare(
+def measure(
     engine: Engine,
-    rival: LlamaCpp,
-    found: Sequence[Place],
-    modes: Sequence[Mode],
-    tokens: int,
-    progress: Callable[[], None] = lambda: None,
+    rivals: Mapping[str, Writer],
+    scope: Scope,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    machine: Callable[[], ceilings.Limits] = ceilings.measure,
 ) -> dict[str, Any]:
-    """Cold requests, and the same ones after a few typed tokens, in turn.
+    """Everything in one run; `rivals` by name, `peer_report.BASE` among them.
 
-    What is typed stands at the end of the prefix for llama.cpp, as its clients send it, and behind
+    `progress` is called with (parts done, parts in all), `machine` before and after the rest.
+    What is returned is told by `blockdiff bench peers --help`.
+    """
+    modes = [Mode.AR, Mode.VERIFY, Mode.DIFFUSION] if engine.drafts else [Mode.AR]
+    usual = Mode.VERIFY if engine.drafts else Mode.AR
+    ours = {mode.value: Ours(engine, mode) for mode in modes}
+    together = modes[:2] if scope.clients else []
+    total = 2 + scope.places * (len(scope.contexts) + 1) + scope.rewrites + len(together)
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    progress(0, total)
+    report: dict[str, Any] = {"model": engine.name, "dtype": engine.dtype, "scope": asdict(scope)}
+    report["load_before"] = _load()
+    limits = [machine()]
+    advance()
+    first = min(scope.contexts)
+    report["completions"] = {}
+    for context in scope.contexts:
+        runs, forward_ms = completions(engine, ours, rivals, scope, context, advance)
+        report["completions"][str(context)] = {
+            kind: compared([run[kind] for run in runs], usual.value) for kind in ("cold", "warm")
+        }
+        if context == first:
+            alone, widths = [run["cold"] for run in runs], forward_ms
+    lines = keystrokes(scope.places, scope.window, scope.seed, usual)
+    counts = [typed(engine, requests, advance) for requests in lines]
+    report["typing"] = {kind: spread([count[kind] for count in counts]) for kind in counts[0]}
+    scenes = renamings(engine.tokenizer, scope.rewrites, REWRITE_CONTEXT, scope.seed, scope.rewrite)
+    report["rewrite"] = rewritten(engine, usual, rivals, scenes, advance)
+    various = places(engine.tokenizer, scope.clients, first, scope.seed) if together else []
+    report["together"] = {}
+    for mode in together:
+        report["together"][mode.value] = clients(engine, various, mode, scope.tokens)
+        advance()
+    limits.append(machine())
+    advance()
+    report["ceilings"] = {kind: max(some[kind] for some in limits) for kind in limits[0]}
+    report |= single_forwards(engine, report["ceilings"], alone, widths, usual.value)
+    report["load_after"] = _load()
+    report["ratios"] = ratios(report, usual.value)
+    return report | {"targets": targets(report)}
+
+
+def completions(
+    engine: Engine,
+    ours: Mapping[str, Ours],
+    rivals: Mapping[str, Writer],
+    scope: Scope,
+    context: int,
+    progress: Callable[[], None],
+) -> tuple[list[dict[str, dict[str, Run]]], dict[int, list[float]]]:
+    """(what `complete` returns for each place, milliseconds of forwards there by their width)."""
+    runs: list[dict[str, dict[str, Run]]] = []
+    widths: dict[int, list[float]] = {width: [] for width in ceilings.WIDTHS}
+    for place in places(engine.tokenizer, scope.places, context, scope.seed):
+        runs.append(complete(engine, ours, rivals, place, scope.tokens))
+        for width, ms in ceilings.forward_ms(engine, place.prompt, _FORWARD_REPEATS).items():
+            widths[width] += ms
+        progress()
+    return runs, widths
+
+
+def complete(
+    engine: Engine,
+    ours: Mapping[str, Ours],
+    rivals: Mapping[str, Writer],
+    place: Place,
+    tokens: int,
+) -> dict[str, dict[str, Run]]:
+    """Cold, and after five characters; by kind and by who writes, in turn.
+
+    What is typed stands at the end of the prefix for others, as their clients send it, and behind
     `<middle>` for us, as our engine sends it.
     """
-    runners = {mode.value: Ours(engine, mode, tokens) for mode in modes}
-    times: dict[str, dict[str, list[float]]] = {"cold": {}, "warm": {}}
-    per_forward: dict[str, list[float]] = {}
-    for place in found:
-        for name, runner in runners.items():
-            cold, rate = runner(place.prompt, cold=True)
-            warm, _ = runner((*place.prompt, *place.typed), cold=False)
-            times["cold"].setdefault(name, []).append(cold)
-            times["warm"].setdefault(name, []).append(warm)
-            per_forward.setdefault(name, []).append(rate)
-        times["cold"].setdefault("llama.cpp", []).append(rival(place.prompt, cold=True)[0])
-        rival(place.prompt, cold=False)
-        cut = place.prompt.index(engine.tokenizer.special.fim_suffix)
-        typed = (*place.prompt[:cut], *place.typed, *place.prompt[cut:])
-        times["warm"].setdefault("llama.cpp", []).append(rival(typed, cold=False)[0])
-        progress()
-    report: dict[str, Any] = {}
-    for kind, by_name in times.items():
-        theirs = by_name["llama.cpp"]
-        report[kind] = {
-            name: {
-                "seconds": _spread(seconds),
-                "ratio": _spread([a / b for a, b in zip(seconds, theirs, strict=True)]),
-            }
-            for name, seconds in by_name.items()
-        }
-    report["tokens_per_forward"] = {k: round(statistics.mean(v), 3) for k, v in per_forward.items()}
-    return report
+    runs: dict[str, dict[str, Run]] = {"cold": {}, "warm": {}}
+    for name, mine in ours.items():
+        runs["cold"][name] = mine(place.prompt, tokens, cold=True)
+        runs["warm"][name] = mine(place.behind, tokens, cold=False, heal=place.heal)
+    typed_before = place.before(engine.tokenizer.special)
+    for name, rival in rivals.items():
+        runs["cold"][name] = rival(place.prompt, tokens, cold=True)
+        rival(place.prompt, 1, cold=False)  # as good as free where the cold run is still cached
+        runs["warm"][name] = rival(typed_before, tokens, cold=False)
+    return runs
 
 
-def clients(
-    engine: Engine, found: Sequence[Place], mode: Mode, count: int, tokens: int
+def typed(
+    engine: Engine, requests: Sequence[InfillRequest], progress: Callable[[], None] = lambda: None
+) -> dict[str, int]:
+    """Tokens of context, and those of them that are encoded again after five characters.
+
+    `at_once`: when the next request comes after all five; `one_by_one`: with one after each, all
+    five requests together. All go the way of a real request.
+    """
+
+    def encoded(request: InfillRequest) -> tuple[int, int]:
+        *_, end = engine.infill(request)
+        assert isinstance(end, Finished)
+        return end.context_tokens, end.context_tokens - end.cached_tokens
+
+    engine.forget()
+    window, _ = encoded(requests[0])
+    _, at_once = encoded(requests[-1])
+    encoded(requests[0])  # back to the start
+    one_by_one = sum(encoded(request)[1] for request in requests[1:])
+    progress()
+    return {"window": window, "at_once": at_once, "one_by_one": one_by_one}
+
+
+def rewritten(
+    engine: Engine,
+    mode: Mode,
+    rivals: Mapping[str, Writer],
+    scenes: Sequence[Renaming],
+    progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Throughput of `count` clients who write at once over that of one who writes alone.
+    """A function in which three tokens change: ours dictated and free, others as many tokens.
+
+    Dictated, the engine writes the right answer whatever the model would say; what it drafts, and
+    so its forwards and its time, are its own. `free` is what it writes by itself, to the end of the
+    answer. Others write as many tokens of what they will, behind the same prompt, encoded before.
+    """
+    runs: list[dict[str, Run]] = []
+    free: list[Finished] = []
+    right = 0
+    ours, decoding = Ours(engine, mode), DecodingConfig(mode=mode)
+    for scene in scenes:
+        of_scene = {"ours": ours.rewrite(scene)}
+        *_, end = engine.rewrite(replace(scene.request, decoding=decoding))
+        assert isinstance(end, Finished)
+        span, document = scene.request.span, scene.request.document
+        right += document[: span.start] + end.text + document[span.end :] == scene.expected
+        free.append(end)
+        for name, rival in rivals.items():
+            rival(scene.prompt.tokens, 1, cold=False)
+            of_scene[name] = rival(scene.prompt.tokens, len(scene.answer), cold=False)
+        runs.append(of_scene)
+        progress()
+    return {
+        "tokens": spread([len(scene.answer) for scene in scenes]),
+        "forwards": {name: spread([run[name].forwards for run in runs]) for name in runs[0]},
+        "seconds": {name: spread([run[name].seconds for run in runs]) for name in runs[0]},
+        "ratio": spread([run["ours"].seconds / run[BASE].seconds for run in runs]),
+        "free": {
+            "tokens": spread([end.tokens for end in free]),
+            "forwards": spread([end.forwards for end in free]),
+            "right": right,
+            "of": len(scenes),
+        },
+    }
+
+
+def clients(engine: Engine, found: Sequence[Place], mode: Mode, tokens: int) -> dict[str, Any]:
+    """Throughput of as many clients as places, who write at once, over that of one alone.
 
     Each has a context of its own, which is encoded before; the same texts are written one after
     another and together, in turn. `same`: how many of them are equal, token for token.
     """
     decoding = resolved(DecodingConfig(mode=mode, max_tokens=tokens), engine.drafting)
-    prompts = [found[i % len(found)].prompt for i in range(count)]
     written: dict[int, tuple[int, ...]] = {}
 
     def write(number: int) -> Steps:
-        with engine.behind(prompts[number], decoding) as sampler:
+        prompt = found[number].prompt
+        with engine.behind(prompt, decoding) as sampler:
             sampler.stop = frozenset()
-            with closing(sampler.steps(prompts[number])) as drafts:
+            with closing(sampler.steps(prompt)) as drafts:
                 while (draft := (yield from next_snapshot(drafts))) is not None:
                     written[number] = draft.tokens
 
-    def seconds(numbers: Sequence[int]) -> float:
+    def seconds(numbers: Iterable[int]) -> float:
         batch: Batch[int] = Batch(engine.forward, lambda key, what: None)
         for number in numbers:
             batch.add(number, write(number))
@@ -205,7 +245,7 @@ def clients(
             batch.step()
         return time.perf_counter() - began
 
-    everybody = range(count)
+    everybody = range(len(found))
     seconds(everybody)  # encodes the contexts
     gains, same = [], 0
     for _ in range(_CLIENT_REPEATS):
@@ -213,42 +253,9 @@ def clients(
         before = dict(written)
         gains.append(alone / seconds(everybody))
         same = sum(before[number] == written[number] for number in everybody)
-    return {"clients": count, "throughput": _spread(gains), "same": same}
+    return {"clients": len(found), "throughput": spread(gains), "same": same}
 
 
-def forwards(engine: Engine, past: int) -> dict[str, Any]:
-    """Milliseconds of one forward of so many positions behind `past` cached ones, head included."""
-    decoding = DecodingConfig(mode=Mode.AR, max_tokens=1)
-    found: dict[str, Any] = {}
-    with engine.behind([0, 0], decoding) as sampler, torch.inference_mode():
-        sampler.encode([0] * (past + 1))
-        for width in _WIDTHS:
-            times = []
-            for _ in range(_REPEATS):
-                began = time.perf_counter()
-                _forward(sampler, width)
-                times.append(1e3 * (time.perf_counter() - began))
-            found[str(width)] = _spread(times[1:])
-        sampler.cache.truncate(0)
-    return found
-
-
-def _forward(sampler: Sampler, width: int) -> None:
-    model, cache = sampler.model, sampler.cache
-    tokens = torch.zeros(1, width, dtype=torch.long, device=model.device)
-    positions = torch.arange(cache.length, cache.length + width, device=model.device)[None]
-    mask = masks.causal(cache.length, width, model.device)
-    model.head(model.hidden(tokens, positions, mask, cache)[0].contiguous())
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    ordered = sorted(values)
-    low, high = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
-    return {
-        "median": round(statistics.median(ordered), 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-    }
+def _load() -> float:
+    """How many processes want a core, lately; 0.0 where the system does not say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0

@@ -15,7 +15,7 @@ import torch
 
 from blockdiff.config import DecodingConfig
 from blockdiff.engine.engine import Engine, never
-from blockdiff.eval.peers import lines_of_code
+from blockdiff.eval.scenes import lines_of_code
 from blockdiff.model.forward import Forward
 from blockdiff.types import Hole, InfillRequest
 

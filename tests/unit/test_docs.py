@@ -128,7 +128,7 @@ def test_a_figure_that_changes_shows(tmp_path: Path) -> None:
         before = parts.evaluation(copy)
         for path in (copy / "eval").glob("*.json"):
             text = path.read_text("utf-8")
-            digit = re.search(r'"(?:parse_rate|mean_accepted|fixed)": ([0-9])', text)
+            digit = re.search(r'"(?:parse_rate|mean_accepted|fixed|bits_per_token)": ([0-9])', text)
             assert digit is not None, path.name
             other = "1" if digit[1] == "7" else "7"
             path.write_text(text[: digit.start(1)] + other + text[digit.end(1) :], "utf-8")

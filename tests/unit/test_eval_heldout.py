@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import InputFileError
-from blockdiff.eval import draft, heldout, revise
+from blockdiff.eval import bits, draft, heldout, revise
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.results import ResultsFile, gone_through, resampled, resampled_ratio
+from tests.unit import tiny
 from tests.unit.tiny_checkpoint import checkpoint
 
 EDIT = DecodingConfig(
@@ -208,7 +211,45 @@ def test_a_revision_runs_and_repeats_itself(engine: Engine) -> None:
     assert sum(row.edits for row in eager) > 0, "the threshold decides"
     assert all(row.fixed + row.changed + row.broken <= row.edits for row in eager)
     never = [
-        revise.revise(engine, file, replace(EDIT, edit_threshold=1.0), seed=3)
-        for file in FILES[:3]
+        revise.revise(engine, file, replace(EDIT, edit_threshold=1.0), seed=3) for file in FILES[:3]
     ]
     assert not any(row.edits or row.fixed or row.broken for row in never)
+
+
+# --- bits ---------------------------------------------------------------------------------------
+
+
+def test_surprise_is_what_a_plain_pass_over_all_tokens_says() -> None:
+    point = checkpoint()
+    tokens = torch.tensor(point.tokenizer.encode(FILES[0].text)[:150])
+    nats, best = bits.surprise(point.model, tokens, first=16)
+    log_probs = tiny.forward(point.model, tokens.tolist()).log_softmax(-1)[15:-1]
+    expected = -log_probs.gather(1, tokens[16:, None])[:, 0]
+    assert (nats - expected).abs().max() <= 1e-4
+    assert torch.equal(best, log_probs.argmax(-1))
+
+
+def test_a_format_costs_nothing_against_itself_and_something_against_a_rounded_one() -> None:
+    point = checkpoint()
+    rounded = copy.deepcopy(point.model).to(torch.bfloat16)
+    rows = [
+        bits.compare(point.model, other, point.tokenizer, file, 96, seed=0)
+        for other in (point.model, rounded)
+        for file in FILES[:4]
+    ]
+    same, other = bits.summarise(rows[:4]), bits.summarise(rows[4:])
+    assert same["difference"] == 0 and same["same_choice"] == 1
+    assert same["difference_ci95"] == [0, 0]
+    assert other["bits_per_token"] == same["bits_per_token"], "the same tokens"
+    assert 0 < abs(other["difference"]) < 0.5
+    low, high = other["difference_ci95"]
+    assert low <= other["difference"] <= high
+    assert other["tokens"] == sum(row.tokens for row in rows[4:]) == 4 * 80
+    assert other["by_language"]["python"]["files"] == 4
+
+
+def test_a_file_that_is_too_short_is_left_out() -> None:
+    point, short = checkpoint(), replace(FILES[0], text="x = 1\n")
+    row = bits.compare(point.model, point.model, point.tokenizer, short, 96, seed=0)
+    assert row.tokens == 0
+    assert bits.summarise([row])["files"] == 0
