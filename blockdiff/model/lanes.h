@@ -32,6 +32,15 @@ INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 INLINE vi vi_dot(vi sum, vi weights, int32_t four) {
     return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(four));
 }
+/* Lane i: bytes i of two arrays, as 16 bits each; products of such pairs. */
+INLINE vi vi_pairs(const uint8_t *low, const uint8_t *high) {
+    __m512i a = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)low));
+    __m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)high));
+    return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+}
+INLINE vi vi_dot_pairs(vi sum, vi pairs, int32_t two) {
+    return _mm512_dpwssd_epi32(sum, pairs, _mm512_set1_epi32(two));
+}
 INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 INLINE vf vf_all(float x) { return _mm512_set1_ps(x); }
 INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
@@ -92,6 +101,19 @@ INLINE __m256i dot_half(__m256i sum, __m256i weights, __m256i x) {
 INLINE vi vi_dot(vi sum, vi weights, int32_t four) {
     __m256i x = _mm256_set1_epi32(four);
     return BOTH(vi, dot_half(sum.l, weights.l, x), dot_half(sum.h, weights.h, x));
+}
+INLINE __m256i pairs_half(const uint8_t *low, const uint8_t *high) {
+    __m256i a = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)low));
+    __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)high));
+    return _mm256_or_si256(a, _mm256_slli_epi32(b, 16));
+}
+INLINE vi vi_pairs(const uint8_t *low, const uint8_t *high) {
+    return BOTH(vi, pairs_half(low, high), pairs_half(low + 8, high + 8));
+}
+INLINE vi vi_dot_pairs(vi sum, vi pairs, int32_t two) {
+    __m256i x = _mm256_set1_epi32(two);
+    return BOTH(vi, _mm256_add_epi32(sum.l, _mm256_madd_epi16(pairs.l, x)),
+                _mm256_add_epi32(sum.h, _mm256_madd_epi16(pairs.h, x)));
 }
 INLINE vf vf_zero(void) { return BOTH(vf, _mm256_setzero_ps(), _mm256_setzero_ps()); }
 INLINE vf vf_all(float x) { return BOTH(vf, _mm256_set1_ps(x), _mm256_set1_ps(x)); }
@@ -171,6 +193,17 @@ INLINE vi vi_dot(vi sum, vi weights, int32_t four) {
     int8_t x[4];
     memcpy(x, &four, 4);
     EACH for (int j = 0; j < 4; j++) sum.i[i] += weights.b[4 * i + j] * x[j];
+    return sum;
+}
+INLINE vi vi_pairs(const uint8_t *low, const uint8_t *high) {
+    vi a;
+    EACH a.i[i] = low[i] | high[i] << 16;
+    return a;
+}
+INLINE vi vi_dot_pairs(vi sum, vi pairs, int32_t two) {
+    int16_t x[2];
+    memcpy(x, &two, 4);
+    EACH sum.i[i] += pairs.s[2 * i] * x[0] + pairs.s[2 * i + 1] * x[1];
     return sum;
 }
 INLINE float half(const uint8_t *p) {

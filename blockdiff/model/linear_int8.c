@@ -2,8 +2,10 @@
  *
  * Sixteen output rows form a tile; byte i of a 64-byte chunk belongs to row i / 4, so that one
  * instruction adds four products to each of the sixteen sums. Activations are quantized per position
- * and group of 32 inputs. What a row of y holds does not depend on how many rows are computed
- * together: integer sums are exact, float operations come in one order.
+ * and fold of 128 inputs, or group of 32 where their number is no multiple of that. A fold of 256
+ * would save nothing more, and cost quality: some inputs are hundreds of times as large as others.
+ * What a row of y holds does not depend on how many rows are computed together: integer sums are
+ * exact, float operations come in one order.
  *
  * Formats of a tile over a stretch of inputs (see quantize.py, which packs them):
  *   Q4  256 inputs, GGUF's Q4_K: w = d * scale[g] * q - dmin * min[g], g counts groups of 32
@@ -21,7 +23,7 @@
 enum { Q4 = 4, Q6 = 6, Q7 = 7 };
 /* Bytes by which memory is asked for ahead of its use: arithmetic must not wait for it. */
 #ifndef AHEAD
-#define AHEAD 2048
+#define AHEAD 4096
 #endif
 enum { Q4_BYTES = 2368, Q6_BYTES = 3392, Q7_BYTES = 576 };
 
@@ -31,43 +33,54 @@ enum { Q4_BYTES = 2368, Q6_BYTES = 3392, Q7_BYTES = 576 };
 typedef struct {
     const int8_t *q;
     const float *scale, *sum;
+    const int16_t *total;
     const int32_t *low;
 } activations;
 
 int64_t blockdiff_scratch(int64_t m, int64_t k) {
-    return (m * k + m * (k / GROUP) * 16 + 63) / 64 * 64;
+    return (m * k + m * (k / GROUP) * 18 + 63) / 64 * 64;
 }
 
 operand operand_in(uint8_t *memory, int64_t m, int64_t k) {
     int64_t groups = m * (k / GROUP);
     float *scale = (float *)memory;
     int32_t *low = (int32_t *)(scale + 2 * groups);
-    return (operand){k, (int8_t *)(low + 2 * groups), scale, scale + groups, low};
+    int16_t *total = (int16_t *)(low + 2 * groups);
+    return (operand){k, (int8_t *)(total + groups), scale, scale + groups, total, low};
 }
 
 void quantize(const operand *to, int64_t row, int64_t first, const float *x, int64_t n) {
+    const int64_t whole = to->k % FOLD ? GROUP : FOLD;
     int64_t group = (row * to->k + first) / GROUP;
     int8_t *q = to->q + row * to->k + first;
-    for (int64_t g = group; g < group + n / GROUP; g++, x += GROUP, q += GROUP) {
-        vf a = vf_load(x), b = vf_load(x + LANES);
-        float most = vf_most(vf_max(vf_abs(a), vf_abs(b)));
-        float step = most / 127.0f;
-        vf inverse = vf_all(most > 0 ? 127.0f / most : 0.0f);
-        a = vf_mul(a, inverse);
-        b = vf_mul(b, inverse);
-        vi first_half = vi_trunc(vf_add(a, vf_half_away(a)));
-        vi second_half = vi_trunc(vf_add(b, vf_half_away(b)));
-        vi_store_s8(q, first_half);
-        vi_store_s8(q + LANES, second_half);
-        int32_t one = vi_sum(first_half), two = vi_sum(second_half);
-        to->scale[g] = step;
-        to->sum[g] = step * (float)(one + two);
-        to->low[2 * g] = -32 * one;
-        to->low[2 * g + 1] = -32 * two;
+    for (const float *end = x + n; x < end; x += whole) {
+        vf most = vf_zero();
+        for (int64_t i = 0; i < whole; i += LANES) most = vf_max(most, vf_abs(vf_load(x + i)));
+        const float largest = vf_most(most), step = largest / 127.0f;
+        const vf inverse = vf_all(largest > 0 ? 127.0f / largest : 0.0f);
+        for (int64_t i = 0; i < whole; i += GROUP, q += GROUP, group++) {
+            vf a = vf_mul(vf_load(x + i), inverse), b = vf_mul(vf_load(x + i + LANES), inverse);
+            vi first_half = vi_trunc(vf_add(a, vf_half_away(a)));
+            vi second_half = vi_trunc(vf_add(b, vf_half_away(b)));
+            vi_store_s8(q, first_half);
+            vi_store_s8(q + LANES, second_half);
+            int32_t one = vi_sum(first_half), two = vi_sum(second_half);
+            to->scale[group] = step;
+            to->sum[group] = step * (float)(one + two);
+            to->total[group] = (int16_t)(one + two);
+            to->low[2 * group] = -32 * one;
+            to->low[2 * group + 1] = -32 * two;
+        }
     }
 }
 
 INLINE int32_t four(const int8_t *p) {
+    int32_t x;
+    memcpy(&x, p, 4);
+    return x;
+}
+
+INLINE int32_t two(const int16_t *p) {
     int32_t x;
     memcpy(&x, p, 4);
     return x;
@@ -81,28 +94,39 @@ INLINE void tile_q4(const uint8_t *w, int64_t k, activations a, vf *sum, const i
     const int64_t groups = k / GROUP;
     for (int64_t b = 0; b < k / SUPER; b++, w += Q4_BYTES) {
         const vf d = vf_half(w), d_least = vf_half(w + 32);
-        for (int g = 0; g < 8; g++) {
-            const uint8_t *chunk = w + 320 + g * 256;
+        for (int first = 0; first < 8; first += FOLD / GROUP) {
             vi dot[8];
+            vf scaled[8];
             POSITIONS dot[p] = vi_all(0);
-            UNROLLED for (int i = 0; i < 4; i++) {
-                if (N > 1) __builtin_prefetch(chunk + 64 * i + AHEAD);
-                vi pair = vi_load(chunk + 64 * i);
-                vi even = vi_bits(pair, 15), odd = vi_bits(vi_right(pair, 4), 15);
-                POSITIONS dot[p] = vi_dot(dot[p], even, four(a.q + p * k + 8 * i));
-                POSITIONS dot[p] = vi_dot(dot[p], odd, four(a.q + p * k + 8 * i + 4));
+            UNROLLED for (int g = first; g < first + FOLD / GROUP; g += 2) {
+                vi least = vi_pairs(w + 192 + g * ROWS, w + 192 + (g + 1) * ROWS);
+                POSITIONS dot[p] = vi_dot_pairs(dot[p], least, two(a.total + p * groups + g));
             }
-            vf scale = vf_mul(d, vf_u8(w + 64 + g * ROWS));
-            vf least = vf_mul(d_least, vf_u8(w + 192 + g * ROWS));
             POSITIONS {
-                vf step = vf_mul(scale, vf_all(a.scale[p * groups]));
-                sum[p] = vf_fma(vf_int(dot[p]), step, sum[p]);
-                sum[p] = vf_fnma(least, vf_all(a.sum[p * groups]), sum[p]);
+                vf step = vf_mul(d_least, vf_all(a.scale[p * groups + first]));
+                sum[p] = vf_fnma(vf_int(dot[p]), step, sum[p]);
+                scaled[p] = vf_zero();
             }
-            a.q += GROUP;
-            a.scale++;
-            a.sum++;
+            for (int g = first; g < first + FOLD / GROUP; g++, a.q += GROUP) {
+                const uint8_t *chunk = w + 320 + g * 256;
+                POSITIONS dot[p] = vi_all(0);
+                UNROLLED for (int i = 0; i < 4; i++) {
+                    if (N > 1) __builtin_prefetch(chunk + 64 * i + AHEAD);
+                    vi pair = vi_load(chunk + 64 * i);
+                    vi even = vi_bits(pair, 15), odd = vi_bits(vi_right(pair, 4), 15);
+                    POSITIONS dot[p] = vi_dot(dot[p], even, four(a.q + p * k + 8 * i));
+                    POSITIONS dot[p] = vi_dot(dot[p], odd, four(a.q + p * k + 8 * i + 4));
+                }
+                const vf scale = vf_u8(w + 64 + g * ROWS);
+                POSITIONS scaled[p] = vf_fma(vf_int(dot[p]), scale, scaled[p]);
+            }
+            POSITIONS {
+                vf step = vf_mul(d, vf_all(a.scale[p * groups + first]));
+                sum[p] = vf_fma(scaled[p], step, sum[p]);
+            }
         }
+        a.scale += 8;
+        a.total += 8;
     }
 }
 
@@ -110,26 +134,31 @@ INLINE void tile_q6(const uint8_t *w, int64_t k, activations a, vf *sum, const i
     const int64_t groups = k / GROUP;
     for (int64_t b = 0; b < k / SUPER; b++, w += Q6_BYTES) {
         const vf d = vf_half(w);
-        for (int h = 0; h < 16; h++) {
-            const uint8_t *low = w + 320 + h * 192, *high = low + 128;
-            __builtin_prefetch(low + AHEAD);
-            __builtin_prefetch(low + 64 + AHEAD);
-            __builtin_prefetch(high + AHEAD);
-            vi first = vi_load(low), second = vi_load(low + 64), top = vi_load(high);
-            vi weights[4] = {
-                vi_or(vi_bits(first, 15), vi_left(vi_bits(top, 0x03), 4)),
-                vi_or(vi_bits(vi_right(first, 4), 15), vi_left(vi_bits(top, 0x0c), 2)),
-                vi_or(vi_bits(second, 15), vi_bits(top, 0x30)),
-                vi_or(vi_bits(vi_right(second, 4), 15), vi_right(vi_bits(top, 0xc0), 2)),
-            };
-            vi dot[8];
-            POSITIONS dot[p] = vi_all(a.low[p * 2 * groups + h]);
-            UNROLLED for (int i = 0; i < 4; i++)
-                POSITIONS dot[p] = vi_dot(dot[p], weights[i], four(a.q + p * k + h * 16 + 4 * i));
-            vf scale = vf_mul(d, vf_s8(w + 64 + h * ROWS));
+        for (int first = 0; first < 16; first += FOLD / 16) {
+            vf scaled[8];
+            POSITIONS scaled[p] = vf_zero();
+            for (int h = first; h < first + FOLD / 16; h++) {
+                const uint8_t *low = w + 320 + h * 192, *high = low + 128;
+                __builtin_prefetch(low + AHEAD);
+                __builtin_prefetch(low + 64 + AHEAD);
+                __builtin_prefetch(high + AHEAD);
+                vi one = vi_load(low), other = vi_load(low + 64), top = vi_load(high);
+                vi weights[4] = {
+                    vi_or(vi_bits(one, 15), vi_left(vi_bits(top, 0x03), 4)),
+                    vi_or(vi_bits(vi_right(one, 4), 15), vi_left(vi_bits(top, 0x0c), 2)),
+                    vi_or(vi_bits(other, 15), vi_bits(top, 0x30)),
+                    vi_or(vi_bits(vi_right(other, 4), 15), vi_right(vi_bits(top, 0xc0), 2)),
+                };
+                vi dot[8];
+                POSITIONS dot[p] = vi_all(a.low[p * 2 * groups + h]);
+                UNROLLED for (int i = 0; i < 4; i++)
+                    POSITIONS dot[p] = vi_dot(dot[p], weights[i], four(a.q + p * k + h * 16 + 4 * i));
+                const vf scale = vf_s8(w + 64 + h * ROWS);
+                POSITIONS scaled[p] = vf_fma(vf_int(dot[p]), scale, scaled[p]);
+            }
             POSITIONS {
-                vf step = vf_mul(scale, vf_all(a.scale[p * groups + h / 2]));
-                sum[p] = vf_fma(vf_int(dot[p]), step, sum[p]);
+                vf step = vf_mul(d, vf_all(a.scale[p * groups + first / 2]));
+                sum[p] = vf_fma(scaled[p], step, sum[p]);
             }
         }
         a.q += SUPER;
@@ -208,7 +237,7 @@ static void one_tile(const part *p, int64_t t, const operand *x, int64_t row, in
 #define RUN(N)                                                                                     \
     {                                                                                              \
         activations a = {x->q + row * k, x->scale + row * (k / GROUP), x->sum + row * (k / GROUP), \
-                         x->low + row * (k / 16)};                                                 \
+                         x->total + row * (k / GROUP), x->low + row * (k / 16)};                   \
         tile((int)p->kind, w, k, a, y, stride, bias, rows, add, N);                                \
         row += N;                                                                                  \
         y += N * stride;                                                                           \

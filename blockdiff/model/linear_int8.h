@@ -8,7 +8,7 @@
 /* For the library's own sources: not to be mixed up with what another library calls the same. */
 #define OWN __attribute__((visibility("hidden")))
 
-enum { ROWS = 16, GROUP = 32, SUPER = 256 };
+enum { ROWS = 16, GROUP = 32, FOLD = 128, SUPER = 256 };
 
 /* Some rows of W in one format. */
 typedef struct {
@@ -23,20 +23,23 @@ typedef struct {
     int64_t n_parts;
 } matrix;
 
-/* Quantized activations of some positions, k inputs each; row r of an array is r widths behind. */
+/* Quantized activations of some positions, k inputs each; row r of an array is r widths behind.
+ * Where k is a multiple of 128, four groups in a row have one scale. */
 typedef struct {
     int64_t k;
-    int8_t *q;    /* k */
-    float *scale; /* k / 32: what one step of q means */
-    float *sum;   /* k / 32: the group's sum, scaled */
-    int32_t *low; /* k / 16: minus 32 times the sum of the half group's q */
+    int8_t *q;      /* k */
+    float *scale;   /* k / 32: what one step of q means */
+    float *sum;     /* k / 32: the group's sum, scaled */
+    int16_t *total; /* k / 32: the sum of the group's q */
+    int32_t *low;   /* k / 16: minus 32 times the sum of the half group's q */
 } operand;
 
 /* Bytes of memory for an operand of m rows, a multiple of 64, and the operand in it. */
 int64_t blockdiff_scratch(int64_t m, int64_t k);
 OWN operand operand_in(uint8_t *memory, int64_t m, int64_t k);
 
-/* Quantize n inputs of a row, from input `first` on; both are multiples of 32. */
+/* Quantize n inputs of a row, from input `first` on: whole groups, and
+ * whole folds where k is a multiple of those. */
 OWN void quantize(const operand *to, int64_t row, int64_t first, const float *x, int64_t n);
 
 OWN int64_t matrix_rows(const matrix *w);

@@ -86,9 +86,9 @@ def test_a_product_is_that_of_the_unpacked_weights(kind: Kind | None, positions:
         part = PACK[kind](k_quant(kind, rows, inputs), inputs)
     weight = QuantizedLinear([part]).rows(torch.arange(rows))
     x, bias = torch.randn(positions, inputs), torch.randn(rows)
-    x[:, 5] *= 50  # an outlier costs its own group precision, not the others
+    x[:, 5] *= 50  # an outlier costs the inputs beside it precision, not the others
     expected = torch.nn.functional.linear(x, weight, bias)
-    assert closeness(product([part], x, bias), expected) < 0.02
+    assert closeness(product([part], x, bias), expected) < 0.03
 
 
 def test_parts_stand_one_above_the_other_each_with_its_bias() -> None:
