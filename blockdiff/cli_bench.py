@@ -67,8 +67,9 @@ def peers_command(
     together: what clients write at once over what one alone writes in that time, and how many of
     the texts are the `same`.
 
-    forward_ms: of a forward by its positions, behind the least context. ceilings: what the machine
-    reads and multiplies at most. shares: which part of that our forwards reach.
+    forward_ms: of a forward by its positions, behind the least context; context_token_ms: for each
+    token of a context; llama_cpp_token_ms: of llama.cpp's forward of one. ceilings: what the
+    machine reads and multiplies at most. shares: which part of that our forwards reach.
 
     ratios: the medians of all this, flat; without another name, verify's over llama.cpp's.
     targets: our aims. load_before, load_after: of the machine; above `threads`, times say little.

@@ -35,14 +35,14 @@ def completions(report: dict[str, Any]) -> Table:
     """One row for each context, kind, and one who writes."""
     table = _table(
         f"{report['scope']['tokens']} tokens behind a context",
-        *("context", "", "who", "seconds", "over llama.cpp", "encoded", "tokens per forward"),
+        *("context", "", "who", "seconds", "over llama.cpp", "encoded", "a forward"),
     )
     for context, kinds in report["completions"].items():
         for kind, rows in kinds.items():
             for name, row in rows.items():
                 table.add_row(
                     context, kind, name, _spread(row["seconds"]), _spread(row["ratio"]),
-                    _spread(row["encoded"], 0), _spread(row["tokens_per_forward"]),
+                    f"{row['encoded']['median']:.0f}", f"{row['tokens_per_forward']['median']:.2f}",
                 )  # fmt: skip
             table.add_section()
     return table
@@ -93,7 +93,7 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         numeric = number and column not in ("", "who", "share of the ceiling")
-        table.add_column(column, justify="right" if numeric else "left")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     return table
 
 

@@ -181,12 +181,12 @@ class Infilling:
         """What the text is likely to follow, if anything."""
         if self._draft:
             return list(self._point.tokenizer.encode(to_lf(self._prompt.heal + self._draft)))
-        return self._replaced() if self._instructed else []
+        return self._replaced(behind=self._prompt.heal) if self._instructed else []
 
-    def _replaced(self) -> list[int]:
-        """Tokens of what stands in the hole."""
+    def _replaced(self, behind: str = "") -> list[int]:
+        """Tokens of what stands in the hole, as they are `behind` a text that is written anew."""
         hole, document = self._request.hole, self._request.document
-        return list(self._point.tokenizer.encode(document[hole.start : hole.end]))
+        return list(self._point.tokenizer.encode(behind + document[hole.start : hole.end]))
 
     def _check_syntax(self, text: str) -> SyntaxState:
         request = self._request

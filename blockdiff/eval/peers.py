@@ -69,7 +69,9 @@ def measure(
     usual = Mode.VERIFY if engine.drafts else Mode.AR
     ours = {mode.value: Ours(engine, mode) for mode in modes}
     together = modes[:2] if scope.clients else []
-    total = 2 + scope.places * (len(scope.contexts) + 1) + scope.rewrites + len(together)
+    everybody = len(ours) + len(rivals)
+    total = scope.places * (len(scope.contexts) * everybody + 1) + len(together) + 2
+    total += scope.rewrites * (1 + len(rivals))
     done = 0
 
     def advance() -> None:
@@ -122,10 +124,9 @@ def completions(
     runs: list[dict[str, dict[str, Run]]] = []
     widths: dict[int, list[float]] = {width: [] for width in ceilings.WIDTHS}
     for place in places(engine.tokenizer, scope.places, context, scope.seed):
-        runs.append(complete(engine, ours, rivals, place, scope.tokens))
+        runs.append(complete(engine, ours, rivals, place, scope.tokens, progress))
         for width, ms in ceilings.forward_ms(engine, place.prompt, _FORWARD_REPEATS).items():
             widths[width] += ms
-        progress()
     return runs, widths
 
 
@@ -135,6 +136,7 @@ def complete(
     rivals: Mapping[str, Writer],
     place: Place,
     tokens: int,
+    progress: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, Run]]:
     """Cold, and after five characters; by kind and by who writes, in turn.
 
@@ -145,11 +147,13 @@ def complete(
     for name, mine in ours.items():
         runs["cold"][name] = mine(place.prompt, tokens, cold=True)
         runs["warm"][name] = mine(place.behind, tokens, cold=False, heal=place.heal)
+        progress()
     typed_before = place.before(engine.tokenizer.special)
     for name, rival in rivals.items():
         runs["cold"][name] = rival(place.prompt, tokens, cold=True)
         rival(place.prompt, 1, cold=False)  # as good as free where the cold run is still cached
         runs["warm"][name] = rival(typed_before, tokens, cold=False)
+        progress()
     return runs
 
 
@@ -200,11 +204,12 @@ def rewritten(
         span, document = scene.request.span, scene.request.document
         right += document[: span.start] + end.text + document[span.end :] == scene.expected
         free.append(end)
+        progress()
         for name, rival in rivals.items():
             rival(scene.prompt.tokens, 1, cold=False)
             of_scene[name] = rival(scene.prompt.tokens, len(scene.answer), cold=False)
+            progress()
         runs.append(of_scene)
-        progress()
     return {
         "tokens": spread([len(scene.answer) for scene in scenes]),
         "forwards": {name: spread([run[name].forwards for run in runs]) for name in runs[0]},

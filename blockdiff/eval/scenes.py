@@ -125,8 +125,8 @@ class Renaming:
 
     Attributes:
         prompt: of `request`, as the model sees it.
-        original: tokens of the function as it is.
-        answer: tokens of what has to be written, the part that is healed included.
+        original, answer: tokens of the function as it is and as it should be, both behind what of
+            its line is healed.
         expected: the file as it should be.
     """
 
@@ -175,8 +175,8 @@ def _renaming(tokenizer: Tokenizer, task: Task, context: int, size: Size) -> Ren
     hole = Frame.of(task.document, Hole(task.start, task.end)).hole
     after = len(task.document) - hole.end
     new = task.expected[hole.start : len(task.expected) - after]
-    original = tokenizer.encode(task.document[hole.start : hole.end])
-    if not size.fits(original, tokenizer.encode(new)):
+    old = task.document[hole.start : hole.end]
+    if not size.fits(tokenizer.encode(old), tokenizer.encode(new)):
         return None
     request = RewriteRequest(
         task.document,
@@ -188,8 +188,8 @@ def _renaming(tokenizer: Tokenizer, task: Task, context: int, size: Size) -> Ren
     prompt = build_prompt(
         request.infill(hole), tokenizer, Layout.CHAT, instruction=task.instruction
     )
-    answer = tokenizer.encode(prompt.heal + new)
-    return Renaming(task.id, request, prompt, tuple(original), tuple(answer), task.expected)
+    original, answer = (tuple(tokenizer.encode(prompt.heal + text)) for text in (old, new))
+    return Renaming(task.id, request, prompt, original, answer, task.expected)
 
 
 def changed(one: Sequence[int], other: Sequence[int]) -> int:

@@ -75,8 +75,9 @@ def test_a_renaming_changes_few_tokens() -> None:
         answer = words.decode(scene.answer).removeprefix(scene.prompt.heal)
         start = document.index(document[span.start : span.end].strip(), span.start)
         assert document[:start] + answer + document[span.end :] == scene.expected
-        old, new = words.encode(words.decode(scene.original)), words.encode(answer)
-        assert 2 <= scenes.changed(old, new) <= 40
+        old = words.decode(scene.original).removeprefix(scene.prompt.heal)
+        assert old == document[span.start : span.end].strip()
+        assert 2 <= scenes.changed(words.encode(old), words.encode(answer)) <= 40
 
 
 def test_only_renamings_of_the_size_asked_for_are_taken() -> None:

@@ -18,6 +18,7 @@ from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.endpoint import Runtime
 from blockdiff.engine.engine import Engine
+from blockdiff.engine.infilling import Infilling
 from blockdiff.engine.loaded import Checkpoint
 from blockdiff.engine.rewriting import Renoise, most_tokens
 from blockdiff.errors import AnswerIsProse, Cancelled, InvalidRequest, ModelUnsupported
@@ -25,7 +26,7 @@ from blockdiff.infill.rewrite import Frame
 from blockdiff.infill.syntax import check_rewrite
 from blockdiff.model import forward as forwards
 from blockdiff.types import Finished, FinishReason, Hole, Refinement, RewriteRequest, SyntaxState
-from tests.unit import scripted_service
+from tests.unit import scripted_service, tiny
 from tests.unit.scripted_service import collect, run, served, until
 from tests.unit.tiny import sampler, toy_adapter, toy_base
 from tests.unit.tiny_checkpoint import checkpoint
@@ -58,6 +59,18 @@ def finish(wanted: RewriteRequest, by: Engine | None = None) -> Finished:
 def after(looks: int) -> Callable[[], bool]:
     counted = itertools.count()
     return lambda: next(counted) >= looks
+
+
+def test_an_answer_follows_the_original_from_what_is_healed_on() -> None:
+    document = "class Box:\n  def area(self):\n    return 1\n"
+    hole = Frame.of(document, Hole(document.index("  def"), len(document))).hole
+    wanted = replace(request(document, hole, context_tokens=64), instruction="use add")
+    roomy = replace(checkpoint().model.config, max_positions=4096)
+    roomy_engine = Engine(replace(checkpoint(), model=tiny.transformer(roomy)))
+    writer = Infilling(roomy_engine, wanted.infill(hole), lambda: False, wanted.instruction)
+    written = roomy_engine.tokenizer.decode(writer._original())
+    assert writer._prompt.heal == "  ", "the model may indent otherwise"
+    assert written == "  def area(self):\n    return 1"
 
 
 WAYS = pytest.mark.parametrize(
