@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockdiff import cli_eval_heldout, interrupt
+from blockdiff import cli_eval_heldout, cli_eval_tune, interrupt
 from blockdiff.catalog import DEFAULT_MODEL
 from blockdiff.cli_eval_parts import Bar, adapter_digest
 from blockdiff.config import DecodingConfig, Mode, Rule
@@ -178,3 +178,4 @@ def _filler(
 
 
 cli_eval_heldout.register(app)
+cli_eval_tune.register(app)

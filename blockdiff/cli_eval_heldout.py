@@ -90,7 +90,7 @@ def draft_command(
         raise InvalidRequest(f"{model} has no adapter to draft with", "name a model that has one")
     size = block_size or point.drafting.block_size
     files = heldout.choose(heldout.load(data), limit, seed)
-    settings = _settings("draft", data, seed, model, device, dtype, {"block_size": size})
+    settings = settings_of("draft", data, seed, model, device, dtype, {"block_size": size})
     rows = _through(
         files,
         lambda index: draft.draft(point, files[index], size, seed),
@@ -133,7 +133,7 @@ def revise_command(
         mode=Mode.DIFFUSION, rule=Rule.EDIT, edit_threshold=edit_threshold, block_size=block_size
     )
     decoding = resolved(decoding, engine.drafting)
-    settings = _settings("revise", data, seed, model, device, dtype, {"decoding": asdict(decoding)})
+    settings = settings_of("revise", data, seed, model, device, dtype, {"decoding": asdict(decoding)})
     rows = _through(
         files,
         lambda index: revise.revise(engine, files[index], decoding, seed),
@@ -171,7 +171,7 @@ def rewrite_command(
     engine = Engine.load(model, device=device, dtype=dtype)
     decoding = DecodingConfig(mode=mode)
     more = {"decoding": asdict(decoding), "context_tokens": context_tokens}
-    settings = _settings("rewrite", data, seed, model, device, dtype, more)
+    settings = settings_of("rewrite", data, seed, model, device, dtype, more)
     rows = _through(
         tasks,
         lambda index: rewrite.rewrite(engine, tasks[index], decoding, context_tokens),
@@ -213,7 +213,7 @@ def bits_command(
         for name in (dtype, against)
     )
     more = {"against": against, "length": length}
-    settings = _settings("bits", data, seed, model, device, dtype, more)
+    settings = settings_of("bits", data, seed, model, device, dtype, more)
     rows = _through(
         files,
         lambda i: bits.compare(one.model, other.model, one.tokenizer, files[i], length, seed),
@@ -244,7 +244,7 @@ def _through(
         return gone_through([file.id for file in files], work, results, bar.update)
 
 
-def _settings(
+def settings_of(
     what: str,
     data: Path,
     seed: int,

@@ -65,6 +65,8 @@ def evaluation(folder: Path) -> str:
     if "bits" in found:
         title = "## What a number format costs\n"
         parts += [title, _command("bits", found["bits"]), bits(found["bits"])]
+    for _, row in found.get("tune", []):
+        parts += ["## Which decoding is best\n", _tune_command(row), tunings(row)]
     return "\n".join(parts)
 
 
@@ -187,6 +189,45 @@ def _bits_line(name: str, row: dict[str, Any], interval: str = "") -> str:
     cells = f"{row['bits_per_token']:.4f}", f"{row['against_bits_per_token']:.4f}"
     more = f"{row['difference']:+.4f}{interval}", f"{row['same_choice']:.1%}"
     return _line(name, row["files"], row["tokens"], *cells, *more)
+
+
+def tunings(row: dict[str, Any]) -> str:
+    """Every configuration on the same held-out holes, the plot, and what is picked."""
+    lines = []
+    for line in sorted(row["configurations"], key=lambda c: (-c["exact"], c["forwards"])):
+        low, high = line["exact_ci95"]
+        front = [w for w, c in (("forwards", "forwards"), ("time", "cpu_ms")) if line[f"front_{c}"]]
+        lines.append(
+            _line(
+                f"`{line['configuration']}`",
+                ", ".join(front),
+                f"{line['exact']:.1%} ({low:.0%} to {high:.0%})",
+                f"{line['parses']:.1%}",
+                f"{line['tokens_per_forward']:.2f}",
+                f"{line['forwards']:.1f}",
+                f"{line['cpu_ms']:.0f}",
+            )
+        )
+    table = _table(
+        "configuration", "on the front of", "exact match", "filled file parses",
+        "tokens per forward", "forwards per hole", "processor ms per hole", lines=lines, left=2,
+    )  # fmt: skip
+    picks = [f"- `{mode}`: `{pick['pick']}`, {pick['why']}." for mode, pick in row["picks"].items()]
+    kinds = " and ".join(f"{count} of {kind}" for kind, count in row["kinds"].items() if count)
+    text = (
+        f"{row['holes']} holes ({kinds}). A diffusion configuration is its rule, its parameter\n"
+        "and the tokens of a block. The context is encoded before the clock starts; processor\n"
+        "time is of one thread. A mode picks its default unless another is clearly better.\n"
+    )
+    plot = "![exact match against forwards and time](../../docs/images/tune.svg)\n"
+    return "\n".join([text, table, plot, *picks]) + "\n"
+
+
+def _tune_command(row: dict[str, Any]) -> str:
+    kinds = "".join(f" --kind {kind}" for kind in row["kind"])
+    options = f"--limit {row['limit']} --seed {row['seed']}{kinds} --max-tokens {row['max_tokens']}"
+    more = f"--context-tokens {row['context_tokens']} --plot ../../docs/images/tune.svg --json"
+    return f"`blockdiff eval tune --data eval/held_out.jsonl.gz {options} {more}`\n"
 
 
 def _other(row: dict[str, Any], digest: str) -> str:
