@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from blockdiff.model.forward import Forward
@@ -44,6 +44,24 @@ class Snapshot:
         """Tokens before the first one that is not settled."""
         count = self.settled.index(False) if False in self.settled else len(self.settled)
         return self.tokens[:count]
+
+    def first(self, count: int) -> Snapshot:
+        """Its first tokens alone, as if nothing had come behind them yet."""
+        tokens, confidence = self.tokens[:count], self.confidence[:count]
+        return Snapshot(tokens, self.settled[:count], confidence, self.forwards, False)
+
+    def behind(self, start: Snapshot) -> Snapshot:
+        """This with the tokens of `start` before its own."""
+        return replace(
+            self,
+            tokens=start.tokens + self.tokens,
+            settled=start.settled + self.settled,
+            confidence=start.confidence + self.confidence,
+        )
+
+
+NOTHING = Snapshot((), (), (), 0, False)
+"""Before anything is written."""
 
 
 Steps: TypeAlias = Generator[Snapshot | Forward, Any, R]

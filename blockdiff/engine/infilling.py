@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from blockdiff.config import DecodingConfig, Layout, Mode, Rule
-from blockdiff.diffusion.canvas import Canvas
-from blockdiff.diffusion.sampler import Sampler, Snapshot, next_snapshot
+from blockdiff.diffusion.sampler import Sampler, next_snapshot
+from blockdiff.diffusion.sampler import Steps as DraftSteps
+from blockdiff.diffusion.snapshot import NOTHING, Snapshot
 from blockdiff.engine import native_diffusion, remasking, rewriting
 from blockdiff.engine.batch import Steps
 from blockdiff.engine.draft_text import refinement
+from blockdiff.engine.remasking import Draft, Writing
 from blockdiff.errors import AnswerIsProse
 from blockdiff.grammars import language_of
 from blockdiff.infill.layout import Prompt, build_prompt, framed
@@ -26,7 +27,7 @@ from blockdiff.infill.rewrite import (
     without_lines_below,
 )
 from blockdiff.infill.seams import Seams
-from blockdiff.infill.syntax import check, check_rewrite, error_spans
+from blockdiff.infill.syntax import Faults, check, check_rewrite, faults
 from blockdiff.infill.whitespace import to_lf
 from blockdiff.model.checkpoint import DraftingConfig
 from blockdiff.types import Finished, FinishReason, InfillRequest, Refinement, SyntaxState
@@ -56,6 +57,8 @@ class Infilling:
         self._point = engine._checkpoint
         request = native_diffusion.adapted(request, self._point.kind, bool(instruction))
         self._engine, self._request, self._cancelled = engine, request, cancelled
+        self._began = self._first_ms = 0.0
+        self._shown = 0
         first_line = request.document[:200].split("\n", 1)[0]
         self._language = language_of(request.path, request.language, first_line)
         hole = request.hole
@@ -80,11 +83,8 @@ class Infilling:
 
     def steps(self) -> Steps:
         engine, prompt = self._engine, self._prompt
-        began = time.monotonic()
-        first_ms = 0.0
+        self._began = time.monotonic()
         decoding = resolved(self._request.decoding, self._point.drafting, self._most_tokens())
-        snapshot = Snapshot((), (), (), 0, False)
-        stopped, number = False, 0
         with engine._context(prompt, decoding, self._cancelled) as sampler:
             cached = sampler.cache.length
             # Apart from the sampler's own steps, which take back what a cancelled request has
@@ -93,30 +93,14 @@ class Infilling:
             yield from sampler.encoding(prompt.tokens)
             if isinstance(sampler, Sampler):
                 sampler.original = self._original()
-            with closing(sampler.steps(prompt.tokens)) as drafts:
-                for number in itertools.count():
-                    draft = yield from next_snapshot(drafts)
-                    if draft is None:
-                        break
-                    snapshot = draft
-                    elapsed = 1e3 * (time.monotonic() - began)
-                    first_ms = first_ms or elapsed
-                    yield self._refinement(number, snapshot, elapsed)
-                    if prompt.after:
-                        continue  # such a hole ends where its text does
-                    stopped = self._seams.cut(self._text(snapshot.settled_prefix), final=False)[1]
-                    if stopped:
-                        break
-            ended = stopped or snapshot.ended
-            reason = FinishReason.EOM if ended else FinishReason.LENGTH
+            draft = yield from self._written(sampler.steps(prompt.tokens))
             if (decoding.mode, decoding.rule) == (Mode.DIFFUSION, Rule.SYNTAX):
                 assert isinstance(sampler, Sampler)  # others refuse the rule
-                masked = partial(self._remasked, reason)
-                again = remasking.rounds(sampler, prompt.tokens, snapshot, masked)
-                with closing(again):
-                    while (draft := (yield from next_snapshot(again))) is not None:
-                        snapshot, number = draft, number + 1
-                        yield self._refinement(number, snapshot, 1e3 * (time.monotonic() - began))
+                first, again = draft, self._attempts(sampler)
+                draft = yield from remasking.mended(first, self._faults, again)
+                if sampler.forwards > first.snapshot.forwards:
+                    yield self._refinement(replace(draft.snapshot, forwards=sampler.forwards))
+        snapshot, reason = draft.snapshot, draft.reason
         text = self._seams.finish(self._text(snapshot.settled_prefix), reason)
         if self._instructed:
             prefix, hole = self._request.prefix, self._request.hole
@@ -140,32 +124,94 @@ class Infilling:
             syntax=syntax,
             mode=decoding.mode.value,
             model=engine.name,
-            elapsed_ms=1e3 * (time.monotonic() - began),
-            first_ms=first_ms,
+            elapsed_ms=1e3 * (time.monotonic() - self._began),
+            first_ms=self._first_ms,
             context_tokens=len(prompt.tokens),
             cached_tokens=cached,
         )
 
-    def _remasked(self, reason: FinishReason, draft: Snapshot) -> Canvas | None:
-        """The draft with masks for what does not parse where it stands."""
-        text = self._seams.cut(self._text(draft.settled_prefix), True, reason)[0]
+    def _written(self, steps: DraftSteps[None], start: Snapshot = NOTHING) -> Writing[Draft]:
+        """Show drafts behind the tokens of `start` until the hole's text ends."""
+        snapshot, stopped = start, False
+        with closing(steps) as drafts:
+            while (draft := (yield from next_snapshot(drafts))) is not None:
+                snapshot = draft.behind(start)
+                yield self._refinement(snapshot)
+                if self._prompt.after:
+                    continue  # such a hole ends where its text does
+                stopped = self._seams.cut(self._text(snapshot.settled_prefix), final=False)[1]
+                if stopped:
+                    break
+        ended = stopped or snapshot.ended
+        return Draft(snapshot, FinishReason.EOM if ended else FinishReason.LENGTH)
+
+    # --- rule syntax ---------------------------------------------------------------------------
+
+    def _attempts(self, sampler: Sampler) -> Iterator[remasking.Attempt]:
+        """Ways to write what does not parse again, the second further from the draft."""
+        tried: set[int] = set()
+        for keep in (True, False):
+            yield partial(self._from_left, sampler, tried, keep)
+
+    def _from_left(
+        self, sampler: Sampler, tried: set[int], keep: bool, draft: Draft, faults: Faults
+    ) -> Writing[Draft | None]:
+        """From left to right, behind the lines without errors at the start if these are to `keep`.
+
+        None where that has been `tried` from the same token on.
+        """
+        prompt, text = self._prompt.tokens, self._prompt.heal + self._kept(draft)
+        offset = remasking.first_line(text, faults.spans) if keep else 0
+        count = remasking.before(draft.snapshot, self._point.tokenizer, offset)
+        room = sampler.config.max_tokens - count
+        if count in tried or room < 1:
+            return None
+        tried.add(count)
+        masks = self._point.drafting.draft_length
+        config = replace(sampler.config, mode=Mode.VERIFY, block_size=masks, max_tokens=room)
+        exact = replace(sampler, config=config)
+        if count:  # of the text's start there is nothing left to write
+            exact.constraint, exact.original = None, ()
+        start = draft.snapshot.first(count)
+        try:
+            return (yield from self._written(exact.steps([*prompt, *start.tokens]), start))
+        finally:
+            sampler.forwards = exact.forwards + (count > 0)  # one encodes what is kept
+            sampler.cache.truncate(min(sampler.cache.length, len(prompt) - 1))
+
+    def _faults(self, draft: Draft) -> Faults:
+        """What does not parse of a draft where it stands, by offsets of its text as generated."""
+        raw = self._text(draft.snapshot.settled_prefix)
+        found = self._faults_of(self._seams.finish(raw, draft.reason))
+        return replace(self._faults_of(self._kept(draft)), size=found.size)
+
+    def _faults_of(self, text: str) -> Faults:
         request, start = self._request, self._request.hole.start
         document = request.prefix + text + request.suffix
-        errors = error_spans(document, start, start + len(text), self._language)
-        skip = len(self._prompt.heal)
-        spans = [(first - start + skip, last - start + skip) for first, last in errors]
-        return remasking.remasked(draft, self._point.tokenizer, skip + len(text), spans)
+        found = faults(document, start, start + len(text), self._language)
+        skip = len(self._prompt.heal) - start
+        return Faults(found.size, tuple((a + skip, b + skip) for a, b in found.spans))
+
+    def _kept(self, draft: Draft) -> str:
+        """What is kept of a draft's text, as it was generated."""
+        text = self._text(draft.snapshot.settled_prefix)
+        return self._seams.cut(text, True, draft.reason)[0]
+
+    # --- text ----------------------------------------------------------------------------------
 
     def _text(self, tokens: Sequence[int]) -> str:
         """What tokens say behind the healed part of the prefix."""
         return self._point.tokenizer.decode(tokens)[len(self._prompt.heal) :]
 
-    def _refinement(self, number: int, snapshot: Snapshot, elapsed: float) -> Refinement:
+    def _refinement(self, snapshot: Snapshot) -> Refinement:
+        elapsed = 1e3 * (time.monotonic() - self._began)
+        self._first_ms = self._first_ms or elapsed
+        self._shown += 1
         return refinement(
             snapshot,
             self._point.tokenizer,
             request_id=self._request.request_id,
-            number=number,
+            number=self._shown - 1,
             elapsed_ms=elapsed,
             skip=len(self._prompt.heal),
         )

@@ -1,68 +1,62 @@
-"""The rule `syntax`: what does not parse of a draft is masked and denoised once more.
+"""The rule `syntax`: what does not parse of a draft is written again, from left to right.
 
-The tokens under tree-sitter's errors become masks, all others stay; the new tokens then see what
-stands behind them in their block, which those of the first draft did not.
+First from the first line on that lies under one of tree-sitter's errors, then all of it, as
+`verify` would. The result with the least that does not parse counts, the earlier of equals, so that
+none is worse than the first draft. Denoising the faulty lines in their place, between the tokens of
+the others, mended none: as many tokens as before have no room for what was missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
-from blockdiff.diffusion.canvas import Canvas
-from blockdiff.diffusion.sampler import Sampler, Snapshot, Steps, next_snapshot
+from blockdiff.diffusion.sampler import Snapshot
 from blockdiff.engine.draft_text import draft_text
 from blockdiff.infill.healing import Tokenizer
+from blockdiff.infill.syntax import Faults
+from blockdiff.types import FinishReason
 
-ROUNDS = 2
-"""Of masking and denoising a draft, at most."""
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A text as far as it was written, and why it ended there."""
+
+    snapshot: Snapshot
+    reason: FinishReason
 
 
-def remasked(
-    snapshot: Snapshot, tokenizer: Tokenizer, length: int, spans: Sequence[tuple[int, int]]
-) -> Canvas | None:
-    """The draft with the tokens masked that have a character in `spans`; None where none has.
+R = TypeVar("R")
+Writing: TypeAlias = Generator[Any, Any, R]
+"""Refinements and forwards on the way."""
+Attempt: TypeAlias = Callable[[Draft, Faults], Writing[Draft | None]]
+"""Writes a draft again; None where there is nothing to do in this way."""
 
-    Args:
-        length: characters of the draft's text that count; tokens behind them are left out.
-        spans: half-open ranges of that text.
+
+def mended(
+    draft: Draft, faults_of: Callable[[Draft], Faults], attempts: Iterable[Attempt]
+) -> Writing[Draft]:
+    """The best of a draft and of what attempts make of it; once one parses there are no more.
+
+    Each starts from the best one so far. Raises Cancelled.
     """
-    pieces = [tokenizer.token_bytes(token) for token in snapshot.settled_prefix]
-    ends = draft_text(pieces)[1]
-    starts = [0, *ends[:-1]]
-    count = sum(start < length for start in starts)
-    masked = tuple(
-        any(start < last and first < end for first, last in spans)
-        for start, end in zip(starts[:count], ends[:count], strict=True)
-    )
-    if not any(masked):
-        return None
-    return Canvas(snapshot.tokens[:count], masked, snapshot.confidence[:count])
-
-
-def rounds(
-    sampler: Sampler,
-    prompt: Sequence[int],
-    draft: Snapshot,
-    canvas_of: Callable[[Snapshot], Canvas | None],
-) -> Steps[None]:
-    """Mask and denoise until nothing is left to mask, or nothing changes, or `ROUNDS` are over.
-
-    The last snapshot is the first draft that has nothing to mask; where none has, the one given
-    comes back, so that what comes out is never worse. Nothing is yielded where that has nothing to
-    mask. Raises Cancelled.
-    """
-    found, canvas = draft, canvas_of(draft)
-    for _ in range(ROUNDS):
-        if canvas is None:
-            return
-        before = found.settled_prefix
-        with closing(sampler.steps(prompt, canvas)) as drafts:
-            while (denoised := (yield from next_snapshot(drafts))) is not None:
-                yield (found := denoised)
-        canvas = canvas_of(found)
-        if found.settled_prefix == before:
+    best, faults = draft, faults_of(draft)
+    for attempt in attempts:
+        if not faults.size:
             break
-    if canvas is not None:
-        yield replace(draft, forwards=sampler.forwards)
+        found = yield from attempt(best, faults)
+        if found is not None and (after := faults_of(found)).size < faults.size:
+            best, faults = found, after
+    return best
+
+
+def first_line(text: str, spans: Sequence[tuple[int, int]]) -> int:
+    """Where the first line starts that one of these ranges of a text lies in; 0 without any."""
+    return text.rfind("\n", 0, spans[0][0]) + 1 if spans else 0
+
+
+def before(snapshot: Snapshot, tokenizer: Tokenizer, offset: int) -> int:
+    """How many tokens lie wholly before an offset of the draft's text."""
+    pieces = [tokenizer.token_bytes(token) for token in snapshot.settled_prefix]
+    return sum(end <= offset for end in draft_text(pieces)[1])

@@ -14,7 +14,7 @@ syntax      whether a filled hole parses
 from blockdiff.infill.healing import HealingConstraint, Tokenizer
 from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.infill.seams import Seams
-from blockdiff.infill.syntax import check, error_spans
+from blockdiff.infill.syntax import check, faults
 
 __all__ = [
     "HealingConstraint",
@@ -23,5 +23,5 @@ __all__ = [
     "Tokenizer",
     "build_prompt",
     "check",
-    "error_spans",
+    "faults",
 ]

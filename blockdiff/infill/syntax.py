@@ -48,28 +48,40 @@ def check_rewrite(original: str, document: str, start: int, end: int, language: 
     return check(document, start, end, language)
 
 
-def error_spans(document: str, start: int, end: int, language: str) -> tuple[tuple[int, int], ...]:
-    """Ranges of `document` inside `start..end` that lie under the hole's own errors, in order.
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What does not parse of a filled hole.
 
-    Where something is missing, the character before the gap stands for it. Empty where `check`
-    says OK or SKIPPED, and where the errors that the hole causes all lie outside of it.
+    Attributes:
+        size: characters under the errors that the hole causes, anywhere, at least one for each; 0:
+            `check` says OK or SKIPPED.
+        spans: ranges of the document inside the hole that lie under them, in order. Where something
+            is missing, the character before the gap stands for it; for an error before the hole or
+            behind it, the hole's first or last character. Empty if there are none, or no text.
     """
+
+    size: int = 0
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+def faults(document: str, start: int, end: int, language: str) -> Faults:
+    """What does not parse of the text `document[start:end]`, freshly filled in."""
     try:
         blamed = _blamed(document, start, end, language)
     except (NoGrammar, OutOfTime):
-        return ()
+        return Faults()
     merged: list[tuple[int, int]] = []
     for error in sorted(blamed, key=lambda e: (e.start, e.end)):
-        first, last = max(error.start, start), min(error.end, end)
-        if error.start == error.end:
-            first, last = max(start, error.start - 1), min(error.end, end)
-        if first >= last:
+        first = max(error.start - (error.start == error.end), start)
+        first, last = min(first, end - 1), max(min(error.end, end), start + 1)
+        if start == end:
             continue
+        last = max(last, first + 1)
         if merged and first <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
         else:
             merged.append((first, last))
-    return tuple(merged)
+    return Faults(sum(max(e.end - e.start, 1) for e in blamed), tuple(merged))
 
 
 @dataclass(frozen=True, slots=True)

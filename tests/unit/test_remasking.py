@@ -1,18 +1,28 @@
-"""The rule `syntax`: what does not parse is masked, what does stays, and nothing gets worse."""
+"""The rule `syntax`: what does not parse is written again, and nothing gets worse."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import contextlib
+import itertools
 
 import pytest
 
 from blockdiff.config import DecodingConfig, Mode, Rule
-from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.sampler import Snapshot
 from blockdiff.engine import remasking
 from blockdiff.engine.engine import Engine
-from blockdiff.types import Event, Finished, Hole, InfillRequest, SyntaxState
+from blockdiff.engine.remasking import Draft
+from blockdiff.errors import Cancelled
+from blockdiff.infill.syntax import Faults, faults
+from blockdiff.types import (
+    Event,
+    Finished,
+    FinishReason,
+    Hole,
+    InfillRequest,
+    Refinement,
+    SyntaxState,
+)
 from tests.unit.tiny_checkpoint import checkpoint, tokenizer
 
 TOKENS = tokenizer()
@@ -23,88 +33,125 @@ def snapshot(text: str, forwards: int = 1) -> Snapshot:
     return Snapshot(tokens, (True,) * len(tokens), (0.5,) * len(tokens), forwards, True)
 
 
-@pytest.mark.parametrize(
-    ("spans", "hidden"),
-    [
-        ([(0, 1)], "a"),
-        ([(2, 3)], "def"),  # one token: all of it, however little of it is wrong
-        ([(0, 1), (6, 7)], "a+"),
-        ([(5, 5)], ""),
-        ([(8, 99)], ""),  # what is left out is not masked
-    ],
-)
-def test_the_tokens_under_errors_are_masked(spans: list[tuple[int, int]], hidden: str) -> None:
-    draft = snapshot("a def +b rest")
-    canvas = remasking.remasked(draft, TOKENS, 8, spans)
-    if not hidden:
-        assert canvas is None
-        return
-    assert canvas is not None and TOKENS.decode(canvas.tokens) == "a def +b"
-    masked = [t for t, gone in zip(canvas.tokens, canvas.masked, strict=True) if gone]
-    assert TOKENS.decode(masked) == hidden
-
-
-class Scripted:
-    """A sampler that finds one text after the other."""
-
-    def __init__(self, *texts: str) -> None:
-        self._texts, self.forwards, self.canvases = iter(texts), 0, list[Canvas]()
-
-    def steps(self, prompt: Sequence[int], canvas: Canvas) -> Iterator[Snapshot]:
-        self.canvases.append(canvas)
-        self.forwards += 1
-        yield snapshot(next(self._texts), self.forwards)
-
-
-def canvas_of(draft: Snapshot) -> Canvas | None:
+def faults_of(draft: Draft) -> Faults:
     """As if every `!` were an error."""
-    text = TOKENS.decode(draft.settled_prefix)
-    spans = [(i, i + 1) for i, character in enumerate(text) if character == "!"]
-    return remasking.remasked(draft, TOKENS, len(text), spans)
+    text = TOKENS.decode(draft.snapshot.settled_prefix)
+    spans = tuple((i, i + 1) for i, character in enumerate(text) if character == "!")
+    return Faults(len(spans), spans)
+
+
+def attempt(then: str | None, seen: list[str]) -> remasking.Attempt:
+    """Writes `then`, whatever it starts from."""
+
+    def write(draft: Draft, faults: Faults) -> remasking.Writing[Draft | None]:
+        seen.append(TOKENS.decode(draft.snapshot.tokens))
+        yield then
+        return None if then is None else Draft(snapshot(then), FinishReason.LENGTH)
+
+    return write
 
 
 @pytest.mark.parametrize(
-    ("first", "then", "last", "forwards"),
+    ("first", "then", "best", "starts"),
     [
-        ("ab", [], None, 0),
-        ("a!", ["ab"], "ab", 1),
-        ("a!", ["!b", "ab"], "ab", 2),
-        ("a!", ["a!"], "a!", 1),
-        ("!!", ["a!", "!b"], "!!", 2),
+        ("ab", ["!"], "ab", []),
+        ("a!", ["ab", "cd"], "ab", ["a!"]),
+        ("a!!", ["!b", "ab"], "ab", ["a!!", "!b"]),
+        ("a!", ["b!", "c!"], "a!", ["a!", "a!"]),
+        ("a!", ["!!", None, "ab"], "ab", ["a!", "a!", "a!"]),
+        ("a!!", ["!b", "!!c", "!!!"], "!b", ["a!!", "!b", "!b"]),
     ],
-    ids=["nothing to do", "mended", "mended at last", "no change", "the first comes back"],
+    ids=["parses", "mended", "in two steps", "no better", "at last", "a little better"],
 )
-def test_rounds_end_and_the_result_is_never_worse(
-    first: str, then: list[str], last: str | None, forwards: int
+def test_the_best_attempt_counts_and_none_follows_one_that_parses(
+    first: str, then: list[str | None], best: str, starts: list[str]
 ) -> None:
-    sampler: Any = Scripted(*then)
-    found = list(remasking.rounds(sampler, [0], snapshot(first), canvas_of))
-    assert sampler.forwards == forwards <= remasking.ROUNDS
-    assert ([TOKENS.decode(s.tokens) for s in found] or [None])[-1] == last
-    assert all(any(canvas.masked) for canvas in sampler.canvases)
+    seen: list[str] = []
+    draft = Draft(snapshot(first), FinishReason.EOM)
+    found = remasking.mended(draft, faults_of, [attempt(text, seen) for text in then])
+    try:
+        while True:
+            next(found)
+    except StopIteration as end:
+        assert TOKENS.decode(end.value.snapshot.tokens) == best
+        assert (end.value is draft) == (best == first)
+    assert seen == starts
+
+
+@pytest.mark.parametrize(
+    ("spans", "kept"),
+    [
+        ([(0, 1)], ""),
+        ([(5, 6)], "one\n"),
+        ([(4, 6), (8, 9)], "one\n"),
+        ([(3, 4)], ""),
+        ([(8, 13)], "one\ntwo\n"),
+        ([], ""),
+    ],
+)
+def test_lines_before_the_first_with_an_error_are_kept(
+    spans: list[tuple[int, int]], kept: str
+) -> None:
+    text = "one\ntwo\nthree"
+    assert text[: remasking.first_line(text, spans)] == kept
+
+
+def test_tokens_before_an_offset_end_before_it() -> None:
+    draft = snapshot("a def +b")
+    assert [remasking.before(draft, TOKENS, offset) for offset in (0, 1, 3, 4, 5, 6, 99)] == [
+        0, 1, 2, 2, 3, 4, 6,
+    ]  # fmt: skip
+
+
+def request(seed: int, decoding: DecodingConfig) -> InfillRequest:
+    document = f"def area{seed}(width):\n    return width + \n"
+    return InfillRequest(
+        document, Hole(len(document) - 1, len(document) - 1), path="area.py", decoding=decoding
+    )
 
 
 def filled(engine: Engine, rule: Rule, seed: int) -> tuple[list[Event], Finished]:
-    document = f"def area{seed}(width):\n    return width + \n"
-    hole = len(document) - 1
     decoding = DecodingConfig(mode=Mode.DIFFUSION, rule=rule, max_tokens=10, threshold=0.4)
-    request = InfillRequest(document, Hole(hole, hole), path="area.py", decoding=decoding)
-    *drafts, end = engine.infill(request)
+    *drafts, end = engine.infill(request(seed, decoding))
     assert isinstance(end, Finished)
     return drafts, end
 
 
+def size_of_faults(seed: int, text: str) -> int:
+    asked = request(seed, DecodingConfig())
+    document = asked.prefix + text + asked.suffix
+    return faults(document, asked.hole.start, asked.hole.start + len(text), "python").size
+
+
 def test_what_parses_is_as_by_threshold_and_what_does_not_is_tried_again() -> None:
     engine = Engine(checkpoint())
-    tried = 0
-    for seed in range(6):
+    tried = mended = 0
+    for seed in range(8):
         plain, before = filled(engine, Rule.THRESHOLD, seed)
         drafts, after = filled(engine, Rule.SYNTAX, seed)
-        assert drafts[: len(plain)] != [] and len(drafts) >= len(plain)
+        assert len(drafts) >= len(plain)
+        last = drafts[-1]
+        assert isinstance(last, Refinement) and all(span.settled for span in last.spans)
+        assert last.text.startswith(after.text), "what is shown last is what was written"
         if before.syntax is SyntaxState.OK:
             assert (after.text, after.forwards) == (before.text, before.forwards)
-        else:
-            assert after.syntax is SyntaxState.OK or after.text == before.text
+            continue
         tried += after.forwards > before.forwards
-        assert after.finish == before.finish
+        mended += after.syntax is SyntaxState.OK
+        sizes = [size_of_faults(seed, end.text) for end in (before, after)]
+        assert sizes[1] < sizes[0] or after.text == before.text
     assert tried, "random drafts do not parse"
+
+
+@pytest.mark.parametrize("forwards", [1, 4, 12, 20, 10_000])
+def test_whenever_it_is_cancelled_the_next_request_starts_clean(forwards: int) -> None:
+    """Left to right the kept lines are encoded behind the prompt: the cache must lose them."""
+    seed, engine, asked = forwards % 3, Engine(checkpoint()), itertools.count(1)
+    decoding = DecodingConfig(mode=Mode.DIFFUSION, rule=Rule.SYNTAX, max_tokens=10, threshold=0.4)
+    with contextlib.suppress(Cancelled):
+        list(engine.infill(request(seed, decoding), lambda: next(asked) > forwards))
+    plain = request(seed, DecodingConfig(mode=Mode.AR, max_tokens=8))
+    *_, after = engine.infill(plain)
+    *_, fresh = Engine(checkpoint()).infill(plain)
+    assert isinstance(after, Finished) and isinstance(fresh, Finished)
+    assert after.text == fresh.text

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from blockdiff import grammars
 from blockdiff.grammars import LANGUAGES, language_of
-from blockdiff.infill.syntax import check, error_spans
+from blockdiff.infill.syntax import check, faults
 from blockdiff.types import SyntaxState
 
 OK, BROKEN, SKIPPED = SyntaxState.OK, SyntaxState.BROKEN, SyntaxState.SKIPPED
 
 
 def spans(prefix: str, text: str, suffix: str, language: str) -> list[str]:
-    found = error_spans(prefix + text + suffix, len(prefix), len(prefix + text), language)
-    return [(prefix + text + suffix)[start:end] for start, end in found]
+    found = faults(prefix + text + suffix, len(prefix), len(prefix + text), language)
+    return [(prefix + text + suffix)[start:end] for start, end in found.spans]
 
 
 def state(prefix: str, text: str, suffix: str, language: str) -> SyntaxState:
@@ -131,9 +131,10 @@ def test_what_a_hole_is_blamed_for(
         ("😀 = 1; x = [", "1, 2", "\n", "c", ["1, 2"]),
         ("int f() {\n  return ", "1", "\n}\n", "c", ["1"]),  # the `;` is missing behind it
         ("a", "b", "c", "haskell", []),
+        ("x = 1\n", "y = (2", "\nz = 3\nw = 4 4\n", "python", ["2"]),  # and what follows
     ],
 )
-def test_error_spans(
+def test_spans_of_faults(
     prefix: str, text: str, suffix: str, language: str, expected: list[str]
 ) -> None:
     found = spans(prefix, text, suffix, language)
@@ -178,8 +179,8 @@ def test_spans_stay_inside_the_hole_and_agree_with_the_state(
 ) -> None:
     prefix, text, suffix = parts
     start, end = len(prefix), len(prefix + text)
-    found = error_spans(prefix + text + suffix, start, end, language)
-    assert all(start <= a < b <= end for a, b in found)
-    assert all(b < c for (_, b), (c, _) in zip(found, found[1:], strict=False))
-    if found:
-        assert state(prefix, text, suffix, language) is BROKEN
+    found = faults(prefix + text + suffix, start, end, language)
+    assert all(start <= a < b <= end for a, b in found.spans)
+    assert all(b < c for (_, b), (c, _) in zip(found.spans, found.spans[1:], strict=False))
+    assert bool(found.size) == (state(prefix, text, suffix, language) is BROKEN)
+    assert bool(found.spans) == (found.size > 0 and bool(text))
