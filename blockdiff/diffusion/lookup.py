@@ -6,10 +6,15 @@ Saxena 2023). Verified like any other draft, it cannot change what is written.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
+DRAFT_FLOOR = 0.2
+"""A draft ends before the probability of all of it falls below this."""
+_EXPECTED, _WEIGHT = 0.7, 4.0  # share of drafted tokens that come true, as if seen in so many
+_KEPT = 0.9  # of what was seen, with every draft
 _CANDIDATES = 64  # earlier places looked at, the latest first
 _LONGEST = 8  # tokens that two places are compared over
 _AHEAD = 4  # tokens that may have been left out where two texts part and meet again
@@ -28,21 +33,45 @@ class Source(Protocol):
         ...
 
 
+class Acceptance:
+    """How often a drafted token came true lately, given that those before it in its draft did."""
+
+    def __init__(self) -> None:
+        self._right, self._judged = _EXPECTED * _WEIGHT, _WEIGHT
+
+    @property
+    def length(self) -> int:
+        """Tokens of a draft that is still right as a whole with a chance of `DRAFT_FLOOR`."""
+        rate = min(self._right / self._judged, 0.99)
+        return max(1, int(math.log(DRAFT_FLOOR) / math.log(rate))) if rate > 0.0 else 1
+
+    def add(self, draft: Sequence[int], came: Sequence[int]) -> None:
+        """Judge a draft by the tokens that came in its place, as far as there are any."""
+        pairs = list(zip(draft, came, strict=False))
+        right = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+        self._right = _KEPT * self._right + right
+        self._judged = _KEPT * self._judged + right + (right < len(pairs))
+
+
 class Lookup:
     """The places of a growing text where each pair of tokens stood.
 
     Attributes:
-        most: tokens of a draft at most.
+        most: tokens of a draft at most; fewer while drafts are wrong soon.
     """
 
     def __init__(self, tokens: Sequence[int], most: int) -> None:
         self._tokens: list[int] = []
         self._after: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        self._acceptance, self._drafted = Acceptance(), tuple[int, ...]()
         self.most = most
         self.extend(tokens)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Append what was accepted."""
+        if self._drafted:
+            self._acceptance.add(self._drafted, tokens)
+            self._drafted = ()
         for token in tokens:
             if self._tokens:
                 # behind its pair there is a token to propose only once the next one has come
@@ -54,7 +83,8 @@ class Lookup:
 
         Returns:
             (tokens, number of tokens that match; 0 where nothing does). A draft is twice as long
-            as its match: the longer that is, the further it holds.
+            as its match, as the longer that is, the further it holds; and no longer than drafts
+            have held lately.
         """
         tokens, end = self._tokens, len(self._tokens)
         if end < 2 or not self.most:
@@ -75,7 +105,9 @@ class Lookup:
                 best, longest = place, length
             if length == _LONGEST:
                 break
-        return tuple(tokens[best : best + min(self.most, 2 * longest)]), longest
+        size = min(self.most, 2 * longest, self._acceptance.length)
+        self._drafted = tuple(tokens[best : best + size])
+        return self._drafted, longest
 
 
 class Original:

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from blockdiff.config import Mode
 from blockdiff.diffusion.choose import Proposal
-from blockdiff.diffusion.lookup import Lookup, Original, Source
+from blockdiff.diffusion.lookup import DRAFT_FLOOR, Lookup, Original, Source
 from blockdiff.diffusion.snapshot import Steps
 
 if TYPE_CHECKING:
     from blockdiff.diffusion.sampler import Sampler
 
-_DRAFT_FLOOR = 0.2  # a draft ends before its joint probability falls below this
 _SURE_MATCH = 3  # tokens; a shorter match in the text is used only where the adapter has no draft
 
 
@@ -26,7 +25,7 @@ class Speculation:
 
     Attributes:
         every_length: a forward drafts for every number of draft tokens that may be accepted, not
-            only for all of them: more drafts, for more rows.
+            only for all of them, and beside copies, too: more drafts, for more rows.
         lookup: most tokens of a draft from the text itself; 0: none.
         crowded: the same where others write in the same forwards, which then have no masks: the
             weights are read anyway, and a row must bring more to be worth its arithmetic. None:
@@ -63,14 +62,15 @@ class Verification:
         width = sampler.config.block_size if self._drafting else 0
         accepted: list[int] = []
         confidence: list[float] = []
-        draft = Proposal((), ())
+        draft, copied = Proposal((), ()), False
         if sampler.original and self._drafting:
-            draft = self._next_draft(None, sampler.config.max_tokens)
+            draft, copied = self._next_draft(None, sampler.config.max_tokens)
         while True:
             sampler.check()
-            whole = len(draft.tokens)
-            lengths = range(0 if sampler.speculation.every_length else whole, whole + 1)
-            masked = width and not self._crowded()
+            whole, every = len(draft.tokens), sampler.speculation.every_length
+            lengths = range(0 if every else whole, whole + 1)
+            # behind a copy that comes true as a whole there is most likely more to copy
+            masked = width and not self._crowded() and (every or not copied)
             logits, drafts = yield from sampler.verifying_forward(
                 last, draft.tokens, lengths if masked else (), width
             )
@@ -90,14 +90,16 @@ class Verification:
             sampler.cache.commit(index + 1)
             room = sampler.config.max_tokens - len(accepted)
             self._source.extend(accepted[before:])
-            draft = Proposal((), ()) if full else self._next_draft(drafts.get(index), room)
+            draft, copied = Proposal((), ()), False
+            if not full:
+                draft, copied = self._next_draft(drafts.get(index), room)
             yield sampler.snapshot(accepted, confidence, draft, ended)
             if full:
                 return
             last = accepted[-1]
 
-    def _next_draft(self, logits: Tensor | None, room: int) -> Proposal:
-        """The next draft, ends excluded, at most `room` - 1 tokens.
+    def _next_draft(self, logits: Tensor | None, room: int) -> tuple[Proposal, bool]:
+        """The next draft, ends excluded, at most `room` - 1 tokens, and whether it is a copy.
 
         What stood behind the same tokens before, where the match is long; otherwise the adapter's
         most likely tokens, cut where they become unlikely all together.
@@ -109,15 +111,17 @@ class Verification:
         end = next((i for i, token in enumerate(found) if self._never_drafted(token)), len(found))
         copied = Proposal(found[:end], (0.0,) * end)
         if logits is None or (copied.tokens and match >= _SURE_MATCH):
-            return copied
+            return copied, bool(copied.tokens)
         proposal = sampler.chooser.most_likely(logits)
         joint, count = 1.0, 0
         for token, probability in zip(proposal.tokens, proposal.confidence, strict=True):
             joint *= probability
-            if joint < _DRAFT_FLOOR or token in sampler.stop or count >= room - 1:
+            if joint < DRAFT_FLOOR or token in sampler.stop or count >= room - 1:
                 break
             count += 1
-        return Proposal(proposal.tokens[:count], proposal.confidence[:count]) if count else copied
+        if not count:
+            return copied, bool(copied.tokens)
+        return Proposal(proposal.tokens[:count], proposal.confidence[:count]), False
 
     def _crowded(self) -> bool:
         sampler = self._sampler

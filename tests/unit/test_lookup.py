@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockdiff.diffusion.lookup import Lookup, Original
+from blockdiff.diffusion.lookup import DRAFT_FLOOR, Acceptance, Lookup, Original
 
 
 def test_what_followed_before_is_proposed_again() -> None:
@@ -32,10 +32,42 @@ def test_one_token_over_and_over_is_proposed_on() -> None:
     assert Lookup([7, 7, 7], most=8).draft() == ((7,), 2)
 
 
+def test_drafts_get_shorter_where_they_are_wrong_and_longer_where_they_are_right() -> None:
+    """A text that repeats itself eight at a time, then one of which only the first two return."""
+    repeated = [*range(10, 18)] * 12
+    lookup = Lookup(repeated[:24], most=32)
+    right = []
+    for start in range(24, 96, 8):
+        right.append(len(lookup.draft()[0]))
+        lookup.extend(repeated[start : start + 8])
+    assert right == sorted(right) and right[-1] > right[0]
+    wrong = []
+    for fresh in range(100, 500, 10):
+        lookup.extend([10, 11])
+        draft, match = lookup.draft()
+        assert match >= 2
+        wrong.append(len(draft))
+        lookup.extend([fresh, fresh + 1])
+    assert wrong == sorted(wrong, reverse=True)
+    assert wrong[-1] == 1, "never none: a match is worth a try"
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=30))
+def test_a_length_is_what_recent_drafts_make_likely(seen: list[tuple[int, int]]) -> None:
+    """As many tokens as all come true with a fifth's chance, if each does so as lately."""
+    acceptance, right, judged = Acceptance(), 0.7 * 4, 4.0
+    for size, same in seen:
+        same = min(size, same)
+        acceptance.add([1] * size, [1] * same + [2] * (size - same))
+        right, judged = 0.9 * right + same, 0.9 * judged + same + (same < size)
+    rate, length = min(right / judged, 0.99), acceptance.length
+    assert length >= 1
+    assert rate ** (length + 1) < DRAFT_FLOOR + 1e-9
+    assert length == 1 or rate**length > DRAFT_FLOOR - 1e-9
+
+
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 12), st.integers(0, 40))
-def test_a_draft_did_stand_behind_such_a_match(
-    tokens: list[int], most: int, cut: int
-) -> None:
+def test_a_draft_did_stand_behind_such_a_match(tokens: list[int], most: int, cut: int) -> None:
     """Whether the text came at once or in pieces."""
     lookup = Lookup(tokens[:cut], most)
     lookup.extend(tokens[cut:])
