@@ -133,7 +133,9 @@ def revise_command(
         mode=Mode.DIFFUSION, rule=Rule.EDIT, edit_threshold=edit_threshold, block_size=block_size
     )
     decoding = resolved(decoding, engine.drafting)
-    settings = settings_of("revise", data, seed, model, device, dtype, {"decoding": asdict(decoding)})
+    settings = settings_of(
+        "revise", data, seed, model, device, dtype, {"decoding": asdict(decoding)}
+    )
     rows = _through(
         files,
         lambda index: revise.revise(engine, files[index], decoding, seed),
