@@ -2,8 +2,8 @@
 
 First from the first line on that lies under one of tree-sitter's errors, then all of it, as
 `verify` would. The result with the least that does not parse counts, the earlier of equals, so that
-none is worse than the first draft. Denoising the faulty lines in their place, between the tokens of
-the others, mended none: as many tokens as before have no room for what was missing.
+none is worse than the first draft. Denoising the faulty tokens in their place, between the others,
+mended nothing that this does not: as many tokens as before have no room for what was missing.
 """
 
 from __future__ import annotations

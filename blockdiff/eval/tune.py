@@ -78,7 +78,8 @@ def grid(drafting: DraftingConfig, only: Sequence[str] = ()) -> dict[str, Decodi
             found.append(replace(diffusion, threshold=threshold, block_size=size))
     for rule in (Rule.STABLE, Rule.ADAPTIVE):
         found += [replace(diffusion, rule=rule, threshold=t) for t in (0.7, 0.9)]
-    found += [replace(diffusion, rule=rule) for rule in (Rule.EDIT, Rule.SYNTAX)]
+    found += [replace(diffusion, rule=Rule.SYNTAX, threshold=t) for t in (0.5, 0.9)]
+    found.append(replace(diffusion, rule=Rule.EDIT))
     for nats in (0.1, 0.5):
         found.append(replace(diffusion, rule=Rule.ENTROPY_BOUND, entropy_bound=nats))
     for steps in (2, 4):
