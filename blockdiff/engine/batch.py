@@ -38,6 +38,10 @@ class _Member(Generic[K]):
     answer: Tensor | list[Tensor] | None = None
     error: Exception | None = None
 
+    @property
+    def begun(self) -> bool:
+        return not (self.waiting is None and self.answer is None and self.error is None)
+
 
 @dataclass
 class Batch(Generic[K]):
@@ -49,10 +53,12 @@ class Batch(Generic[K]):
 
     Attributes:
         tell: takes what a request brings as soon as it does, at last None, or what it raised.
+        room: whether another one may begin beside those that run; the first always may.
     """
 
     runner: Runner
     tell: Callable[[K, Told], None]
+    room: Callable[[], bool] = lambda: True
     _members: list[_Member[K]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -107,9 +113,11 @@ class Batch(Generic[K]):
         self._members.clear()
 
     def _is_kept_waiting(self, member: _Member[K]) -> bool:
-        """Whether it would begin to encode while another one does."""
-        begun = member.answer is not None or member.error is not None
-        return not begun and any(_encodes(other) for other in self._members if other is not member)
+        """Whether it would begin to encode while another one does, or without room."""
+        if member.begun:
+            return False
+        running = [other for other in self._members if other.begun]
+        return any(map(_encodes, running)) or (bool(running) and not self.room())
 
     def _advance(self, member: _Member[K]) -> None:
         """Take one request to its next forward, or to its end."""
@@ -133,14 +141,19 @@ def _encodes(member: _Member[Any]) -> bool:
     return any(one.wanted is None for one in waiting_of(member.waiting))
 
 
-def together(members: Sequence[Steps], seen: Callable[[int, Event], Event | None]) -> Steps:
+def together(
+    members: Sequence[Steps],
+    seen: Callable[[int, Event], Event | None],
+    room: Callable[[], bool] = lambda: True,
+) -> Steps:
     """Requests that are one: the forwards that all of them wait for come as a tuple.
 
     `seen` makes of an event, and the index of the request that brings it, one of the whole; None:
-    there is nothing to say. Raises what the first of them raises that fails, and ends the others.
+    there is nothing to say. `room` is that of a `Batch`. Raises what the first of them raises that
+    fails, and ends the others.
     """
     told: list[tuple[int, Told]] = []
-    batch: Batch[int] = Batch(_nothing_runs_here, lambda key, what: told.append((key, what)))
+    batch: Batch[int] = Batch(_nothing_runs_here, lambda key, what: told.append((key, what)), room)
     for number, steps in enumerate(members):
         batch.add(number, steps)
     try:

@@ -115,6 +115,10 @@ class Engine:
         """How many requests may share its forwards."""
         return _TOGETHER
 
+    def has_room(self) -> bool:
+        """Whether one more context may be worked on: each takes memory of its own."""
+        return self._open < self.together
+
     @property
     def tokenizer(self) -> Tokenizer:
         return self._checkpoint.tokenizer

@@ -80,7 +80,7 @@ class Several:
             )
             for hole in order
         ]
-        yield from together([writer.steps() for writer in writers], told)
+        yield from together([writer.steps() for writer in writers], told, self._engine.has_room)
 
     def _laid_out(self, texts: Sequence[str] = ()) -> list[Prompt]:
         point = self._engine._checkpoint

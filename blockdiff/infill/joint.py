@@ -31,7 +31,7 @@ from blockdiff.infill.windows import (
 from blockdiff.types import Hole, InfillRequest
 
 # Shares of `context_tokens`, as a numerator of 16.
-_SUFFIX = 4  # behind each hole; a hole by itself has a third or more
+_SUFFIX = 4  # behind each hole, encoded for each; a hole by itself has a third or more
 _BETWEEN = 9  # at most, between the first hole of a window and the last
 _BEGUN = 2  # at most, between the start of a hole's line and the hole
 

@@ -318,6 +318,25 @@ def test_beside_other_requests_they_are_told_the_same(starts: list[int]) -> None
             assert isinstance(end, Finished) and texts([end]) == texts([single])
 
 
+def test_many_requests_with_many_holes_hold_no_more_contexts_than_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("blockdiff.engine.engine._TOGETHER", 4)
+    engine, most = Engine(checkpoint()), 0
+    told: dict[int, list[Event | Exception | None]] = {n: [] for n in range(3)}
+    batch: Batch[int] = engine.batch(lambda key, what: told[key].append(what))  # type: ignore[arg-type]
+    for number in told:
+        batch.add(number, engine.steps(request(), never))
+    while len(batch):
+        batch.step()
+        most = max(most, engine._open)
+    assert 4 <= most <= 6  # each request has one, whatever the others hold
+    for events in told.values():
+        *_, end, over = events
+        assert over is None and isinstance(end, Filled)
+        assert texts(end.holes) == texts(alone(request()))
+
+
 def test_closing_the_stream_gives_every_copy_of_the_context_back() -> None:
     engine = Engine(checkpoint())
     events = engine.infill(request())
