@@ -229,11 +229,20 @@ static int64_t attend_floats(const model *c, int64_t rows, int64_t keys) {
     return queries * (2 * c->head_dim + up_to(keys, LANES)) + LANES * c->head_dim;
 }
 
+/* How many keys lie up to the last one that any of some rows sees. */
+static int64_t keys_seen(const uint8_t *mask, int64_t rows, int64_t keys) {
+    for (int64_t last = keys; last > 0; last--)
+        for (int64_t r = 0; r < rows; r++)
+            if (mask[r * keys + last - 1]) return last;
+    return 0;
+}
+
 /* Some rows of a sequence, which begins at row `start` of x; the heads that share keys. */
 static void attend(const team *t, const sequence *s, int64_t index, int64_t start, int64_t first,
                    int64_t rows, int64_t shared, uint8_t *own) {
     const model *c = t->f->model;
-    const int64_t size = c->head_dim, group = c->heads / c->kv_heads, keys = s->past + s->rows;
+    const int64_t size = c->head_dim, group = c->heads / c->kv_heads, all = s->past + s->rows;
+    const int64_t keys = keys_seen(s->mask + first * all, rows, all);
     const int64_t stride = up_to(keys, LANES), count = rows * group, plane = s->capacity * size;
     const float *key = s->cache + (2 * index * c->kv_heads + shared) * plane;
     const float *value = key + c->kv_heads * plane;
@@ -254,7 +263,7 @@ static void attend(const team *t, const sequence *s, int64_t index, int64_t star
     }
     const float scale = (float)(1.0 / sqrt((double)size));
     for (int64_t q = 0; q < count; q++) {
-        const uint8_t *seen = s->mask + (first + q / group) * keys;
+        const uint8_t *seen = s->mask + (first + q / group) * all;
         float *p = share + q * stride;
         for (int64_t j = 0; j < keys; j++) p[j] = seen[j] ? p[j] * scale : -1e30f;
         for (int64_t j = keys; j < stride; j++) p[j] = -1e30f;
