@@ -7,10 +7,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_LEAST_WIDTH = 110  # columns: rather wrapped by the terminal than cut
+
 
 def show(report: dict[str, Any]) -> None:
     """Print what `eval.peers.measure` returned as tables, on standard output."""
     console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, _LEAST_WIDTH)
     tables = (completions, rewrite, machine, targets)
     for table in tables:
         console.print(table(report))
