@@ -99,19 +99,30 @@ DEFAULT = "diffusion/threshold/0.9/4"
 
 
 def picked(*others: list[Tuned]) -> str:
-    every = [row for part in (rows(DEFAULT, "x.x.x.x." * 4), *others) for row in part]
+    every = [row for part in (rows(DEFAULT, "x.x.x.x." * 8), *others) for row in part]
     return str(tune.summarise(every, DRAFTING)["picks"]["diffusion"]["pick"])
 
 
 def test_a_default_gives_way_only_to_what_is_clearly_better() -> None:
     other = "diffusion/stable/0.9/4"
     assert picked() == DEFAULT
-    assert picked(rows(other, "xxx.x.x." + "x.x.x.x." * 3, forwards=9)) == DEFAULT
-    assert picked(rows(other, "x.x.x.x." * 4, forwards=9, cpu_ms=90.0)) == other
-    assert picked(rows(other, "x.x.x.x." * 4, forwards=9, cpu_ms=120.0)) == DEFAULT, "not faster"
-    assert picked(rows(other, "..x.x.x." + "x.x.x.x." * 3, forwards=5, cpu_ms=50.0)) == DEFAULT
-    assert picked(rows(other, "xxxxxxxx" * 4, forwards=20, cpu_ms=200.0)) == other
-    assert picked(rows("verify/1", "xxxxxxxx" * 4)) == DEFAULT, "of another mode"
+    assert picked(rows(other, "xxx.x.x." + "x.x.x.x." * 7, forwards=9)) == DEFAULT
+    assert picked(rows(other, "x.x.x.x." * 8, forwards=9, cpu_ms=90.0)) == other
+    assert picked(rows(other, "x.x.x.x." * 8, forwards=9, cpu_ms=120.0)) == DEFAULT, "not faster"
+    assert picked(rows(other, "..x.x.x." + "x.x.x.x." * 7, forwards=5, cpu_ms=50.0)) == DEFAULT
+    assert picked(rows(other, "xxxxxxxx" * 8, forwards=20, cpu_ms=200.0)) == other
+    assert picked(rows("verify/1", "xxxxxxxx" * 8)) == DEFAULT, "of another mode"
+    few = rows(other, "x.x.x.x." * 7, forwards=5, cpu_ms=50.0)
+    assert picked(few) == DEFAULT, "too few holes to tell"
+    broken = rows(other, "x.x.x.x." * 8, forwards=5, cpu_ms=50.0)
+    broken[0] = replace(broken[0], syntax="broken")
+    assert picked(broken) == DEFAULT, "fast, but fewer parse"
+
+
+def test_so_few_losses_are_as_likely_as_the_binomial_says() -> None:
+    assert tune.at_most(0, 58, 0.05) > 0.05 > tune.at_most(0, 59, 0.05)
+    assert tune.at_most(5, 5, 0.3) == pytest.approx(1.0)
+    assert tune.at_most(1, 3, 0.5) == pytest.approx(4 / 8)
 
 
 def test_a_sign_test_is_that_of_a_fair_coin() -> None:
