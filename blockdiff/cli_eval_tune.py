@@ -51,10 +51,10 @@ def tune_command(
     """Fill holes of held-out files by a grid of configurations: what is best, and what it costs.
 
     The configurations of all modes, rules, thresholds and block sizes take turns at each hole. The
-    table marks those on the Pareto front of exact match against forwards (f) and against processor
-    time (t), and names the pick of each mode: its default, unless another is clearly better on the
-    same holes. With --out a run that was interrupted goes on; --only adds to the same file. The
-    last line on standard output is one JSON object.
+    table marks those on the Pareto front of exact match against forwards (F) and against processor
+    time (T), or on that of their mode (f, t), and names the pick of each mode: its default, unless
+    another is clearly better on the same holes. With --out a run that was interrupted goes on;
+    --only adds to the same file. The last line on standard output is one JSON object.
     """
     with interrupt.held():
         from blockdiff.engine.engine import Engine
@@ -85,16 +85,20 @@ def tune_command(
         tune_plot.draw(figures, plot)
     if not as_json:
         typer.echo(_table(figures))
-    typer.echo(json.dumps({**settings, "limit": limit, **figures}))
+    typer.echo(json.dumps({**settings, "limit": limit, "only": only or [], **figures}))
+
+
+def _sign(letter: str, front: str) -> str:
+    return "-" if not front else letter.upper() if front == "all" else letter
 
 
 def _table(figures: dict[str, Any]) -> str:
     """One line for each configuration, best first, and the picks."""
     lines = [f"{'configuration':34} front  exact   parses  tokens/fwd  forwards  cpu ms"]
     for line in sorted(figures["configurations"], key=lambda c: (-c["exact"], c["forwards"])):
-        front = ("f" if line["front_forwards"] else "-") + ("t" if line["front_cpu_ms"] else "-")
+        front = _sign("f", line["front_forwards"]) + _sign("t", line["front_cpu_ms"])
         lines.append(
-            f"{line['configuration']:34} {front:5} {line['exact']:6.1%}  {line['parses']:6.1%}"
+            f"{line['configuration']:34} {front:5} {line['exact']:6.1%}  {line['parse_rate']:6.1%}"
             f"  {line['tokens_per_forward']:10.2f}  {line['forwards']:8.1f}  {line['cpu_ms']:6.0f}"
         )
     for mode, pick in figures["picks"].items():

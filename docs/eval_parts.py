@@ -196,13 +196,14 @@ def tunings(row: dict[str, Any]) -> str:
     lines = []
     for line in sorted(row["configurations"], key=lambda c: (-c["exact"], c["forwards"])):
         low, high = line["exact_ci95"]
-        front = [w for w, c in (("forwards", "forwards"), ("time", "cpu_ms")) if line[f"front_{c}"]]
+        costs = {"forwards": line["front_forwards"], "time": line["front_cpu_ms"]}
+        front = [f"{cost} ({of})" for cost, of in costs.items() if of]
         lines.append(
             _line(
                 f"`{line['configuration']}`",
                 ", ".join(front),
                 f"{line['exact']:.1%} ({low:.0%} to {high:.0%})",
-                f"{line['parses']:.1%}",
+                f"{line['parse_rate']:.1%}",
                 f"{line['tokens_per_forward']:.2f}",
                 f"{line['forwards']:.1f}",
                 f"{line['cpu_ms']:.0f}",
@@ -225,6 +226,7 @@ def tunings(row: dict[str, Any]) -> str:
 
 def _tune_command(row: dict[str, Any]) -> str:
     kinds = "".join(f" --kind {kind}" for kind in row["kind"])
+    kinds += "".join(f" --only '{pattern}'" for pattern in row["only"])
     options = f"--limit {row['limit']} --seed {row['seed']}{kinds} --max-tokens {row['max_tokens']}"
     more = f"--context-tokens {row['context_tokens']} --plot ../../docs/images/tune.svg --json"
     return f"`blockdiff eval tune --data eval/held_out.jsonl.gz {options} {more}`\n"

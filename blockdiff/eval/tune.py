@@ -152,7 +152,11 @@ def tune(
 
 
 def summarise(rows: Sequence[Tuned], drafting: DraftingConfig) -> dict[str, Any]:
-    """Figures of each configuration, what is on the Pareto fronts, and the pick of each mode."""
+    """Figures of each configuration and the pick of each mode.
+
+    `front_forwards` and `front_cpu_ms` say whether a configuration is on the Pareto front of exact
+    match against that cost: of `all`, or else of those of its mode.
+    """
     by_name: dict[str, list[Tuned]] = {}
     for row in rows:
         by_name.setdefault(row.configuration, []).append(row)
@@ -160,7 +164,9 @@ def summarise(rows: Sequence[Tuned], drafting: DraftingConfig) -> dict[str, Any]
     for cost in ("forwards", "cpu_ms"):
         front = pareto(figures, cost)
         for line in figures:
-            line[f"front_{cost}"] = line["configuration"] in front
+            own = pareto([other for other in figures if _mode(other) == _mode(line)], cost)
+            name = line["configuration"]
+            line[f"front_{cost}"] = "all" if name in front else _mode(line) if name in own else ""
     return {
         "holes": len({row.hole for row in rows}),
         "kinds": {k: len({r.hole for r in rows if r.kind == k}) for k in ("line", "lines")},
@@ -184,6 +190,10 @@ def pareto(figures: Iterable[dict[str, Any]], cost: str) -> set[str]:
     }
 
 
+def _mode(line: dict[str, Any]) -> str:
+    return str(line["configuration"]).split("/")[0]
+
+
 def _figures(rows: Sequence[Tuned]) -> dict[str, Any]:
     count, judged = len(rows), [row for row in rows if row.syntax != SyntaxState.SKIPPED.value]
     low, high = resampled([row.file for row in rows], [float(row.exact) for row in rows])
@@ -192,7 +202,7 @@ def _figures(rows: Sequence[Tuned]) -> dict[str, Any]:
     return {
         "exact": round(sum(row.exact for row in rows) / count, 4),
         "exact_ci95": [round(low, 4), round(high, 4)],
-        "parses": round(parses / max(len(judged), 1), 4),
+        "parse_rate": round(parses / max(len(judged), 1), 4),
         "tokens_per_forward": round(sum(row.tokens for row in rows) / max(forwards, 1), 3),
         "forwards": round(forwards / count, 2),
         "ms": round(sum(row.ms for row in rows) / count, 1),
@@ -214,7 +224,7 @@ def _pick(
         if why:
             better[name] = why
     if not better:
-        why = "the only one" if not rivals else "no other is clearly better, hole by hole"
+        why = "the only one measured" if not rivals else "no other is clearly better, hole by hole"
         return {"default": default, "pick": default, "why": why}
 
     def rank(name: str) -> tuple[float, float]:

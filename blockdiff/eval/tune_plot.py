@@ -1,4 +1,4 @@
-"""The plot of a tuning: exact match against cost, the Pareto front drawn through."""
+"""The plot of a tuning: exact match against cost, with Pareto fronts: of all, of `diffusion`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def draw(figures: dict[str, Any], target: Path) -> None:
             axes.set(xlabel=label, ylabel="exact match, %")
             axes.patch.set_alpha(0.0)
             axes.grid(alpha=0.25, color=_GREY)
-        panels[1].legend(frameon=False, fontsize=8)
+        panels[1].legend(frameon=False, fontsize=8, loc="lower left")
         try:
             figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})
         except OSError as error:
@@ -62,10 +62,12 @@ def _panel(axes: Any, lines: Sequence[dict[str, Any]], cost: str) -> None:
         seen.add(family)
         x, y = line[cost], 100 * line["exact"]
         axes.plot(x, y, "o", color=_COLOURS.get(family, _GREY), label=label, markersize=6)
-        if line[f"front_{cost}"]:
+        if line[f"front_{cost}"] and parts[0] == "diffusion":
             name = line["configuration"].removeprefix("diffusion/")
             axes.annotate(name, (x, y), xytext=(4, 5), textcoords="offset points", fontsize=7)
-    front = sorted((n[cost], 100 * n["exact"]) for n in lines if n[f"front_{cost}"])
-    axes.plot(*zip(*front, strict=True), "-", color=_GREY, linewidth=1, zorder=0)
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    for which, style in (("all", "-"), ("diffusion", ":")):
+        on = [n for n in lines if n[f"front_{cost}"] == which or which in n["configuration"]]
+        front = sorted((n[cost], 100 * n["exact"]) for n in on if n[f"front_{cost}"])
+        axes.plot(*zip(*front, strict=True), style, color=_GREY, linewidth=1, zorder=0)
+    axes.set_xlim(0, 1.15 * max(line[cost] for line in lines))
+    axes.set_ylim(0, max(115 * max(line["exact"] for line in lines), 1.0))

@@ -146,7 +146,7 @@ def test_what_has_no_grammar_counts_for_no_parse_rate() -> None:
     judged = [*rows("ar", "xx"), *rows("ar", "x", syntax="broken")]
     skipped = [replace(row, hole=f"s{row.hole}") for row in rows("ar", "x" * 9, syntax="skipped")]
     (line,) = tune.summarise([*judged, *skipped], DRAFTING)["configurations"]
-    assert line["parses"] == pytest.approx(2 / 3, abs=1e-4)
+    assert line["parse_rate"] == pytest.approx(2 / 3, abs=1e-4)
     assert line["tokens_per_forward"] == 2.0
 
 
