@@ -71,9 +71,12 @@ def holes_command(
             "model": engine.name, "device": engine.device, "dtype": engine.dtype,
             "threads": threads, "mode": mode.value, "context": context, "tokens": tokens,
         }  # fmt: skip
-        report |= bench.compare(
-            engine, wanted, kept=kept, revise=revise, done=lambda: bar.advance(task)
-        )
+
+        def done(line: str) -> None:
+            bar.console.print(line, highlight=False, markup=False)
+            bar.advance(task)
+
+        report |= bench.compare(engine, wanted, kept=kept, revise=revise, done=done)
     if not as_json:
         for name, row in report["ways"].items():
             typer.echo(

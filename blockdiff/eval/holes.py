@@ -153,12 +153,12 @@ def compare(
     *,
     kept: bool = False,
     revise: bool = False,
-    done: Callable[[], None] = lambda: None,
+    done: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Ways to fill the holes of all tasks: `together`, `single`, and, as asked for, `kept` (one
     request after the other, on what the earlier ones encoded) and `revised`.
 
-    `ratio` is of the seconds of a task to those of `single`.
+    `ratio` is of the seconds of a task to those of `single`. `done` takes a line on each task.
     """
     ways: dict[str, Callable[[InfillRequest], Attempt]] = {
         "single": lambda request: singly(engine, request),
@@ -174,7 +174,11 @@ def compare(
         order = list(ways) if number % 2 else list(reversed(ways))
         for name in order:
             found[name].append(ways[name](task.request))
-        done()
+        parts = [
+            f"{name} {tried[-1].seconds:.2f} s, {sum(_right(task, tried[-1]))} right"
+            for name, tried in found.items()
+        ]
+        done(f"{task.id}: {'; '.join(parts)}")
     return {
         "files": len(wanted),
         "holes": sum(len(task.truth) for task in wanted),
