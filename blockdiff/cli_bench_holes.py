@@ -82,6 +82,7 @@ def holes_command(
             typer.echo(
                 f"{name:<9} {row['seconds']:8.2f} s  ratio {row['ratio']['median']:.2f}"
                 f" ({row['ratio']['low']:.2f} to {row['ratio']['high']:.2f})"
+                f"  processor {row['processor_ratio']['median']:.2f}"
                 f"  exact {row['exact']} of {report['holes']}"
                 f" (+{row['better']} −{row['worse']})  parses {row['parses']}"
                 f"  {row['encoded']} tokens encoded, {row['passes']} passes"

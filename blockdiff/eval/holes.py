@@ -95,6 +95,7 @@ class Attempt:
     """What came of all holes of a task.
 
     Attributes:
+        processor: seconds of all threads; of less use on a GPU, of more on a busy machine.
         encoded: context tokens that forwards encoded.
         passes: of the model over its weights to write, the encoding of context not counted.
     """
@@ -102,6 +103,7 @@ class Attempt:
     texts: tuple[str, ...]
     parses: int
     seconds: float
+    processor: float
     encoded: int
     passes: int
 
@@ -127,7 +129,7 @@ def _attempt(
 ) -> Attempt:
     encoded = passes = 0
     ends: list[Finished] = []
-    seconds = 0.0
+    seconds = processor = 0.0
 
     def runner(waiting: Sequence[Forward]) -> list[Tensor]:
         nonlocal encoded, passes
@@ -137,14 +139,15 @@ def _attempt(
 
     for request in wanted:
         between()
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         *_, end = drive(engine.steps(request, never), runner)
         seconds += time.perf_counter() - began
+        processor += time.process_time() - spent
         assert isinstance(end, (Finished, Filled))
         ends += end.holes if isinstance(end, Filled) else (end,)
     texts = tuple(end.text for end in ends)
     parses = sum(end.syntax is not SyntaxState.BROKEN for end in ends)
-    return Attempt(texts, parses, seconds, encoded, passes)
+    return Attempt(texts, parses, seconds, processor, encoded, passes)
 
 
 def compare(
@@ -158,7 +161,8 @@ def compare(
     """Ways to fill the holes of all tasks: `together`, `single`, and, as asked for, `kept` (one
     request after the other, on what the earlier ones encoded) and `revised`.
 
-    `ratio` is of the seconds of a task to those of `single`. `done` takes a line on each task.
+    `ratio` is of the seconds of a task to those of `single`, `processor_ratio` the same of
+    processor time. `done` takes a line on each task.
     """
     ways: dict[str, Callable[[InfillRequest], Attempt]] = {
         "single": lambda request: singly(engine, request),
@@ -175,8 +179,8 @@ def compare(
         for name in order:
             found[name].append(ways[name](task.request))
         parts = [
-            f"{name} {tried[-1].seconds:.2f} s, {sum(_right(task, tried[-1]))} right"
-            for name, tried in found.items()
+            f"{name} {one.seconds:.2f} s ({one.processor:.2f}), {sum(_right(task, one))} right"
+            for name, (*_, one) in found.items()
         ]
         done(f"{task.id}: {'; '.join(parts)}")
     return {
@@ -189,9 +193,7 @@ def compare(
 def _row(
     wanted: Sequence[Task], attempts: Sequence[Attempt], single: Sequence[Attempt]
 ) -> dict[str, Any]:
-    ratios = sorted(
-        one.seconds / other.seconds for one, other in zip(attempts, single, strict=True)
-    )
+    both = list(zip(attempts, single, strict=True))
     right = [_right(task, one) for task, one in zip(wanted, attempts, strict=True)]
     alone = [_right(task, one) for task, one in zip(wanted, single, strict=True)]
     pairs = [pair for rows in zip(right, alone, strict=True) for pair in zip(*rows, strict=True)]
@@ -203,11 +205,17 @@ def _row(
         "encoded": sum(one.encoded for one in attempts),
         "passes": sum(one.passes for one in attempts),
         "seconds": round(sum(one.seconds for one in attempts), 2),
-        "ratio": {
-            "median": round(statistics.median(ratios), 3),
-            "low": round(ratios[0], 3),
-            "high": round(ratios[-1], 3),
-        },
+        "ratio": _spread([one.seconds / other.seconds for one, other in both]),
+        "processor_ratio": _spread([one.processor / other.processor for one, other in both]),
+    }
+
+
+def _spread(ratios: Sequence[float]) -> dict[str, float]:
+    """Their median and range."""
+    return {
+        "median": round(statistics.median(ratios), 3),
+        "low": round(min(ratios), 3),
+        "high": round(max(ratios), 3),
     }
 
 
