@@ -95,7 +95,7 @@ async def story():
     async with client_of(Runtime(Path({folder!r}))) as client:
         events = await collect(client, request(name=str(os.getpid())))
         assert events[-1].text == str(os.getpid()) + " done"
-        os.write(1, b"%d\n" % (await client.health()).pid)  # whole lines of all twenty
+        os.write(1, b"%d\\n" % (await client.health()).pid)  # whole lines of all twenty
 
 children = []
 for _ in range(20):
