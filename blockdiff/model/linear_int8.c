@@ -7,7 +7,7 @@
  * What a row of y holds does not depend on how many rows are computed together: integer sums are
  * exact, float operations come in one order.
  *
- * Formats of a tile over a stretch of inputs (see quantize.py, which packs them):
+ * Formats of a tile over a stretch of inputs (see packing.py, which packs them):
  *   Q4  256 inputs, GGUF's Q4_K: w = d * scale[g] * q - dmin * min[g], g counts groups of 32
  *       f16 d[16], f16 dmin[16], u8 scale[8][16], u8 min[8][16], u4 q[8][4][128]     2,368 bytes
  *   Q6  256 inputs, GGUF's Q6_K: w = d * scale[g] * (q - 32), g counts groups of 16
