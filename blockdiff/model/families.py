@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields
+from reprlib import repr  # a value may be a list of millions
 from typing import Any
 
 import torch
@@ -28,13 +29,18 @@ GGUF_FAMILIES: dict[str, tuple[bool, bool]] = {
 _MOST = 1 << 17  # of every width and count without a limit of its own; the largest known is 53,248
 _MOST_LAYERS = 1024
 _MOST_POSITIONS = 1 << 27
+_MOST_BASE, _MOST_EPS = 1e12, 1.0  # of RoPE and of a norm
 
 
 class _Keys:
-    """Values of a `config.json`, checked one by one; every error names the file and the key."""
+    """Values of a configuration, checked one by one; every error names the file and the key.
 
-    def __init__(self, config: Mapping[str, Any], source: str) -> None:
-        self.config, self.where = config, f"{source}: config.json"
+    Attributes:
+        where: the file, as errors name it.
+    """
+
+    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+        self.config, self.where = config, where
 
     def size(self, key: str, default: int | None = None, most: int = _MOST) -> int:
         """A count from 1 to `most`. Null is as good as absent."""
@@ -43,32 +49,34 @@ class _Keys:
         if value is None:
             raise ModelCorrupt(f"{self.where} lacks the key {key!r}")
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise ModelCorrupt(f"{self.where}: {key} is {value!r}, not 1..{most}")
+            raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, not 1..{most}")
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite number above 0."""
+    def number(self, key: str, default: float | None = None, most: float = math.inf) -> float:
+        """A finite number above 0, at most `most`."""
         value = self.config.get(key)
         value = default if value is None else value
         if value is None:
             raise ModelCorrupt(f"{self.where} lacks the key {key!r}")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ModelCorrupt(f"{self.where}: {key} is {value!r}, not a number")
+            raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, not a number")
         if not 0 < value < math.inf:
-            raise ModelCorrupt(f"{self.where}: {key} is {value!r}, not above 0")
+            raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, not above 0")
+        if value > most:
+            raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, more than {most}")
         return float(value)
 
     def flag(self, key: str, default: bool = False) -> bool:
         value = self.config.get(key)
         value = default if value is None else value
         if not isinstance(value, bool):
-            raise ModelCorrupt(f"{self.where}: {key} is {value!r}, not true or false")
+            raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, not true or false")
         return value
 
     def expect(self, key: str, *known: Any) -> None:
         """Refuse a value that changes the computation into one we do not have; absent is fine."""
         if key in self.config and self.config[key] not in known:
-            raise ModelUnsupported(f"{self.where}: {key} {self.config[key]!r} is not supported")
+            raise ModelUnsupported(f"{self.where}: {key} {repr(self.config[key])} is not supported")
 
 
 def config_from_prepared(values: object, source: str) -> TransformerConfig:
@@ -78,7 +86,7 @@ def config_from_prepared(values: object, source: str) -> TransformerConfig:
     """
     if not isinstance(values, Mapping):
         raise ModelCorrupt(f"{source}: config.json lacks the key 'transformer'")
-    keys = _Keys(values, source)
+    keys = _Keys(values, f"{source}: config.json")
     most = {"n_layers": _MOST_LAYERS, "vocab_size": MOST_TOKENS, "max_positions": _MOST_POSITIONS}
     known = {field.name: str(field.type) for field in fields(TransformerConfig)}
     if unknown := values.keys() - known.keys():
@@ -108,7 +116,7 @@ def config_from_hf(config: Mapping[str, Any], source: str) -> TransformerConfig:
     stack does not have, ModelCorrupt for a key that is missing or holds an impossible value.
     """
     body = published(config, source).body
-    keys = _Keys(config, source)
+    keys = _Keys(config, f"{source}: config.json")
     if config.get("quantization_config") is not None:
         raise ModelUnsupported(
             f"{keys.where}: quantization_config is not supported", "take the unquantized files"
@@ -147,8 +155,8 @@ def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
         n_kv_heads=keys.size("num_key_value_heads", heads),
         head_dim=head_dim,
         ffn_size=keys.size("intermediate_size", experts.size if experts else None),
-        rope_base=rope.number("rope_theta", 10_000.0),
-        norm_eps=keys.number("norm_epsilon" if starcoder else "rms_norm_eps"),
+        rope_base=rope.number("rope_theta", 10_000.0, _MOST_BASE),
+        norm_eps=keys.number("norm_epsilon" if starcoder else "rms_norm_eps", None, _MOST_EPS),
         qkv_bias=qkv_bias,
         qk_norm=body in (Body.QWEN3, Body.QWEN3_MOE) or llada2 and keys.flag("use_qk_norm", True),
         # CoDA's own class never ties, though its configuration would.
@@ -171,9 +179,7 @@ def _rope(keys: _Keys) -> _Keys:
     own = keys.config.get("rope_parameters") or keys.config.get("rope_scaling") or {}
     if not isinstance(own, Mapping):
         raise ModelCorrupt(f"{keys.where}: rope_parameters is no object")
-    merged = _Keys({**keys.config, **own}, "")
-    merged.where = keys.where
-    return merged
+    return _Keys({**keys.config, **own}, keys.where)
 
 
 def _scaling(rope: _Keys) -> RopeScaling | None:
@@ -252,8 +258,8 @@ def _llada(keys: _Keys) -> TransformerConfig:
         n_kv_heads=keys.size("n_kv_heads", heads),
         head_dim=max(width // heads, 1),
         ffn_size=keys.size("mlp_hidden_size", keys.size("mlp_ratio", 4) * width),
-        rope_base=keys.number("rope_theta", 10_000.0),
-        norm_eps=keys.number("rms_norm_eps", 1e-5),
+        rope_base=keys.number("rope_theta", 10_000.0, _MOST_BASE),
+        norm_eps=keys.number("rms_norm_eps", 1e-5, _MOST_EPS),
         qkv_bias=keys.flag("include_qkv_bias"),
         tied_embeddings=keys.flag("weight_tying", True),
         max_positions=keys.size("max_sequence_length", 1024, _MOST_POSITIONS),
@@ -261,43 +267,64 @@ def _llada(keys: _Keys) -> TransformerConfig:
 
 
 def config_from_gguf(fields: Mapping[str, Any], source: str) -> TransformerConfig:
-    """Shape from the metadata of a GGUF file; `vocab_size` is the number of its tokens.
+    """Shape from the metadata of a GGUF file; `vocab_size` is the rows of its embedding.
 
     Raises ModelUnsupported and ModelCorrupt as `config_from_hf` does.
     """
-    family = fields.get("general.architecture", "")
+    keys = _Keys(fields, f"{source}: metadata")
+    family = fields.get("general.architecture")
+    if not isinstance(family, str):
+        raise ModelCorrupt(f"{keys.where}: general.architecture is {family!r}, not a name")
     if family not in GGUF_FAMILIES:
         raise ModelUnsupported(
             f"{source}: architecture {family!r} is not supported",
             f"supported: {', '.join(sorted(GGUF_FAMILIES))}",
         )
     qkv_bias, qk_norm = GGUF_FAMILIES[family]
+    layers = keys.size(f"{family}.block_count", most=_MOST_LAYERS)
 
-    def get(key: str, default: Any = None) -> Any:
-        value = fields.get(f"{family}.{key}", default)
-        if value is None:
-            raise ModelCorrupt(f"{source}: metadata lacks {family}.{key}")
-        return value
+    def size(name: str, default: int | None = None, most: int = _MOST) -> int:
+        """A count, which may be given for each layer where it is the same for all."""
+        key = f"{family}.{name}"
+        each = fields.get(key)
+        if not isinstance(each, list):
+            return keys.size(key, default, most)
+        if len(each) != layers or any(value != each[0] for value in each):
+            raise ModelUnsupported(f"{keys.where}: {key} is not the same for all layers")
+        return _Keys({key: each[0]}, keys.where).size(key, most=most)
 
-    kind = get("rope.scaling.type", "none")
-    if kind != "none":
-        raise ModelUnsupported(f"{source}: rotary scaling {kind!r} is not supported")
-    heads, width = get("attention.head_count"), get("embedding_length")
-    return TransformerConfig(
-        vocab_size=fields["vocab_size"],
-        hidden_size=width,
-        n_layers=get("block_count"),
-        n_heads=heads,
-        n_kv_heads=get("attention.head_count_kv", heads),
-        head_dim=get("attention.key_length", width // heads),
-        ffn_size=get("feed_forward_length"),
-        rope_base=get("rope.freq_base", 10_000.0),
-        norm_eps=get("attention.layer_norm_rms_epsilon"),
-        qkv_bias=qkv_bias,
-        qk_norm=qk_norm,
-        tied_embeddings=fields["tied_embeddings"],
-        max_positions=get("context_length"),
-    )
+    keys.expect(f"{family}.rope.scaling.type", "none")
+    keys.expect(f"{family}.rope.scale_linear", 1.0)
+    heads, width = size("attention.head_count"), size("embedding_length")
+    head_dim = size("attention.key_length", max(width // heads, 1))
+    if f"{family}.attention.key_length" not in fields and width % heads:
+        raise ModelCorrupt(
+            f"{keys.where}: {family}.embedding_length is {width}, which"
+            f" {family}.attention.head_count {heads} does not divide"
+        )
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if size(name, head_dim) != head_dim:
+            raise ModelUnsupported(f"{keys.where}: {family}.{name} is not {head_dim}, as of heads")
+    try:
+        return TransformerConfig(
+            vocab_size=keys.size("vocab_size", most=MOST_TOKENS),
+            hidden_size=width,
+            n_layers=layers,
+            n_heads=heads,
+            n_kv_heads=size("attention.head_count_kv", heads),
+            head_dim=head_dim,
+            ffn_size=size("feed_forward_length"),
+            rope_base=keys.number(f"{family}.rope.freq_base", 10_000.0, _MOST_BASE),
+            norm_eps=keys.number(f"{family}.attention.layer_norm_rms_epsilon", None, _MOST_EPS),
+            qkv_bias=qkv_bias,
+            qk_norm=qk_norm,
+            tied_embeddings=fields["tied_embeddings"],
+            max_positions=size("context_length", most=_MOST_POSITIONS),
+        )
+    except InvalidRequest as error:
+        raise ModelCorrupt(
+            f"{keys.where}: {family}.attention.head_count: {error.message}"
+        ) from error
 
 
 def unpermute(weight: Tensor, heads: int) -> Tensor:

@@ -66,6 +66,14 @@ def packed_format(gguf_type: str) -> Format:
     return {"Q4_K": Format.Q4_K, "Q6_K": Format.Q6_K}.get(gguf_type, Format.Q7)
 
 
+def has_finite_scales(form: Format, raw: Bytes) -> bool:
+    """Whether no number of a GGUF tensor, (rows, bytes), is NaN or infinite: all else of a block of
+    a K-quant is integers."""
+    size, first, last = {Format.Q4_K: (144, 0, 4), Format.Q6_K: (210, 208, 210)}[form]
+    scales = np.ascontiguousarray(raw.reshape(-1, size)[:, first:last]).view(np.float16)
+    return bool(np.isfinite(scales).all())
+
+
 def pack_q4_k(raw: Bytes, inputs: int) -> Packed:
     """From the rows of a GGUF tensor, (rows, bytes): blocks of 144 bytes for 256 inputs."""
     rows = len(raw)

@@ -12,7 +12,7 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +22,32 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from blockdiff.config import TransformerConfig
-from blockdiff.errors import (
-    DiskFull,
-    ModelCorrupt,
-    ModelNotFound,
-    ModelUnsupported,
-    OutputFileError,
-)
+from blockdiff.errors import DiskFull, ModelCorrupt, ModelUnsupported, OutputFileError
 from blockdiff.model.checkpoint import FORMAT, Progress, parameter_shapes
 from blockdiff.model.families import config_from_gguf, unpermute
+from blockdiff.model.gguf_file import Gguf, GgufTensor, open_gguf
 from blockdiff.model.kinds import read_json
 from blockdiff.model.packing import (
     ROWS,
     Format,
     Packed,
     check_width,
+    has_finite_scales,
     pack,
     pack_q4_k,
     pack_q6_k,
     packed_format,
 )
-from blockdiff.model.shards import check_shape, joined, refuse_unread
-from blockdiff.model.tensor_names import GGUF, sources
+from blockdiff.model.shards import check_shape, is_finite, joined, refuse_unread
+from blockdiff.model.tensor_names import GGUF, Sources, sources
+from blockdiff.model.tied import same_matrix
 
 _ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
 _SHARD_BYTES = 500_000_000
-_ROWS = 8192  # rows of a quantized matrix that are unpacked at a time
+_PREPARATION = 2  # raise it when files that are there already have to be prepared anew
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
+_TOKENS = "tokenizer.ggml.tokens"
+
 
 def prepare_gguf(
     path: Path,
@@ -61,29 +61,20 @@ def prepare_gguf(
     In bfloat16 about half a minute for 1.5 B parameters; with `int8` some seconds: matrices keep
     the file's own numbers, in another order, and all else is float32.
 
+    All of the header is checked before anything is written, every weight while it is unpacked.
+
     Raises ModelCorrupt for a damaged file, ModelUnsupported for one with tensors we do not know,
     DiskFull when the result does not fit, OutputFileError where nothing can be written.
     """
-    reader = _open_gguf(path)
-    tensors = {t.name: t for t in reader.tensors}
-    fields = {key: _field(field) for key, field in reader.fields.items()}
-    if "token_embd.weight" not in tensors:
-        raise ModelCorrupt(f"{path}: tensor token_embd.weight is missing")
-    fields["vocab_size"] = int(tensors["token_embd.weight"].shape[1])
-    # The default model's file stores the tied matrix twice: as the embedding and, in more bits,
-    # as the head. The finer copy serves as both.
-    fields["tied_embeddings"] = _is_tied(fields, tensors)
-    config = config_from_gguf(fields, str(path))
-    names = sources(config, GGUF)
-    if config.tied_embeddings and "output.weight" in tensors:
-        names["embedding.weight"] = ("output.weight",)
-    refuse_unread(tensors, names, str(path))
-    _check_all(config, names, tensors, str(path))
+    file = open_gguf(path)
+    path = file.path
+    config, names = gguf_sources(file)
     matrices = packed_names(config) if int8 else frozenset[str]()
+    tensors = file.tensors
     needed = sum(
         _packed_bytes(tensors[name])
         if ours in matrices
-        else math.prod(_shape(tensors[name])) * (4 if int8 else 2)
+        else math.prod(tensors[name].shape) * (4 if int8 else 2)
         for ours, theirs in names.items()
         for name in theirs
     )
@@ -97,8 +88,8 @@ def prepare_gguf(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         record: dict[str, Any] = {"blockdiff_format": FORMAT, "transformer": asdict(config)}
-        record["packed"] = {}
-        unpacked = _unpack_all(config, names, tensors, str(path), matrices, record["packed"])
+        record |= {"preparation": _PREPARATION, "packed": {}}
+        unpacked = _unpack_all(config, names, tensors, matrices, record["packed"])
         if int8:
             unpacked = ((n, t if t.dtype == torch.uint8 else t.float()) for n, t in unpacked)
         write_shards(unpacked, scratch, needed, progress)
@@ -107,6 +98,38 @@ def prepare_gguf(
         (scratch / "config.json").write_text(json.dumps(record, indent=2), "utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
+
+
+def gguf_sources(file: Gguf) -> tuple[TransformerConfig, Sources]:
+    """Shape of a GGUF file's model, and what each of our tensors is made of; all are there.
+
+    Raises ModelCorrupt and ModelUnsupported as `prepare_gguf`.
+    """
+    source, tensors = str(file.path), file.tensors
+    if (embedding := tensors.get(_EMBEDDING)) is None:
+        raise ModelCorrupt(f"{source}: tensor {_EMBEDDING} is missing")
+    rows = embedding.shape[0]
+    listed = file.metadata.get(_TOKENS, [])
+    if not isinstance(listed, list) or len(listed) > rows:
+        raise ModelCorrupt(
+            f"{embedding.where} has {rows} rows, but {_TOKENS} lists"
+            f" {len(listed) if isinstance(listed, list) else repr(listed)} tokens"
+        )
+    known = {**file.metadata, "vocab_size": rows, "tied_embeddings": _HEAD not in tensors}
+    config = config_from_gguf(known, source)
+    if config.n_layers > len(tensors):  # not even their names are worth making
+        raise ModelCorrupt(
+            f"{source}: metadata: block_count is {config.n_layers}, but {len(tensors)} tensors"
+            " are there"
+        )
+    _check_all(config, sources(config, GGUF), tensors, source)
+    # The default model's file stores the tied matrix twice: as the embedding and, in more bits,
+    # as the head. The finer copy serves as both. Qwen2 and Qwen3 below 3 B are published tied.
+    twice = not config.tied_embeddings and known["general.architecture"] in ("qwen2", "qwen3")
+    if twice and same_matrix(embedding, tensors[_HEAD]):
+        config = replace(config, tied_embeddings=True)
+        return config, sources(config, GGUF) | {"embedding.weight": (_HEAD,)}
+    return config, sources(config, GGUF)
 
 
 def packed_names(config: TransformerConfig) -> frozenset[str]:
@@ -122,7 +145,8 @@ def is_prepared(folder: Path) -> bool:
     except ModelCorrupt:
         return False
     files = record.get("files")
-    if record.get("blockdiff_format") != FORMAT or not isinstance(files, dict) or not files:
+    known = (record.get("blockdiff_format"), record.get("preparation")) == (FORMAT, _PREPARATION)
+    if not known or not isinstance(files, dict) or not files:
         return False
     return all(
         (folder / name).is_file() and (folder / name).stat().st_size == size
@@ -147,65 +171,26 @@ def writing(scratch: Path) -> Iterator[None]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _shape(tensor: Any) -> tuple[int, ...]:
-    """Of a GGUF tensor, which counts its dimensions from the last."""
-    return tuple(int(extent) for extent in reversed(tensor.shape))
-
-
-def _open_gguf(path: Path) -> Any:
-    from gguf import GGUFReader
-
-    if not path.is_file():
-        raise ModelNotFound(f"{path} does not exist", "run: blockdiff models pull")
-    try:
-        return GGUFReader(path)
-    except (ValueError, KeyError, IndexError, OSError) as error:
-        raise ModelCorrupt(f"{path} is no readable GGUF file: {error}") from error
-
-
-def _field(field: Any) -> Any:
-    # tokens and merges are hundreds of thousands of strings; the shape needs scalars only
-    return field.contents() if len(field.data) == 1 else None
-
-
-def _is_tied(fields: dict[str, Any], tensors: dict[str, Any]) -> bool:
-    if "output.weight" not in tensors:
-        return True
-    # Qwen2 and Qwen3 below 3 B are published tied; some files carry the head all the same.
-    return fields.get("general.architecture") in ("qwen2", "qwen3") and _same_matrix(
-        tensors["token_embd.weight"], tensors["output.weight"]
-    )
-
-
-def _same_matrix(first: Any, second: Any, rows: int = 64) -> bool:
-    """Whether two differently quantized tensors are roundings of one matrix."""
-    from gguf.quants import dequantize
-
-    a = torch.from_numpy(dequantize(first.data[:rows], first.tensor_type)).flatten()
-    b = torch.from_numpy(dequantize(second.data[:rows], second.tensor_type)).flatten()
-    return bool(torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.98)
-
-
 def _check_all(
     config: TransformerConfig,
     names: Mapping[str, tuple[str, ...]],
-    tensors: Mapping[str, Any],
+    tensors: Mapping[str, GgufTensor],
     source: str,
 ) -> None:
-    """Whether all tensors are there, each in its shape."""
+    """Whether all tensors are there, each in its shape, and no other."""
+    refuse_unread(tensors, names, source)
     shapes = parameter_shapes(config)
     for ours, theirs in names.items():
         for name in theirs:
             if name not in tensors:
                 raise ModelCorrupt(f"{source}: tensor {name} is missing")
-        check_shape([_shape(tensors[name]) for name in theirs], shapes[ours], theirs, source)
+        check_shape([tensors[name].shape for name in theirs], shapes[ours], theirs, source)
 
 
 def _unpack_all(
     config: TransformerConfig,
     names: Mapping[str, tuple[str, ...]],
-    tensors: Mapping[str, Any],
-    source: str,
+    tensors: Mapping[str, GgufTensor],
     matrices: Iterable[str],
     record: dict[str, list[dict[str, Any]]],
 ) -> Iterator[tuple[str, Tensor]]:
@@ -217,12 +202,11 @@ def _unpack_all(
         formats: list[dict[str, Any]] = []
         for name in theirs:
             heads = next((n for key, n in permuted.items() if key in name), 0)
-            where = f"{source}: {name}"
             if ours not in matrices:
-                part = _unpack(tensors[name], where)
+                part = _unpack(tensors[name])
                 parts.append(unpermute(part, heads) if heads else part)
                 continue
-            packed = _pack(tensors[name], where, heads)
+            packed = _pack(tensors[name], heads)
             yield f"{ours}.{len(formats)}", packed.data
             formats.append(
                 {"format": packed.format.value, "rows": packed.rows, "inputs": packed.inputs}
@@ -233,37 +217,35 @@ def _unpack_all(
             record[ours] = formats
 
 
-def _pack(tensor: Any, where: str, heads: int) -> Packed:
+def _pack(tensor: GgufTensor, heads: int) -> Packed:
     """A matrix in the order of the native product; `heads` of Llama's queries or keys."""
-    rows, inputs = _shape(tensor)
+    inputs = tensor.shape[1]
     check_width(inputs)
-    form, raw = packed_format(tensor.tensor_type.name), tensor.data
+    form, raw = packed_format(tensor.kind.name), tensor.data
     if form is Format.Q7:
-        weight = _unpack(tensor, where)
+        weight = _unpack(tensor)
         return pack(unpermute(weight, heads) if heads else weight)
-    raw = raw.reshape(rows, -1)
+    if not has_finite_scales(form, raw):
+        raise tensor.not_finite()
     if heads:
         raw = unpermute(torch.from_numpy(raw.copy()), heads).numpy()
     return pack_q4_k(raw, inputs) if form is Format.Q4_K else pack_q6_k(raw, inputs)
 
 
-def _packed_bytes(tensor: Any) -> int:
-    rows, inputs = _shape(tensor)
-    return -(-rows // ROWS) * packed_format(tensor.tensor_type.name).tile_bytes(inputs)
+def _packed_bytes(tensor: GgufTensor) -> int:
+    rows, inputs = tensor.shape
+    return -(-rows // ROWS) * packed_format(tensor.kind.name).tile_bytes(inputs)
 
 
-def _unpack(tensor: Any, where: str) -> Tensor:
-    """Dequantize to bfloat16, a slice of rows at a time. Norms and biases go the same way."""
-    from gguf.quants import dequantize
-
-    data = tensor.data
-    out = torch.empty(_shape(tensor), dtype=torch.bfloat16)
-    try:
-        for start in range(0, len(data), _ROWS):
-            part = dequantize(data[start : start + _ROWS], tensor.tensor_type)
-            out[start : start + len(part)] = torch.from_numpy(part.copy())
-    except (NotImplementedError, ValueError, RuntimeError) as error:
-        raise ModelUnsupported(f"{where}: {error}", "use a Q4_K_M, Q8_0 or F16 file") from error
+def _unpack(tensor: GgufTensor) -> Tensor:
+    """Dequantize to bfloat16, some rows at a time. Norms and biases go the same way."""
+    out = torch.empty(tensor.shape, dtype=torch.bfloat16)
+    rows, row = out.view(-1, tensor.shape[-1]), 0
+    for part in tensor.floats():
+        rows[row : row + len(part)] = part
+        row += len(part)
+    if not is_finite(out):
+        raise ModelUnsupported(f"{tensor.where} does not fit into bfloat16")
     return out
 
 

@@ -23,7 +23,7 @@ from tiny import config, forward, transformer
 from blockdiff import store
 from blockdiff.config import TransformerConfig
 from blockdiff.errors import DiskFull, ModelCorrupt, ModelUnsupported, OutputFileError
-from blockdiff.model import prepare
+from blockdiff.model import gguf_file, prepare
 from blockdiff.model.checkpoint import load_transformer
 from blockdiff.model.families import unpermute
 from blockdiff.model.prepare import is_prepared, prepare_gguf
@@ -264,7 +264,7 @@ def test_k_quants_are_unpacked_as_ggml_describes_them(kind: Kind, tmp_path: Path
 
 
 def test_a_matrix_of_many_rows_is_unpacked_in_slices_without_a_seam(tmp_path: Path) -> None:
-    shape = config(**(SHAPE | dict(vocab_size=prepare._ROWS + 37)), tied_embeddings=True)
+    shape = config(**(SHAPE | dict(vocab_size=gguf_file._ROWS + 37)), tied_embeddings=True)
     tensors = published(transformer(shape), "qwen2")
     path = write_gguf(tmp_path / "a.gguf", shape, "qwen2", tensors, lambda name: Kind.Q8_0)
     prepare_gguf(path, tmp_path / "prepared")
@@ -408,7 +408,7 @@ def test_metadata_that_is_missing_is_named(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ModelCorrupt, match=r"a\.gguf: metadata lacks qwen2\.\w+"):
+    with pytest.raises(ModelCorrupt, match=r"a\.gguf: metadata lacks the key .qwen2\.\w+"):
         prepare_gguf(path, tmp_path / "prepared")
 
 
@@ -435,7 +435,7 @@ def test_killed_half_way_it_is_done_again(tmp_path: Path) -> None:
     program = """
         import os, sys
         from pathlib import Path
-        from blockdiff.model import prepare
+        from blockdiff.model import gguf_file, prepare
         prepare._SHARD_BYTES = 20_000
         die = lambda what, share: os._exit(9) if share > 0.5 else None
         prepare.prepare_gguf(Path(sys.argv[1]), Path(sys.argv[2]), die)
