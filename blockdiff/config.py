@@ -194,6 +194,8 @@ class TransformerConfig:
             raise InvalidRequest(
                 f"{self.n_heads} query heads cannot share {self.n_kv_heads} key heads evenly"
             )
+        if not self.rotary_dim and self.head_dim % 2:
+            raise InvalidRequest(f"RoPE cannot turn an odd number of dimensions, {self.head_dim}")
         if self.rotary_dim % 2 or not 0 <= self.rotary_dim <= self.head_dim:
             raise InvalidRequest(
                 f"RoPE cannot turn {self.rotary_dim} of {self.head_dim} dimensions"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 _NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -28,6 +28,6 @@ def parts_of(path: Path) -> list[Path]:
     return [path.with_name(name) for name in names]
 
 
-def whole(files: Sequence[Path]) -> list[Path]:
+def whole(files: Iterable[Path]) -> list[Path]:
     """One file of each model: parts count once, by their first."""
     return sorted({parts_of(path)[0] for path in files})

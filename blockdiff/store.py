@@ -22,7 +22,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from blockdiff import hub
+from blockdiff import gguf_parts, hub
 from blockdiff.catalog import (
     DEFAULT_MODEL,
     CatalogEntry,
@@ -261,6 +261,9 @@ def lock(name: str) -> Any:
 
 def _resolve_path(path: Path) -> ModelFiles:
     if path.is_file() and path.suffix == ".gguf":
+        if not (first := gguf_parts.parts_of(path)[0]).is_file():
+            raise ModelCorrupt(f"{first} is missing", "put all parts into one folder")
+        path = first
         folder = folder_of(_path_key(path))
         tokenizer, derived = folder / "tokenizer.json", (folder / PREPARED, folder / PACKED)
         return ModelFiles(path.stem, path, tokenizer, None, *derived, None)
@@ -269,17 +272,17 @@ def _resolve_path(path: Path) -> ModelFiles:
     if not path.is_dir():
         raise ModelNotFound(f"there is no file or folder {path}", "check the path")
     adapter = path if (path / "adapter.safetensors").is_file() else None
-    if adapter is not None:
+    if adapter is not None and not (path / "model.safetensors").is_file():
         # An adapter of one's own over the default base.
         files = resolve(DEFAULT_MODEL)
         return replace(files, name=path.name, adapter=path, entry=None)
     if any(path.glob("*.safetensors")):
         return ModelFiles(path.name, path, path / "tokenizer.json", None, path, path, None)
-    ggufs = sorted(path.glob("*.gguf"))
+    ggufs = gguf_parts.whole(path.glob("*.gguf"))
     if len(ggufs) == 1:
-        return _resolve_path(ggufs[0])
+        return _resolve_path(next(p for p in gguf_parts.parts_of(ggufs[0]) if p.is_file()))
     if ggufs:
-        raise ModelNotFound(f"{path} holds {len(ggufs)} GGUF files", "name one of them")
+        raise ModelNotFound(f"{path} holds GGUF files of {len(ggufs)} models", "name one of them")
     if any(p for end in ("*.bin", "*.pt", "*.pth") for p in path.glob(end)):
         raise ModelUnsupported(
             f"{path} holds pickled weights, which can run code when opened",
@@ -289,12 +292,17 @@ def _resolve_path(path: Path) -> ModelFiles:
 
 
 def _path_key(path: Path) -> str:
-    """Cache folder of a file that is not ours: another one as soon as the file changes."""
+    """Cache folder of a file that is not ours: another one as soon as it or a part changes."""
+    seen = ""
+    parts = gguf_parts.parts_of(path)
     try:
-        status = path.stat()
+        for part in parts:
+            if part == path or part.is_file():  # the reader names the one that is missing
+                status = part.stat()
+                seen += f"{part}\0{status.st_size}\0{status.st_mtime_ns}"
     except OSError as error:
         raise ModelNotFound(f"there is no file or folder {path}", "check the path") from error
-    seen = f"{path}\0{status.st_size}\0{status.st_mtime_ns}"
+    path = parts[0]
     return f"{path.stem}-{hashlib.sha256(seen.encode()).hexdigest()[:12]}"
 
 

@@ -32,11 +32,11 @@ _DREAMS = frozenset({Family.DREAM, Family.DREAMON, Family.OPEN_DCODER, Family.CO
 class NativeSampler:
     """Writes the hole between two parts of a sequence.
 
-    Block-causal checkpoints write on from `prompt`, `config.max_tokens` at most, until one of
-    `stop` comes; `cache` holds a prefix of the prompt and afterwards as many whole blocks of it as
-    there are. Bidirectional ones fill a hole between `prompt` and `after`, whose length the
-    checkpoint finds itself where it was trained to, and otherwise a search, up to
-    `config.max_tokens`; they have no cache.
+    What is written ends before the first of `stop` that has nothing but settled tokens before it.
+    Block-causal checkpoints write on from `prompt`, `config.max_tokens` at most; `cache` holds a
+    prefix of the prompt and afterwards as many whole blocks of it as there are. Bidirectional ones
+    fill a hole between `prompt` and `after`, whose length the checkpoint finds itself where it was
+    trained to, and otherwise a search, up to `config.max_tokens`; they have no cache.
 
     Attributes:
         by_entropy: the rule `schedule` ranks positions by entropy; None: as the family's own loop.
@@ -171,7 +171,11 @@ class NativeSampler:
             for low in range(0, len(draft.tokens), size):
                 window = range(low, min(low + size, len(draft.tokens)))
                 for _ in self._denoise(draft, window, reader):
+                    if self._ended(draft):
+                        break
                     yield self._snapshot(draft, most)
+                if self._ended(draft):
+                    break
         yield self._snapshot(draft, most, final=True)
 
     def _first_length(
@@ -316,17 +320,16 @@ class NativeSampler:
     def _snapshot(self, draft: Draft, most: int, final: bool = False) -> Snapshot:
         """The hole up to `most` tokens, or up to its end token once all before that is settled."""
         end = min(len(draft.tokens), most)
-        appended = isinstance(self._reader, BlockReader)
+        fits = not isinstance(self._reader, BlockReader) and self.length is None
         stops = [i for i in range(min(end, draft.open_at)) if draft.tokens[i] in self.stop]
-        ended = appended and bool(stops)
-        if ended:
+        if stops:
             end = stops[0]
         return Snapshot(
             tokens=tuple(draft.shown[:end]),
             settled=tuple(not masked for masked in draft.masked[:end]),
             confidence=tuple(draft.confidence[:end]),
             forwards=self.forwards,
-            ended=final and (ended or not appended),
+            ended=final and (fits or bool(stops)),
         )
 
 

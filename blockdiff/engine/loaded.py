@@ -22,6 +22,7 @@ from blockdiff.model.hub_tokenizer import frame_of, load_tokenizer
 from blockdiff.model.kinds import DiffusionKind, kind_of
 from blockdiff.model.prepare import is_prepared, prepare_gguf
 from blockdiff.model.quantized import install_adapter
+from blockdiff.model.shards import shard_files
 from blockdiff.model.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 
@@ -78,14 +79,17 @@ class Checkpoint:
         )
         int8 = dtype is torch.int8 and device.type == "cpu"  # packed, with arithmetic in it
         weights, stored = files.base, 2  # bytes of a number in published safetensors
+        kind, from_gguf = None, None
         if files.base.is_file():
+            from_gguf = Tokenizer.cached(files.base, files.tokenizer)  # before weights are unpacked
             weights = files.packed if int8 else files.prepared
             stored = dtype.itemsize if int8 else 2
             if not is_prepared(weights):
                 with store.lock(weights.parent.name):
                     if not is_prepared(weights):
                         prepare_gguf(files.base, weights, progress, int8=int8)
-        kind = None if files.base.is_file() else kind_of(files.base)
+        else:
+            kind = kind_of(files.base)
         check_memory(_weight_bytes(weights) * dtype.itemsize // stored, device)
         progress("loading weights", 0.0)
         model = load_transformer(weights, dtype=dtype, device=device)
@@ -101,13 +105,15 @@ class Checkpoint:
             masks = min(drafting.draft_length, _INT8_MASKS)
             drafting = replace(drafting, draft_length=masks)
         progress("loading weights", 1.0)
-        if kind is not None:
-            tokenizer = load_tokenizer(files.base, kind, model.config.vocab_size)
-            frame = frame_of(files.base, kind)
-            return cls(files.name, model, adapter, tokenizer, drafting, kind, frame)
-        tokenizer = Tokenizer.cached(files.base, files.tokenizer)
-        return cls(files.name, model, adapter, tokenizer, drafting)
+        rows = model.config.vocab_size
+        if kind is None:
+            assert from_gguf is not None
+            tokenizer = from_gguf.with_rows(rows, str(files.base))
+            return cls(files.name, model, adapter, tokenizer, drafting)
+        tokenizer = load_tokenizer(files.base, kind, rows)
+        frame = frame_of(files.base, kind)
+        return cls(files.name, model, adapter, tokenizer, drafting, kind, frame)
 
 
 def _weight_bytes(weights: Path) -> int:
-    return sum(shard.stat().st_size for shard in weights.glob("*.safetensors"))
+    return sum(shard.stat().st_size for shard in shard_files(weights))

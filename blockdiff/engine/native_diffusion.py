@@ -79,7 +79,8 @@ def sampler(
 ) -> NativeSampler:
     """The sampler of a checkpoint that is a diffusion model itself.
 
-    A hole with nothing behind it ends where the checkpoint ends it, like an answer.
+    A hole with nothing behind it ends where the checkpoint ends it, like an answer; what its canvas
+    holds behind that is none of it.
     """
     after: Sequence[int] = prompt.after
     return NativeSampler(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.families import config_from_hf, config_from_prepared
 from blockdiff.model.fused import fuse
-from blockdiff.model.kinds import published, read_json
+from blockdiff.model.kinds import Body, published, read_json
 from blockdiff.model.packing import ROWS, Format, Packed, pack
 from blockdiff.model.quantized import install
 from blockdiff.model.shards import Shards, check_shape, refuse_unread, shard_files
-from blockdiff.model.tensor_names import HUB, sources
+from blockdiff.model.tensor_names import HUB, Sources, sources
 from blockdiff.model.transformer import Transformer
 from blockdiff.model.weight_only import in_eight_bits
 
@@ -149,13 +149,8 @@ def _load_published(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> Transformer:
-    config = config_from_hf(raw, str(folder))
-    _refuse_absurd(config, len(stored), str(folder))
-    names = sources(config, HUB[published(raw, str(folder)).body])
-    refuse_unread(stored.names, names, str(folder))
+    config, names = published_sources(folder, raw, stored)
     shapes = parameter_shapes(config)
-    for ours, theirs in names.items():
-        check_shape([stored.shape(name) for name in theirs], shapes[ours], theirs, str(folder))
     if dtype is torch.int8 and config.experts is not None:
         raise ModelUnsupported(
             f"{folder}: int8 does not cover mixtures of experts", "use --dtype bfloat16"
@@ -169,6 +164,38 @@ def _load_published(
         exact = dtype is torch.int8 or ours.endswith("choice_bias")  # close calls between experts
         state[ours] = stored.join(theirs, torch.float32 if exact else dtype, device)
     return build(config, state, str(folder), packed)
+
+
+def published_sources(
+    folder: Path, raw: Mapping[str, Any], stored: Shards
+) -> tuple[TransformerConfig, Sources]:
+    """Shape of a published checkpoint, and what each of our tensors is made of; all are there.
+
+    What a folder stores of a tied matrix decides as in the transformers library (5.23): one copy
+    serves as both, whichever it is; two that differ are two, whatever the configuration says.
+
+    Raises ModelUnsupported and ModelCorrupt as `load_transformer`.
+    """
+    source, body = str(folder), published(raw, str(folder)).body
+    config, naming = config_from_hf(raw, source), HUB[body]
+    _refuse_absurd(config, len(stored), source)
+    embedding, head = f"{naming.embedding}.weight", f"{naming.head}.weight"
+    there, swapped = set(stored.names), Sources()
+    if config.tied_embeddings and head in there:
+        if embedding not in there:
+            swapped = {"embedding.weight": (head,)}
+        elif not stored.same(embedding, head):
+            if body is Body.LLADA:  # its own code would read the embedding alone
+                raise ModelCorrupt(
+                    f"{source}: config.json: weight_tying is true, but {head} is not {embedding}"
+                )
+            config = replace(config, tied_embeddings=False)
+    names = sources(config, naming) | swapped
+    refuse_unread(stored.names, names, source)
+    shapes = parameter_shapes(config)
+    for ours, theirs in names.items():
+        check_shape([stored.shape(name) for name in theirs], shapes[ours], theirs, source)
+    return config, names
 
 
 def _refuse_absurd(config: TransformerConfig, stored: int, source: str) -> None:

@@ -20,14 +20,12 @@ from torch import Tensor
 
 from blockdiff.config import TransformerConfig
 from blockdiff.errors import DiskFull, ModelUnsupported, OutputFileError
-from blockdiff.model.checkpoint import FORMAT, Progress, parameter_shapes
-from blockdiff.model.families import config_from_hf
+from blockdiff.model.checkpoint import FORMAT, Progress, parameter_shapes, published_sources
 from blockdiff.model.four_bits import INPUTS, quantize_q4_k
-from blockdiff.model.kinds import published, read_json
+from blockdiff.model.kinds import read_json
 from blockdiff.model.packing import GROUP, ROWS, Format, check_width, pack, pack_q4_k
 from blockdiff.model.prepare import packed_names, write_shards, writing
-from blockdiff.model.shards import Shards, check_shape, refuse_unread, shard_files
-from blockdiff.model.tensor_names import HUB, sources
+from blockdiff.model.shards import Shards, shard_files
 
 _KEPT = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -55,17 +53,14 @@ def convert(folder: Path, target: Path, progress: Progress, *, bits: int = 8) ->
     raw = read_json(folder / "config.json")
     if "blockdiff_format" in raw:
         raise ModelUnsupported(f"{folder} is a prepared folder already")
-    stored, config = Shards(shard_files(folder)), config_from_hf(raw, str(folder))
+    stored = Shards(shard_files(folder))
+    config, names = published_sources(folder, raw, stored)
     if config.experts is not None:
         raise ModelUnsupported(f"{folder}: int8 does not cover mixtures of experts")
-    names = sources(config, HUB[published(raw, str(folder)).body])
-    refuse_unread(stored.names, names, str(folder))
     shapes = parameter_shapes(config)
     matrices = packed_names(config)
-    for ours, theirs in names.items():
-        check_shape([stored.shape(name) for name in theirs], shapes[ours], theirs, str(folder))
-        if ours in matrices:
-            check_width(shapes[ours][1])
+    for ours in matrices:
+        check_width(shapes[ours][1])
     four = _four_bits(config, matrices) if bits == 4 else frozenset[str]()
     needed = _needed(config, matrices, four)
     scratch = target.with_name(f".{target.name}.partial")

@@ -175,10 +175,17 @@ def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
 
 
 def _rope(keys: _Keys) -> _Keys:
-    """Where rotary settings are: in an object of their own, or among all others."""
-    own = keys.config.get("rope_parameters") or keys.config.get("rope_scaling") or {}
+    """Where rotary settings are: in an object of their own, or among all others.
+
+    As in the transformers library (5.23), which writes `rope_parameters`, the older `rope_scaling`
+    wins where both are given, and takes nothing from the other.
+    """
+    key = "rope_scaling" if keys.config.get("rope_scaling") else "rope_parameters"
+    own = keys.config.get(key) or {}
     if not isinstance(own, Mapping):
-        raise ModelCorrupt(f"{keys.where}: rope_parameters is no object")
+        raise ModelCorrupt(f"{keys.where}: {key} is no object")
+    if any(isinstance(value, Mapping) for value in own.values()):
+        raise ModelUnsupported(f"{keys.where}: {key} with settings for each kind of layer")
     return _Keys({**keys.config, **own}, keys.where)
 
 

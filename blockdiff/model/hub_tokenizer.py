@@ -7,11 +7,12 @@ What the ids mean is the business of `kinds`; names that other families use for 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from blockdiff.config import ChatStyle
+from blockdiff.config import ChatStyle, SpecialTokens
 from blockdiff.errors import ModelCorrupt, ModelNotFound
 from blockdiff.model.kinds import DiffusionKind, Family, special_tokens
 from blockdiff.model.tokenizer import Tokenizer
@@ -58,6 +59,7 @@ def load_tokenizer(folder: Path, kind: DiffusionKind, vocab_size: int) -> Tokeni
         stop=tuple(dict.fromkeys((*kind.stop, *special.stop, *ends))),
         chat=_chat_style(names),
     )
+    _refuse_outside(_ids(made.special, kind, folder), vocab_size, folder)
     return made
 
 
@@ -80,6 +82,25 @@ def frame_of(folder: Path, kind: DiffusionKind) -> tuple[tuple[int, ...], tuple[
     begin = names.get(str(name), kind.bos_token_id)
     end = kind.delete_token_id
     return () if begin is None else (begin,), () if end is None else (end,)
+
+
+def _ids(special: SpecialTokens, kind: DiffusionKind, folder: Path) -> Iterator[int]:
+    """All that a layout, a conversation or a frame may put into a sequence."""
+    yield from (getattr(special, role.name) for role in fields(special) if role.type == "int")
+    yield from special.stop
+    yield from (t for t in (kind.expand_token_id, kind.delete_token_id) if t is not None)
+    for part in frame_of(folder, kind):
+        yield from part
+    if (chat := special.chat) is not None:
+        yield from (t for t in (*chat.first, *chat.opening, *chat.closing) if isinstance(t, int))
+
+
+def _refuse_outside(ids: Iterable[int], vocab_size: int, folder: Path) -> None:
+    for token in ids:
+        if token >= vocab_size:
+            raise ModelCorrupt(
+                f"{folder}: a special token has the id {token}, the model {vocab_size} rows"
+            )
 
 
 def _chat_style(names: dict[str, int]) -> ChatStyle | None:

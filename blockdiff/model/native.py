@@ -99,7 +99,9 @@ class Native:
         self._library.blockdiff_stack(at, start, self._fork, threads)
 
     def rows(self, part: Part, k: int, indices: Sequence[int]) -> Tensor:
-        """Rows of a matrix, float32, (indices, k)."""
+        """Rows of a matrix, float32, (indices, k). Raises IndexError for one that is not there."""
+        if indices and not (0 <= min(indices) and max(indices) < part.n):
+            raise IndexError(f"rows {min(indices)} to {max(indices)} of a matrix of {part.n}")
         out = torch.empty(len(indices), k)
         for at, index in enumerate(indices):
             self._library.blockdiff_row(part.kind, part.packed, k, index, out[at].data_ptr())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.kinds import read_json
 
+_ONLY = "model.safetensors"
+_PART = re.compile(r"model-\d+(-of-\d+)?\.safetensors")
 _INDEX = "model.safetensors.index.json"
 _PULL_AGAIN = "pull the model again"
 _CHECKED = 1 << 24  # numbers that are looked at in one go
@@ -24,26 +27,23 @@ _TABLES = "rotary_emb.inv_freq"
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those its index names, else all of the folder.
+    """The safetensors files of a checkpoint, in the order of the transformers library (5.23):
+    `model.safetensors`, else those that its index names, else parts of a model by their names, else
+    all of the folder. What other files lie there, of an optimizer say, is no concern of ours.
 
     Raises:
         ModelNotFound: there are none.
         ModelUnsupported: there is nothing but pickle.
         ModelCorrupt: the index names a file that is not there, or that lies elsewhere.
     """
+    if (only := folder / _ONLY).is_file():
+        return [only]
     index = folder / _INDEX
     if index.is_file():
-        named = read_json(index).get("weight_map")
-        if not isinstance(named, dict) or not named:
-            raise ModelCorrupt(f"{index}: weight_map is missing", _PULL_AGAIN)
-        files = sorted({str(name) for name in named.values()})
-        for name in files:
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise ModelCorrupt(f"{index}: weight_map names {name!r}, no file of this folder")
-            if not (folder / name).is_file():
-                raise ModelCorrupt(f"{folder / name} is missing", _PULL_AGAIN)
-        return [folder / name for name in files]
+        return _indexed(folder, index)
     found = sorted(folder.glob("*.safetensors"))
+    if parts := [path for path in found if _PART.fullmatch(path.name)]:
+        return parts
     if found:
         return found
     if any(path for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind)):
@@ -52,6 +52,19 @@ def shard_files(folder: Path) -> list[Path]:
             "convert them to safetensors first",
         )
     raise ModelNotFound(f"{folder} holds no .safetensors file")
+
+
+def _indexed(folder: Path, index: Path) -> list[Path]:
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise ModelCorrupt(f"{index}: weight_map is missing", _PULL_AGAIN)
+    files = sorted({str(name) for name in named.values()})
+    for name in files:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelCorrupt(f"{index}: weight_map names {name!r}, no file of this folder")
+        if not (folder / name).is_file():
+            raise ModelCorrupt(f"{folder / name} is missing", _PULL_AGAIN)
+    return [folder / name for name in files]
 
 
 class Shards:
@@ -126,6 +139,11 @@ class Shards:
                 raise ModelUnsupported(f"{self._folder}: {names[0]} does not fit into {dtype}")
             raise ModelCorrupt(f"{self._path[bad[0]]}: tensor {bad[0]} holds NaN or infinity")
         return joined
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether two tensors hold the same numbers."""
+        a, b = self.get(first), self.get(second)
+        return a.shape == b.shape and torch.equal(a, b if a.dtype is b.dtype else b.to(a.dtype))
 
     def all(self) -> dict[str, Tensor]:
         return {name: self.get(name) for name in self._where}

@@ -38,6 +38,6 @@ def _rounding(rows: Tensor, tensor: GgufTensor) -> Tensor:
     quantized = _QUANTIZED.match(name)
     bits = int(quantized[1]) if quantized else _BITS.get(name, _EXACT)
     width = rows.shape[-1]
-    whole = torch.nn.functional.pad(rows, (0, -width % _GROUP)).unflatten(-1, (-1, _GROUP))
-    step = whole.abs().amax(-1) * (2 / (2**bits - 1))
+    whole = torch.nn.functional.pad(rows, (0, -width % _GROUP)).reshape(len(rows), -1, _GROUP)
+    step: Tensor = whole.abs().amax(-1) * (2 / (2**bits - 1))
     return step.square().sum(-1) * (_GROUP / 12)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from blockdiff.config import SpecialTokens
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
-from blockdiff.model.gguf_header import integers, read_metadata, strings
+from blockdiff.model.gguf_header import Value, integers, read_metadata, strings
 
 if TYPE_CHECKING:
     import tokenizers
@@ -78,24 +78,23 @@ class Tokenizer:
         kind = (metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre"))
         if kind != ("gpt2", "qwen2"):
             raise ModelUnsupported(
-                f"{path.name} has a tokenizer of kind {kind[0]}/{kind[1]}, we know gpt2/qwen2",
+                f"{path} has a tokenizer of kind {kind[0]}/{kind[1]}, we know gpt2/qwen2",
                 "use a model of the Qwen2.5-Coder family",
             )
         tokens = strings(metadata, "tokenizer.ggml.tokens")
         types = integers(metadata, "tokenizer.ggml.token_type")
         merges = [tuple(m.split(" ")) for m in strings(metadata, "tokenizer.ggml.merges")]
-        if not tokens or len(tokens) != len(types) or any(len(m) != 2 for m in merges):
-            raise ModelCorrupt(f"{path.name} has a damaged tokenizer", _PULL_HINT)
+        damaged = _damage(metadata, tokens, types, merges)
+        if damaged:
+            raise ModelCorrupt(f"{path} has a damaged tokenizer: {damaged}", _PULL_HINT)
         normal = sum(t == _GGUF_NORMAL for t in types)
         if any(t != _GGUF_NORMAL for t in types[:normal]):
-            raise ModelUnsupported(f"{path.name} mixes special tokens into its text vocabulary")
+            raise ModelUnsupported(f"{path} mixes special tokens into its text vocabulary")
         try:
             return cls(_build(tokens[:normal], merges, tokens[normal:]))
-        except ModelCorrupt:
-            raise
         except Exception as error:  # the backend raises bare Exception
             raise ModelCorrupt(
-                f"{path.name} has a damaged tokenizer: {error}", _PULL_HINT
+                f"{path} has a damaged tokenizer: {error}", _PULL_HINT
             ) from error
 
     @classmethod
@@ -168,6 +167,24 @@ class Tokenizer:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def with_rows(self, rows: int, source: str) -> Tokenizer:
+        """With unused ids up to the rows of an embedding, so that none is without a meaning.
+
+        Raises ModelCorrupt where there are more ids than rows: they would be looked up behind it.
+        """
+        if self.vocab_size > rows:
+            raise ModelCorrupt(
+                f"{source}: the tokenizer has {self.vocab_size} ids, the embedding {rows} rows"
+            )
+        if self.vocab_size == rows:
+            return self
+        unused = [f"{_UNUSED}{i}]" for i in range(self.vocab_size, rows)]
+        self._backend.add_special_tokens([_added(content) for content in unused])
+        filled = Tokenizer(self._backend)
+        if filled.vocab_size != rows:
+            raise ModelCorrupt(f"{source}: the tokenizer lists a token under an unused one's name")
+        return filled
+
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, normalized to NFC; never a special id. Lone surrogates become U+FFFD."""
         try:
@@ -196,6 +213,30 @@ class Tokenizer:
 
 
 _PULL_HINT = "download it again: blockdiff models pull"
+
+
+def _damage(
+    metadata: dict[str, Value],
+    tokens: list[str],
+    types: list[int],
+    merges: list[tuple[str, ...]],
+) -> str:
+    """What is wrong with the arrays of a GGUF tokenizer, by key; empty where nothing is."""
+    for name, kind in (("tokens", str), ("token_type", int), ("merges", str)):
+        found = metadata.get(key := f"tokenizer.ggml.{name}")
+        if not isinstance(found, list) or not all(isinstance(item, kind) for item in found):
+            return f"{key} is no array of {'texts' if kind is str else 'integers'}"
+    if not tokens:
+        return "tokenizer.ggml.tokens is empty"
+    if len(tokens) != len(types):
+        return f"{len(types)} tokenizer.ggml.token_type for {len(tokens)} tokenizer.ggml.tokens"
+    if any(len(merge) != 2 for merge in merges):
+        return "an item of tokenizer.ggml.merges has not two parts"
+    known = set(tokens)
+    for left, right in merges:
+        if not {left, right, left + right} <= known:
+            return f"tokenizer.ggml.merges joins {left!r} and {right!r}, which are no tokens"
+    return ""
 
 
 def _added(content: str) -> tokenizers.AddedToken:

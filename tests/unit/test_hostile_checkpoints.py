@@ -192,6 +192,7 @@ def test_code_of_a_checkpoint_is_never_run(tmp_path: Path) -> None:
 )
 def test_an_index_names_files_of_its_folder(index: Any, complaint: str, tmp_path: Path) -> None:
     folder = CHECKPOINTS["dream"].write_one(tmp_path)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelCorrupt, match=complaint) as caught:
         load(folder)
@@ -204,10 +205,74 @@ def test_files_that_the_index_does_not_name_are_left_alone(tmp_path: Path) -> No
     assert load(folder).config.vocab_size == 96
 
 
+@pytest.mark.parametrize(
+    "beside", ["consolidated", "optimizer", "adapter_model", "model-00001-of-00002", "weights"]
+)
+def test_model_safetensors_is_the_model_whatever_lies_beside_it(
+    beside: str, tmp_path: Path
+) -> None:
+    folder = CHECKPOINTS["dream"].write_one(tmp_path)
+    before = load(folder).head.weight.clone()
+    save_file({"lm_head.weight": torch.zeros(96, 32)}, folder / f"{beside}.safetensors")
+    assert torch.equal(load(folder).head.weight, before)
+
+
+def test_model_safetensors_is_newer_than_an_index(tmp_path: Path) -> None:
+    """The transformers library reads it first; shards of an older save may lie there still."""
+    folder = CHECKPOINTS["dream"].write(tmp_path)
+    weights = {name: weight + 1 for name, weight in CHECKPOINTS["dream"].weights().items()}
+    save_file(weights, folder / "model.safetensors")
+    assert (folder / "model.safetensors.index.json").is_file()
+    assert torch.equal(load(folder).head.weight, weights["lm_head.weight"])
+
+
+def test_parts_without_an_index_are_read_together(tmp_path: Path) -> None:
+    folder = CHECKPOINTS["dream"].write(tmp_path)
+    whole = load(folder).head.weight
+    (folder / "model.safetensors.index.json").unlink()
+    save_file({"state": torch.zeros(3)}, folder / "optimizer.safetensors")
+    assert torch.equal(load(folder).head.weight, whole)
+
+
+TIED = ["ar (starcoder2)", "dream"]
+
+
+@pytest.mark.parametrize("family", TIED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tied_model_is_what_its_file_holds(
+    family: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """As in transformers 5.23: two matrices that differ are two, one serves as both."""
+    published = CHECKPOINTS[family]
+    weights = published.weights()
+    embedding = weights["model.embed_tokens.weight"]
+    other = embedding.flip(0).contiguous()
+    for held, tied in (
+        ({"model.embed_tokens.weight": embedding, "lm_head.weight": embedding.clone()}, True),
+        ({"model.embed_tokens.weight": embedding, "lm_head.weight": other}, False),
+        ({"model.embed_tokens.weight": embedding}, True),
+        ({"lm_head.weight": embedding}, True),
+    ):
+        rest = {n: w for n, w in weights.items() if not n.startswith(("lm_head", "model.embed"))}
+        folder = published.write_one(tmp_path, rest | held, tie_word_embeddings=True)
+        model = load(folder, dtype)
+        assert model.config.tied_embeddings == tied
+        assert torch.equal(model.embedding.weight, embedding.to(dtype))
+        assert torch.equal(model.head.weight, (embedding if tied else other).to(dtype))
+
+
+def test_a_tied_llada_with_another_head_is_refused(tmp_path: Path) -> None:
+    folder = CHECKPOINTS["llada"].write_one(tmp_path, weight_tying=True)
+    with pytest.raises(ModelCorrupt, match="weight_tying is true, but model.transformer.ff_out"):
+        load(folder)
+
+
 def test_a_tensor_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     folder = CHECKPOINTS["dream"].write_one(tmp_path)
-    save_file({"lm_head.weight": torch.zeros(96, 32)}, folder / "other.safetensors")
-    with pytest.raises(ModelCorrupt, match=r"other.safetensors: tensor lm_head.weight is in "):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    again = folder / "model-00002-of-00002.safetensors"
+    save_file({"lm_head.weight": torch.zeros(96, 32)}, again)
+    with pytest.raises(ModelCorrupt, match=rf"{again}: tensor lm_head.weight is in "):
         load(folder)
 
 

@@ -76,6 +76,29 @@ def test_a_settled_token_never_changes(kind: DiffusionKind, config: DecodingConf
         assert len(snapshot.tokens) == config.max_tokens
 
 
+@pytest.mark.parametrize("at", range(10))
+@pytest.mark.parametrize("block_size", [0, 3])
+@pytest.mark.parametrize("cache", [Reuse.EXACT, Reuse.DUAL])
+def test_a_canvas_is_cut_at_its_first_end_token(at: int, block_size: int, cache: Reuse) -> None:
+    """With nothing behind the hole, what the checkpoint fills behind its end token is no text."""
+    config = replace(DIFFUSION, block_size=block_size, cache=cache)
+    whole = sampler(CANVAS, config, length=10)
+    tokens = texts(list(whole.run(PROMPT)))
+    assert len(tokens) == 10
+    end = tokens[at]
+    cut = sampler(CANVAS, config, length=10, stop=frozenset({end}))
+    snapshots = list(cut.run(PROMPT))
+    assert texts(snapshots) == tokens[: tokens.index(end)]
+    assert snapshots[-1].ended and all(snapshots[-1].settled)
+    assert cut.forwards <= whole.forwards
+
+
+def test_a_canvas_without_an_end_token_ends_at_its_limit() -> None:
+    last = list(sampler(CANVAS, length=10, stop=frozenset({MASK})).run(PROMPT))[-1]
+    assert len(last.tokens) == 10 and not last.ended
+    assert list(sampler(CANVAS, after=[2, 6]).run(PROMPT))[-1].ended  # its length was found
+
+
 @pytest.mark.parametrize("kind", [BLOCK, SHIFTED, replace(SHIFTED, sub_block_size=2)])
 @pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 8, 11])
 def test_a_cache_of_the_prompt_changes_nothing(kind: DiffusionKind, length: int) -> None:
