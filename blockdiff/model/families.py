@@ -281,10 +281,10 @@ def config_from_gguf(fields: Mapping[str, Any], source: str) -> TransformerConfi
     keys = _Keys(fields, f"{source}: metadata")
     family = fields.get("general.architecture")
     if not isinstance(family, str):
-        raise ModelCorrupt(f"{keys.where}: general.architecture is {family!r}, not a name")
+        raise ModelCorrupt(f"{keys.where}: general.architecture is {repr(family)}, not a name")
     if family not in GGUF_FAMILIES:
         raise ModelUnsupported(
-            f"{source}: architecture {family!r} is not supported",
+            f"{source}: architecture {repr(family)} is not supported",
             f"supported: {', '.join(sorted(GGUF_FAMILIES))}",
         )
     qkv_bias, qk_norm = GGUF_FAMILIES[family]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from reprlib import repr  # values of a file may have any length
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def open_gguf(path: Path) -> Gguf:
     family = headers[0].metadata.get(_FAMILY)
     for header in headers:
         if (other := header.metadata.get(_FAMILY, family)) != family:
-            raise corrupt(header.path, f"{_FAMILY} is {other!r}, that of the first part {family!r}")
+            raise corrupt(header.path, f"{_FAMILY} is {repr(other)}, of the first part {repr(family)}")
         if (expected := _integer(header, _TENSORS, len(tensors))) != len(tensors):
             raise corrupt(
                 header.path,
@@ -144,7 +145,7 @@ def _part(path: Path, index: int, count: int) -> Header:
 def _integer(header: Header, key: str, default: int) -> int:
     value = header.metadata.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < 1 << 31:
-        raise corrupt(header.path, f"{key} is {value!r}")
+        raise corrupt(header.path, f"{key} is {repr(value)}")
     return value
 
 

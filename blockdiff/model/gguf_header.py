@@ -11,6 +11,7 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr  # values of a file may have any length
 from typing import BinaryIO
 
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
@@ -103,7 +104,7 @@ class _Cursor:
         """A string that errors can show: printable, of a length that names have."""
         name = self.string()
         if not name.isprintable() or not 1 <= len(name) <= most:
-            raise self.corrupt(f"{name[:_MOST_NAME]!r} is no name")
+            raise self.corrupt(f"{repr(name)} is no name")
         return name
 
     def value(self, kind: int, depth: int = 0) -> Value:
@@ -173,7 +174,7 @@ def _read(cursor: _Cursor, size: int) -> Header:
         cursor.what = ""
     align = metadata.get(_ALIGNMENT, 32)
     if isinstance(align, bool) or not isinstance(align, int) or align < 1 or align & (align - 1):
-        raise cursor.corrupt(f"{_ALIGNMENT} is {align!r}, not a power of two")
+        raise cursor.corrupt(f"{_ALIGNMENT} is {repr(align)}, not a power of two")
     found = [_tensor(cursor) for _ in range(n_tensors)]
     start = -(-cursor.at // align) * align
     tensors: dict[str, TensorInfo] = {}

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from reprlib import repr  # a value may be a list of millions
 from typing import Any
 
 import torch

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from reprlib import repr  # texts of a file may have any length
 from typing import TYPE_CHECKING
 
 from blockdiff.config import SpecialTokens
@@ -75,10 +76,10 @@ class Tokenizer:
         """
         path = Path(path)
         metadata = read_metadata(path)
-        kind = (metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre"))
-        if kind != ("gpt2", "qwen2"):
+        kind = [metadata.get(f"tokenizer.ggml.{part}") for part in ("model", "pre")]
+        if kind != ["gpt2", "qwen2"]:
             raise ModelUnsupported(
-                f"{path} has a tokenizer of kind {kind[0]}/{kind[1]}, we know gpt2/qwen2",
+                f"{path} has a tokenizer of the kind {repr(kind)}, we know gpt2, qwen2",
                 "use a model of the Qwen2.5-Coder family",
             )
         tokens = strings(metadata, "tokenizer.ggml.tokens")
@@ -235,7 +236,7 @@ def _damage(
     known = set(tokens)
     for left, right in merges:
         if not {left, right, left + right} <= known:
-            return f"tokenizer.ggml.merges joins {left!r} and {right!r}, which are no tokens"
+            return f"tokenizer.ggml.merges: {repr(left)} and {repr(right)} make no token"
     return ""
 
 
