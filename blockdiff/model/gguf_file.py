@@ -120,7 +120,7 @@ def open_gguf(path: Path) -> Gguf:
     family = headers[0].metadata.get(_FAMILY)
     for header in headers:
         if (other := header.metadata.get(_FAMILY, family)) != family:
-            raise corrupt(header.path, f"{_FAMILY} is {repr(other)}, of the first part {repr(family)}")
+            raise corrupt(header.path, f"{_FAMILY} is {repr(other)}, not {repr(family)}")
         if (expected := _integer(header, _TENSORS, len(tensors))) != len(tensors):
             raise corrupt(
                 header.path,

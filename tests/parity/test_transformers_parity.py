@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -156,6 +157,41 @@ def test_scaled_rotary_angles_are_those_of_transformers(
     config |= {"rope_scaling": old, "rope_theta": 5e4}
     (folder / "config.json").write_text(json.dumps(config))
     assert load_transformer(folder, dtype=torch.float32).config == ours.config
+
+
+def test_rope_scaling_beside_rope_parameters_wins_as_in_transformers(tmp_path: Path) -> None:
+    theirs = reference("llama", 4, 2, None, False)
+    folder = saved(theirs, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_scaling"] = {"rope_type": "linear", "factor": 4.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    theirs = LlamaForCausalLM.from_pretrained(folder).eval()
+    tokens = torch.arange(LENGTH)[None]
+    ours = load_transformer(folder, dtype=torch.float32)
+    assert ours.config.rope_base == 1e4  # that of the other object is not taken over
+    with torch.no_grad():
+        logits = ours(tokens, torch.arange(LENGTH)[None], masks.causal(0, LENGTH))
+        assert (logits - theirs(tokens).logits).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("held", ["both", "another head", "the embedding", "the head"])
+def test_a_tied_folder_is_read_as_transformers_reads_it(held: str, tmp_path: Path) -> None:
+    folder = saved(reference("llama", 4, 2, None, False), tmp_path)
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    if held == "both":
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    elif held == "the embedding":
+        del weights["lm_head.weight"]
+    elif held == "the head":
+        del weights["model.embed_tokens.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    theirs = LlamaForCausalLM.from_pretrained(folder).eval()
+    ours, tokens = load_transformer(folder, dtype=torch.float32), torch.arange(LENGTH)[None]
+    with torch.no_grad():
+        logits = ours(tokens, torch.arange(LENGTH)[None], masks.causal(0, LENGTH))
+        assert (logits - theirs(tokens).logits).abs().max() <= TOLERANCE
 
 
 def test_a_batch_is_its_rows(tmp_path: Path) -> None:
