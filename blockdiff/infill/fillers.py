@@ -25,6 +25,8 @@ def fillers(before: str, after: str, language: str) -> Iterator[str]:
     owed, opened = _brackets(before, after, language)
     for text in _TEXTS.get(language, _OTHER_TEXTS):
         yield opened + text + owed
+    if owed and language not in ("python", "lua", "go"):
+        yield owed + ";"
     if language == "python" and not owed:
         yield from _statements(before, after)
 

@@ -23,10 +23,10 @@ _RESERVED = {
     " while",
     "cpp": "break case catch class continue default delete do else enum for goto if namespace new"
     " return struct switch template throw try typedef union using while",
-    "java": "abstract assert break case catch class continue default do else enum extends final"
-    " finally for if implements import instanceof interface native new package private protected"
-    " public return static super switch synchronized this throw throws transient try volatile"
-    " while",
+    "java": "abstract assert boolean break byte case catch char class continue default do double"
+    " else enum extends final finally float for if implements import instanceof int interface long"
+    " native new package private protected public return short static super switch synchronized"
+    " this throw throws transient try void volatile while",
     "typescript": "break case catch class const continue debugger default delete do else enum"
     " export extends finally for function if import in instanceof new return super switch this"
     " throw try typeof var while with",
@@ -49,6 +49,18 @@ _STATEMENTS_OF_JAVA = frozenset(
 _TOP_OF_GO = frozenset(
     {"package_clause", "import_declaration", "const_declaration", "type_declaration",
      "var_declaration", "function_declaration", "method_declaration", "comment"}
+)  # fmt: skip
+_BEFORE = {  # what alone may stand before them at the top of a file
+    "package_clause": {"comment"},
+    "package_declaration": {"block_comment", "line_comment"},
+    "import_declaration": {
+        "package_clause", "package_declaration", "import_declaration",
+        "comment", "block_comment", "line_comment",
+    },
+}  # fmt: skip
+_DIRECTIVES = frozenset(
+    {"if", "ifdef", "ifndef", "else", "elif", "endif", "pragma", "error", "warning", "line", "undef", "include_next", "import", "ident", "sccs",
+     "assert", "unassert", "embed", "using", "elifdef", "elifndef", "include", "define"}
 )  # fmt: skip
 _COMPARISONS = frozenset({"==", "!=", "<", ">", "<=", ">="})
 
@@ -75,9 +87,14 @@ def _rules(language: str) -> tuple[tuple[str, Asked | None], ...]:
 
 
 def _read(node: tree_sitter.Node) -> tree_sitter.Node | None:
-    """A reserved word as a name, unless a macro reads it or the grammar lost its way here."""
+    """A reserved word as a name, unless a macro reads it or the grammar lost its way here.
+
+    It does where a line is a macro: that is a type, and what follows is what it declares.
+    """
     parent = node.parent
-    return None if parent is None or parent.has_error or parent.type in _UNREAD else node
+    if parent is None or parent.has_error or parent.type in _UNREAD:
+        return None
+    return node if parent.start_point.row == node.start_point.row else None
 
 
 def _ended_by_line(node: tree_sitter.Node) -> tree_sitter.Node | None:
@@ -98,12 +115,103 @@ def _no_top_of_go(root: tree_sitter.Node) -> tree_sitter.Node | None:
     return next(wrong, None)
 
 
+def _too_late(node: tree_sitter.Node) -> tree_sitter.Node | None:
+    """Go and Java: the package comes first and once, then what is imported."""
+    before, above = _BEFORE[node.type], node.prev_named_sibling
+    while above is not None and above.type in before:
+        above = above.prev_named_sibling
+    return None if above is None or above.is_error else node
+
+
+def _declared_twice(node: tree_sitter.Node) -> tree_sitter.Node | None:
+    """JavaScript: two `let`, `const` or `import` of one name in a block."""
+    name = _declared(node)
+    other = node.prev_named_sibling
+    while name and other is not None:
+        if name & _declared(other):
+            return node
+        other = other.prev_named_sibling
+    return None
+
+
+def _declared(node: tree_sitter.Node) -> set[bytes]:
+    """The names that a declaration binds in its block, as far as they are plain."""
+    if node.type == "export_statement":  # of a value by default, or of a declaration
+        inner = node.child_by_field_name("declaration")
+        return _declared(inner) if inner is not None else set()
+    if node.type == "import_statement":
+        names = [
+            n.child_by_field_name("alias") or n.child_by_field_name("name")
+            for n in _below(node, {"import_specifier"})
+        ]
+    elif node.type == "lexical_declaration":
+        names = [child.child_by_field_name("name") for child in node.named_children]
+    else:
+        return set()
+    return {name.text or b"" for name in names if name is not None and name.type == "identifier"}
+
+
+def _default_twice(root: tree_sitter.Node) -> tree_sitter.Node | None:
+    """JavaScript: a module has one export by default. (TypeScript has overloads.)"""
+    found = [
+        node
+        for node in root.named_children
+        if node.type == "export_statement" and any(c.type == "default" for c in node.children)
+    ]
+    return found[-1] if len(found) > 1 else None
+
+
+def _repeated(node: tree_sitter.Node) -> tree_sitter.Node | None:
+    """Java: a modifier that stands twice."""
+    seen: set[str] = set()
+    for child in node.children:
+        if child.type in seen and not child.is_named:
+            return child
+        seen.add(child.type)
+    return None
+
+
+def _half_named(node: tree_sitter.Node) -> tree_sitter.Node | None:
+    """Go: of parameters all have a name or none.
+
+    Of ten names that share a type the grammar takes the first for types, so a word is no proof.
+    """
+    types = ("parameter_declaration", "variadic_parameter_declaration")
+    all_of = [child for child in node.named_children if child.type in types]
+    if not any(child.child_by_field_name("name") for child in all_of):
+        return None
+    for child in all_of:
+        type_of = child.child_by_field_name("type")
+        if child.child_by_field_name("name") is None and type_of is not None:
+            if type_of.type != "type_identifier":
+                return child
+    return None
+
+
+def _below(node: tree_sitter.Node, types: set[str]) -> Iterator[tree_sitter.Node]:
+    todo = list(node.named_children)
+    while todo:
+        child = todo.pop()
+        if child.type in types:
+            yield child
+        todo.extend(child.named_children)
+
+
+def _no_directive(node: tree_sitter.Node) -> tree_sitter.Node | None:
+    """C: a line that starts with `#` and no word of the preprocessor."""
+    word = (node.text or b"").lstrip(b"# \t").decode("utf-8", "replace")
+    return node if word and not word.isdigit() and word not in _DIRECTIVES else None
+
+
 def _no_statement(node: tree_sitter.Node) -> tree_sitter.Node | None:
     """Java: an expression that does nothing is no statement, unless it is what a case gives."""
     if node.parent is not None and node.parent.type == "switch_rule":
         return None
-    value = node.named_children[0] if node.named_children else None
-    return None if value is None or value.type in _STATEMENTS_OF_JAVA else value
+    return _nothing_done(node.named_children[0]) if node.named_children else None
+
+
+def _nothing_done(value: tree_sitter.Node) -> tree_sitter.Node | None:
+    return None if value.type in _STATEMENTS_OF_JAVA else value
 
 
 def _of_other_class(node: tree_sitter.Node) -> tree_sitter.Node | None:
@@ -124,6 +232,23 @@ def _compared_twice(node: tree_sitter.Node) -> tree_sitter.Node | None:
     return operator if before is not None and before.type in _COMPARISONS else None
 
 
+def _no_item(node: tree_sitter.Node) -> tree_sitter.Node | None:
+    """Rust: outside of functions only macros are called."""
+    value = node.named_children[0] if node.named_children else None
+    return None if value is not None and value.type == "macro_invocation" else node
+
+
+def _not_ended(node: tree_sitter.Node) -> tree_sitter.Node | None:
+    """Rust: a macro that is called with `()` or `[]` and no `;` is the last of its block."""
+    statement = node.parent
+    if statement is None or statement.children[-1].type == ";" or (node.text or b"")[-1:] == b"}":
+        return None
+    below = statement.next_named_sibling
+    while below is not None and "comment" in below.type:
+        below = below.next_named_sibling
+    return None if below is None else node
+
+
 def _not_ambient(node: tree_sitter.Node) -> tree_sitter.Node | None:
     """JavaScript: a constant without a value, unless it is only declared."""
     parent = node.parent
@@ -141,9 +266,15 @@ _SCRIPT: tuple[tuple[str, Asked | None], ...] = (
     ('(arguments "(" . "," @x)', None),
     ('(formal_parameters "," . "," @x)', None),
     ('(formal_parameters "(" . "," @x)', None),
+    ("(try_statement !handler !finalizer) @x", None),
+    ("(binary_expression right: (assignment_expression) @x)", None),
+    ("(unary_expression argument: (assignment_expression) @x)", None),
+    ("[(lexical_declaration) (export_statement) (import_statement)] @x", _declared_twice),
+    ("(expression_statement [(function_expression) (class)] @x)", None),
+    ("(expression_statement (call_expression function: (function_expression) @x))", None),
 )
 _RULES: dict[str, tuple[tuple[str, Asked | None], ...]] = {
-    "javascript": _SCRIPT,
+    "javascript": (*_SCRIPT, ("(program) @x", _default_twice)),
     "typescript": (
         ('(lexical_declaration "const" (variable_declarator !value !type) @x)', _not_ambient),
         *_SCRIPT[1:],
@@ -151,11 +282,22 @@ _RULES: dict[str, tuple[tuple[str, Asked | None], ...]] = {
     "go": (
         ("[(literal_value) (argument_list) (parameter_list) (parenthesized_expression)] @x",
          _ended_by_line),
+        ("(parameter_list) @x", _half_named),
         ("(source_file) @x", _no_top_of_go),
+        ("[(package_clause) (import_declaration)] @x", _too_late),
     ),
     "java": (
         ("(expression_statement) @x", _no_statement),
+        ("(for_statement update: (_) @x)", _nothing_done),
         ("(constructor_declaration) @x", _of_other_class),
+        ("(modifiers) @x", _repeated),
+        ("[(package_declaration) (import_declaration)] @x", _too_late),
     ),
-    "rust": (("(binary_expression) @x", _compared_twice),),
+    "c": (("(preproc_call directive: (preproc_directive) @x)", _no_directive),),
+    "cpp": (("(preproc_call directive: (preproc_directive) @x)", _no_directive),),
+    "rust": (
+        ("(binary_expression) @x", _compared_twice),
+        ("(block (expression_statement (macro_invocation) @x))", _not_ended),
+        ("(source_file [(expression_statement) (let_declaration)] @x)", _no_item),
+    ),
 }  # fmt: skip

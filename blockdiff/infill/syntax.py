@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from blockdiff.grammars import NoGrammar, OutOfTime
 from blockdiff.infill.fillers import fillers
-from blockdiff.infill.nesting import Nesting, excess
+from blockdiff.infill.nesting import scan
 from blockdiff.infill.syntax_errors import SyntaxFault, construct, syntax_faults
 from blockdiff.types import SyntaxState
 
@@ -19,6 +19,7 @@ class _Unclear(Exception):
     """The document has faults, and nobody can tell whose they are."""
 
 
+_MOST_TRIED = 100_000  # characters of a text that is parsed again with neutral fillings
 _NOT_JUDGED = (NoGrammar, OutOfTime, _Unclear)
 
 
@@ -113,13 +114,16 @@ def _blamed(document: str, start: int, end: int, language: str) -> list[SyntaxFa
     known = _Known(document, start, end, language)
     if blamed := [fault for fault in faults if not known(fault)]:
         return blamed
-    if language != "python" and _sound(document, start, end, language):
+    says_something = bool(document[start:end].strip())
+    if language != "python" and says_something and _sound(document, start, end, language):
         return []
     raise _Unclear
 
 
 def _mendable(document: str, start: int, end: int, language: str) -> bool:
     """Whether another text in place of the span would make all of the document parse."""
+    if len(document) > _MOST_TRIED:
+        return False
     before, after = document[:start], document[end:]
     for text in fillers(before, after, language):
         filled = before + text + after
@@ -175,6 +179,6 @@ def _run(text: str) -> int:
 
 
 def _sound(document: str, start: int, end: int, language: str) -> bool:
-    """Whether every bracket of the construct around the span has its partner."""
-    first, last = construct(document, start, end, language)
-    return excess(Nesting(), document[first:end], document[end:last], language) == 0
+    """Whether all that is opened in the construct around the span is closed, nothing else is."""
+    state = scan(document[slice(*construct(document, start, end, language))], language)
+    return not (state.stack or state.unmatched or state.in_text)

@@ -50,8 +50,8 @@ def syntax_faults(text: str, language: str, start: int, end: int) -> list[Syntax
     """
     data = text.encode("utf-8", "replace")  # a lone surrogate becomes one "?"
     tree = parse(data, language)
-    first = len(text[:start].encode("utf-8", "replace"))
-    last = first + len(text[start:end].encode("utf-8", "replace"))
+    first = len(text[:start].rstrip().encode("utf-8", "replace"))
+    last = len(data) - len(text[end:].lstrip().encode("utf-8", "replace"))
     found = [*_in_tree(tree.root_node), *refused(tree, language, first, last)]
     faults = _in_characters(data, found)
     if language != "python" or _in_python_2(tree, first, last):
@@ -84,6 +84,8 @@ def construct(text: str, start: int, end: int, language: str) -> tuple[int, int]
     return first, last
 
 
+_HEAD = re.compile(r"[\w@#]")
+_NAME = re.compile(r"\w")  # `#endif` ends what is begun far above
 _GOES_ON = re.compile(r"(?:else|elif|except|finally|elseif|end|until|catch|while)\b")
 _GOES_WITH_NEXT = re.compile(r"@|#\[|template\b")
 _ENDS = re.compile(r"[;}]\s*$|^\s*(?://|#|--|\*/|end\b)|\*/\s*$")
@@ -91,7 +93,7 @@ _ENDS = re.compile(r"[;}]\s*$|^\s*(?://|#|--|\*/|end\b)|\*/\s*$")
 
 def _begins(text: str, line: int, language: str) -> bool:
     """Whether a top-level construct begins with the line at this offset."""
-    if not re.match(r"[\w@#]", text[line : line + 1]) or _GOES_ON.match(text, line):
+    if not (_NAME if language in ("c", "cpp") else _HEAD).match(text, line) or _GOES_ON.match(text, line):
         return False
     above = text[text.rfind("\n", 0, max(line - 1, 0)) + 1 : line]
     if _GOES_WITH_NEXT.match(above):
@@ -108,7 +110,10 @@ def _in_tree(root: tree_sitter.Node) -> Iterator[tuple[int, int]]:
     todo, count = [root], 0
     while todo and count < _MOST_ERRORS:
         node = todo.pop()
-        if node.is_error or node.is_missing:
+        if node.is_missing:
+            count += 1
+            yield _gap(node), _gap(node)
+        elif node.is_error:
             count += 1
             yield node.start_byte, node.end_byte
         elif node.has_error:
@@ -117,6 +122,14 @@ def _in_tree(root: tree_sitter.Node) -> Iterator[tuple[int, int]]:
                 count += 1
                 yield node.start_byte, node.end_byte
             todo.extend(reversed(children))
+
+
+def _gap(node: tree_sitter.Node) -> int:
+    """Where something is missing: the comments that the grammar puts before it do not count."""
+    before = node.prev_sibling
+    while before is not None and "comment" in before.type:
+        before = before.prev_sibling
+    return node.start_byte if before is None else before.end_byte
 
 
 def _in_characters(data: bytes, found: list[tuple[int, int]]) -> list[SyntaxFault]:

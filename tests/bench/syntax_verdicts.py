@@ -26,6 +26,7 @@ from tests.bench.compilers import ROOT, judge_of
 
 HELD_OUT = ROOT / "models/qwen2.5-coder-1.5b-blockdiff/eval/held_out.jsonl.gz"
 _BRACKET = re.compile(r"[()\[\]{}]|\bend\b")
+_CONDITIONAL = re.compile(r"^[ \t]*#[ \t]*(?:if|ifdef|elif|else)\b", re.MULTILINE)
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -126,6 +127,8 @@ def measure(language: str, files: list[HeldOutFile], args: argparse.Namespace) -
     if found is None:
         return None
     name, judge = found
+    if language in ("c", "cpp"):  # what is hidden no compiler judges
+        files = [f for f in files if not _CONDITIONAL.search(f.text)]
     files = [f for f, sound in zip(files, judge([f.text for f in files]), strict=True) if sound]
     draw = random.Random(args.seed)
     tried = list(snippets(files, draw, args.each))
