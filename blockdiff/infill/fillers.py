@@ -12,6 +12,10 @@ _TEXTS = {
     "lua": ("", "x", "x()", "= x"),
     "go": ("", "x", "x()", "= x", "x int"),
     "rust": ("", "x", "x;", "= x;"),
+    "java": ("", "x", "x();", "= x;", "x,", "finally { }"),
+    "javascript": ("", "x", "x;", "= x;", "x,", "finally { }"),
+    "typescript": ("", "x", "x;", "= x;", "x,", "finally { }"),
+    "tsx": ("", "x", "x;", "= x;", "x,", "finally { }"),
 }
 _OTHER_TEXTS = ("", "x", "x;", "= x;", "x,")
 _TRY = re.compile(r"^([ \t]*)try\s*:", re.MULTILINE)
@@ -23,11 +27,13 @@ def fillers(before: str, after: str, language: str) -> Iterator[str]:
     What one of them mends would be sound with a better text in the hole; what none mends may be.
     """
     owed, opened = _brackets(before, after, language)
+    if _is_line(before, after):
+        owed += "\n"
     for text in _TEXTS.get(language, _OTHER_TEXTS):
         yield opened + text + owed
-    if owed and language not in ("python", "lua", "go"):
+    if owed.strip() and language not in ("python", "lua", "go"):
         yield owed + ";"
-    if language == "python" and not owed:
+    if language == "python" and not owed.strip():
         yield from _statements(before, after)
 
 
@@ -46,6 +52,11 @@ def _brackets(before: str, after: str, language: str) -> tuple[str, str]:
     return "", "".join(opener[closer] for closer in reversed(waiting[: len(waiting) - len(stack)]))
 
 
+def _is_line(before: str, after: str) -> bool:
+    """Whether the hole takes whole lines, the last line's end with it."""
+    return not before[before.rfind("\n") + 1 :].strip() and not after.startswith(("\n", "\r"))
+
+
 def _statements(before: str, after: str) -> Iterator[str]:
     """`pass` at the levels that a line may have here, and the end of a `try` that has none."""
     head = before[before.rfind("\n") + 1 :]
@@ -54,7 +65,7 @@ def _statements(before: str, after: str) -> Iterator[str]:
     above = [line for line in before.splitlines() if line.strip()][-1:]
     level = re.match(r"[ \t]*", above[0]).group() if above else ""  # type: ignore[union-attr]
     inner = level + ("\t" if level.startswith("\t") else "    ")
-    end = "" if after.startswith("\n") else "\n"
+    end = "\n" if _is_line(before, after) else ""
     for indentation in dict.fromkeys((inner, level)):
         text = indentation.removeprefix(head)
         yield text + "pass" + end

@@ -240,13 +240,12 @@ def _no_item(node: tree_sitter.Node) -> tree_sitter.Node | None:
 
 def _not_ended(node: tree_sitter.Node) -> tree_sitter.Node | None:
     """Rust: a macro that is called with `()` or `[]` and no `;` is the last of its block."""
-    statement = node.parent
-    if statement is None or statement.children[-1].type == ";" or (node.text or b"")[-1:] == b"}":
+    if (node.text or b"")[-1:] == b"}":
         return None
-    below = statement.next_named_sibling
+    below = node.next_sibling
     while below is not None and "comment" in below.type:
-        below = below.next_named_sibling
-    return None if below is None else node
+        below = below.next_sibling
+    return node if below is not None and below.is_named else None
 
 
 def _not_ambient(node: tree_sitter.Node) -> tree_sitter.Node | None:
@@ -297,7 +296,7 @@ _RULES: dict[str, tuple[tuple[str, Asked | None], ...]] = {
     "cpp": (("(preproc_call directive: (preproc_directive) @x)", _no_directive),),
     "rust": (
         ("(binary_expression) @x", _compared_twice),
-        ("(block (expression_statement (macro_invocation) @x))", _not_ended),
+        ("(block (macro_invocation) @x)", _not_ended),
         ("(source_file [(expression_statement) (let_declaration)] @x)", _no_item),
     ),
 }  # fmt: skip
