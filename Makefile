@@ -55,6 +55,9 @@ bench-denoise: .venv/.stamp-dev  ## a denoising step of a 0.5B shape beside tran
 bench-graphs: .venv/.stamp-dev  ## on CUDA: small forwards replayed as graphs beside eager ones
 	@$(RUN) tests.bench.graphs $(ARGS)
 
+bench-syntax: .venv/.stamp-dev  ## verdicts on filled holes beside those of the compilers here
+	@$(RUN) tests.bench.syntax_verdicts $(ARGS)
+
 bench-cancel: .venv/.stamp-editors  ## from the cancel key to the vanished draft, in Neovim
 	@$(RUN) tests.bench.cancel $(ARGS)
 

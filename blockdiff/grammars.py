@@ -108,6 +108,26 @@ def parse(data: bytes, language: str) -> tree_sitter.Tree:
         raise OutOfTime from error
 
 
+def query(
+    language: str, source: str, node: tree_sitter.Node, start: int, end: int
+) -> list[tree_sitter.Node]:
+    """Nodes captured as `@x` below a node that reach into the bytes `start` to `end`, or touch."""
+    import tree_sitter
+
+    cursor = tree_sitter.QueryCursor(_query(language, source))
+    cursor.set_byte_range(max(start - 1, 0), end + 1)
+    return cursor.captures(node).get("x", [])
+
+
+@cache
+def _query(language: str, source: str) -> tree_sitter.Query:
+    import tree_sitter
+
+    grammar = _grammar(language)
+    assert grammar is not None, "there is a tree already"
+    return tree_sitter.Query(grammar, source)
+
+
 @cache
 def _grammar(language: str) -> tree_sitter.Language | None:
     """The installed grammar, or None."""

@@ -285,11 +285,11 @@ class FinishReason(str, Enum):
 
 
 class SyntaxState(str, Enum):
-    """What tree-sitter says of prefix + text + suffix."""
+    """What tree-sitter, and for Python the compiler, say of prefix + text + suffix."""
 
-    OK = "ok"
+    OK = "ok"  # the filled document parses, or what the hole is in does and the rest did not before
     BROKEN = "broken"  # the filled document has errors that the hole is part of
-    SKIPPED = "skipped"  # no grammar for this language
+    SKIPPED = "skipped"  # no grammar, out of time, or nobody can tell whose the errors are
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,8 @@ class Outcome:
     Attributes:
         version: the document's, to which `edits` apply; at most one edit a hole.
         finish: how the last of the holes ended: `eom` or `length`.
-        syntax: what tree-sitter says of the document with the edits: `ok`, `broken`, `skipped`.
+        syntax: whether the document with the edits parses: `ok`, `broken`, `skipped` where that
+            was not or cannot be judged.
     """
 
     request_id: str

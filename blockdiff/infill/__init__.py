@@ -8,7 +8,9 @@ seams       where a draft ends, and how it fits in
 construct   where a draft leaves the function it belongs to
 nesting     which brackets and strings are open
 whitespace  line endings and indentation
-syntax      whether a filled hole parses
+syntax      whether a filled hole parses; syntax_errors: where a text does not; refused: what
+            grammars let pass; python_compiler: asked without running anything; fillers: neutral
+            texts for a hole
 """
 
 from blockdiff.infill.healing import HealingConstraint, Tokenizer
