@@ -142,7 +142,7 @@ class Runtime:
             return cls(Path(chosen).expanduser().absolute())
         import platformdirs
 
-        folder = Path(platformdirs.user_state_dir("blockdiff", appauthor=False))
+        folder = Path(platformdirs.user_state_dir("blockdiff", appauthor=False)).absolute()
         # Machines that share a home folder do not share an engine.
         return cls(folder / (platform.node() or "here") if sys.platform == "linux" else folder)
 

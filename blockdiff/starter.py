@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -18,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from blockdiff import endpoint, store, wire
+from blockdiff import child, endpoint, store, wire
 from blockdiff.endpoint import Address, Runtime
 from blockdiff.errors import (
     AddressInUse,
@@ -189,21 +188,17 @@ class Starter:
                 self._deaths.record(error)
             raise
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> child.Popen[bytes]:
         """The engine as a process that outlives this one."""
         runtime = self._runtime
-        detached: dict[str, Any] = {"start_new_session": True}
-        if sys.platform == "win32":
-            flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
-            detached = {"creationflags": flags}
+        environment = child.inherited() | {"BLOCKDIFF_RUNTIME": str(runtime.folder)}
         with runtime.access():
             if runtime.log.is_file() and runtime.log.stat().st_size > _LOG_BYTES:
                 os.replace(runtime.log, runtime.log.with_suffix(".log.1"))
             with _private(runtime.log, "ab") as log, _private(self._said, "wb") as said:
-                process: subprocess.Popen[bytes] = subprocess.Popen(
-                    self._options.arguments(),
-                    env={**os.environ, "BLOCKDIFF_RUNTIME": str(runtime.folder)},
-                    stdin=subprocess.DEVNULL, stdout=said, stderr=log, **detached,
+                process = child.start(
+                    self._options.arguments(), runtime.folder, environment,
+                    stdout=said, stderr=log, **child.detached(),
                 )  # fmt: skip
         # Reaps it, whenever that is.
         threading.Thread(target=process.wait, daemon=True).start()
@@ -213,7 +208,7 @@ class Starter:
     def _said(self) -> Path:
         return self._runtime.folder / "engine.out"
 
-    def _await_answer(self, process: subprocess.Popen[bytes], deadline: float) -> Joined:
+    def _await_answer(self, process: child.Popen[bytes], deadline: float) -> Joined:
         while time.monotonic() < deadline:
             if joined := self.join():
                 return joined

@@ -100,7 +100,7 @@ def cache_root() -> Path:
         return Path(chosen).expanduser().absolute()
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("blockdiff", appauthor=False))
+    return Path(platformdirs.user_cache_dir("blockdiff", appauthor=False)).absolute()
 
 
 def folder_of(name: str) -> Path:

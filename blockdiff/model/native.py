@@ -11,8 +11,6 @@ import hashlib
 import importlib.util
 import os
 import platform
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blockdiff import store
+from blockdiff import child, store
 from blockdiff.errors import DeviceUnavailable
 
 _HERE = Path(__file__).parent
@@ -146,13 +144,13 @@ def _compiled(path: Path) -> Native:
             os.close(handle)
             scratch = Path(name)
             command = [*compiler, *_FLAGS, *map(str, SOURCES), "-o", name, "-lm"]
-            ran = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+            ran = child.run(command, seconds=_SECONDS)
             if ran.returncode == 0:
                 library = Native(scratch)
                 os.replace(scratch, path)
                 return library
             said = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
-        except (OSError, AttributeError, subprocess.SubprocessError) as error:
+        except (OSError, AttributeError, child.Failed) as error:
             said = str(error)
         finally:
             if scratch is not None:
@@ -165,7 +163,7 @@ def _compilers() -> list[list[str]]:
     wanted = os.environ.get("CC", "").split()
     names = [wanted] if wanted else []
     names += [[name] for name in ("cc", "gcc", "clang")]
-    found = [[path, *name[1:]] for name in names if (path := shutil.which(name[0]))]
+    found = [[path, *name[1:]] for name in names if (path := child.which(name[0]))]
     if importlib.util.find_spec("ziglang"):  # a compiler that comes as a package
         found.append([sys.executable, "-m", "ziglang", "cc"])
     return found
