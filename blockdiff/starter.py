@@ -26,6 +26,7 @@ from blockdiff.errors import (
     BlockdiffError,
     EngineMismatch,
     EngineUnavailable,
+    NotPermitted,
     Unauthorized,
 )
 
@@ -169,6 +170,9 @@ class Starter:
         """Holds the engine's lock for a moment; false if an engine does."""
         from filelock import Timeout
 
+        if not self._runtime.is_there():
+            yield True
+            return
         lock = self._runtime.life_lock
         with self._runtime.access():
             try:
@@ -226,7 +230,7 @@ class Starter:
     def _last_words(self, status: int) -> BlockdiffError:
         """Why the engine did not start: what it printed last, or its exit status."""
         with contextlib.suppress(OSError, ValueError, IndexError, TypeError):
-            last = json.loads(self._said.read_text("utf-8").splitlines()[-1])
+            last = json.loads(self._runtime.read(self._said.name).splitlines()[-1])
             if last["event"] == "failed":
                 return wire.error_from_json(last)
         return EngineUnavailable(
@@ -266,8 +270,8 @@ class Deaths:
 
     def _read(self) -> tuple[int, float, BlockdiffError]:
         """Count, time of the last and what it was; a count of 0 if that was long ago."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(self._file.read_text("utf-8"))
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, NotPermitted):
+            record = json.loads(self._runtime.read(self._file.name))
             count, at = int(record["count"]), float(record["at"])
             if 0 <= time.time() - at < _FORGET_SECONDS:
                 return count, at, wire.error_from_json(record["error"])
@@ -291,6 +295,6 @@ def _private(path: Path, mode: str) -> IO[bytes]:
     """Open a file that only we can read."""
 
     def opener(name: str, flags: int) -> int:
-        return os.open(name, flags, 0o600)
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
     return open(path, mode, opener=opener)

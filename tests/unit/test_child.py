@@ -206,7 +206,10 @@ def calls(text: str, name: str) -> list[str]:
 @pytest.mark.parametrize(
     ("folder", "pattern", "starters", "others"),
     [
-        ("vscode/src", "*.ts", ("spawn",), r"import [^;]*\b(exec|fork|\w+Sync|execFile)\b[^;]*child_process"),
+        (
+            "vscode/src", "*.ts", ("spawn",),
+            r"import [^;]*\b(exec|fork|\w+Sync|execFile)\b[^;]*child_process",
+        ),
         (
             "nvim", "*.lua", ("vim.system", "vim.lsp.rpc.start"),
             r"jobstart|termopen|io\.popen|os\.execute|uv\.spawn|fn\.system",
