@@ -30,7 +30,8 @@ class PrefixStore:
 
     A cache is taken out, continued by one request, and put back with the tokens it then holds; in
     the meantime others may begin with a copy of what it has committed. Buffers count with their
-    capacity, and a buffer that is mostly empty is not kept. Not for use from several threads, but for reading `entries` and `nbytes`.
+    capacity, and one that is mostly empty is not kept. Not for use from several threads, but for
+    reading `entries` and `nbytes`.
     """
 
     def __init__(self, empty: Callable[[], BlockCache], budget: int = DEFAULT_BYTES) -> None:
