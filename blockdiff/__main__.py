@@ -1,9 +1,12 @@
 """The `blockdiff` command. Ctrl-C is handled before anything slow is imported."""
 
-from __future__ import annotations
-
+# ruff: noqa: E402
 import os
 import sys
+
+from blockdiff import search_path
+
+search_path.leave_project()  # before anything is looked for there
 
 from blockdiff import interrupt
 

@@ -130,8 +130,9 @@ def stop() -> None:
     """Stop the engine; a running request ends with an error."""
     runtime = Runtime.default()
     starter = Starter(runtime, StartOptions())
+    alive = starter.is_alive()
     Deaths(runtime).forget()
-    if not (runtime.folder.is_dir() and starter.is_alive()):
+    if not alive:
         print(_NOT_RUNNING)
         return
     with contextlib.suppress(EngineUnavailable):  # it hangs

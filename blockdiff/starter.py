@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -18,15 +17,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from blockdiff import endpoint, store, wire
+from blockdiff import child, endpoint, store, wire
 from blockdiff.endpoint import Address, Runtime
 from blockdiff.errors import (
     AddressInUse,
     BlockdiffError,
     EngineMismatch,
     EngineUnavailable,
+    NotPermitted,
     Unauthorized,
 )
 
@@ -170,6 +170,9 @@ class Starter:
         """Holds the engine's lock for a moment; false if an engine does."""
         from filelock import Timeout
 
+        if not self._runtime.is_there():
+            yield True
+            return
         lock = self._runtime.life_lock
         with self._runtime.access():
             try:
@@ -189,21 +192,17 @@ class Starter:
                 self._deaths.record(error)
             raise
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> child.Popen[bytes]:
         """The engine as a process that outlives this one."""
         runtime = self._runtime
-        detached: dict[str, Any] = {"start_new_session": True}
-        if sys.platform == "win32":
-            flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
-            detached = {"creationflags": flags}
+        environment = child.inherited() | {"BLOCKDIFF_RUNTIME": str(runtime.folder)}
         with runtime.access():
             if runtime.log.is_file() and runtime.log.stat().st_size > _LOG_BYTES:
                 os.replace(runtime.log, runtime.log.with_suffix(".log.1"))
             with _private(runtime.log, "ab") as log, _private(self._said, "wb") as said:
-                process: subprocess.Popen[bytes] = subprocess.Popen(
-                    self._options.arguments(),
-                    env={**os.environ, "BLOCKDIFF_RUNTIME": str(runtime.folder)},
-                    stdin=subprocess.DEVNULL, stdout=said, stderr=log, **detached,
+                process = child.start(
+                    self._options.arguments(), runtime.folder, environment,
+                    stdout=said, stderr=log, **child.detached(),
                 )  # fmt: skip
         # Reaps it, whenever that is.
         threading.Thread(target=process.wait, daemon=True).start()
@@ -213,7 +212,7 @@ class Starter:
     def _said(self) -> Path:
         return self._runtime.folder / "engine.out"
 
-    def _await_answer(self, process: subprocess.Popen[bytes], deadline: float) -> Joined:
+    def _await_answer(self, process: child.Popen[bytes], deadline: float) -> Joined:
         while time.monotonic() < deadline:
             if joined := self.join():
                 return joined
@@ -231,7 +230,7 @@ class Starter:
     def _last_words(self, status: int) -> BlockdiffError:
         """Why the engine did not start: what it printed last, or its exit status."""
         with contextlib.suppress(OSError, ValueError, IndexError, TypeError):
-            last = json.loads(self._said.read_text("utf-8").splitlines()[-1])
+            last = json.loads(self._runtime.read(self._said.name).splitlines()[-1])
             if last["event"] == "failed":
                 return wire.error_from_json(last)
         return EngineUnavailable(
@@ -271,8 +270,8 @@ class Deaths:
 
     def _read(self) -> tuple[int, float, BlockdiffError]:
         """Count, time of the last and what it was; a count of 0 if that was long ago."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(self._file.read_text("utf-8"))
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, NotPermitted):
+            record = json.loads(self._runtime.read(self._file.name))
             count, at = int(record["count"]), float(record["at"])
             if 0 <= time.time() - at < _FORGET_SECONDS:
                 return count, at, wire.error_from_json(record["error"])
@@ -296,6 +295,6 @@ def _private(path: Path, mode: str) -> IO[bytes]:
     """Open a file that only we can read."""
 
     def opener(name: str, flags: int) -> int:
-        return os.open(name, flags, 0o600)
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
     return open(path, mode, opener=opener)

@@ -38,8 +38,8 @@ from blockdiff.footprint import shape_of
 __all__ = [
     "DEFAULT_MODEL", "CatalogEntry", "ModelFiles", "ModelState", "Progress", "Published", "Status",
     "bundled_models", "cache_root", "catalog", "files_of", "find", "folder_of", "is_path",
-    "is_verified", "lock", "mark_verified", "partial_of", "published", "remove", "resolve",
-    "silent", "state",
+    "is_verified", "lock", "mark_verified", "own_cache_root", "partial_of", "published",
+    "remove", "resolve", "silent", "state",
 ]  # fmt: skip
 
 PREPARED, PACKED = "prepared-bf16", "prepared-int8"
@@ -98,9 +98,14 @@ def cache_root() -> Path:
     """Folder that everything downloaded or derived goes to; it may not exist yet."""
     if chosen := os.environ.get("BLOCKDIFF_CACHE"):
         return Path(chosen).expanduser().absolute()
+    return own_cache_root()
+
+
+def own_cache_root() -> Path:
+    """The cache folder of this user, whatever `BLOCKDIFF_CACHE` says."""
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("blockdiff", appauthor=False))
+    return Path(platformdirs.user_cache_dir("blockdiff", appauthor=False)).absolute()
 
 
 def folder_of(name: str) -> Path:

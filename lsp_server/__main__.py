@@ -1,6 +1,13 @@
-"""`blockdiff-lsp`: the language server on standard input and output, or on a port for debugging."""
+"""`blockdiff-lsp`: the language server on standard input and output, or on a port for debugging.
 
-from __future__ import annotations
+An editor starts it in the folder of the open project. `python -m lsp_server` would look for
+`lsp_server` itself there first: editors are to start `blockdiff-lsp`, or Python in another folder.
+"""
+
+# ruff: noqa: E402
+from blockdiff import search_path
+
+search_path.leave_project()  # before anything is looked for there
 
 import argparse
 import json

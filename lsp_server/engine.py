@@ -89,10 +89,12 @@ class EngineLink:
     def would_download(self) -> bool:
         """Whether a request would begin with a download, which nobody asks for by typing."""
         wanted = self._settings
-        if wanted.url or not wanted.download or self._runtime.announced() is not None:
+        if wanted.url or not wanted.download:
             return False
         model = wanted.model or store.DEFAULT_MODEL
         try:
+            if self._runtime.announced() is not None:
+                return False
             return not store.is_path(model) and store.state(model).status is not Status.PRESENT
         except BlockdiffError:
             return False

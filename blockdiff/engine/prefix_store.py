@@ -14,6 +14,7 @@ DEFAULT_BYTES = 512 << 20
 # text after the hole, another place in the file) is likely to be asked for again.
 _LOSABLE_TOKENS = 64
 _LEAST_COPIED_TOKENS = 16  # fewer are encoded as fast as they are copied
+_MOST_EMPTY = 4  # times its tokens: more capacity is left of a request that ended early
 
 
 @dataclass(eq=False)
@@ -29,7 +30,8 @@ class PrefixStore:
 
     A cache is taken out, continued by one request, and put back with the tokens it then holds; in
     the meantime others may begin with a copy of what it has committed. Buffers count with their
-    capacity. Not for use from several threads, but for reading `entries` and `nbytes`.
+    capacity, and one that is mostly empty is not kept. Not for use from several threads, but for
+    reading `entries` and `nbytes`.
     """
 
     def __init__(self, empty: Callable[[], BlockCache], budget: int = DEFAULT_BYTES) -> None:
@@ -60,7 +62,7 @@ class PrefixStore:
         entry, shared = self._longest(tokens)
         lent, underway = self._longest_lent(tokens)
         if lent is not None and underway > max(shared, _LEAST_COPIED_TOKENS):
-            cache = self._reserved(lent.cache.fork(length=underway), tokens, room)
+            cache = self._copied(lent.cache, underway, tokens, room)
         elif entry is None or shared < _LEAST_COPIED_TOKENS:
             cache = self._reserved(self._empty(), tokens, room)
         elif len(entry.tokens) - shared <= _LOSABLE_TOKENS:
@@ -70,7 +72,7 @@ class PrefixStore:
             self._entries.remove(entry)
         else:
             self._touch(entry)
-            cache = self._reserved(entry.cache.fork(length=shared), tokens, room)
+            cache = self._copied(entry.cache, shared, tokens, room)
         self._evict(self._budget - cache.nbytes)
         self._lent.append(_Entry(tuple(tokens), cache))
         return cache
@@ -88,6 +90,8 @@ class PrefixStore:
             return self._touch(entry)
         self._entries = [e for e in self._entries if _common(e.tokens, tokens) < len(e.tokens)]
         if tokens:
+            if cache.capacity > _MOST_EMPTY * cache.length:
+                cache = cache.fork()
             self._entries.append(_Entry(tuple(tokens), cache))
         self._evict(self._budget)
 
@@ -111,8 +115,14 @@ class PrefixStore:
         return entry, shared
 
     def _reserved(self, cache: BlockCache, tokens: Sequence[int], room: int) -> BlockCache:
-        cache.reserve(max(len(tokens), min(len(tokens) + room, cache.most_positions)))
+        cache.reserve(_positions(cache, tokens, room))
         return cache
+
+    def _copied(
+        self, cache: BlockCache, length: int, tokens: Sequence[int], room: int
+    ) -> BlockCache:
+        capacity = min(_positions(cache, tokens, room), cache.most_positions)
+        return self._reserved(cache.fork(length=length, capacity=capacity), tokens, room)
 
     def _touch(self, entry: _Entry) -> None:
         self._entries.remove(entry)
@@ -121,6 +131,11 @@ class PrefixStore:
     def _evict(self, budget: int) -> None:
         while self._entries and self.nbytes > budget:
             del self._entries[0]
+
+
+def _positions(cache: BlockCache, tokens: Sequence[int], room: int) -> int:
+    """What a cache needs for `tokens` and, within the model's limit, `room` more."""
+    return max(len(tokens), min(len(tokens) + room, cache.most_positions))
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

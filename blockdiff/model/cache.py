@@ -142,10 +142,13 @@ class BlockCache:
         self._length = length
         self._draft = 0
 
-    def fork(self, batch: int | None = None, length: int | None = None) -> BlockCache:
+    def fork(
+        self, batch: int | None = None, length: int | None = None, capacity: int = 0
+    ) -> BlockCache:
         """An independent copy of the committed region, its single row repeated `batch` times.
 
-        With `length`, of its first `length` positions only.
+        With `length`, of its first `length` positions only. Its capacity is what is copied, or
+        `capacity` where that is more: never that of this cache.
         """
         rows = self.batch if batch is None else batch
         length = self._length if length is None else length
@@ -156,7 +159,7 @@ class BlockCache:
         copy = object.__new__(BlockCache)
         copy._config, copy._length, copy._draft, copy.version = self._config, length, 0, 0
         shape = list(self._buffer.shape)
-        shape[2] = rows
+        shape[2], shape[4] = rows, max(length, capacity)
         copy._buffer = self._buffer.new_zeros(shape)
         copy._buffer[:, :, :, :, :length] = self._buffer[:, :, :, :, :length]
         return copy

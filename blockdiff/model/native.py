@@ -1,7 +1,8 @@
 """Int8 arithmetic on packed weights, by a small library compiled on this machine.
 
 `linear_int8.c` and `stack.c` are compiled for this very processor at first use and kept in the
-cache folder. Their threads are those of torch: both run on one OpenMP pool.
+cache folder. A library that others can have written is never loaded: it would run as we do. Their
+threads are those of torch: both run on one OpenMP pool.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import hashlib
 import importlib.util
 import os
 import platform
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,8 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blockdiff import store
-from blockdiff.errors import DeviceUnavailable
+from blockdiff import child, private, store
+from blockdiff.errors import DeviceUnavailable, NotPermitted
 
 _HERE = Path(__file__).parent
 SOURCES = [_HERE / "linear_int8.c", _HERE / "stack.c"]
@@ -111,13 +110,17 @@ class Native:
 @cache
 def native() -> Native:
     """The library, compiled if it is not yet. Raises DeviceUnavailable where that cannot be."""
-    path = store.cache_root() / "native" / f"linear-int8-{_key()}.so"
-    if path.is_file():
-        try:
+    name = f"linear-int8-{_key()}.so"
+    folder = next((folder for folder in _folders() if _is_ours(folder)), None)
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="blockdiff-", ignore_cleanup_errors=True) as lent:
+            return _compiled(Path(lent) / name)  # once loaded it does not need its file
+    try:
+        with private.pinned(folder / name) as path:
             return Native(path)
-        except (OSError, AttributeError):
-            pass  # cut short, or of another machine: made again
-    return _compiled(path)
+    except (OSError, AttributeError, NotPermitted):
+        pass  # none yet, cut short, of another machine, or open to others: made again
+    return _compiled(folder / name)
 
 
 @cache
@@ -135,6 +138,23 @@ def is_fast() -> bool:
     return not available() and native().backend != "portable"
 
 
+def _folders() -> list[Path]:
+    """Where a compiled library may lie: the cache, and if others share that, the user's own."""
+    return [root / "native" for root in dict.fromkeys((store.cache_root(), store.own_cache_root()))]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can put a library into `folder`, which is made if need be."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if sys.platform != "win32" and folder.stat().st_uid == os.getuid():
+            folder.chmod(folder.stat().st_mode & ~private.WRITE)
+        private.check_folder(folder, private.WRITE)
+    except (OSError, NotPermitted):
+        return False
+    return os.access(folder, os.W_OK)
+
+
 def _compiled(path: Path) -> Native:
     compilers = _compilers()
     if not compilers:
@@ -143,18 +163,18 @@ def _compiled(path: Path) -> Native:
     for compiler in compilers:
         scratch = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(suffix=".so", dir=path.parent)
             os.close(handle)
             scratch = Path(name)
             command = [*compiler, *_FLAGS, *map(str, SOURCES), "-o", name, "-lm"]
-            ran = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+            ran = child.run(command, seconds=_SECONDS)
             if ran.returncode == 0:
+                scratch.chmod(0o700)
                 library = Native(scratch)
                 os.replace(scratch, path)
                 return library
             said = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
-        except (OSError, AttributeError, subprocess.SubprocessError) as error:
+        except (OSError, AttributeError, child.Failed) as error:
             said = str(error)
         finally:
             if scratch is not None:
@@ -167,7 +187,7 @@ def _compilers() -> list[list[str]]:
     wanted = os.environ.get("CC", "").split()
     names = [wanted] if wanted else []
     names += [[name] for name in ("cc", "gcc", "clang")]
-    found = [[path, *name[1:]] for name in names if (path := shutil.which(name[0]))]
+    found = [[path, *name[1:]] for name in names if (path := child.which(name[0]))]
     if importlib.util.find_spec("ziglang"):  # a compiler that comes as a package
         found.append([sys.executable, "-m", "ziglang", "cc"])
     return found

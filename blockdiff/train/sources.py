@@ -10,7 +10,6 @@ import email.parser
 import importlib.metadata
 import json
 import re
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -22,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+from blockdiff import child
 from blockdiff.errors import InputFileError
 from blockdiff.train.licences import DebianCopyright, from_metadata, is_permissive
 
@@ -154,10 +154,8 @@ def is_source(path: str) -> bool:
 
 def _npm_roots() -> list[Path]:
     try:
-        done = subprocess.run(
-            ["npm", "root", "-g"], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        done = child.run(["npm", "root", "-g"], seconds=20)
+    except (OSError, child.Failed):
         return []
     return [Path(done.stdout.strip())] if done.stdout.strip() else []
 
@@ -387,15 +385,13 @@ def _crate_archive(path: Path) -> Package | None:
 
 def _deb(path: Path) -> Package | None:
     def opened() -> tarfile.TarFile:
-        done = subprocess.run(
-            ["dpkg-deb", "--fsys-tarfile", str(path)], capture_output=True, check=True
-        )
-        return tarfile.open(fileobj=BytesIO(done.stdout))
+        content = child.read(["dpkg-deb", "--fsys-tarfile", str(path.absolute())])
+        return tarfile.open(fileobj=BytesIO(content))
 
     name, version = (*unquote(path.stem).split("_"), "")[:2]
     try:
         stated = _tar_members(opened, r"\./usr/share/doc/[^/]+/copyright")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, child.Failed):
         print(f"cannot read {path.name}: dpkg-deb failed", file=sys.stderr)
         return None
     licence = DebianCopyright.parse(stated[0]).whole() if stated else "unknown"

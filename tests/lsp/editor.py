@@ -179,11 +179,12 @@ async def editing(
     can: types.ClientCapabilities | None = None,
     arguments: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
+    folder: Path = ROOT,
 ) -> AsyncIterator[Editor]:
-    """An editor with a server of its own, initialized; both are gone at the end."""
+    """An editor in `folder` with a server of its own, initialized; both are gone at the end."""
     editor = Editor(settings)
     environment = {**os.environ, "BLOCKDIFF_RUNTIME": str(runtime.folder), **(environment or {})}
-    await editor.start_io(*COMMAND, *arguments, env=environment, cwd=ROOT)
+    await editor.start_io(*COMMAND, *arguments, env=environment, cwd=folder)
     try:
         await editor.initialize_session(
             types.InitializeParams(capabilities=can or capabilities(encoding))

@@ -19,6 +19,7 @@ import pytest
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
+from blockdiff.client import EngineClient
 from blockdiff.endpoint import Runtime
 from blockdiff.starter import Deaths, Starter, StartOptions
 from docs import lsp_parts
@@ -28,6 +29,7 @@ from lsp_server.settings import Settings, parse
 from lsp_server.settings import schema as settings_schema
 from tests.lsp.editor import COMMAND, ROOT, capabilities, editing, hole, infill, run, schema
 from tests.unit import scripted_service
+from tests.unit.cloned_project import Project
 from tests.unit.scripted_service import SECRET, ScriptedEngine
 
 Scripted = tuple[Runtime, ScriptedEngine]
@@ -138,6 +140,28 @@ def test_it_loads_neither_torch_nor_the_engine_and_stays_small(scripted: Scripte
     assert loaded == "[]"
     assert int(kilobytes) < 100 * 1024
     assert process.returncode == 0
+
+
+def test_nothing_of_the_open_project_runs(tmp_path: Path) -> None:
+    """The editor, the server and the engine that it starts are in a repository of anybody."""
+    project, runtime = Project(tmp_path / "project", tmp_path / "marks"), Runtime(tmp_path / "run")
+    environment = {
+        "PYTHONPATH": f"{ROOT}:.:src:", "PATH": f".:{os.environ['PATH']}",
+        "BLOCKDIFF_CACHE": str(tmp_path / "cache"),
+    }  # fmt: skip
+    settings = {"engine": {"download": False}}
+
+    async def story() -> None:
+        async with editing(
+            runtime, settings=settings, environment=environment, folder=project.folder
+        ) as editor:
+            editor.open("x = \n")
+            with pytest.raises(JsonRpcException, match="not downloaded"):
+                await editor.ask("blockdiff/infill", infill(hole((0, 4))))
+        await EngineClient(runtime=runtime).stop()
+
+    run(story())
+    assert project.ran() == []
 
 
 @pytest.mark.parametrize(

@@ -353,6 +353,24 @@ def test_a_fork_and_its_origin_do_not_see_each_other() -> None:
         assert (logits - expected).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("length", "capacity", "made"),
+    [(None, 0, 24), (16, 0, 16), (0, 0, 0), (16, 40, 40), (16, 8, 16)],
+)
+def test_a_fork_takes_the_room_of_what_is_copied(
+    length: int | None, capacity: int, made: int
+) -> None:
+    model = MODELS["qwen3"]
+    origin, tokens = cache_for(model, capacity=256), list(range(1, 25))
+    step(model, origin, tokens, masks.causal(0, 24))
+    origin.commit(24)
+    fork = origin.fork(length=length, capacity=capacity)
+    assert fork.capacity == made and fork.nbytes == origin.nbytes // 256 * made
+    rest = [*tokens[fork.length :], 7]
+    logits = step(model, fork, rest, masks.causal(fork.length, len(rest)))
+    assert (logits[-1] - forward(model, [*tokens, 7])[-1]).abs().max() <= TOLERANCE
+
+
 def test_a_fork_of_one_row_serves_a_batch() -> None:
     model = MODELS["qwen2"]
     origin = cache_for(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,7 @@ def test_nothing_in_nothing_out() -> None:
 
 PROGRAM = """
 import sys, torch
+from collections.abc import Callable
 from pathlib import Path
 from blockdiff.model import native
 from blockdiff.model.packing import *
@@ -283,3 +285,86 @@ def test_a_damaged_library_is_compiled_again(
     library.unlink()
     library.write_bytes(b"cut short")
     assert native.native.__wrapped__().backend in FLAGS
+
+
+# Whose library is loaded
+
+
+def evil(path: Path, mark: Path) -> None:
+    """A library that leaves a mark as soon as it is loaded."""
+    source = path.with_suffix(".c")
+    source.write_text(
+        "#include <stdio.h>\n__attribute__((constructor)) static void run(void) "
+        f'{{ fclose(fopen("{mark}", "w")); }}\n'
+    )
+    compiler = native._compilers()[0]
+    subprocess.run([*compiler, "-shared", "-fPIC", str(source), "-o", str(path)], check=True)
+    source.unlink()
+
+
+def give(path: Path) -> None:
+    if os.getuid():
+        pytest.skip("only root gives files away")
+    os.chown(path, 65534, 65534)
+
+
+def through_a_link(library: Path) -> None:
+    library.symlink_to(library.rename(library.parent.parent / "elsewhere.so"))
+
+
+SHARED: dict[str, Callable[[Path], None]] = {
+    "a library of another user": give,
+    "a library for all": lambda library: library.chmod(0o777),
+    "a library for a group": lambda library: library.chmod(0o775),
+    "a library that is a link": through_a_link,
+    "a folder of another user": lambda library: give(library.parent),
+    "a folder for all, sticky, of another user": lambda library: (
+        library.parent.chmod(0o1777), give(library.parent)
+    )[0],
+}  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="owners and modes")
+@pytest.mark.parametrize("scene", SHARED)
+def test_a_library_that_others_can_have_written_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: str
+) -> None:
+    shared, own, mark = tmp_path / "shared", tmp_path / "own", tmp_path / "mark"
+    monkeypatch.setenv("BLOCKDIFF_CACHE", str(shared))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own))
+    (shared / "native").mkdir(parents=True)
+    library = shared / "native" / f"linear-int8-{native._key()}.so"
+    evil(library, mark)
+    SHARED[scene](library)
+    if sys.platform == "linux":  # elsewhere the user's cache is where it always is
+        assert native.native.__wrapped__().backend in FLAGS
+        assert native.native.__wrapped__().backend in FLAGS  # the second time from where it lies
+    assert not mark.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where the user's cache is")
+def test_a_cache_for_a_group_gets_a_library_of_this_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder made under umask 002 is closed to the group: the next start loads what is in it."""
+    monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path))
+    (tmp_path / "native").mkdir()
+    (tmp_path / "native").chmod(0o775)
+    native.native.__wrapped__()
+    (library,) = (tmp_path / "native").iterdir()
+    assert not (library.stat().st_mode | library.parent.stat().st_mode) & 0o022
+    monkeypatch.setattr(native, "_compilers", lambda: [])
+    assert native.native.__wrapped__().backend in FLAGS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where the user's cache is")
+@pytest.mark.parametrize("where", ["own", "temporary"])
+def test_a_cache_that_cannot_be_written_does_not_cost_int8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path / "file"))
+    own = tmp_path / ("own" if where == "own" else "file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own))
+    assert native.native.__wrapped__().backend in FLAGS
+    assert bool(list(own.rglob("*.so"))) == (where == "own")

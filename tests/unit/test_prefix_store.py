@@ -163,6 +163,24 @@ def test_an_entry_within_another_is_dropped() -> None:
     assert kept.entries == 1 and kept.nbytes == taken.nbytes
 
 
+@pytest.mark.parametrize("share", [16, 40, 89])
+def test_what_is_kept_counts_as_what_it_holds(share: int) -> None:
+    """A short copy of a long context, and a long request that ended early, are not long."""
+    kept, long = store(), tuple(range(390))
+    ask(kept, long)
+    whole = kept.nbytes
+    short = long[:share] + (999,) * 10
+    ask(kept, short)
+    assert kept.nbytes - whole == len(short) * TOKEN_BYTES
+    other = (*range(1000, 1000 + share), *range(300))
+    cache = kept.take(other, room=100)
+    encode(cache, other[:share])  # cancelled there
+    before = kept.nbytes
+    kept.put(other[:share], cache)
+    assert kept.nbytes - before <= 4 * share * TOKEN_BYTES
+    assert ask(kept, other[:share]) == 0
+
+
 def test_a_copy_that_was_cancelled_at_once_is_dropped() -> None:
     kept, tokens = store(), tuple(range(200))
     ask(kept, tokens)

@@ -10,7 +10,8 @@ export interface Finished {
 }
 
 export interface RunOptions {
-	readonly cwd?: string;
+	/** Not the open project: a Python or a search for a program may find files of it. */
+	readonly cwd: string;
 	/** Milliseconds. */
 	readonly timeout?: number;
 	readonly signal?: AbortSignal;
@@ -18,7 +19,7 @@ export interface RunOptions {
 }
 
 /** Never rejects: a command that cannot be started has no exit code and says why on `stderr`. */
-export function run(command: readonly string[], options: RunOptions = {}): Promise<Finished> {
+export function run(command: readonly string[], options: RunOptions): Promise<Finished> {
 	return new Promise(resolve => {
 		const [program = "", ...args] = command;
 		const signals = [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
+import os
 import shlex
 import shutil
 import sys
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from blockdiff.client import EngineClient
 from blockdiff.endpoint import Runtime
 from blockdiff.errors import ModelNotFound
 from blockdiff.types import SyntaxState
@@ -19,6 +23,7 @@ from tests.editors.nvim.conftest import Open
 from tests.editors.nvim.neovim import PLUGIN, ROOT, Neovim, neovim
 from tests.editors.nvim.script import Scripted
 from tests.editors.nvim.test_infill import AREA, is_open, no_marks, ready
+from tests.unit.cloned_project import Project
 from tests.unit.scripted_service import served
 
 GHOST = {"ghost": {"enabled": True, "debounce": 20, "native": False}}
@@ -458,6 +463,33 @@ def test_enabled_by_neovim_alone(
         attached(nvim)
         nvim.command("2BlockDiff infill")
         ready(nvim)
+
+
+@pytest.mark.parametrize("command", [None, [sys.executable, "-m", "lsp_server"], ["blockdiff-lsp"]])
+def test_nothing_of_the_open_project_runs(tmp_path: Path, command: list[str] | None) -> None:
+    """Neovim is in a repository of anybody, and so is whatever it starts."""
+    project, runtime = Project(tmp_path / "project", tmp_path / "marks"), Runtime(tmp_path / "run")
+    own = tmp_path / "bin" / "blockdiff-lsp"
+    own.parent.mkdir()
+    own.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -m lsp_server\n")
+    own.chmod(0o755)
+    environment = {
+        "PYTHONPATH": f"{ROOT}:.:src:", "PATH": f".::src:{own.parent}:{os.environ['PATH']}",
+        "BLOCKDIFF_CACHE": str(tmp_path / "cache"),
+    }  # fmt: skip
+    options = {"cmd": command, "server": {"engine": {"download": False}}}
+    lua = "vim.cmd.cd(vim.env.PROJECT); require('blockdiff').setup(vim.json.decode(vim.env.SETUP))"
+    environment |= {"PROJECT": str(project.folder), "SETUP": json.dumps(options)}
+    if command is None:
+        environment["SETUP"] = json.dumps({"server": options["server"]})
+    file = project.folder / "area.py"
+    file.write_text(AREA)
+    with neovim(tmp_path, runtime.folder, file, lua=lua, environment=environment) as nvim:
+        nvim.command("2BlockDiff infill")
+        nvim.until(lambda: nvim.notices)
+        assert "not downloaded" in nvim.notices[0]
+    asyncio.run(EngineClient(runtime=runtime).stop())
+    assert project.ran() == []
 
 
 def test_a_real_engine_on_random_weights(tiny: Runtime, tmp_path: Path) -> None:

@@ -41,13 +41,45 @@ function M.fail(message)
   M.set_status({ state = "error", model = M.status.model, device = M.status.device, message = message })
 end
 
+local HERE = vim.fn.fnamemodify(debug.getinfo(1, "S").source:sub(2), ":p")
+
 ---The checkout that this plugin lies in, if it lies in one.
 ---@return string?
 local function checkout()
-  local here = debug.getinfo(1, "S").source:sub(2)
-  local file = vim.uv.fs_realpath(here) -- a package may be a link to the checkout
+  local file = vim.uv.fs_realpath(HERE) -- a package may be a link to the checkout
   local root = file and vim.fs.normalize(vim.fs.dirname(file) .. "/../../../..")
   return root and vim.uv.fs_stat(root .. "/lsp_server/__main__.py") and root or nil
+end
+
+---A folder for the server to start in. In Neovim's own, the open project, a Python or a search for a
+---program may find files of the project.
+---@return string
+function M.folder()
+  return checkout() or vim.fs.dirname(HERE)
+end
+
+---The absolute path of a program: an absolute path, or a name on PATH. Relative entries of PATH, and on
+---Windows the current folder, would mean the open project.
+---@param name any
+---@return string?
+local function program(name)
+  if type(name) ~= "string" or name == "" then
+    return nil
+  end
+  local windows = vim.fn.has("win32") == 1
+  local function absolute(path)
+    return vim.startswith(path, "/") or (windows and path:find("^%a:[/\\]") ~= nil)
+  end
+  if name:find("[/\\]") then
+    local path = vim.fs.normalize(name) -- `~` and `$HOME`
+    return absolute(path) and vim.fn.executable(path) == 1 and path or nil
+  end
+  for _, folder in ipairs(vim.split(vim.env.PATH or "", windows and ";" or ":", { plain = true })) do
+    local path = folder .. "/" .. name
+    if absolute(folder) and vim.fn.executable(path) == 1 then
+      return windows and vim.fn.exepath(path) or path
+    end
+  end
 end
 
 ---What starts the server, or nil and why not.
@@ -55,13 +87,15 @@ end
 function M.command()
   local chosen = config.get().cmd
   if chosen then
-    if type(chosen[1]) == "string" and vim.fn.executable(chosen[1]) == 1 then
-      return chosen
+    local path = program(chosen[1])
+    if path then
+      return { path, unpack(chosen, 2) }
     end
     return nil, ("`cmd` names %s, which cannot be run"):format(vim.inspect(chosen[1]))
   end
-  if vim.fn.executable("blockdiff-lsp") == 1 then
-    return { "blockdiff-lsp" }
+  local installed = program("blockdiff-lsp")
+  if installed then
+    return { installed }
   end
   local root = checkout()
   for _, place in ipairs({ "/.venv/bin/python", "/.venv/Scripts/python.exe" }) do
@@ -88,7 +122,7 @@ function M.spawn(dispatchers)
     end
     ended(0, 0)
   end
-  return vim.lsp.rpc.start(command, dispatchers, { cwd = checkout() })
+  return vim.lsp.rpc.start(command, dispatchers, { cwd = M.folder() })
 end
 
 ---@param buf integer

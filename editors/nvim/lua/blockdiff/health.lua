@@ -18,7 +18,7 @@ local function check_server()
   vim.health.ok(table.concat(command, " "))
   local argv = vim.list_extend(vim.deepcopy(command), { "--version" })
   local ran, result = pcall(function()
-    return vim.system(argv, { text = true, timeout = 10000 }):wait()
+    return vim.system(argv, { text = true, timeout = 10000, cwd = client.folder() }):wait()
   end)
   if not ran or result.code ~= 0 then
     local said = ran and vim.trim(result.stderr or "") or tostring(result)
