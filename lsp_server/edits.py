@@ -1,10 +1,29 @@
-"""From a result to the smallest edit of the document, and to a workspace edit."""
+"""Where is written, and from a result to the smallest edit of the document, and to a workspace edit."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from os.path import commonprefix
 
 from lsp_server.document import Document, TextEdit
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """A place to write in.
+
+    Attributes:
+        start, end: offsets of the document; what stands there is replaced.
+        before, after: text that is put around what the model writes, such as the quotes of a
+            docstring. The model sees both.
+        shown: what the model is told stands there, where that is not what does; None: what does.
+    """
+
+    start: int
+    end: int
+    before: str = ""
+    after: str = ""
+    shown: str | None = None
 
 
 def smallest(old: str, new: str) -> tuple[int, int, str]:
