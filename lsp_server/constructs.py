@@ -22,8 +22,8 @@ _FUNCTIONS = frozenset({
 # What a function without a name of its own is the value of, and what stands before one.
 _AROUND = frozenset({
     "variable_declarator", "lexical_declaration", "variable_declaration", "assignment_expression",
-    "expression_statement", "pair", "public_field_definition", "field_definition", "expression_list",
-    "assignment_statement", "var_spec", "var_declaration", "export_statement",
+    "expression_statement", "pair", "public_field_definition", "field_definition",
+    "expression_list", "assignment_statement", "var_spec", "var_declaration", "export_statement",
     "template_declaration", "decorated_definition",
 })  # fmt: skip
 _BEFORE = frozenset({"attribute_item", "decorator"})
@@ -241,7 +241,7 @@ def _line_end(text: str, at: int) -> int:
     return len(text) if end < 0 else end
 
 
-def documentation(function: Function, text: str, language: str) -> tuple[int, str, str] | None:
+def documentation(function: Function, text: str, language: str) -> Blank | None:
     """Where documentation of a function goes, and the text around it; None if that is not known."""
     unit = "\t" if function.indentation.startswith("\t") else "    "
     if language == "python":
@@ -250,13 +250,14 @@ def documentation(function: Function, text: str, language: str) -> tuple[int, st
         if inner.strip():  # the body stands in the line of the signature
             return None
         indentation = inner or function.indentation + unit
-        return function.body_start, '"""', f'"""\n{indentation}'
+        at = function.body_start
+        return Blank(at, at, '"""', f'"""\n{indentation}')
     if language not in _COMMENTS:
         return None
     opening, closing = _COMMENTS[language]
     line = text.rfind("\n", 0, function.start) + 1
     before = text[line : function.start]
     shares_line = any(mark in before for mark in "{};")
-    place = function.start if shares_line else line + len(function.indentation)
+    at = function.start if shares_line else line + len(function.indentation)
     indented = [part.replace("\n", "\n" + function.indentation) for part in (opening, closing)]
-    return place, indented[0], indented[1]
+    return Blank(at, at, indented[0], indented[1])

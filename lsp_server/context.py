@@ -67,15 +67,16 @@ class Context:
     def rewrite(
         self,
         document: Document,
+        text: str,
         span: Hole,
         instruction: str,
         strength: float,
         decoding: DecodingConfig,
         request_id: str,
     ) -> RewriteRequest:
-        """A request to rewrite a span of the document as it stands."""
+        """A request to rewrite a span of `text`: the document, or that without a part."""
         return RewriteRequest(
-            document=whole_characters(document.text),
+            document=whole_characters(text),
             span=span,
             instruction=instruction,
             strength=strength,

@@ -1,7 +1,8 @@
-"""Where is written, and from a result to the smallest edit of the document, and to a workspace edit."""
+"""Where something is written, and from a result to the smallest edit of the document."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 
@@ -46,6 +47,15 @@ def edits_of(document: Document, start: int, end: int, text: str) -> list[TextEd
         return []
     first, last, middle = smallest(old, text)
     return [TextEdit(document.span(start + first, start + last), middle)]
+
+
+def made_in(document: Document, edits: Sequence[TextEdit]) -> str:
+    """The text of a document with edits, none of which overlaps another."""
+    text = document.text
+    spans = [(document.offsets(edit.range), edit.new_text) for edit in edits]
+    for (start, end), new in sorted(spans, reverse=True):
+        text = text[:start] + new + text[end:]
+    return text
 
 
 def _cuts(text: str, at: int) -> int:

@@ -137,6 +137,14 @@ def repaired(text: str, language: str, at: int) -> Change | None:
     return partial
 
 
+def mends(text: str, change: Change, before: Faults, language: str) -> bool:
+    """Whether all parses with a change, or at least what it changes, and no less of the rest."""
+    after = faults(change.made_in(text), language)
+    if after is None:
+        return False
+    return not after or (after.fewer_than(before) and _is_clean(change, after, text))
+
+
 def _is_clean(change: Change, after: Faults, text: str) -> bool:
     """Whether no error is in the lines that were changed."""
     start = text.rfind("\n", 0, change.start) + 1
