@@ -18,10 +18,10 @@ from lsp_server.document import Document, Range
 from lsp_server.documents import Documents
 from lsp_server.edits import Blank, made_in
 from lsp_server.failures import ContentModified, DoesNotParse
+from lsp_server.faults import faults
 from lsp_server.instruction import Instruction, instruction_in
 from lsp_server.mending import mended
 from lsp_server.messages import DocumentId, Outcome, RewriteParams
-from lsp_server.repair import faults
 from lsp_server.sessions import Progress, Sessions
 
 KIND = "refactor.rewrite.blockdiff"

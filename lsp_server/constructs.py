@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from blockdiff.grammars import language_of, parsed
 from blockdiff.infill.whitespace import indent_width, indentation_unit
 from lsp_server.edits import Blank
-from lsp_server.repair import MOST_CHARACTERS
+from lsp_server.faults import MOST_CHARACTERS
 
 if TYPE_CHECKING:
     from tree_sitter import Node

@@ -16,8 +16,9 @@ from blockdiff.types import Extent, FinishReason, SyntaxState
 from lsp_server.document import Document
 from lsp_server.edits import Blank, edits_of
 from lsp_server.failures import DoesNotParse
+from lsp_server.faults import Fault, broken_lines, faults
 from lsp_server.messages import DocumentId, Outcome, RewriteParams
-from lsp_server.repair import Change, Fault, broken_lines, faults, mends, repaired
+from lsp_server.repair import Change, mends, repaired
 from lsp_server.sessions import Progress, Sessions
 
 _INSTRUCTION = "Fix the syntax error and change nothing else."

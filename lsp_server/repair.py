@@ -13,22 +13,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING
 
-from blockdiff.grammars import parsed
+from blockdiff.grammars import grammar_of
 from blockdiff.infill.nesting import Nesting, scan
 from blockdiff.infill.whitespace import indent_width, line_ending
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
-
-MOST_CHARACTERS = 1_000_000  # above, nothing is offered that needs a parse
+from lsp_server.faults import Fault, Faults, faults
 
 _MOST_PARSED = 8_000_000  # bytes in search of one repair
 _MOST_TRIED = 160
-_MOST_ERRORS = 200
 _MOST_BLOCK_LINES = 400  # behind the bracket that nothing closes
-_MOST_LINES = 12  # of an error that are written anew
+_MOST_WORDS = 24  # of a line
+_OPENERS = {")": "(", "]": "[", "}": "{"}
+_MAY_BE_MISSING = frozenset(")]};:,=\"'>") - {"}"}
+_SINGLE = re.compile(r"(?<=\w):(?=\w)")
+_BETWEEN = re.compile(r"\w [A-Za-z_&*\"\d]")
 _WORD = re.compile(r"[^\W\d]\w+")
 _PYTHON_HEAD = re.compile(
     r"\s*(?:(?:async\s+)?(?:def|for|with)|class|if|elif|else|while|try|except|finally|match|case)\b"
@@ -38,7 +36,7 @@ _COMMENT = re.compile(r"\s*(?:#|//|--|/\*).*$")
 # Where nothing is open, what a line may still lack at its end.
 _ENDS = {"python": (":",), "lua": (" then", " do")}
 _BRACES_END = (";", " {", "}", ",")
-_PUNCTUATION = frozenset("()[]{}:;,.=+-*/<>!&|'\"`")
+_TWICE = re.compile(r"([()\[\]{}:;,.=+*/<>!&|])[ \t]*\1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,75 +51,34 @@ class Change:
         return text[: self.start] + self.new + text[self.end :]
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """An error in offsets of the text.
-
-    Attributes:
-        missing: what the parser would have had there; empty if it is something else.
-    """
-
-    start: int
-    end: int
-    missing: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """Of a whole document, in order."""
-
-    all: tuple[Fault, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.all)
-
-    def nearest(self, at: int) -> Fault:
-        return min(self.all, key=lambda fault: max(fault.start - at, at - fault.end, 0))
-
-    def fewer_than(self, others: Faults) -> bool:
-        """Fewer errors, or as many that cover less than half as much."""
-        if len(self.all) == len(others.all):
-            return 2 * self._size < others._size
-        return len(self.all) < len(others.all)
-
-    @property
-    def _size(self) -> int:
-        return sum(fault.end - fault.start + 1 for fault in self.all)
-
-
-def faults(text: str, language: str) -> Faults | None:
-    """What does not parse; None where that cannot be said: no grammar, too large, too slow."""
-    if len(text) > MOST_CHARACTERS:
-        return None
-    data = text.encode("utf-8", "replace")
-    tree = parsed(data, language)
-    if tree is None:
-        return None
-    found = list(islice(_errors(tree.root_node), _MOST_ERRORS))
-    if tree.root_node.has_error and not found:  # what is missing is a token without a name
-        end = len(text.rstrip())
-        return Faults((Fault(end, end),))
-    plain = len(data) == len(text)
-    made = []
-    for node in found:
-        start, end = node.start_byte, node.end_byte
-        if not plain:
-            start = len(data[:start].decode("utf-8", "replace"))
-            end = len(data[: node.end_byte].decode("utf-8", "replace"))
-        missing = node.type if node.is_missing and not node.is_named else ""
-        made.append(Fault(start, end, missing))
-    return Faults(tuple(sorted(made, key=lambda fault: (fault.start, fault.end))))
-
-
 def repaired(text: str, language: str, at: int) -> Change | None:
     """The first change that mends the error nearest to an offset; None if none does.
 
-    A change that makes all parse is preferred; one that leaves other errors must have none itself.
+    A change that makes all parse is preferred. One that leaves other errors must have none itself,
+    and where they are no fewer, a second such change has to mend them.
     """
     before = faults(text, language)
     if not before:
         return None
-    partial, tried = None, set[Change]()
+    partial = None
+    for change, after in _tried(text, language, before, at):
+        if not after:
+            return change
+        if partial is None and _is_better(text, change, before, after):
+            partial = change, after
+    if partial is None:
+        return None
+    change, after = partial
+    if len(after.all) < len(before.all):
+        return change
+    made = change.made_in(text)
+    second = _tried(made, language, after, after.all[0].start)
+    return change if any(not rest for _, rest in second) else None
+
+
+def _tried(text: str, language: str, before: Faults, at: int) -> Iterator[tuple[Change, Faults]]:
+    """Changes with what does not parse with them, as many as there is time for."""
+    tried = set[Change]()
     most = min(_MOST_TRIED, max(8, _MOST_PARSED // (len(text) + 1)))
     for change in islice(_changes(text, language, before.nearest(at), at), most):
         if change in tried:
@@ -129,12 +86,12 @@ def repaired(text: str, language: str, at: int) -> Change | None:
         tried.add(change)
         after = faults(change.made_in(text), language)
         if after is None:
-            return None  # out of time: it would be with every change
-        if not after:
-            return change
-        if partial is None and after.fewer_than(before) and _is_clean(change, after, text):
-            partial = change
-    return partial
+            return  # out of time: it would be with every change
+        yield change, after
+
+
+def _is_better(text: str, change: Change, before: Faults, after: Faults) -> bool:
+    return after.fewer_than(before) and _is_clean(change, after, text)
 
 
 def mends(text: str, change: Change, before: Faults, language: str) -> bool:
@@ -142,7 +99,7 @@ def mends(text: str, change: Change, before: Faults, language: str) -> bool:
     after = faults(change.made_in(text), language)
     if after is None:
         return False
-    return not after or (after.fewer_than(before) and _is_clean(change, after, text))
+    return not after or _is_better(text, change, before, after)
 
 
 def _is_clean(change: Change, after: Faults, text: str) -> bool:
@@ -153,46 +110,23 @@ def _is_clean(change: Change, after: Faults, text: str) -> bool:
     return not any(f.start <= max(stop, end) and f.end >= start for f in after.all)
 
 
-def broken_lines(text: str, fault: Fault) -> tuple[int, int]:
-    """Offsets of the lines of an error, or of the first of them where it is long."""
-    first = text.rfind("\n", 0, fault.start) + 1
-    last = max(fault.start, min(fault.end, len(text)))
-    stop = text.find("\n", last)
-    stop = len(text) if stop < 0 else stop
-    if text.count("\n", first, stop) < _MOST_LINES:
-        return first, stop
-    stop = text.find("\n", fault.start)
-    return first, len(text) if stop < 0 else stop
-
-
-def _errors(root: Node) -> Iterator[Node]:
-    todo = [root]
-    while todo:
-        node = todo.pop()
-        if node.is_error or node.is_missing:
-            yield node
-        elif node.has_error:
-            todo.extend(reversed(node.children))
-
-
 def _changes(text: str, language: str, fault: Fault, at: int) -> Iterator[Change]:
     """Changes that may mend an error, the likeliest first."""
     lines = list(dict.fromkeys(_suspects(text, language, fault, at)))
     for start, end in lines:
+        yield from _respelled(text, language, start, end)
+    for start, end in lines:
         yield from _closed(text, language, start, end)
     lacks = Change(fault.start, fault.start, fault.missing)
     ends_block = fault.missing in ("}", "end")
-    if fault.missing and not ends_block and not _splits_line(text, fault):
+    if fault.missing in _MAY_BE_MISSING and not _splits_line(text, fault):
         yield lacks
     yield from _blocks_closed(text, language, fault)
     if ends_block:
         yield lacks
-    for start, end in lines:
-        yield from _ended(text, language, start, end)
-    for start, end in lines:
-        yield from _spelled(text, language, start, end)
-    for start, end in lines:
-        yield from _less(text, language, start, end)
+    for each in (_ended, _once, _opened, _spelled, _doubled, _less):
+        for start, end in lines:
+            yield from each(text, language, start, end)
 
 
 def _suspects(text: str, language: str, fault: Fault, at: int) -> Iterator[tuple[int, int]]:
@@ -208,6 +142,8 @@ def _suspects(text: str, language: str, fault: Fault, at: int) -> Iterator[tuple
     if fault.start <= line(at)[1] and fault.end >= line(at)[0] and text[slice(*line(at))].strip():
         yield line(at)
     yield line(begin)
+    if text[slice(*line(at))].strip():
+        yield line(at)
     above = text[: line(begin)[0]].rstrip()
     if above:
         yield line(len(above))
@@ -288,23 +224,62 @@ def _ended(text: str, language: str, start: int, end: int) -> Iterator[Change]:
         yield Change(place, place, ending)
 
 
+def _respelled(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+    """A word with the letters of a keyword, that is nowhere else, becomes one."""
+    words = _keywords(language)
+    for match in islice(_WORD.finditer(text, start, end), _MOST_WORDS):
+        if match.group() in words or len(re.findall(rf"\b{match.group()}\b", text)) > 1:
+            continue
+        for word in words:
+            if sorted(word) == sorted(match.group()):
+                yield Change(match.start(), match.end(), word)
+
+
+def _opened(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+    """A bracket that closes what was never opened gets its partner."""
+    line = text[start:end]
+    for closer in scan(line, language, Nesting()).unmatched[:1]:
+        opener = _OPENERS.get(closer)
+        if opener is None:
+            continue
+        place = line.find(closer)
+        while place >= 0 and closer not in scan(line[: place + 1], language, Nesting()).unmatched:
+            place = line.find(closer, place + 1)
+        ends = [m.end() for m in islice(_WORD.finditer(line, 0, max(place, 0)), _MOST_WORDS)]
+        spaced = [e for e in ends if line[e : e + 1] == " " and line[e + 1 : e + 2] not in "=:"]
+        for at in dict.fromkeys((*spaced, place)):
+            gap = at in spaced and line[:at].split()[-1] in _keywords(language)
+            yield Change(start + at + gap, start + at + gap, opener)
+
+
+def _doubled(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+    """A mark that lacks its twin gets it; between two words a colon may be missing."""
+    for match in islice(_SINGLE.finditer(text, start, end), _MOST_WORDS):
+        yield Change(match.end(), match.end(), match.group())
+    for match in islice(_BETWEEN.finditer(text, start, end), _MOST_WORDS):
+        yield Change(match.start() + 1, match.start() + 1, ":")
+
+
 def _spelled(text: str, language: str, start: int, end: int) -> Iterator[Change]:
     """A word that is nearly a keyword becomes one."""
     words = _keywords(language)
-    for match in islice(_WORD.finditer(text, start, end), 8):
+    for match in islice(_WORD.finditer(text, start, end), _MOST_WORDS):
         if match.group() in words:
             continue
         for word in difflib.get_close_matches(match.group(), words, n=2, cutoff=0.7):
             yield Change(match.start(), match.end(), word)
 
 
+def _once(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+    """A mark that stands there twice goes once."""
+    for match in reversed(list(_TWICE.finditer(text, start, end))):
+        yield Change(match.start() + 1, match.end(), "")
+
+
 def _less(text: str, language: str, start: int, end: int) -> Iterator[Change]:
     """A mark that is one too many goes."""
-    marks = [i for i in range(start, end) if text[i] in _PUNCTUATION]
-    for i in reversed(marks[-24:]):
-        doubled = text[i - 1 : i] == text[i] or text[i - 2 : i] == text[i] + " "
-        if text[i] in ")]};,:" or doubled:
-            yield Change(i - 1 if text[i - 1 : i] == " " else i, i + 1, "")
+    for i in reversed([i for i in range(start, end) if text[i] in ")]};,:"][-24:]):
+        yield Change(i - 1 if text[i - 1 : i] == " " else i, i + 1, "")
 
 
 def _splits_line(text: str, fault: Fault) -> bool:
@@ -316,8 +291,6 @@ def _splits_line(text: str, fault: Fault) -> bool:
 @cache
 def _keywords(language: str) -> tuple[str, ...]:
     """Words of a grammar."""
-    from blockdiff.grammars import grammar_of
-
     known = grammar_of(language)
     if known is None:
         return ()

@@ -14,7 +14,7 @@ from blockdiff.endpoint import Runtime
 from blockdiff.types import Extent, InfillRequest
 from lsp_server.actions import Action
 from lsp_server.constructs import documentation, enclosing_function
-from lsp_server.repair import faults
+from lsp_server.faults import faults
 from tests.editors.nvim.script import Scripted
 from tests.lsp.editor import URI, Editor, capabilities, editing, hole, run
 from tests.unit.scripted_service import until

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lsp_server.repair import faults, repaired
+from lsp_server.faults import faults
+from lsp_server.repair import repaired
 
 # language, text, where the cursor is, the text as mended
 REPAIRS = [
@@ -42,8 +43,8 @@ REPAIRS = [
      "int f(int a) {\n  if (a) {\n    g();\n  }\n  return a;\n}\n\nint h(void) {\n}\n"),
     ("cpp", "int f() {\n  std::vector<int> v = {1, 2;\n  return 1;\n}\n", "v",
      "int f() {\n  std::vector<int> v = {1, 2};\n  return 1;\n}\n"),
-    ("java", "class A {\r\n  int f() {\r\n    return;\r\n\r\n  int g() { return 2; }\r\n}\r\n", "ret",
-     "class A {\r\n  int f() {\r\n    return;\r\n  }\r\n\r\n  int g() { return 2; }\r\n}\r\n"),
+    ("java", "class A {\r\n  int f() {\r\n    return;\r\n\r\n  int g() { return; }\r\n}\r\n", "ret",
+     "class A {\r\n  int f() {\r\n    return;\r\n  }\r\n\r\n  int g() { return; }\r\n}\r\n"),
     ("go", "package m\n\nfunc f() int {\n\treturn g(1\n}\n", "return",
      "package m\n\nfunc f() int {\n\treturn g(1)\n}\n"),
     ("go", "package m\n\nfunc f() int {\n\tif x == 1\n\t\treturn 1\n\t}\n\treturn 2\n}\n", "if",
