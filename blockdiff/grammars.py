@@ -90,7 +90,7 @@ def parsed(data: bytes, language: str) -> tree_sitter.Tree | None:
 
 def parse(data: bytes, language: str) -> tree_sitter.Tree:
     """The tree of UTF-8 text. Raises NoGrammar or OutOfTime."""
-    grammar = _grammar(language)
+    grammar = grammar_of(language)
     if grammar is None:
         raise NoGrammar
     import tree_sitter
@@ -129,7 +129,7 @@ def _query(language: str, source: str) -> tree_sitter.Query:
 
 
 @cache
-def _grammar(language: str) -> tree_sitter.Language | None:
+def grammar_of(language: str) -> tree_sitter.Language | None:
     """The installed grammar, or None."""
     module, function = _GRAMMARS.get(language, ("", ""))
     if not module:

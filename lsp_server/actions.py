@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 
 from blockdiff.errors import InvalidRequest
 from blockdiff.grammars import language_of
-from lsp_server.constructs import (
-    Function,
-    broken_lines,
-    documentation,
-    enclosing_function,
-)
+from blockdiff.infill.whitespace import indent_width, line_ending
+from blockdiff.types import Extent, SyntaxState
+from lsp_server.constructs import Function, documentation, enclosing_function
 from lsp_server.context import path_of
 from lsp_server.document import Document, Range
 from lsp_server.documents import Documents
+from lsp_server.edits import Blank, made_in
+from lsp_server.failures import ContentModified, DoesNotParse
+from lsp_server.faults import faults
+from lsp_server.instruction import Instruction, instruction_in
+from lsp_server.mending import mended
 from lsp_server.messages import DocumentId, Outcome, RewriteParams
-from lsp_server.sessions import Blank, Progress, Sessions, unseen
+from lsp_server.sessions import Progress, Sessions
 
 KIND = "refactor.rewrite.blockdiff"
 COMMAND = "blockdiff.run"
@@ -45,7 +49,7 @@ class Action(str, Enum):
 _LABELS = {
     Action.FILL: "Fill in the selection",
     Action.COMPLETE: "Complete the body of the function",
-    Action.FIX: "Write the lines with the syntax error anew",
+    Action.FIX: "Mend the syntax error",
     Action.REWRITE: "Rewrite the selection",
     Action.DOCSTRING: "Add documentation to the function",
 }
@@ -66,13 +70,25 @@ class ActionParams:
     strength: float = -1.0
 
 
+Work = Callable[[Progress], Awaitable[Outcome]]
+"""What is left to do of an action once it is known to make sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An action that makes sense at a place. Attributes: title: as a menu shows it."""
+
+    action: Action
+    title: str
+
+
 class Actions:
     """Which actions there are at a place, and what they do."""
 
     def __init__(self, documents: Documents, sessions: Sessions) -> None:
         self._documents, self._sessions = documents, sessions
 
-    def available(self, uri: str, span: Range) -> Iterator[Action]:
+    def available(self, uri: str, span: Range) -> Iterator[Offer]:
         """Those that make sense for a selection or a cursor, the most specific first."""
         document = self._documents.get(uri)
         if self._sessions.context.is_closed(document):
@@ -80,37 +96,41 @@ class Actions:
         start, end = document.offsets(span)
         function = _function(document, start)
         if start < end:
-            yield Action.FILL
+            yield _offer(Action.FILL)
             if document.text[start:end].strip():
-                yield Action.REWRITE
+                said = instruction_in(document.text, start, end)
+                yield _offer(Action.REWRITE, said.short if said else "")
         if function is not None and function.is_empty:
-            yield Action.COMPLETE
+            yield _offer(Action.COMPLETE)
         if function is not None and not function.documented and _place(document, function):
-            yield Action.DOCSTRING
-        if broken_lines(document.text, _path(document), document.language, start):
-            yield Action.FIX
+            yield _offer(Action.DOCSTRING)
+        if faults(document.text, _language(document)):
+            yield _offer(Action.FIX)
 
-    async def run(self, params: ActionParams, progress: Progress = unseen) -> Outcome:
-        """Do it. Raises InvalidRequest where the action finds nothing to do, else as a session."""
+    def plan(self, params: ActionParams) -> Work:
+        """What there is to do.
+
+        Raises InvalidRequest where the action finds nothing to do, ContentModified, Ignored. The
+        work raises what a session does, DoesNotParse, and ContentModified as soon as the document
+        is edited: its text is for the document as it was.
+        """
         identity = params.text_document
         document = self._documents.get(identity.uri, identity.version)
+        self._sessions.context.check_open(document)
         start, end = document.offsets(params.range)
-        if params.action is Action.REWRITE:
-            rewrite = RewriteParams(
-                identity, params.range, instruction=params.instruction, strength=params.strength
-            )
-            return await self._sessions.rewrite(rewrite, progress)
-        blank = self._blank(document, params.action, start, end)
-        return await self._sessions.fill(document, [blank], progress=progress)
+        return partial(self._undisturbed, document, self._work(document, params, start, end))
 
-    def _blank(self, document: Document, action: Action, start: int, end: int) -> Blank:
+    def _work(self, document: Document, params: ActionParams, start: int, end: int) -> Work:
+        action = params.action
+        if action is Action.REWRITE:
+            return self._rewrite(document, params, start, end)
         if action is Action.FILL:
-            return Blank(start, end)
+            blank = Blank(start, end)
+            return partial(self._write, document, blank, _extent(document.text, start, end))
         if action is Action.FIX:
-            lines = broken_lines(document.text, _path(document), document.language, start)
-            if lines is None:
+            if not faults(document.text, _language(document)):
                 raise InvalidRequest("nothing here fails to parse")
-            return Blank(*lines)
+            return partial(mended, self._sessions, document, _language(document), start)
         function = _function(document, start)
         if function is None:
             raise InvalidRequest(
@@ -118,21 +138,116 @@ class Actions:
                 "put the cursor into one; for some languages no grammar is there",
             )
         if action is Action.COMPLETE:
-            return Blank(function.body_start, function.body_end)
+            if function.blank is None:
+                raise InvalidRequest(
+                    "the function has a body, or does not parse",
+                    "select what is to be written and fill it in",
+                )
+            blank = _with_endings(document.text, function.blank)
+            return partial(self._parsed, document, blank, Extent.BODY)
+        if function.documented:
+            raise InvalidRequest("the function is documented")
         place = _place(document, function)
         if place is None:
             raise InvalidRequest("it is not known where documentation goes here")
-        return Blank(place[0], place[0], place[1], place[2])
+        blank = _with_endings(document.text, place)
+        return partial(self._parsed, document, blank, Extent.DELIMITER)
+
+    def _rewrite(self, document: Document, params: ActionParams, start: int, end: int) -> Work:
+        if not document.text[start:end].strip():
+            raise InvalidRequest(
+                "there is no text to rewrite, the span is blank", "use infill to write new text"
+            )
+        said = None
+        if not params.instruction.strip():
+            said = instruction_in(document.text, start, end)
+        said = said or Instruction(start, end, None, params.instruction)
+        rewrite = RewriteParams(
+            params.text_document, params.range, said.what, strength=params.strength
+        )
+        blank = Blank(said.start, said.end, shown=said.shown)
+        return lambda progress: self._sessions.revise(document, blank, rewrite, progress=progress)
+
+    async def _undisturbed(self, document: Document, work: Work, progress: Progress) -> Outcome:
+        """Do it for as long as nobody edits the document."""
+        task, whole = asyncio.current_task(), [(0, len(document.text))]
+        assert task is not None
+        with self._documents.follow(document, whole, task.cancel) as followed:
+            try:
+                return await work(progress)
+            except asyncio.CancelledError:
+                if followed.is_lost:
+                    raise ContentModified("the document was edited meanwhile") from None
+                raise
+
+    async def _write(
+        self, document: Document, blank: Blank, extent: Extent, progress: Progress
+    ) -> Outcome:
+        return await self._sessions.fill(document, [blank], extent=extent, progress=progress)
+
+    async def _parsed(
+        self, document: Document, blank: Blank, extent: Extent, progress: Progress
+    ) -> Outcome:
+        """The same, unless an error comes of it."""
+        outcome = await self._write(document, blank, extent, progress)
+        if all(_is_bare(edit.new_text, blank) for edit in outcome.edits):
+            return replace(outcome, edits=())
+        language = _language(document)
+        before = faults(document.text, language)
+        after = faults(made_in(document, outcome.edits), language)
+        worse = after and (not before or len(after.all) > len(before.all))
+        if worse or outcome.syntax == SyntaxState.BROKEN.value:
+            raise DoesNotParse(
+                "what the model wrote does not parse here: nothing was changed",
+                "select the place and fill it in to have it anyway",
+            )
+        return outcome
+
+
+def _is_bare(text: str, blank: Blank) -> bool:
+    """Whether nothing was written but what stands around it."""
+    return not text.removeprefix(blank.before).removesuffix(blank.after).strip()
+
+
+def _offer(action: Action, instruction: str = "") -> Offer:
+    return Offer(action, f"{action.label}: {instruction}" if instruction else action.label)
 
 
 def _path(document: Document) -> str:
     return str(path_of(document.uri) or "")
 
 
+def _language(document: Document) -> str:
+    return language_of(_path(document), document.language)
+
+
 def _function(document: Document, at: int) -> Function | None:
     return enclosing_function(document.text, at, _path(document), document.language)
 
 
-def _place(document: Document, function: Function) -> tuple[int, str, str] | None:
-    language = language_of(_path(document), document.language)
-    return documentation(function, document.text, language)
+def _place(document: Document, function: Function) -> Blank | None:
+    return documentation(function, document.text, _language(document))
+
+
+def _with_endings(text: str, blank: Blank) -> Blank:
+    """With the line endings of the document."""
+    ending = line_ending(text[: blank.start], text[blank.end :])
+    return replace(
+        blank,
+        before=blank.before.replace("\n", ending),
+        after=blank.after.replace("\n", ending),
+    )
+
+
+def _extent(text: str, start: int, end: int) -> Extent:
+    """How far the text for a selection may go: where it is a part of a line, that line; where none
+    of its lines is less deep than the first, up to one that is."""
+    selected = text[start:end]
+    head = text[text.rfind("\n", 0, start) + 1 : start]
+    rest = text[end:].split("\n", 1)[0]
+    if "\n" not in selected and rest.strip():
+        return Extent.LINE
+    if head.strip() or (rest.strip() and not selected.endswith("\n")):
+        return Extent.HOLE
+    depths = [indent_width(line) for line in (head + selected).split("\n") if line.strip()]
+    return Extent.BODY if depths and depths[0] == min(depths) > 0 else Extent.HOLE

@@ -1,24 +1,44 @@
-"""What stands around the cursor, by tree-sitter: functions, their bodies, what does not parse."""
+"""What stands around the cursor, by tree-sitter: functions, their bodies and documentation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blockdiff.grammars import language_of, parsed
+from blockdiff.infill.whitespace import indent_width, indentation_unit
+from lsp_server.edits import Blank
+from lsp_server.faults import MOST_CHARACTERS
 
 if TYPE_CHECKING:
     from tree_sitter import Node
-
-MOST_CHARACTERS = 1_000_000  # above, no action is offered that needs a parse
 
 _FUNCTIONS = frozenset({
     "function_definition", "function_declaration", "generator_function_declaration",
     "method_definition", "method_declaration", "function_item", "constructor_declaration",
     "function_expression", "arrow_function", "func_literal",
 })  # fmt: skip
-_TRIVIAL = ("", "pass", "...", ";", "{}", "todo!()", "unimplemented!()")
+# What a function without a name of its own is the value of, and what stands before one.
+_AROUND = frozenset({
+    "variable_declarator", "lexical_declaration", "variable_declaration", "assignment_expression",
+    "expression_statement", "pair", "public_field_definition", "field_definition",
+    "expression_list", "assignment_statement", "var_spec", "var_declaration", "export_statement",
+    "template_declaration", "decorated_definition",
+})  # fmt: skip
+_BEFORE = frozenset({"attribute_item", "decorator"})
+
+_MOST_PLACEHOLDER = 300  # characters
+_PLACEHOLDER = re.compile(
+    r"""pass | \.\.\. | ; | return\s+NotImplemented | raise\s+NotImplementedError\b.*
+    | (?:todo|unimplemented)! .*
+    | throw\s+(?:new\s+)?[\w.]*(?:NotImplemented|UnsupportedOperation)\w*\s*\(.*\)
+    | (?:throw\s+(?:new\s+)?[\w:.]+ | panic!? | error | assert | log\.Fatal)\s*\( [^\w(){};]*
+      (?:[\w.]+\s*:?\s+)? (?:to\s?do\b | (?:is\s+)?not\s+(?:yet\s+)?(?:implemented|supported)
+      | unimplemented | implement\s+me) .* \)
+    """,
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+)
 
 # How documentation is opened and closed; above the function but for Python.
 _COMMENTS = {
@@ -34,12 +54,13 @@ class Function:
     """A function around the cursor.
 
     Attributes:
-        start, end: offsets of the whole.
+        start, end: offsets of the whole, with what it is the value of and what decorates it.
         body_start, body_end: of what is inside of its braces, or of its statements.
         body: the text there.
         indentation: of its first line.
         name: empty for one that has none.
         documented: whether it carries documentation.
+        blank: where its body is to be written; None: it has one, or it does not parse.
     """
 
     start: int
@@ -50,13 +71,12 @@ class Function:
     indentation: str
     name: str
     documented: bool
+    blank: Blank | None
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing but a placeholder is in its body."""
-        lines = (line.strip() for line in self.body.splitlines())
-        code = [line for line in lines if line and not line.startswith(("#", "//", "--", "/*"))]
-        return " ".join(code).rstrip(";") in _TRIVIAL
+        """Whether nothing but documentation and a placeholder is in its body."""
+        return self.blank is not None
 
 
 def enclosing_function(text: str, at: int, path: str, language: str) -> Function | None:
@@ -76,49 +96,152 @@ def enclosing_function(text: str, at: int, path: str, language: str) -> Function
     byte = len(text[:place].encode("utf-8", "replace"))
     node: Node | None = tree.root_node.descendant_for_byte_range(byte, byte)
     while node is not None:
-        body = node.child_by_field_name("body")
-        if node.type in _FUNCTIONS and body is not None:
-            return _function(node, body, data, text, name)
+        if node.type in _FUNCTIONS and (node.child_by_field_name("body") or name == "lua"):
+            return _Read(node, data, text, name).function()
         node = node.parent
     return None
 
 
-def _function(node: Node, body: Node, data: bytes, text: str, language: str) -> Function:
-    def offset(byte: int) -> int:
-        return len(data[:byte].decode("utf-8", "replace"))
+class _Read:
+    """Reads a node that is a function, in code points."""
 
-    start, end = offset(node.start_byte), offset(node.end_byte)
-    first, last = offset(body.start_byte), offset(body.end_byte)
-    if text[first : first + 1] == "{":
-        first, last = first + 1, max(first + 1, last - 1)
-    line = text.rfind("\n", 0, start) + 1
-    head = text[line:start]
-    name = node.child_by_field_name("name")
-    return Function(
-        start=start,
-        end=end,
-        body_start=first,
-        body_end=last,
-        body=text[first:last],
-        indentation=head[: len(head) - len(head.lstrip())],
-        name=data[name.start_byte : name.end_byte].decode("utf-8", "replace") if name else "",
-        documented=_documented(node, body, language),
-    )
+    def __init__(self, node: Node, data: bytes, text: str, language: str) -> None:
+        self._node, self._data, self._text, self._language = node, data, text, language
+        self._outer = _outermost(node) if language != "python" else node
+        self._body = node.child_by_field_name("body")
+        self._statements = list(self._body.named_children) if self._body else []
+        if self._language == "go":  # they are in a list of their own
+            lists = [n for n in self._statements if n.type == "statement_list"]
+            self._statements = [n for inner in lists for n in inner.named_children] or [
+                n for n in self._statements if n.type != "statement_list"
+            ]
+        if self._body is None or language == "lua":  # comments are outside of its body there
+            outside = [n for n in node.named_children if "comment" in n.type]
+            self._statements = sorted(
+                (*self._statements, *outside), key=lambda n: (n.start_byte, n.end_byte)
+            )
+
+    def function(self) -> Function:
+        first, last = self._inside()
+        start = self._offset(self._outer.start_byte)
+        name = self._node.child_by_field_name("name")
+        return Function(
+            start=start,
+            end=self._offset(self._node.end_byte),
+            body_start=first,
+            body_end=last,
+            body=self._text[first:last],
+            indentation=self._indentation(),
+            name=self._said(name) if name else "",
+            documented=self._documented(),
+            blank=None if self._node.has_error else self._blank(first, last),
+        )
+
+    def _offset(self, byte: int) -> int:
+        return len(self._data[:byte].decode("utf-8", "replace"))
+
+    def _said(self, node: Node) -> str:
+        return self._data[node.start_byte : node.end_byte].decode("utf-8", "replace")
+
+    def _indentation(self) -> str:
+        """Of the line where it begins."""
+        start = self._offset(self._outer.start_byte)
+        line = self._text[self._text.rfind("\n", 0, start) + 1 : start + 1]
+        return line[: len(line) - len(line.lstrip())]
+
+    def _unit(self) -> str:
+        """One level of it."""
+        own = "\t" if self._indentation().startswith("\t") else "    "
+        return indentation_unit(self._text, "") or ("\t" if self._language == "go" else own)
+
+    def _inside(self) -> tuple[int, int]:
+        body = self._body
+        if body is None:  # Lua, where an empty body is no node
+            parameters = self._node.child_by_field_name("parameters")
+            first = self._offset((parameters or self._node).end_byte)
+            return first, max(first, self._offset(self._node.end_byte) - len("end"))
+        first, last = self._offset(body.start_byte), self._offset(body.end_byte)
+        if self._text[first : first + 1] == "{":
+            first, last = first + 1, max(first + 1, last - 1)
+        return first, last
+
+    def _blank(self, first: int, last: int) -> Blank | None:
+        """Where a body belongs; None where there is one."""
+        code = [n for n in self._statements if "comment" not in n.type]
+        said = self._docstring(code)
+        if said is not None:
+            code = code[1:]
+        if len(code) > 1:
+            return None
+        if code:
+            words = self._said(code[0])
+            short = len(words) <= _MOST_PLACEHOLDER
+            if not short or not _PLACEHOLDER.fullmatch(words.strip().rstrip(";").strip() or ";"):
+                return None
+            return Blank(self._offset(code[0].start_byte), self._offset(code[0].end_byte))
+        if self._language == "python":
+            return self._below(self._offset((said or self._node).end_byte), said)
+        if self._body is not None and self._text[first - 1 : first] != "{":
+            return None  # an expression
+        comments = [self._offset(n.end_byte) for n in self._statements]
+        behind = max((end for end in comments if first < end <= last), default=first)
+        blanks = self._indentation()
+        return Blank(behind, last, f"\n{blanks}{self._unit()}", f"\n{blanks}")
+
+    def _docstring(self, code: list[Node]) -> Node | None:
+        if self._language != "python" or not code or code[0].type != "expression_statement":
+            return None
+        inner = code[0].named_children[:1]
+        return code[0] if inner and inner[0].type == "string" else None
+
+    def _below(self, at: int, said: Node | None) -> Blank | None:
+        """In Python, below the head of a function or its docstring, and the comments there."""
+        text = self._text
+        depth = indent_width(self._indentation())
+        blanks = self._indentation() + self._unit()
+        at = _line_end(text, at)
+        while at < len(text):
+            end = _line_end(text, at + 1)
+            line = text[at + 1 : end]
+            if not line.strip():
+                if said is None and indent_width(line) > depth:
+                    return Blank(at + 1 + len(line.rstrip("\r\n")), at + 1 + len(line.rstrip("\r")))
+                break
+            if indent_width(line) <= depth:
+                break
+            if not line.lstrip().startswith("#"):
+                return None  # its body, if the parser does not think so
+            blanks = line[: len(line) - len(line.lstrip())]
+            at = end
+        if said is not None:
+            start = self._offset(said.start_byte)
+            before = text[text.rfind("\n", 0, start) + 1 : start]
+            blanks = blanks if before.strip() else before
+        at -= text[at - 1 : at] == "\r"
+        return Blank(at, at, "\n" + blanks)
+
+    def _documented(self) -> bool:
+        if self._language == "python":
+            return self._docstring(self._statements) is not None
+        before = self._outer.prev_sibling
+        return before is not None and "comment" in before.type
 
 
-def _documented(node: Node, body: Node, language: str) -> bool:
-    if language == "python":
-        first = next(iter(body.named_children), None)  # while one types there may be none
-        if first is None or first.type != "expression_statement":
-            return False
-        return any(inner.type == "string" for inner in first.named_children[:1])
-    before = node.prev_sibling
-    if before is None and node.parent is not None and node.parent.type == "export_statement":
-        before = node.parent.prev_sibling
-    return before is not None and "comment" in before.type
+def _outermost(node: Node) -> Node:
+    """A function with what it is the value of, and the attributes and decorators before it."""
+    while node.parent is not None and node.parent.type in _AROUND:
+        node = node.parent
+    while (before := node.prev_sibling) is not None and before.type in _BEFORE:
+        node = before
+    return node
 
 
-def documentation(function: Function, text: str, language: str) -> tuple[int, str, str] | None:
+def _line_end(text: str, at: int) -> int:
+    end = text.find("\n", at)
+    return len(text) if end < 0 else end
+
+
+def documentation(function: Function, text: str, language: str) -> Blank | None:
     """Where documentation of a function goes, and the text around it; None if that is not known."""
     unit = "\t" if function.indentation.startswith("\t") else "    "
     if language == "python":
@@ -127,42 +250,14 @@ def documentation(function: Function, text: str, language: str) -> tuple[int, st
         if inner.strip():  # the body stands in the line of the signature
             return None
         indentation = inner or function.indentation + unit
-        return function.body_start, '"""', f'"""\n{indentation}'
+        at = function.body_start
+        return Blank(at, at, '"""', f'"""\n{indentation}')
     if language not in _COMMENTS:
         return None
     opening, closing = _COMMENTS[language]
     line = text.rfind("\n", 0, function.start) + 1
     before = text[line : function.start]
     shares_line = any(mark in before for mark in "{};")
-    place = function.start if shares_line else line + len(function.indentation)
+    at = function.start if shares_line else line + len(function.indentation)
     indented = [part.replace("\n", "\n" + function.indentation) for part in (opening, closing)]
-    return place, indented[0], indented[1]
-
-
-def broken_lines(text: str, path: str, language: str, near: int) -> tuple[int, int] | None:
-    """Offsets of the lines around the error nearest to an offset; None where all parses."""
-    name = language_of(path, language)
-    if len(text) > MOST_CHARACTERS:
-        return None
-    data = text.encode("utf-8", "replace")
-    tree = parsed(data, name)
-    if tree is None or not tree.root_node.has_error:
-        return None
-    byte = len(text[:near].encode("utf-8", "replace"))
-    errors = list(_errors(tree.root_node))
-    start, end = min(errors, key=lambda e: max(e[0] - byte, byte - e[1], 0))
-    first = len(data[:start].decode("utf-8", "replace"))
-    last = len(data[: min(end, start + 2000)].decode("utf-8", "replace"))
-    first = text.rfind("\n", 0, first) + 1
-    stop = text.find("\n", max(first, last))
-    return first, stop if stop >= 0 else len(text)
-
-
-def _errors(root: Node) -> Iterator[tuple[int, int]]:
-    todo = [root]
-    while todo:
-        node = todo.pop()
-        if node.is_error or node.is_missing:
-            yield node.start_byte, node.end_byte
-        elif node.has_error:
-            todo.extend(node.children)
+    return Blank(at, at, indented[0], indented[1])

@@ -1,10 +1,30 @@
-"""From a result to the smallest edit of the document, and to a workspace edit."""
+"""Where something is written, and from a result to the smallest edit of the document."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from os.path import commonprefix
 
 from lsp_server.document import Document, TextEdit
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """A place to write in.
+
+    Attributes:
+        start, end: offsets of the document; what stands there is replaced.
+        before, after: text that is put around what the model writes, such as the quotes of a
+            docstring. The model sees both.
+        shown: what the model is told stands there, where that is not what does; None: what does.
+    """
+
+    start: int
+    end: int
+    before: str = ""
+    after: str = ""
+    shown: str | None = None
 
 
 def smallest(old: str, new: str) -> tuple[int, int, str]:
@@ -27,6 +47,15 @@ def edits_of(document: Document, start: int, end: int, text: str) -> list[TextEd
         return []
     first, last, middle = smallest(old, text)
     return [TextEdit(document.span(start + first, start + last), middle)]
+
+
+def made_in(document: Document, edits: Sequence[TextEdit]) -> str:
+    """The text of a document with edits, none of which overlaps another."""
+    text = document.text
+    spans = [(document.offsets(edit.range), edit.new_text) for edit in edits]
+    for (start, end), new in sorted(spans, reverse=True):
+        text = text[:start] + new + text[end:]
+    return text
 
 
 def _cuts(text: str, at: int) -> int:

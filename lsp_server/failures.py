@@ -29,6 +29,13 @@ class Ignored(BlockdiffError):
     exit_code = ExitCode.USAGE
 
 
+class DoesNotParse(BlockdiffError):
+    """An automatic edit that would leave a document with an error. It was not made."""
+
+    code = "does_not_parse"
+    exit_code = ExitCode.MODEL
+
+
 def to_protocol(error: BlockdiffError) -> JsonRpcException:
     """`{code, message, data}`; `data` is the error as everywhere else: `{code, message, hint}`."""
     message = f"{error.message}: {error.hint}" if error.hint else error.message

@@ -36,8 +36,11 @@ class _Answered:
 
 
 def converter() -> Converter:
-    """Like that of pygls, but what it has no type for stays plain JSON."""
-    made = converters.get_converter()
+    """Like that of pygls, but what it has no type for stays JSON, and the first fault ends it.
+
+    (In detail, each of a million faults would be an exception with notes and a traceback.)
+    """
+    made = converters.get_converter(Converter(detailed_validation=False))
     for kind, parts in (
         (JsonRPCRequestMessage, ("id", "method", "jsonrpc", "params")),
         (JsonRPCNotification, ("method", "jsonrpc", "params")),

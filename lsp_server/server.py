@@ -19,14 +19,15 @@ import blockdiff
 from blockdiff.endpoint import Runtime
 from blockdiff.errors import BlockdiffError
 from lsp_server import greeting, messages, settings
-from lsp_server.actions import COMMAND, Action, ActionParams, Actions
+from lsp_server.actions import COMMAND, Action, ActionParams, Actions, Offer
 from lsp_server.context import Context
-from lsp_server.document import Encoding, TextEdit
+from lsp_server.delivery import Delivery
+from lsp_server.document import Encoding
 from lsp_server.engine import EngineLink
 from lsp_server.failures import to_protocol
 from lsp_server.ignored import Ignored
 from lsp_server.inline import Inline
-from lsp_server.messages import InfillParams, Outcome, RefinementParams, RewriteParams, StatusParams
+from lsp_server.messages import InfillParams, RefinementParams, RewriteParams, StatusParams
 from lsp_server.protocol import Protocol, converter, position_from, range_from, range_to
 from lsp_server.sessions import Sessions
 from lsp_server.settings import Settings
@@ -37,14 +38,16 @@ from lsp_server.workdone import work_done
 _log = logging.getLogger("blockdiff.lsp")
 
 _SECTION = "blockdiff"
-_ANNOTATION = "blockdiff"
 _PATIENCE_SECONDS = 2.0  # with a client that does not answer when asked for its settings
 
 _R = TypeVar("_R")
 
 
 class Server(LanguageServer):
-    """One editor's server."""
+    """One editor's server.
+
+    Attributes: wishes: methods of our own notifications that the client asked for.
+    """
 
     protocol: Protocol
 
@@ -75,6 +78,8 @@ class Server(LanguageServer):
         self.inline = Inline(self.documents, self.context, self.engine, self.settings, name)
         self.actions = Actions(self.documents, self.sessions)
         self.warmer = Warmer(self.context, self.engine, name)
+        self.delivery = Delivery(self)
+        self.wishes: frozenset[str] = frozenset()
 
     def start_with_settings(self) -> None:
         """The client has sent the settings it has; requests need not wait for them any more."""
@@ -112,10 +117,12 @@ class Server(LanguageServer):
         _log.debug("in full", exc_info=error)
 
     def _show_status(self, status: StatusParams) -> None:
-        self.protocol.notify(messages.STATUS, messages.write(status))
+        if messages.STATUS in self.wishes:
+            self.protocol.notify(messages.STATUS, messages.write(status))
 
     def _show_refinement(self, refinement: RefinementParams) -> None:
-        self.protocol.notify(messages.REFINEMENT, messages.write(refinement))
+        if messages.REFINEMENT in self.wishes:
+            self.protocol.notify(messages.REFINEMENT, messages.write(refinement))
 
 
 def create(runtime: Runtime | None = None) -> Server:
@@ -159,6 +166,7 @@ def _add_life(server: Server) -> None:
     def initialize(params: types.InitializeParams) -> None:
         chosen = types.PositionEncodingKind(server.workspace.position_encoding)
         server.documents.encoding = Encoding(chosen.value)
+        server.wishes = _wishes(params.capabilities)
 
     @server.feature(types.INITIALIZED)
     async def initialized(params: types.InitializedParams) -> None:
@@ -204,6 +212,7 @@ def _add_life(server: Server) -> None:
     @server.feature(types.SHUTDOWN)
     async def shutdown(params: None) -> None:
         server.warmer.stop()
+        await server.delivery.stop()
         await server.engine.aclose()
 
 
@@ -265,41 +274,34 @@ def _add_actions(server: Server) -> None:
         ),
     )
     @_typed
-    async def offer(params: types.CodeActionParams) -> list[types.CodeAction]:
+    async def offer(
+        params: types.CodeActionParams,
+    ) -> list[types.CodeAction | types.Command]:
         span, only = range_from(params.range), params.context.only
         server.warmer.rest_at(server.documents.get(params.text_document.uri), span.end)
         if only and not any(_covers(kind, action) for kind in only for action in Action):
             return []
         found = server.actions.available(params.text_document.uri, span)
         return [
-            _code_action(server, action, params)
-            for action in found
-            if not only or any(_covers(kind, action) for kind in only)
+            _code_action(server, offered, params)
+            for offered in found
+            if not only or any(_covers(kind, offered.action) for kind in only)
         ]
 
     @server.feature(types.CODE_ACTION_RESOLVE)
     @_typed
     async def resolve(action: types.CodeAction) -> types.CodeAction:
         asked = messages.read(ActionParams, action.data)
-        async with work_done(server, f"blockdiff: {asked.action.label}", None) as progress:
-            outcome = await server.actions.run(asked, progress)
-        action.edit = _workspace_edit(server, asked.text_document.uri, outcome, action.title)
+        action.edit = await server.delivery.edit(asked, server.actions.plan(asked))
         return action
 
     @server.command(COMMAND)
     @_typed
-    async def run(params: types.ExecuteCommandParams) -> Any:
-        """`blockdiff.run` with one argument as `ActionParams`; the edit is applied."""
+    async def run(params: types.ExecuteCommandParams) -> None:
+        """`blockdiff.run` with one argument as `ActionParams`; the edit is applied when it is
+        there, the answer does not wait for it."""
         asked = messages.read(ActionParams, (params.arguments or [None])[0])
-        title = asked.action.label
-        async with work_done(server, f"blockdiff: {title}", params.work_done_token) as progress:
-            outcome = await server.actions.run(asked, progress)
-        if outcome.edits:
-            edit = _workspace_edit(server, asked.text_document.uri, outcome, title)
-            await server.workspace_apply_edit_async(
-                types.ApplyWorkspaceEditParams(edit, label=f"blockdiff: {title}")
-            )
-        return messages.write(outcome)
+        server.delivery.apply(asked, server.actions.plan(asked), params.work_done_token)
 
 
 def _reported(server: Server, token: str) -> contextlib.AbstractAsyncContextManager[Any]:
@@ -315,51 +317,34 @@ def _covers(kind: str, action: Action) -> bool:
 
 
 def _code_action(
-    server: Server, action: Action, params: types.CodeActionParams
-) -> types.CodeAction:
+    server: Server, offer: Offer, params: types.CodeActionParams
+) -> types.CodeAction | types.Command:
+    """As much of a code action as the client understands."""
     document = server.documents.get(params.text_document.uri)
     asked = ActionParams(
-        action,
+        offer.action,
         messages.DocumentId(document.uri, document.version or 0),
         range_from(params.range),
     )
-    made = types.CodeAction(action.label, kind=action.kind)
-    if _resolves_edits(server):
+    command = types.Command(offer.title, COMMAND, arguments=[messages.write(asked)])
+    text_document = server.client_capabilities.text_document
+    support = text_document and text_document.code_action
+    if not (support and support.code_action_literal_support):
+        return command
+    made = types.CodeAction(offer.title, kind=offer.action.kind)
+    resolve = support.resolve_support
+    if resolve and "edit" in resolve.properties and support.data_support:
         made.data = messages.write(asked)
     else:
-        made.command = types.Command(action.label, COMMAND, arguments=[messages.write(asked)])
+        made.command = command
     return made
 
 
-def _resolves_edits(server: Server) -> bool:
-    text_document = server.client_capabilities.text_document
-    support = text_document and text_document.code_action
-    resolve = support and support.resolve_support
-    return bool(resolve and "edit" in resolve.properties and support and support.data_support)
-
-
-def _workspace_edit(server: Server, uri: str, outcome: Outcome, title: str) -> types.WorkspaceEdit:
-    """Versioned and annotated, as far as the client understands that."""
-    workspace = server.client_capabilities.workspace
-    can = workspace.workspace_edit if workspace else None
-    if not (can and can.document_changes):
-        return types.WorkspaceEdit(changes={uri: [_text_edit(edit) for edit in outcome.edits]})
-    identity = types.OptionalVersionedTextDocumentIdentifier(uri=uri, version=outcome.version)
-    annotated = can.change_annotation_support is not None
-    edits = [_annotated(edit) if annotated else _text_edit(edit) for edit in outcome.edits]
-    return types.WorkspaceEdit(
-        document_changes=[types.TextDocumentEdit(identity, edits)],
-        change_annotations=(
-            {_ANNOTATION: types.ChangeAnnotation(f"blockdiff: {title}")} if annotated else None
-        ),
-    )
-
-
-def _text_edit(edit: TextEdit) -> types.TextEdit:
-    return types.TextEdit(range_to(edit.range), edit.new_text)
-
-
-def _annotated(edit: TextEdit) -> types.AnnotatedTextEdit:
-    return types.AnnotatedTextEdit(
-        annotation_id=_ANNOTATION, range=range_to(edit.range), new_text=edit.new_text
-    )
+def _wishes(capabilities: types.ClientCapabilities) -> frozenset[str]:
+    """Which of our notifications a client understands: those it has said that it wants."""
+    experimental: Any = capabilities.experimental
+    wishes = experimental.get("blockdiff") if isinstance(experimental, dict) else None
+    if not isinstance(wishes, dict):
+        return frozenset()
+    named = {"refinement": messages.REFINEMENT, "status": messages.STATUS}
+    return frozenset(method for name, method in named.items() if wishes.get(name) is True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from blockdiff.config import Mode
 from blockdiff.types import (
+    Extent,
     Filled,
     Finished,
     Hole,
@@ -24,29 +25,13 @@ from blockdiff.types import (
 from lsp_server.context import Context
 from lsp_server.document import Document, Encoding, units
 from lsp_server.documents import Documents, Followed
-from lsp_server.edits import edits_of
+from lsp_server.edits import Blank, edits_of
 from lsp_server.engine import EngineLink
 from lsp_server.failures import ContentModified
 from lsp_server.messages import InfillParams, Outcome, RefinementParams, RewriteParams
 from lsp_server.settings import Settings
 
 _UNCERTAIN = 0.5  # tokens less likely than this are marked
-
-
-@dataclass(frozen=True, slots=True)
-class Blank:
-    """A place to write in.
-
-    Attributes:
-        start, end: offsets of the document; what stands there is replaced.
-        before, after: text that is put around what the model writes, such as the quotes of a
-            docstring. The model sees both.
-    """
-
-    start: int
-    end: int
-    before: str = ""
-    after: str = ""
 
 
 Progress = Callable[[StreamEvent], None]
@@ -96,13 +81,14 @@ class Sessions:
         document: Document,
         blanks: list[Blank],
         *,
+        extent: Extent = Extent.HOLE,
         max_tokens: int | None = None,
         mode: Mode | None = None,
         seed: int | None = None,
         request_id: str = "",
         progress: Progress = unseen,
     ) -> Outcome:
-        """Write into all blanks together.
+        """Write into all blanks together, no further than `extent` says.
 
         Raises as `infill`.
         """
@@ -110,16 +96,30 @@ class Sessions:
 
         def ask(text: str, holes: Sequence[Hole]) -> InfillRequest:
             decoding = self.settings.decoding_config(max_tokens=max_tokens, mode=mode, seed=seed)
-            return self.context.infill(document, text, holes, decoding, session.request_id)
+            return self.context.infill(
+                document, text, holes, decoding, session.request_id, extent=extent
+            )
 
         return await session.run(ask)
 
     async def rewrite(self, params: RewriteParams, progress: Progress = unseen) -> Outcome:
         """Answer `blockdiff/rewrite`. Raises as `infill`."""
         document = self.documents.get(params.text_document.uri, params.text_document.version)
-        start, end = document.offsets(params.range)
+        return await self.revise(
+            document, Blank(*document.offsets(params.range)), params, progress=progress
+        )
+
+    async def revise(
+        self,
+        document: Document,
+        blank: Blank,
+        params: RewriteParams,
+        *,
+        progress: Progress = unseen,
+    ) -> Outcome:
+        """Write what stands in a blank anew, as `params` say. Raises as `infill`."""
         request_id = params.request_id or secrets.token_hex(8)
-        session = _Session(self, document, [Blank(start, end)], request_id, progress)
+        session = _Session(self, document, [blank], request_id, progress)
 
         def ask(text: str, holes: Sequence[Hole]) -> RewriteRequest:
             decoding = self.settings.decoding_config(
@@ -129,7 +129,7 @@ class Sessions:
             )
             strength = params.strength if params.strength >= 0 else self.settings.rewrite.strength
             return self.context.rewrite(
-                document, holes[0], params.instruction, strength, decoding, request_id
+                document, text, holes[0], params.instruction, strength, decoding, request_id
             )
 
         return await session.run(ask)
@@ -192,10 +192,12 @@ class _Session:
         holes = [Hole(0, 0)] * len(self._blanks)
         for i in sorted(range(len(holes)), key=lambda i: followed.spans[i]):
             start, end = followed.spans[i]
-            pieces += [text[at:start], self._blanks[i].before]
+            blank = self._blanks[i]
+            pieces += [text[at:start], blank.before]
+            shown = text[start:end] if blank.shown is None else blank.shown
             length = sum(map(len, pieces))
-            holes[i] = Hole(length, length + end - start)
-            pieces += [text[start:end], self._blanks[i].after]
+            holes[i] = Hole(length, length + len(shown))
+            pieces += [shown, blank.after]
             at = end
         return "".join((*pieces, text[at:])), holes
 

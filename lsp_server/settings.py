@@ -33,9 +33,7 @@ class EngineSettings:
 
     model: str = _set("", "Name or path of the model. Empty: the default one.")
     device: str = _set("auto", "Where it runs: auto, cpu, cuda, cuda:1 or mps.")
-    dtype: str = _set(
-        "auto", "Numbers it computes in: auto, int8, bfloat16, float16 or float32."
-    )
+    dtype: str = _set("auto", "Numbers it computes in: auto, int8, bfloat16, float16 or float32.")
     idle_minutes: float = _set(
         30.0, "The engine stops after so many minutes without a request. 0: never.", minimum=0
     )

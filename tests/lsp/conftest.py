@@ -6,6 +6,7 @@ import pytest
 
 from blockdiff.endpoint import Runtime
 from blockdiff.engine.engine import Engine
+from tests.editors.nvim.script import Scripted
 from tests.unit.scripted_service import ScriptedEngine, served
 from tests.unit.tiny_checkpoint import checkpoint
 
@@ -24,3 +25,12 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Runtime
     made, engine = Runtime(tmp_path_factory.mktemp("scripted") / "run"), ScriptedEngine()
     with served(made, lambda report: engine):
         yield made, engine
+
+
+@pytest.fixture
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Runtime, Scripted]]:
+    """Of an engine that writes what a test tells it to."""
+    made, engine = Runtime(tmp_path_factory.mktemp("writer") / "run"), Scripted()
+    with served(made, lambda report: engine):
+        yield made, engine
+        engine.hold = False

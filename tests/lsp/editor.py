@@ -42,13 +42,18 @@ class _Protocol(LanguageClientProtocol):
 
 
 class Editor(LanguageClient):
-    """Attributes: refinements, statuses: as received; edits: applied on the server's demand."""
+    """Attributes:
+        refinements, statuses: as received.
+        edits: applied on the server's demand.
+        refusal: why none is; empty: they are.
+    """
 
     def __init__(self, settings: dict[str, Any] | None = None) -> None:
         super().__init__(protocol_cls=_Protocol, converter_factory=converter)
         self.settings: Any = settings or {}
         self.refinements: list[dict[str, Any]] = []
         self.statuses: list[dict[str, Any]] = []
+        self.refusal = ""
         self.edits: list[types.ApplyWorkspaceEditParams] = []
         self._schemas = {name: schema(file) for name, file in _NOTIFICATIONS.items()}
         self._outcome = schema("outcome")
@@ -67,6 +72,8 @@ class Editor(LanguageClient):
 
         @self.feature(types.WORKSPACE_APPLY_EDIT)
         def apply(params: types.ApplyWorkspaceEditParams) -> types.ApplyWorkspaceEditResult:
+            if self.refusal:
+                return types.ApplyWorkspaceEditResult(False, failure_reason=self.refusal)
             self.edits.append(params)
             return types.ApplyWorkspaceEditResult(applied=True)
 
@@ -146,6 +153,7 @@ def capabilities(encoding: str = "utf-16") -> types.ClientCapabilities:
             position_encodings=[types.PositionEncodingKind(encoding)]
         ),
         window=types.WindowClientCapabilities(work_done_progress=True),
+        experimental={"blockdiff": {"refinement": True, "status": True}},  # type: ignore[arg-type]
         workspace=types.WorkspaceClientCapabilities(
             configuration=True,
             apply_edit=True,

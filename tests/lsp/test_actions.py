@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,15 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
 from blockdiff.endpoint import Runtime
+from blockdiff.types import Extent, InfillRequest
 from lsp_server.actions import Action
-from lsp_server.constructs import broken_lines, documentation, enclosing_function
+from lsp_server.constructs import documentation, enclosing_function
+from lsp_server.faults import faults
+from tests.editors.nvim.script import Scripted
 from tests.lsp.editor import URI, Editor, capabilities, editing, hole, run
-from tests.unit.scripted_service import ScriptedEngine
+from tests.unit.scripted_service import until
 
-Scripted = tuple[Runtime, ScriptedEngine]
+Writer = tuple[Runtime, Scripted]
 
 EMPTY = "def area(width, height):\n    pass\n\n\nprint(area(3, 4))\n"
 SHORT: dict[str, Any] = {"decoding": {"maxTokens": 2}}
@@ -36,6 +38,27 @@ async def offered(
     )
     actions = [action for action in answer or [] if isinstance(action, types.CodeAction)]
     return {str(action.kind).rsplit(".", 1)[1]: action for action in actions}
+
+
+async def menu(editor: Editor, start: tuple[int, int], end: tuple[int, int]) -> list[Any]:
+    """Code actions as they come."""
+    return list(
+        await editor.text_document_code_action_async(
+            types.CodeActionParams(
+                types.TextDocumentIdentifier(URI),
+                types.Range(types.Position(*start), types.Position(*end)),
+                types.CodeActionContext([]),
+            )
+        )
+        or []
+    )
+
+
+def ended(editor: Editor) -> bool:
+    """Whether some progress is over."""
+    return any(
+        report["kind"] == "end" for all in editor.progress_reports.values() for report in all
+    )
 
 
 def argument(action: str, span: dict[str, Any], version: int = 1, **rest: Any) -> dict[str, Any]:
@@ -80,9 +103,11 @@ def test_what_is_offered_fits_the_place(
     run(story())
 
 
-def test_an_action_is_worked_out_when_it_is_chosen(scripted: Scripted) -> None:
+def test_an_action_is_worked_out_when_it_is_chosen(writer: Writer) -> None:
+    writer[1].writes("return width * height")
+
     async def story() -> None:
-        async with editing(scripted[0], settings=SHORT) as editor:
+        async with editing(writer[0], settings=SHORT) as editor:
             editor.open(EMPTY)
             action = (await offered(editor, (1, 4), (1, 4)))["complete"]
             assert action.edit is None and action.command is None
@@ -93,7 +118,7 @@ def test_an_action_is_worked_out_when_it_is_chosen(scripted: Scripted) -> None:
             assert change.text_document.version == 1
             (edit,) = change.edits
             assert isinstance(edit, types.AnnotatedTextEdit)
-            assert edit.new_text.endswith(" done")
+            assert edit.new_text == "return width * height"
             assert (edit.range.start.line, edit.range.end) == (1, types.Position(1, 8))
             assert resolved.edit.change_annotations
             assert edit.annotation_id in resolved.edit.change_annotations
@@ -101,101 +126,81 @@ def test_an_action_is_worked_out_when_it_is_chosen(scripted: Scripted) -> None:
     run(story())
 
 
-def test_a_client_that_resolves_no_edits_gets_a_command_that_applies_one(
-    scripted: Scripted,
-) -> None:
+def test_a_client_that_resolves_no_edits_gets_a_command_that_applies_one(writer: Writer) -> None:
     can = capabilities()
     assert can.text_document and can.text_document.code_action and can.workspace
     can.text_document.code_action.resolve_support = None
     can.workspace.workspace_edit = None
+    writer[1].writes("return width * height")
 
     async def story() -> None:
-        async with editing(scripted[0], settings=SHORT, can=can) as editor:
+        async with editing(writer[0], settings=SHORT, can=can) as editor:
             editor.open(EMPTY)
-            answer = await editor.text_document_code_action_async(
-                types.CodeActionParams(
-                    types.TextDocumentIdentifier(URI),
-                    types.Range(types.Position(1, 4), types.Position(1, 4)),
-                    types.CodeActionContext([]),
-                )
-            )
+            answer = await menu(editor, (1, 4), (1, 4))
             # pygls takes a code action with a command for a bare command, its inside as text
-            made = ast.literal_eval(answer[0].command)  # type: ignore[index,arg-type]
+            made = ast.literal_eval(answer[0].command)
             assert made["command"] == "blockdiff.run"
-            outcome = await command(editor, made["arguments"][0])
+            assert await command(editor, made["arguments"][0]) is None
+            await until(lambda: bool(editor.edits))
             (applied,) = editor.edits
             assert applied.edit.changes and list(applied.edit.changes) == [URI]
-            assert applied.edit.changes[URI][0].new_text.endswith(" done")
-            assert outcome["finish"] == "eom"
+            assert applied.edit.changes[URI][0].new_text == "return width * height"
+            await until(lambda: ended(editor))
             reports = [v for values in editor.progress_reports.values() for v in values]
-            assert [r["kind"] for r in reports][0] == "begin" and reports[-1]["kind"] == "end"
+            assert reports[0]["kind"] == "begin"
 
     run(story())
 
 
-def test_a_docstring_is_written_between_its_quotes(scripted: Scripted) -> None:
-    seen: list[str] = []
-    plain = scripted[1].infill
-
-    def look(request: Any, cancelled: Any) -> Any:
-        seen.append(request.prefix + "|" + request.suffix)
-        return plain(request, cancelled)
-
-    scripted[1].infill = look  # type: ignore[method-assign]
+def test_a_client_that_knows_no_code_actions_gets_commands(writer: Writer) -> None:
+    can = capabilities()
+    assert can.text_document and can.text_document.code_action
+    can.text_document.code_action.code_action_literal_support = None
+    writer[1].writes("return width * height")
 
     async def story() -> None:
-        async with editing(scripted[0], settings=SHORT) as editor:
+        async with editing(writer[0], can=can) as editor:
+            editor.open(EMPTY)
+            made = [action for action in await menu(editor, (1, 4), (1, 4))]
+            assert [(c.title, c.command) for c in made] == [
+                ("Complete the body of the function", "blockdiff.run"),
+                ("Add documentation to the function", "blockdiff.run"),
+            ]
+            await command(editor, made[0].arguments[0])
+            await until(lambda: bool(editor.edits))
+
+    run(story())
+
+
+def test_a_docstring_is_written_between_its_quotes(writer: Writer) -> None:
+    writer[1].writes("Say one.")
+
+    async def story() -> None:
+        async with editing(writer[0], settings=SHORT) as editor:
             editor.open("class A:\n    def f(self):\n        return 1\n")
             await command(editor, argument("docstring", hole((2, 8))))
+            await until(lambda: bool(editor.edits))
             (edit,) = editor.edits[0].edit.document_changes[0].edits  # type: ignore[index,union-attr]
-            text = edit.new_text
-            assert text.startswith('"""') and text.endswith(' done"""\n        ')
+            assert edit.new_text == '"""Say one."""\n        '
             assert edit.range.start == edit.range.end == types.Position(2, 8)
 
     run(story())
-    start = 'class A:\n    def f(self):\n        """|"""\n        return 1\n'
-    assert seen == [start]
+    (request,) = writer[1].requests
+    assert isinstance(request, InfillRequest) and request.extent is Extent.DELIMITER
+    seen = request.prefix + "|" + request.suffix
+    assert seen == 'class A:\n    def f(self):\n        """|"""\n        return 1\n'
 
 
-def test_cancelling_the_progress_of_a_command_ends_it(scripted: Scripted) -> None:
+def test_a_document_with_crlf_gets_crlf(writer: Writer) -> None:
+    writer[1].writes("Say one.")
+
     async def story() -> None:
-        slow = {"decoding": {"maxTokens": 1000, "seed": 20}}
-        async with editing(scripted[0], settings=slow) as editor:
-            editor.open(EMPTY)
-            asked = argument("fill", hole((1, 4), (1, 8)))
-            task = asyncio.create_task(command(editor, asked, "c1"))
-            while len(editor.progress_reports.get("c1", [])) < 2:
-                await asyncio.sleep(0.01)
-            editor.window_work_done_progress_cancel(types.WorkDoneProgressCancelParams("c1"))
-            with pytest.raises(JsonRpcException) as failure:
-                await task
-            assert failure.value.code == -32800 and editor.edits == []
-
-    run(story())
-
-
-def test_cancelling_the_request_of_a_command_ends_it(scripted: Scripted) -> None:
-    async def story() -> None:
-        slow = {"decoding": {"maxTokens": 1000, "seed": 20}}
-        async with editing(scripted[0], settings=slow) as editor:
-            editor.open(EMPTY)
-            task = asyncio.ensure_future(
-                editor.protocol.send_request_async(
-                    types.WORKSPACE_EXECUTE_COMMAND,
-                    types.ExecuteCommandParams(
-                        "blockdiff.run", [argument("fill", hole((1, 4), (1, 8)))]
-                    ),
-                    msg_id="99",
-                )
-            )
-            while scripted[1].written < 2:
-                await asyncio.sleep(0.01)
-            editor.cancel("99")
-            with pytest.raises(JsonRpcException):
-                await task
-            while not scripted[1].cancelled:
-                await asyncio.sleep(0.01)
-            assert editor.edits == []
+        async with editing(writer[0], settings=SHORT) as editor:
+            editor.open("def f():\r\n    return 1\r\n")
+            await command(editor, argument("docstring", hole((0, 0))))
+            await until(lambda: bool(editor.edits))
+            (edit,) = editor.edits[0].edit.document_changes[0].edits  # type: ignore[index,union-attr]
+            assert edit.new_text == '"""Say one."""\r\n    '
 
     run(story())
 
@@ -207,6 +212,9 @@ def test_cancelling_the_request_of_a_command_ends_it(scripted: Scripted) -> None
         (argument("explode", hole((0, 0))), "action must be one of fill, complete"),
         (argument("fix", hole((0, 0))), "nothing here fails to parse"),
         (argument("complete", hole((4, 0))), "no function around the cursor"),
+        (argument("complete", hole((7, 0))), "the function has a body"),
+        (argument("docstring", hole((7, 0))), "the function is documented"),
+        (argument("fill", hole((0, 0)), version=9), "the document is at 1"),
         (argument("fill", hole((99, 0))), "line 99 is outside"),
         (argument("rewrite", hole((2, 0), (3, 0))), "no text to rewrite"),
     ],
@@ -216,7 +224,7 @@ def test_a_command_with_a_bad_argument_is_a_typed_error(
 ) -> None:
     async def story() -> None:
         async with editing(runtime) as editor:
-            editor.open(EMPTY)
+            editor.open(EMPTY + '\n\ndef f():\n    """Say."""\n    return 1\n')
             with pytest.raises(JsonRpcException, match=message):
                 await command(editor, value)
             with pytest.raises(JsonRpcException, match="no command 'blockdiff.other'"):
@@ -271,18 +279,65 @@ def test_the_function_around_the_cursor(path: str, text: str, cursor: str, body:
     assert enclosing_function(text, 0, path, "cobol") is None
 
 
-@pytest.mark.parametrize(
-    ("text", "empty"),
-    [
-        ("def f():\n    pass\n", True),
-        ("def f():\n    ...\n", True),
-        ("def f():\n    # to do\n    pass\n", True),
-        ("def f():\n    return 1\n", False),
-    ],
-)
-def test_a_placeholder_is_an_empty_body(text: str, empty: bool) -> None:
-    function = enclosing_function(text, 4, "a.py", "")
-    assert function is not None and function.is_empty is empty
+# A function, and what stands around the hole for its body; None: it has one.
+BODIES = [
+    ("a.py", "def f():\n    pass\n", "def f():\n    |\n"),
+    ("a.py", "def f():\n    ...\n", "def f():\n    |\n"),
+    ("a.py", "def f(): ...\n", "def f(): |\n"),
+    ("a.py", "def f():\n    raise NotImplementedError\n", "def f():\n    |\n"),
+    ("a.py", 'def f():\n    """The area."""\n    ...\n', 'def f():\n    """The area."""\n    |\n'),
+    ("a.py", 'def f():\n    """The area."""\n    pass\n', 'def f():\n    """The area."""\n    |\n'),
+    (
+        "a.py",
+        'def f():\n    """A."""\n    raise NotImplementedError("later")  # soon\n',
+        'def f():\n    """A."""\n    |  # soon\n',
+    ),
+    ("a.py", 'def f():\n    """A."""\n', 'def f():\n    """A."""\n    |\n'),
+    ("a.py", "def f():\n    # to do\n    pass\n", "def f():\n    # to do\n    |\n"),
+    ("a.py", "def f():\n    # to do\n", "def f():\n    # to do\n    |\n"),
+    ("a.py", "def f():\n    \n", "def f():\n    |\n"),
+    ("a.py", "def f():\n    return 1\n", None),
+    ("a.py", 'def f():\n    """A."""\n    x = 1\n    pass\n', None),
+    ("a.py", "def f():\n    raise ValueError('x')\n", None),
+    ("a.py", "def f(x):\n    return (x + 1\n\n\nprint(f(2))\n", None),
+    ("a.rs", "fn f() -> u8 {\n    todo!()\n}\n", "fn f() -> u8 {\n    |\n}\n"),
+    ("a.rs", "fn f() {\n    unimplemented!(\"a\");\n}\n", "fn f() {\n    |\n}\n"),
+    ("a.rs", "fn f() {\n    panic!(\"bad value\")\n}\n", None),
+    ("a.js", "function f() {\n  throw new Error('not implemented');\n}\n",
+     "function f() {\n  |\n}\n"),
+    ("a.js", "function f() {\n  throw new Error('too small');\n}\n", None),
+    ("a.js", "function f() {}\n", "function f() {\n    |\n}\n"),
+    ("a.js", "const f = (a) => a;\n", None),
+    ("a.js", "function f(a) {\n  return (a + 1;\n}\nf(2);\n", None),
+    ("a.ts", "class A {\n  f(): void {\n    throw new Error('Method not implemented.');\n  }\n}\n",
+     "class A {\n  f(): void {\n    |\n  }\n}\n"),
+    ("a.go", "func f() {\n\tpanic(\"not implemented\")\n}\n", "func f() {\n\t|\n}\n"),
+    ("a.go", "func f() {\n\t// sum\n}\n", "func f() {\n\t// sum\n\t|\n}\n"),
+    ("a.go", "func f() int {\n\treturn 1\n}\n", None),
+    ("a.java", "class A {\n  int f() {\n    throw new NotImplementedException();\n  }\n}\n",
+     "class A {\n  int f() {\n    |\n  }\n}\n"),
+    ("a.c", "int f(void) {\n}\n", "int f(void) {\n    |\n}\n"),
+    ("a.c", "int f(int a) {\n  assert(a);\n}\n", None),
+    ("a.cpp", "int f() {\n  throw std::logic_error(\"not implemented\");\n}\n",
+     "int f() {\n  |\n}\n"),
+    ("a.lua", "local function f(a)\n  error(\"not implemented\")\nend\n",
+     "local function f(a)\n  |\nend\n"),
+    ("a.lua", "local function f(a)\nend\n", "local function f(a)\n    |\nend\n"),
+    ("a.lua", "local function f(a)\n  return a\nend\n", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "text", "around"), BODIES)
+def test_where_a_body_is_written(path: str, text: str, around: str | None) -> None:
+    for at in (max(text.find("f("), 0), max(text.rfind("\n", 0, -1), 0), len(text) - 1):
+        function = enclosing_function(text, at, path, "")
+        if function is None:  # in another line than the function
+            continue
+        blank = function.blank
+        assert (blank is None) is (around is None)
+        if blank is not None:
+            holed = text[: blank.start] + blank.before + "|" + blank.after + text[blank.end :]
+            assert holed == around
 
 
 @pytest.mark.parametrize(("path", "text", "cursor", "body"), FUNCTIONS)
@@ -296,9 +351,9 @@ def test_where_documentation_goes(path: str, text: str, cursor: str, body: str) 
         assert place is None
         return
     assert place is not None
-    at, before, after = place
-    documented = text[:at] + before + "Say what." + after + text[at:]
-    assert broken_lines(documented, path, "", 0) is None
+    at = place.start
+    documented = text[:at] + place.before + "Say what." + place.after + text[at:]
+    assert not faults(documented, language_of(path))
     again = enclosing_function(documented, documented.index(cursor), path, "")
     assert again is not None and (again.documented or path == "a.js")
 

@@ -7,6 +7,9 @@ export const REWRITE = "blockdiff/rewrite";
 export const REFINEMENT = "blockdiff/refinement";
 export const STATUS = "blockdiff/status";
 
+/** Which notifications we take, as `capabilities.experimental.blockdiff` of `initialize`. */
+export const UNDERSTOOD = { refinement: true, status: true } as const;
+
 export const MOST_HOLES = 8;
 
 /** Half-open, in UTF-16 units of the text of a draft. */

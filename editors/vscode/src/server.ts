@@ -5,10 +5,10 @@ import { createInterface } from "node:readline";
 import * as vscode from "vscode";
 import {
 	CloseAction, DidChangeConfigurationNotification, ErrorAction, LanguageClient, type LanguageClientOptions,
-	RevealOutputChannelOn, ShowMessageNotification,
+	MessageType, RevealOutputChannelOn, ShowMessageNotification, type StaticFeature,
 } from "vscode-languageclient/node";
-import { Problem } from "./log";
-import { OLD_SERVER, REFINEMENT, STATUS, type Refinement, type Status } from "./messages";
+import { notify, Problem } from "./log";
+import { OLD_SERVER, REFINEMENT, STATUS, UNDERSTOOD, type Refinement, type Status } from "./messages";
 import type { Installation, Pythons } from "./python";
 import { isOlder } from "./version";
 import { SECTION, serverSettings, settings } from "./settings";
@@ -21,6 +21,17 @@ const EXIT_MILLISECONDS = 2_000;
 
 /** Where documents are code; output channels, diffs and notebook cells are not. */
 export const SCHEMES = ["file", "untitled", "vscode-vfs"] as const;
+
+/** Tells the server which notifications of its own there is somebody for. */
+const understood: StaticFeature = {
+	fillClientCapabilities: capabilities => {
+		const others = capabilities.experimental as Record<string, unknown> | undefined;
+		capabilities.experimental = { ...others, blockdiff: UNDERSTOOD };
+	},
+	initialize: () => undefined,
+	getState: () => ({ kind: "static" }),
+	clear: () => undefined,
+};
 
 /** Says nothing but in the log: who asked for something is answered by who asks the client. */
 class QuietClient extends LanguageClient {
@@ -187,10 +198,16 @@ export class Server implements vscode.Disposable {
 		};
 		const streams = { reader: process.stdout, writer: process.stdin };
 		const client = new QuietClient(SECTION, "BlockDiff", () => Promise.resolve(streams), options);
+		client.registerFeature(understood);
 		client.onNotification(REFINEMENT, (refinement: Refinement) => this.refined.fire(refinement));
 		client.onNotification(STATUS, (status: Status) => this.setStatus(status));
-		// What is wrong with the settings; nobody asked for it now.
-		client.onNotification(ShowMessageNotification.type, ({ message }) => this.log.warn(message));
+		client.onNotification(ShowMessageNotification.type, ({ type, message }) => {
+			if (type === MessageType.Warning) {
+				this.log.warn(message); // what is wrong with the settings; nobody asked for it now
+			} else {
+				notify(message.replace(/^blockdiff: /, ""), type === MessageType.Error ? ["showOutput"] : []);
+			}
+		});
 		return client;
 	}
 

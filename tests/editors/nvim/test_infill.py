@@ -412,3 +412,30 @@ def test_editor_and_server_follow_the_same_edits_to_the_same_place(
         assert len(set(nvim.lua(f"return {versions}"))) > 6
         nvim.command("BlockDiff accept")
         assert nvim.lines.count("  🦊 here = draft 🦊") == 1 and nvim.notices == []
+
+
+def test_what_comes_of_a_code_action_is_said(editor: Open, engine: Scripted) -> None:
+    engine.writes("return todo")
+    with editor(AREA) as nvim:
+        nvim.until("#vim.lsp.get_clients({ name = 'blockdiff' }) == 1")
+        span = {"start": {"line": 1, "character": 4}, "end": {"line": 1, "character": 15}}
+        asked = {"action": "fill", "range": span}
+        nvim.lua(
+            """
+            local asked, client = ..., vim.lsp.get_clients({ name = "blockdiff" })[1]
+            asked.textDocument = { uri = vim.uri_from_bufnr(0) }
+            client:exec_cmd({ title = "", command = "blockdiff.run", arguments = { asked } })
+            """,
+            asked,
+        )
+        nvim.until(lambda: nvim.notices == ["blockdiff: there is nothing to change"])
+        engine.writes("return width * height")
+        nvim.lua(
+            """
+            local asked, client = ..., vim.lsp.get_clients({ name = "blockdiff" })[1]
+            asked.textDocument = { uri = vim.uri_from_bufnr(0) }
+            client:exec_cmd({ title = "", command = "blockdiff.run", arguments = { asked } })
+            """,
+            asked,
+        )
+        nvim.until(lambda: nvim.lines[1] == "    return width * height")

@@ -252,6 +252,8 @@ function M.lsp_config()
     filetypes = config.get().filetypes,
     root_dir = M.root,
     settings = { blockdiff = config.get().server },
+    -- what only this plugin understands is sent to those that say that they do
+    capabilities = { experimental = { blockdiff = { refinement = true, status = true } } },
     reuse_client = function(client)
       return client.name == M.name
     end,
@@ -265,10 +267,14 @@ function M.lsp_config()
       ["blockdiff/refinement"] = function(_, params, context)
         require("blockdiff").refine(params, context.client_id)
       end,
-      -- what is wrong with the settings; nobody asked for it now
       ["window/showMessage"] = function(_, params)
-        M.log(params.message)
-        config.problems[#config.problems + 1] = params.message
+        local kind = vim.lsp.protocol.MessageType
+        if params.type == kind.Warning then -- what is wrong with the settings; nobody asked for it now
+          M.log(params.message)
+          config.problems[#config.problems + 1] = params.message
+        else -- what came of an action
+          vim.notify(params.message, params.type == kind.Error and vim.log.levels.ERROR or vim.log.levels.INFO)
+        end
       end,
     },
   }
