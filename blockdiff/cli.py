@@ -120,6 +120,7 @@ def infill(
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     download: options.DownloadOption = True,
+    engine: options.EngineOption = True,
 ) -> None:
     """Fill a hole of a file, or up to eight together, and print the diff.
 
@@ -150,7 +151,7 @@ def infill(
         language=language,
         context_tokens=context_tokens,
         revise=revise,
-        model=cli_infill.ModelChoice(model, device, dtype, download),
+        model=cli_infill.ModelChoice(model, device, dtype, download, join=engine),
         output=cli_infill.Output(write=write, as_json=as_json, quiet=quiet),
     )
 

@@ -7,15 +7,24 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from blockdiff import interrupt, source_file, wire
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import BlockdiffError, InvalidRequest, ModelNotFound
 from blockdiff.source_file import SourceFile
 from blockdiff.stretch import Stretch
-from blockdiff.types import Event, Filled, Finished, Hole, InfillRequest, Refinement
+from blockdiff.types import (
+    Event,
+    Filled,
+    Finished,
+    Hole,
+    InfillRequest,
+    Refinement,
+    RewriteRequest,
+)
 
 if TYPE_CHECKING:
     from blockdiff.engine.engine import Engine
@@ -39,12 +48,26 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """Which model, where it runs, and whether it may be downloaded."""
+    """Which model, where it runs, whether it may be downloaded, and whether to join an engine that
+    has it loaded."""
 
     name: str
     device: str
     dtype: str
     download: bool
+    join: bool = False
+
+
+class Answering(Protocol):
+    """What a command asks: an engine of its own, or the one that runs."""
+
+    def infill(
+        self, request: InfillRequest, cancelled: Callable[[], bool]
+    ) -> Iterator[Event]: ...
+
+    def rewrite(
+        self, request: RewriteRequest, cancelled: Callable[[], bool]
+    ) -> Iterator[Event]: ...
 
 
 def hole_finder(
@@ -146,16 +169,32 @@ class Edit:
 
 def apply(
     edit: Edit,
-    ask: Callable[[Engine, Callable[[], bool]], Iterator[Event]],
+    ask: Callable[[Answering, Callable[[], bool]], Iterator[Event]],
     model: ModelChoice,
     output: Output,
 ) -> None:
-    """Load the model, `ask` it with a cancel flag, and bring its events to where they belong.
+    """Join the engine that runs or load the model, `ask` it with a cancel flag, and bring its
+    events to where they belong.
 
     Raises as `infill`.
     """
-    engine = load_engine(model, silent=output.quiet or output.as_json)
-    events = _stream(ask(engine, interrupt.pressed))
+    silent = output.quiet or output.as_json
+    if model.join:
+        from blockdiff import cli_join
+        from blockdiff.tui import ProgressBar
+
+        bars = partial(ProgressBar, silent)
+        running = cli_join.running_engine(model.name, model.device, model.dtype, bars)
+        if running is not None:
+            try:
+                return _deliver(ask(running, interrupt.pressed), edit, output)
+            except cli_join.EngineGone:
+                pass  # it had said nothing yet
+    _deliver(ask(load_engine(model, silent=silent), interrupt.pressed), edit, output)
+
+
+def _deliver(answer: Iterator[Event], edit: Edit, output: Output) -> None:
+    events = _stream(answer)
     if output.as_json:
         _print_events(events, edit, output)
     else:

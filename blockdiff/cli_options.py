@@ -53,3 +53,9 @@ DtypeOption = Annotated[str, typer.Option(help="auto, int8, bfloat16, float16, f
 DownloadOption = Annotated[
     bool, typer.Option("--download/--no-download", help="fetch a missing model first")
 ]
+EngineOption = Annotated[
+    bool,
+    typer.Option(
+        "--engine/--no-engine", help="ask the engine that runs, if it has this model loaded"
+    ),
+]

@@ -85,6 +85,7 @@ def rewrite(
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     download: options.DownloadOption = True,
+    engine: options.EngineOption = True,
 ) -> None:
     """Rewrite a part of a file and print the diff.
 
@@ -139,7 +140,7 @@ def rewrite(
     cli_infill.apply(
         cli_infill.Edit(source, request.span, mode, unchanged),
         lambda engine, stop: engine.rewrite(request, stop),
-        cli_infill.ModelChoice(model, device, dtype, download),
+        cli_infill.ModelChoice(model, device, dtype, download, join=engine),
         cli_infill.Output(write=write, as_json=as_json, quiet=quiet),
     )
 

@@ -130,13 +130,19 @@ class EngineClient:
         return list((await self._get("/v1/models"))["models"])
 
     async def infill(
-        self, request: InfillRequest, *, priority: Priority = Priority.EXPLICIT, source: str = ""
+        self,
+        request: InfillRequest,
+        *,
+        priority: Priority = Priority.EXPLICIT,
+        source: str = "",
+        start: bool = True,
     ) -> AsyncGenerator[StreamEvent, None]:
         """Yield progress while the model loads, refinements, then exactly one `Finished`; of a
         request with several holes, one `Filled`.
 
         A newer automatic request replaces an older one with the same, non-empty `source`. A
-        request that the engine had not begun to answer when it went away is sent once more.
+        request that the engine had not begun to answer when it went away is sent once more. Unless
+        told not to `start` one, an engine that is gone is started anew.
 
         Raises:
             Cancelled: a Superseded, if a newer automatic request took the place of this one.
@@ -145,16 +151,21 @@ class EngineClient:
             BlockdiffError: as `connect`, and what the engine says: InvalidRequest, OutOfMemory ...
         """
         body = _body(wire.call_to_json(wire.Call(request, priority, source)))
-        async with contextlib.aclosing(self._stream("/v1/infill", body)) as events:
+        async with contextlib.aclosing(self._stream("/v1/infill", body, start)) as events:
             async for event in events:
                 yield event
 
     async def rewrite(
-        self, request: RewriteRequest, *, priority: Priority = Priority.EXPLICIT, source: str = ""
+        self,
+        request: RewriteRequest,
+        *,
+        priority: Priority = Priority.EXPLICIT,
+        source: str = "",
+        start: bool = True,
     ) -> AsyncGenerator[StreamEvent, None]:
         """The same for rewriting a span. ModelUnsupported if the model cannot do it this way."""
         body = _body(wire.call_to_json(wire.Call(request, priority, source)))
-        async with contextlib.aclosing(self._stream("/v1/rewrite", body)) as events:
+        async with contextlib.aclosing(self._stream("/v1/rewrite", body, start)) as events:
             async for event in events:
                 yield event
 

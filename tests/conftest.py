@@ -6,8 +6,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_of_tests() -> Iterator[None]:
+    """No test meets the engine of whoever runs them: commands join one that they find."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLOCKDIFF_RUNTIME", os.path.join(folder, "runtime"))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
