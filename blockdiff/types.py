@@ -7,7 +7,7 @@ request is built. Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import pairwise
@@ -38,6 +38,11 @@ class Snippet:
 
 MOST_HOLES = 8
 """Of one request."""
+
+MOST_CONTEXT = 1 << 20
+"""Tokens of context that a request may ask for; the model's own limit is lower."""
+
+_MOST_ID = 1024  # characters of a request's id, which comes back in every event
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +89,12 @@ class InfillRequest:
         check_apart(self.holes)
         if self.indentation.strip(" ") not in ("", "\t") or len(self.indentation) > 16:
             raise InvalidRequest("indentation must be one tab or up to 16 spaces")
-        if self.context_tokens < 16:
-            raise InvalidRequest(f"context_tokens must be at least 16, got {self.context_tokens}")
+        if not 16 <= self.context_tokens <= MOST_CONTEXT:
+            raise InvalidRequest(
+                f"context_tokens must be 16..{MOST_CONTEXT}, got {self.context_tokens}"
+            )
+        if len(self.request_id) > _MOST_ID:
+            raise InvalidRequest(f"request_id must have {_MOST_ID} characters at most")
 
     @property
     def holes(self) -> tuple[Hole, ...]:
@@ -277,6 +286,25 @@ class Refinement:
         return tuple(ranges)
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A refinement before anybody has read it. It is built when it is, as most never are.
+
+    Attributes:
+        build: its text and spans, in any thread, at any time; the rest is as here.
+        seq, hole, forwards: as of `Refinement`.
+    """
+
+    build: Callable[[], Refinement]
+    seq: int
+    forwards: int
+    hole: int = 0
+
+    def read(self) -> Refinement:
+        built = self.build()
+        return replace(built, seq=self.seq, hole=self.hole, forwards=self.forwards)
+
+
 class FinishReason(str, Enum):
     """Why a generation ended."""
 
@@ -393,7 +421,7 @@ class Filled:
 
 
 Event = Refinement | Finished | Filled
-"""What the engine itself yields."""
+"""What the engine itself yields; on the way to its reader a refinement is `Unread`."""
 
 StreamEvent = Progress | Refinement | Finished | Filled | Warmed
 """What a stream of the engine service carries."""

@@ -208,10 +208,11 @@ class Sampler:
     ) -> Snapshot:
         draft = draft or Proposal((), ())
         decided = settled if settled is not None else [False] * len(draft.tokens)
+        every = (True,) * len(accepted)
         rest = len(accepted) + len(draft.tokens)  # of the canvas, not reached yet
         return Snapshot(
             tokens=(*accepted, *draft.tokens, *canvas.tokens[rest:]),
-            settled=(*(True for _ in accepted), *decided, *(not m for m in canvas.masked[rest:])),
+            settled=(*every, *decided, *(not m for m in canvas.masked[rest:])),
             confidence=(*confidence, *draft.confidence, *canvas.confidence[rest:]),
             forwards=self.forwards,
             ended=ended,

@@ -125,7 +125,7 @@ class Verification:
 
     def _crowded(self) -> bool:
         sampler = self._sampler
-        greedy = sampler.config.temperature == 0.0
+        greedy = sampler.config.greedy
         return sampler.speculation.crowded is not None and greedy and sampler.company() > 0
 
     def _never_drafted(self, token: int) -> bool:
