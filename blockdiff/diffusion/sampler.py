@@ -51,7 +51,8 @@ class Sampler:
     Whatever way a generation ends, `run` leaves the cache with the prompt's tokens but the last,
     so that the next request can build on it. `config.block_size` must be above 0 unless the mode
     is `ar`: masks of a draft in `verify`, positions of a block in `diffusion`; `config.max_tokens`
-    must be above 0.
+    must be above 0. Less is written where the model's context ends: the last token is that which
+    its last position says, in every mode.
     """
 
     model: Transformer
@@ -142,6 +143,11 @@ class Sampler:
             chunk = prompt[start : min(start + self._chunk, len(prompt) - 1)]
             yield replace(self.causal(chunk), wanted=None, look=self.check)
             self.cache.commit(len(chunk))
+
+    @property
+    def positions_left(self) -> int:
+        """Of the model's context, behind what is committed."""
+        return self.cache.most_positions - self.cache.length
 
     # --- pieces of a forward -------------------------------------------------------------------
 

@@ -165,7 +165,8 @@ class Infilling:
         prompt, text = self._prompt.tokens, self._prompt.heal + self._kept(draft)
         offset = remasking.first_line(text, faults.spans) if keep else 0
         count = remasking.before(draft.snapshot, self._point.tokenizer, offset)
-        room = sampler.config.max_tokens - count
+        last = sampler.cache.most_positions - len(prompt)  # of the model's context
+        room = min(sampler.config.max_tokens, last + 1) - count
         if count in tried or room < 1:
             return None
         tried.add(count)
@@ -219,7 +220,7 @@ class Infilling:
         """What a request needs that leaves it open."""
         if not self._instructed:
             return _MAX_TOKENS
-        room = self._point.model.config.max_positions - len(self._prompt.tokens) - DRAFT_ROOM
+        room = self._point.model.config.max_positions - len(self._prompt.tokens) + 1
         return rewriting.most_tokens(len(self._replaced()), room)
 
     def _original(self) -> list[int]:
