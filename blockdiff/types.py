@@ -154,7 +154,7 @@ class RewriteRequest:
         snippets: related text from other documents, most relevant first.
         decoding: mode, limits and sampling. `max_tokens` 0 suffices for the span; the mode is that
             of an instruction's answer, without one it is always `diffusion`.
-        context_tokens: most tokens of the document that are sent to the model.
+        context_tokens: most tokens around the span that are sent to the model, besides its own.
         request_id: echoed in every event.
     """
 

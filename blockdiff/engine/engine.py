@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,7 @@ from blockdiff.engine.prefix_store import DEFAULT_BYTES, PrefixStore
 from blockdiff.engine.several import Several
 from blockdiff.engine.speed import MovingRate
 from blockdiff.errors import ModelUnsupported, OutOfMemory
+from blockdiff.grammars import give_way_by
 from blockdiff.infill.healing import HealingConstraint
 from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.infill.rewrite import (
@@ -54,6 +56,7 @@ K = TypeVar("K")
 R = TypeVar("R")
 
 _TOGETHER = 8  # requests of a batch: what all of them hold of the context stays in memory
+_GIVEN_SECONDS = 0.003  # to a forward, for each millisecond that a parse takes
 _THREADS = 4  # that parse and lay out; more requests wait for them
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
 
@@ -88,7 +91,10 @@ class Engine:
         self._speculation = (
             Speculation(True, lookup=16) if cheap_rows else Speculation(False, lookup=8, crowded=2)
         )
-        self._aside = ThreadPoolExecutor(_THREADS, thread_name_prefix="blockdiff-aside")
+        self._passing = threading.Lock()  # held by a forward
+        self._aside = ThreadPoolExecutor(
+            _THREADS, "blockdiff-aside", initializer=give_way_by, initargs=(self._give_way,)
+        )
         self._open = 0  # contexts that requests are at work on
 
     @classmethod
@@ -199,6 +205,12 @@ class Engine:
         """Do what needs no forward in another thread, so that other requests go on."""
         return self._aside.submit(call)
 
+    def _give_way(self) -> None:
+        """In another thread: let a forward have Python's lock, of which its many calls need a
+        little each."""
+        if self._passing.acquire(timeout=_GIVEN_SECONDS):
+            self._passing.release()
+
     def batch(self, tell: Callable[[K, Told], None]) -> Batch[K]:
         """Where requests share forwards; see `Batch` for what `tell` is told."""
         return Batch(self.forward, tell)
@@ -206,7 +218,8 @@ class Engine:
     def forward(self, waiting: Sequence[Forward]) -> list[Tensor]:
         """Run forwards together, see `model.forward.run`; from those alone the speed is taken."""
         began = time.monotonic()
-        answers = self._runner(waiting)
+        with self._passing:
+            answers = self._runner(waiting)
         if len(waiting) == 1 and waiting[0].wanted is None:
             if self._checkpoint.model.device.type == "cuda":
                 torch.cuda.synchronize(self._checkpoint.model.device)
