@@ -81,7 +81,7 @@ def build_prompt(
     rewritten.
 
     Raises:
-        InvalidRequest: an instruction in another layout, or more text to rewrite than fits.
+        InvalidRequest: an instruction in another layout.
         ModelUnsupported: the checkpoint lacks the special tokens of the layout.
     """
     if instruction and layout is not Layout.CHAT:
