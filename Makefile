@@ -25,7 +25,7 @@ SHORTEN := 2>&1 | tee .venv/setup.log | awk '/(Downloading|Using cached) .* \([0
 	{print "  " $$0; fflush()} /^Installing collected/ {print "  unpacking"; fflush()}' \
 	|| { tail -n 40 .venv/setup.log >&2; exit 1; }
 
-.PHONY: help setup demo test test-fast bench bench-overhead lint docs clean
+.PHONY: help setup demo test test-fast bench bench-overhead bench-shared lint docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,9 @@ bench: .venv/.stamp-dev  ## time the engine beside llama.cpp and transformers, h
 
 bench-overhead: .venv/.stamp-dev  ## what service and language server add to the bare engine
 	@$(RUN) tests.bench.overhead $(ARGS)
+
+bench-shared: .venv/.stamp-dev  ## what one request costs the others: drafts, parsing
+	@$(RUN) tests.bench.shared $(ARGS)
 
 bench-denoise: .venv/.stamp-dev  ## a denoising step of a 0.5B shape beside transformers
 	@$(RUN) tests.bench.denoise $(ARGS)

@@ -6,6 +6,7 @@ construction. Nothing here imports torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,6 +16,12 @@ from blockdiff.errors import InvalidRequest
 
 MOST_TOKENS = 8192
 """That one request may write."""
+
+SEEDS = (-(2**63), 2**64 - 1)
+"""The least and the greatest seed: those that torch's generators take."""
+
+LEAST_TEMPERATURE = 1e-4
+"""Below it choosing is greedy: logits divided by less leave the range of float32."""
 
 
 class Mode(str, Enum):
@@ -72,9 +79,14 @@ class DecodingConfig:
     edit_threshold: float = _help("diffusion, rule edit: replace where another is above this", 0.9)
     cache: Reuse = _help("bidirectional models: exact, or faster and approximate", Reuse.EXACT)
     max_tokens: int = _help("most tokens to write (0: 256, for a rewrite what its text needs)", 0)
-    temperature: float = _help("0 is greedy", 0.0)
+    temperature: float = _help("0 is greedy, as is less than 0.0001", 0.0)
     top_p: float = _help("sample from the smallest set of tokens with this mass", 1.0)
-    seed: int = _help("seed of the sampler; the same seed gives the same text", 0)
+    seed: int = _help("the same seed gives the same text; -2^63 to 2^64-1", 0)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature < LEAST_TEMPERATURE
 
     def __post_init__(self) -> None:
         def need(ok: bool, message: str) -> None:
@@ -82,15 +94,19 @@ class DecodingConfig:
                 raise InvalidRequest(message)
 
         need(0 <= self.block_size <= 64, f"block_size must be 0..64, got {self.block_size}")
-        need(self.denoising_steps >= 0, f"denoising_steps is negative: {self.denoising_steps}")
+        steps = self.denoising_steps
+        need(0 <= steps <= MOST_TOKENS, f"denoising_steps must be 0..{MOST_TOKENS}, got {steps}")
         need(0.0 < self.threshold <= 1.0, f"threshold must be in (0, 1], got {self.threshold}")
-        need(self.entropy_bound > 0.0, f"entropy_bound must be above 0, got {self.entropy_bound}")
+        bound = self.entropy_bound
+        need(0.0 < bound < math.inf, f"entropy_bound must be finite and above 0, got {bound}")
         edit = self.edit_threshold
         need(0.0 < edit <= 1.0, f"edit_threshold must be in (0, 1], got {edit}")
         tokens = self.max_tokens
         need(0 <= tokens <= MOST_TOKENS, f"max_tokens must be 0..{MOST_TOKENS}, got {tokens}")
         need(0.0 <= self.temperature <= 10.0, f"temperature must be 0..10, got {self.temperature}")
         need(0.0 < self.top_p <= 1.0, f"top_p must be in (0, 1], got {self.top_p}")
+        least, greatest = SEEDS
+        need(least <= self.seed <= greatest, f"seed must be -2^63..2^64-1, got {self.seed}")
 
 
 @dataclass(frozen=True, slots=True)

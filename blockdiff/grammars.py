@@ -1,14 +1,18 @@
 """Which language a document is in, and its tree-sitter parser.
 
 Parsing stops at `TIME_LIMIT_S` per tree: a megabyte of ordinary code takes a tenth of a second, a
-megabyte of garbage two.
+megabyte of garbage two. The parser holds Python's lock: a parse that takes long lets
+others have it every now and then, as its thread was told to by `give_way_by`.
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
+import threading
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -17,7 +21,10 @@ if TYPE_CHECKING:
     import tree_sitter
 
 TIME_LIMIT_S = 0.5
-_CALLBACK_FROM_BYTES = 100_000  # below this a parse cannot take long enough to be timed
+_CALLBACK_FROM_BYTES = 16_384  # below this a parse cannot take long enough to be timed
+_PAUSE_EVERY = 32  # calls of the parser: about a millisecond
+
+_thread = threading.local()
 
 _BY_EXTENSION = {
     ".py": "python", ".pyi": "python", ".pyw": "python",
@@ -77,7 +84,15 @@ class NoGrammar(Exception):
 
 
 class OutOfTime(Exception):
-    """The parse took longer than `TIME_LIMIT_S`."""
+    """The parse took longer than `TIME_LIMIT_S` of its thread's own time."""
+
+
+def give_way_by(pause: Callable[[], None]) -> None:
+    """Have this thread call `pause` about every millisecond of a long parse."""
+    _thread.pause = pause
+
+
+def _no_pause() -> None: ...
 
 
 def parsed(data: bytes, language: str) -> tree_sitter.Tree | None:
@@ -98,11 +113,17 @@ def parse(data: bytes, language: str) -> tree_sitter.Tree:
     parser = tree_sitter.Parser(grammar)
     if len(data) < _CALLBACK_FROM_BYTES:
         return parser.parse(data)
-    deadline = time.monotonic() + TIME_LIMIT_S
+    deadline, calls = time.thread_time() + TIME_LIMIT_S, itertools.count(1)
+    pause: Callable[[], None] = getattr(_thread, "pause", _no_pause)
+
+    def stops(offset: int, has_error: bool) -> bool:
+        if next(calls) % _PAUSE_EVERY == 0:
+            pause()
+        return time.thread_time() > deadline
+
     try:
         return parser.parse(
-            lambda offset, _: data[offset : offset + _CALLBACK_FROM_BYTES],
-            progress_callback=lambda _, __: time.monotonic() > deadline,  # true stops it
+            lambda offset, _: data[offset : offset + _CALLBACK_FROM_BYTES], progress_callback=stops
         )
     except ValueError as error:  # how the binding says that the callback stopped it
         raise OutOfTime from error

@@ -7,7 +7,7 @@ request is built. Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import pairwise
@@ -52,6 +52,11 @@ class Extent(str, Enum):
 
 MOST_HOLES = 8
 """Of one request."""
+
+MOST_CONTEXT = 1 << 20
+"""Tokens of context that a request may ask for; the model's own limit is lower."""
+
+_MOST_ID = 1024  # characters of a request's id, which comes back in every event
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +105,12 @@ class InfillRequest:
         check_apart(self.holes)
         if self.indentation.strip(" ") not in ("", "\t") or len(self.indentation) > 16:
             raise InvalidRequest("indentation must be one tab or up to 16 spaces")
-        if self.context_tokens < 16:
-            raise InvalidRequest(f"context_tokens must be at least 16, got {self.context_tokens}")
+        if not 16 <= self.context_tokens <= MOST_CONTEXT:
+            raise InvalidRequest(
+                f"context_tokens must be 16..{MOST_CONTEXT}, got {self.context_tokens}"
+            )
+        if len(self.request_id) > _MOST_ID:
+            raise InvalidRequest(f"request_id must have {_MOST_ID} characters at most")
 
     @property
     def holes(self) -> tuple[Hole, ...]:
@@ -161,7 +170,7 @@ class RewriteRequest:
         snippets: related text from other documents, most relevant first.
         decoding: mode, limits and sampling. `max_tokens` 0 suffices for the span; the mode is that
             of an instruction's answer, without one it is always `diffusion`.
-        context_tokens: most tokens of the document that are sent to the model.
+        context_tokens: most tokens around the span that are sent to the model, besides its own.
         request_id: echoed in every event.
     """
 
@@ -293,6 +302,25 @@ class Refinement:
         return tuple(ranges)
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A refinement before anybody has read it. It is built when it is, as most never are.
+
+    Attributes:
+        build: its text and spans, in any thread, at any time; the rest is as here.
+        seq, hole, forwards: as of `Refinement`.
+    """
+
+    build: Callable[[], Refinement]
+    seq: int
+    forwards: int
+    hole: int = 0
+
+    def read(self) -> Refinement:
+        built = self.build()
+        return replace(built, seq=self.seq, hole=self.hole, forwards=self.forwards)
+
+
 class FinishReason(str, Enum):
     """Why a generation ended."""
 
@@ -409,7 +437,7 @@ class Filled:
 
 
 Event = Refinement | Finished | Filled
-"""What the engine itself yields."""
+"""What the engine itself yields; on the way to its reader a refinement is `Unread`."""
 
 StreamEvent = Progress | Refinement | Finished | Filled | Warmed
 """What a stream of the engine service carries."""

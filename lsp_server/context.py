@@ -84,7 +84,7 @@ class Context:
             language=document.language,
             snippets=self._snippets(document),
             decoding=decoding,
-            context_tokens=max(self.budget, 2 * (span.end - span.start)),
+            context_tokens=self.budget,
             request_id=request_id,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from blockdiff.config import DecodingConfig
+from blockdiff.config import SEEDS, DecodingConfig
 from blockdiff.types import Finished, Hole, Priority, Refinement
 from lsp_server.block import within_block
 from lsp_server.context import Context
@@ -136,7 +136,7 @@ class Inline:
         if number == 0:
             return plain
         temperature = max(plain.temperature, _VARIED)
-        return replace(plain, temperature=temperature, seed=plain.seed + number)
+        return replace(plain, temperature=temperature, seed=min(plain.seed + number, SEEDS[1]))
 
 
 def _settled_start(event: Refinement) -> str:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blockdiff.config import LEAST_TEMPERATURE
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -45,6 +47,7 @@ class Chooser:
     ) -> None:
         self._never = frozenset(banned)
         self._banned = torch.tensor(sorted(self._never), dtype=torch.long)
+        self._greedy = temperature < LEAST_TEMPERATURE
         self._temperature, self._top_p = temperature, top_p
         self._random = torch.Generator().manual_seed(seed)
 
@@ -73,7 +76,7 @@ class Chooser:
             ids = torch.tensor(allowed, dtype=torch.long, device=logits.device)
             logits = limited.index_copy_(0, ids, logits[ids])
         probabilities = logits.softmax(-1)
-        if self._temperature == 0.0:
+        if self._greedy:
             token = int(logits.argmax())
         else:
             token = self._draw_verified(self._sharpened(logits[None])[0], guess)
@@ -90,7 +93,7 @@ class Chooser:
         probabilities = log_probs.exp()
         # 0 * -inf of banned tokens is no contribution
         entropy = -torch.nan_to_num(probabilities * log_probs, nan=0.0).sum(-1)
-        if self._temperature == 0.0:
+        if self._greedy:
             tokens = logits.argmax(-1)
         else:
             sharpened = self._sharpened(logits).cpu()
@@ -106,6 +109,8 @@ class Chooser:
                 return guess
             p = p.clone()
             p[guess] = 0.0
+            if not bool(p.any()):  # it had all of the mass, but for what rounding took
+                return guess
         return int(torch.multinomial(p, 1, generator=self._random))
 
     def _sharpened(self, logits: Tensor) -> Tensor:
@@ -114,6 +119,7 @@ class Chooser:
         if self._top_p < 1.0:
             values, order = p.sort(-1, descending=True)
             outside = values.cumsum(-1) - values >= self._top_p
+            outside[..., 0] = False  # a mass too small for float32 is 0, and nothing is below it
             p = p.scatter(-1, order, values.masked_fill(outside, 0.0))
             p = p / p.sum(-1, keepdim=True)
         return p

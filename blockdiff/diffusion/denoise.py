@@ -43,7 +43,9 @@ class Denoising:
         pending = [last]
         accepted: list[int] = []
         confidence: list[float] = []
-        most, size = len(canvas.tokens) or sampler.config.max_tokens, sampler.config.block_size
+        behind = sampler.positions_left - 1  # the last token, which is not committed yet
+        most = len(canvas.tokens) or min(sampler.config.max_tokens, behind + 1)
+        size = sampler.config.block_size
 
         def accept(block: Proposal) -> None:
             accepted.extend(block.tokens)
@@ -52,7 +54,18 @@ class Denoising:
 
         accept(_kept(canvas, 0))
         while len(accepted) < most:
-            block = canvas.block(len(accepted), min(size, most - len(accepted)))
+            room = behind - len(accepted)
+            if room < 1:  # for no mask: the last position says what follows it
+                head = yield from self._exact_forward(pending)
+                ids = canvas.allowed.get(len(accepted))
+                limit = self._limit(accepted) if ids is None else ids.tolist()
+                token, probability, _ = sampler.chooser.verify(head, None, limit)
+                ended = token in sampler.stop
+                if not ended:
+                    accept(Proposal((token,), (probability,)))
+                yield sampler.snapshot(accepted, confidence, ended=ended)
+                return
+            block = canvas.block(len(accepted), min(size, most - len(accepted), room))
             if canvas.tokens and len(pending) > 1:
                 # an exact row does not see what the canvas keeps behind the mask, a noisy one does
                 pending.pop()
@@ -62,7 +75,7 @@ class Denoising:
             head, logits = yield from self._opening_forward(pending, block)
             sampler.cache.commit(len(pending))
             pending.clear()
-            limit = sampler.constraint.allowed(accepted) if sampler.constraint else None
+            limit = self._limit(accepted)
             if limit is not None:
                 # the healed token is bound to its text: settle it alone, then go on in blocks
                 token, probability, _ = sampler.chooser.verify(head, None, limit)
@@ -78,6 +91,20 @@ class Denoising:
                 return
             accept(_kept(canvas, len(accepted)))
             yield sampler.snapshot(accepted, confidence, canvas=canvas)
+
+    def _limit(self, accepted: Sequence[int]) -> Sequence[int] | None:
+        """Ids that may come next; None: all."""
+        constraint = self._sampler.constraint
+        return constraint.allowed(accepted) if constraint else None
+
+    def _exact_forward(self, pending: Sequence[int]) -> Forwards[Tensor]:
+        """Exact tokens alone, which are committed: the logits (vocab,) behind them."""
+        sampler = self._sampler
+        sampler.check()
+        forward = replace(sampler.causal(pending), wanted=len(pending) - 1)
+        logits = yield from sampler.forward(forward)
+        sampler.cache.commit(len(pending))
+        return logits[0]
 
     def _block(
         self, head: Tensor, logits: Tensor, block: Canvas, show: Callable[..., Snapshot]

@@ -128,10 +128,11 @@ class NativeSampler:
         """Block after block behind the prompt (SDAR, LLaDA2, Fast-dLLM v2, Tiny-A2D)."""
         start, size = len(draft.before), reader.size
         sub = self.kind.sub_block_size or size
-        most = self.config.max_tokens
+        last = self.model.config.max_positions
+        most = min(self.config.max_tokens, last - start)
         while len(draft.tokens) < most and not self._ended(draft):
             block = (start + len(draft.tokens)) // size * size
-            draft.grow(block + size - start - len(draft.tokens))
+            draft.grow(min(block + size, last) - start - len(draft.tokens))
             row = reader.first_row(draft.sequence, block) if block >= start else None
             if row is not None:
                 # exact, as an autoregressive model's next token
@@ -140,7 +141,8 @@ class NativeSampler:
                 token, probability, _ = self.chooser.verify(row, None, limit)
                 self._settle(draft, block - start, token, probability)
             for low in range(block, block + size, sub):
-                window = range(max(low - start, 0), max(low + sub - start, 0))
+                end = min(low + sub - start, len(draft.tokens))
+                window = range(max(low - start, 0), max(end, 0))
                 for _ in self._denoise(draft, window, reader):
                     if self._ended(draft):
                         break

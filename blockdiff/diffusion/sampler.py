@@ -51,7 +51,8 @@ class Sampler:
     Whatever way a generation ends, `run` leaves the cache with the prompt's tokens but the last,
     so that the next request can build on it. `config.block_size` must be above 0 unless the mode
     is `ar`: masks of a draft in `verify`, positions of a block in `diffusion`; `config.max_tokens`
-    must be above 0.
+    must be above 0. Less is written where the model's context ends: the last token is that which
+    its last position says, in every mode.
     """
 
     model: Transformer
@@ -143,6 +144,11 @@ class Sampler:
             yield replace(self.causal(chunk), wanted=None, look=self.check)
             self.cache.commit(len(chunk))
 
+    @property
+    def positions_left(self) -> int:
+        """Of the model's context, behind what is committed."""
+        return self.cache.most_positions - self.cache.length
+
     # --- pieces of a forward -------------------------------------------------------------------
 
     def verifying_forward(
@@ -208,10 +214,11 @@ class Sampler:
     ) -> Snapshot:
         draft = draft or Proposal((), ())
         decided = settled if settled is not None else [False] * len(draft.tokens)
+        every = (True,) * len(accepted)
         rest = len(accepted) + len(draft.tokens)  # of the canvas, not reached yet
         return Snapshot(
             tokens=(*accepted, *draft.tokens, *canvas.tokens[rest:]),
-            settled=(*(True for _ in accepted), *decided, *(not m for m in canvas.masked[rest:])),
+            settled=(*every, *decided, *(not m for m in canvas.masked[rest:])),
             confidence=(*confidence, *draft.confidence, *canvas.confidence[rest:]),
             forwards=self.forwards,
             ended=ended,

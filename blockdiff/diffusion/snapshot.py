@@ -52,6 +52,8 @@ class Snapshot:
 
     def behind(self, start: Snapshot) -> Snapshot:
         """This with the tokens of `start` before its own."""
+        if not start.tokens:
+            return self
         return replace(
             self,
             tokens=start.tokens + self.tokens,

@@ -59,20 +59,19 @@ class Verification:
     def steps(self) -> Steps[None]:
         """A snapshot after every forward, the next draft shown behind what is accepted."""
         sampler, last = self._sampler, self._last
+        # the prompt's last token is not committed yet, and says what comes first
+        most = min(sampler.config.max_tokens, max(sampler.positions_left, 1))
         width = sampler.config.block_size if self._drafting else 0
         accepted: list[int] = []
         confidence: list[float] = []
         draft, copied = Proposal((), ()), False
         if sampler.original and self._drafting:
-            draft, copied = self._next_draft(None, sampler.config.max_tokens)
+            draft, copied = self._next_draft(None, most)
         while True:
             sampler.check()
-            whole, every = len(draft.tokens), sampler.speculation.every_length
-            lengths = range(0 if every else whole, whole + 1)
-            # behind a copy that comes true as a whole there is most likely more to copy
-            masked = width and not self._crowded() and (every or not copied)
+            lengths, masks = self._groups(len(draft.tokens), copied, width)
             logits, drafts = yield from sampler.verifying_forward(
-                last, draft.tokens, lengths if masked else (), width
+                last, draft.tokens, lengths, masks
             )
             before, ended = len(accepted), False
             for index in range(len(draft.tokens) + 1):
@@ -84,11 +83,11 @@ class Verification:
                     break
                 accepted.append(token)
                 confidence.append(probability)
-                if len(accepted) == sampler.config.max_tokens or not agreed:
+                if len(accepted) == most or not agreed:
                     break
-            full = ended or len(accepted) == sampler.config.max_tokens
+            full = ended or len(accepted) == most
             sampler.cache.commit(index + 1)
-            room = sampler.config.max_tokens - len(accepted)
+            room = most - len(accepted)
             self._source.extend(accepted[before:])
             draft, copied = Proposal((), ()), False
             if not full:
@@ -97,6 +96,21 @@ class Verification:
             if full:
                 return
             last = accepted[-1]
+
+    def _groups(self, whole: int, copied: bool, width: int) -> tuple[Sequence[int], int]:
+        """For which accepted lengths of a draft of `whole` tokens there are masks, and how many.
+
+        Fewer where the model's context ends: no mask stands behind its last position.
+        """
+        every = self._sampler.speculation.every_length
+        # behind a copy that comes true as a whole there is most likely more to copy
+        if not width or self._crowded() or (copied and not every):
+            return (), width
+        lengths = range(0 if every else whole, whole + 1)
+        room = self._sampler.positions_left - 1 - whole
+        if len(lengths) * width > room:
+            lengths, width = range(whole, whole + 1), min(width, room)
+        return (lengths if width > 0 else ()), width
 
     def _next_draft(self, logits: Tensor | None, room: int) -> tuple[Proposal, bool]:
         """The next draft, ends excluded, at most `room` - 1 tokens, and whether it is a copy.
@@ -125,7 +139,7 @@ class Verification:
 
     def _crowded(self) -> bool:
         sampler = self._sampler
-        greedy = sampler.config.temperature == 0.0
+        greedy = sampler.config.greedy
         return sampler.speculation.crowded is not None and greedy and sampler.company() > 0
 
     def _never_drafted(self, token: int) -> bool:

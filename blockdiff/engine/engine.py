@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
@@ -16,7 +18,7 @@ from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.native import NativeSampler
 from blockdiff.diffusion.sampler import Forwards, Sampler, Speculation
 from blockdiff.engine import native_diffusion, rewriting
-from blockdiff.engine.batch import Batch, Steps, WarmingSteps
+from blockdiff.engine.batch import Batch, Steps, Told, WarmingSteps
 from blockdiff.engine.devices import choose_device, choose_dtype, choose_runner
 from blockdiff.engine.infilling import DRAFT_ROOM, Infilling, resolved
 from blockdiff.engine.loaded import Checkpoint, quiet
@@ -24,11 +26,13 @@ from blockdiff.engine.prefix_store import DEFAULT_BYTES, PrefixStore
 from blockdiff.engine.several import Several
 from blockdiff.engine.speed import MovingRate
 from blockdiff.errors import ModelUnsupported, OutOfMemory
+from blockdiff.grammars import give_way_by
 from blockdiff.infill.healing import HealingConstraint
 from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.infill.rewrite import (
     Frame,
 )
+from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.checkpoint import (
     DraftingConfig,
@@ -40,15 +44,20 @@ from blockdiff.model.tokenizer import Tokenizer
 from blockdiff.model.weight_only import is_weight_only
 from blockdiff.types import (
     Event,
+    Finished,
     InfillRequest,
     Request,
     RewriteRequest,
+    Unread,
     Warmed,
 )
 
 K = TypeVar("K")
+R = TypeVar("R")
 
 _TOGETHER = 8  # requests of a batch: what all of them hold of the context stays in memory
+_GIVEN_SECONDS = 0.003  # to a forward, for each millisecond that a parse takes
+_THREADS = 4  # that parse and lay out; more requests wait for them
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
 
 
@@ -81,6 +90,10 @@ class Engine:
         cheap_rows = not packed
         self._speculation = (
             Speculation(True, lookup=16) if cheap_rows else Speculation(False, lookup=8, crowded=2)
+        )
+        self._passing = threading.Lock()  # held by a forward
+        self._aside = ThreadPoolExecutor(
+            _THREADS, "blockdiff-aside", initializer=give_way_by, initargs=(self._give_way,)
         )
         self._open = 0  # contexts that requests are at work on
 
@@ -155,7 +168,7 @@ class Engine:
         `cancelled` is asked between any two forwards. Raises Cancelled, InvalidRequest,
         ModelUnsupported, OutOfMemory; whatever happens, the next request starts clean.
         """
-        return drive(self._filling(request, cancelled), self.forward)
+        return _read(drive(self._filling(request, cancelled), self.forward))
 
     def rewrite(
         self, request: RewriteRequest, cancelled: Callable[[], bool] = never
@@ -166,7 +179,7 @@ class Engine:
         are as for `infill`; ModelUnsupported also for a checkpoint that cannot chat, or has no
         adapter to denoise with.
         """
-        return drive(self._rewriting(request, cancelled), self.forward)
+        return _read(drive(self._rewriting(request, cancelled), self.forward))
 
     def warm(self, request: InfillRequest, cancelled: Callable[[], bool] = never) -> Warmed:
         """Encode the context of a request that is expected, write nothing.
@@ -188,14 +201,25 @@ class Engine:
             return _ending(self._warming(request, cancelled))
         return self._filling(request, cancelled)
 
-    def batch(self, tell: Callable[[K, Event | Warmed | Exception | None], None]) -> Batch[K]:
+    def aside(self, call: Callable[[], R]) -> Future[R]:
+        """Do what needs no forward in another thread, so that other requests go on."""
+        return self._aside.submit(call)
+
+    def _give_way(self) -> None:
+        """In another thread: let a forward have Python's lock, of which its many calls need a
+        little each."""
+        if self._passing.acquire(timeout=_GIVEN_SECONDS):
+            self._passing.release()
+
+    def batch(self, tell: Callable[[K, Told], None]) -> Batch[K]:
         """Where requests share forwards; see `Batch` for what `tell` is told."""
         return Batch(self.forward, tell)
 
     def forward(self, waiting: Sequence[Forward]) -> list[Tensor]:
         """Run forwards together, see `model.forward.run`; from those alone the speed is taken."""
         began = time.monotonic()
-        answers = self._runner(waiting)
+        with self._passing:
+            answers = self._runner(waiting)
         if len(waiting) == 1 and waiting[0].wanted is None:
             if self._checkpoint.model.device.type == "cuda":
                 torch.cuda.synchronize(self._checkpoint.model.device)
@@ -214,6 +238,7 @@ class Engine:
             writer = Infilling(self, inner, cancelled, request.instruction)
         else:
             writer = rewriting.Renoise(self, inner, request.strength, cancelled)
+        writer.drafts.before, writer.drafts.after = frame.before, frame.after
         return _framed(frame, writer.steps())
 
     def _warming(
@@ -306,6 +331,15 @@ class Engine:
             company=lambda: self._open - 1,
         )
 
+    @torch.inference_mode()
+    def check(self) -> None:
+        """Run a forward of its own; raises what that raises."""
+        device = self._checkpoint.model.device
+        ids, positions = torch.zeros(1, 2, dtype=torch.long), torch.arange(2)[None]
+        mask, cache = masks.causal(0, 2, device), self._empty_cache()
+        one = Forward(ids.to(device), positions.to(device), mask, cache)
+        self._runner([one])[0].cpu()  # a GPU tells of its faults only when it is waited for
+
     def _measure(self) -> None:
         """Find out how fast context is encoded. The first forward reads the weights in."""
         decoding = DecodingConfig(mode=Mode.AR)
@@ -319,19 +353,26 @@ class Engine:
 
 
 def _framed(frame: Frame, steps: Steps) -> Steps:
-    """With the text of all events put in the frame."""
+    """With the text that it ends with put in the frame, as that of its drafts is."""
     with closing(steps):
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = yield step if isinstance(step, (Forward, tuple)) else frame.put(step)
+                    answer = yield frame.put(step) if isinstance(step, Finished) else step
                 except Exception as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)
         except StopIteration:
             return
+
+
+def _read(events: Iterator[Event | Unread]) -> Iterator[Event]:
+    """With every refinement built."""
+    with closing(events):  # type: ignore[type-var]
+        for event in events:
+            yield event.read() if isinstance(event, Unread) else event
 
 
 def _ending(steps: Forwards[Warmed]) -> WarmingSteps:
@@ -344,9 +385,14 @@ class _Healing:
 
     def __init__(self, tokenizer: Tokenizer, heal: str) -> None:
         self._tokenizer, self._healing = tokenizer, HealingConstraint(tokenizer, heal)
+        self._size = len(heal.encode())
 
     def allowed(self, so_far: Sequence[int]) -> Sequence[int] | None:
-        written = b"".join(self._tokenizer.token_bytes(token) for token in so_far)
+        written = b""
+        for token in so_far:
+            if len(written) >= self._size:
+                break  # what follows is free
+            written += self._tokenizer.token_bytes(token)
         return self._healing.allowed(written)
 
 

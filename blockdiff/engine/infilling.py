@@ -15,7 +15,7 @@ from blockdiff.diffusion.sampler import Steps as DraftSteps
 from blockdiff.diffusion.snapshot import NOTHING, Snapshot
 from blockdiff.engine import native_diffusion, remasking, rewriting
 from blockdiff.engine.batch import Steps
-from blockdiff.engine.draft_text import refinement
+from blockdiff.engine.draft_text import DraftText
 from blockdiff.engine.remasking import Draft, Writing
 from blockdiff.errors import AnswerIsProse
 from blockdiff.grammars import language_of
@@ -30,7 +30,7 @@ from blockdiff.infill.seams import Seams
 from blockdiff.infill.syntax import Faults, check, check_rewrite, faults
 from blockdiff.infill.whitespace import to_lf
 from blockdiff.model.checkpoint import DraftingConfig
-from blockdiff.types import Finished, FinishReason, InfillRequest, Refinement, SyntaxState
+from blockdiff.types import Finished, FinishReason, InfillRequest, SyntaxState, Unread
 
 if TYPE_CHECKING:
     from blockdiff.engine.engine import Engine
@@ -58,7 +58,6 @@ class Infilling:
         request = native_diffusion.adapted(request, self._point.kind, bool(instruction))
         self._engine, self._request, self._cancelled = engine, request, cancelled
         self._began = self._first_ms = 0.0
-        self._shown = 0
         first_line = request.document[:200].split("\n", 1)[0]
         self._language = language_of(request.path, request.language, first_line)
         hole = request.hole
@@ -72,6 +71,9 @@ class Infilling:
         )
         if not instruction:
             self._prompt = framed(self._prompt, *self._point.frame)
+        self.drafts = DraftText(
+            self._point.tokenizer, request.request_id, skip=len(self._prompt.heal)
+        )
         self._seams = Seams(
             request.prefix,
             request.suffix,
@@ -97,7 +99,7 @@ class Infilling:
             if (decoding.mode, decoding.rule) == (Mode.DIFFUSION, Rule.SYNTAX):
                 assert isinstance(sampler, Sampler)  # others refuse the rule
                 first, again = draft, self._attempts(sampler)
-                draft = yield from remasking.mended(first, self._faults, again)
+                draft = yield from remasking.mended(first, self._faults_aside, again)
                 if sampler.forwards > first.snapshot.forwards:
                     yield self._refinement(replace(draft.snapshot, forwards=sampler.forwards))
         snapshot, reason = draft.snapshot, draft.reason
@@ -108,7 +110,7 @@ class Infilling:
             replaced = self._request.document[hole.start : hole.end]
             text = without_lines_above(text, prefix, replaced)
             text = without_lines_below(text, self._request.suffix, replaced)
-        syntax = self._check_syntax(text)
+        syntax = yield self._engine.aside(partial(self._check_syntax, text))
         if self._instructed and syntax is SyntaxState.BROKEN and is_prose(text):
             raise AnswerIsProse(
                 "the model answered with talk instead of code",
@@ -163,7 +165,8 @@ class Infilling:
         prompt, text = self._prompt.tokens, self._prompt.heal + self._kept(draft)
         offset = remasking.first_line(text, faults.spans) if keep else 0
         count = remasking.before(draft.snapshot, self._point.tokenizer, offset)
-        room = sampler.config.max_tokens - count
+        last = sampler.cache.most_positions - len(prompt)  # of the model's context
+        room = min(sampler.config.max_tokens, last + 1) - count
         if count in tried or room < 1:
             return None
         tried.add(count)
@@ -178,6 +181,11 @@ class Infilling:
         finally:
             sampler.forwards = exact.forwards + (count > 0)  # one encodes what is kept
             sampler.cache.truncate(min(sampler.cache.length, len(prompt) - 1))
+
+    def _faults_aside(self, draft: Draft) -> Writing[Faults]:
+        """`_faults`, while other requests go on."""
+        found: Faults = yield self._engine.aside(partial(self._faults, draft))
+        return found
 
     def _faults(self, draft: Draft) -> Faults:
         """What does not parse of a draft where it stands, by offsets of its text as generated."""
@@ -203,24 +211,16 @@ class Infilling:
         """What tokens say behind the healed part of the prefix."""
         return self._point.tokenizer.decode(tokens)[len(self._prompt.heal) :]
 
-    def _refinement(self, snapshot: Snapshot) -> Refinement:
+    def _refinement(self, snapshot: Snapshot) -> Unread:
         elapsed = 1e3 * (time.monotonic() - self._began)
         self._first_ms = self._first_ms or elapsed
-        self._shown += 1
-        return refinement(
-            snapshot,
-            self._point.tokenizer,
-            request_id=self._request.request_id,
-            number=self._shown - 1,
-            elapsed_ms=elapsed,
-            skip=len(self._prompt.heal),
-        )
+        return self.drafts.refinement(snapshot, elapsed)
 
     def _most_tokens(self) -> int:
         """What a request needs that leaves it open."""
         if not self._instructed:
             return _MAX_TOKENS
-        room = self._point.model.config.max_positions - len(self._prompt.tokens) - DRAFT_ROOM
+        room = self._point.model.config.max_positions - len(self._prompt.tokens) + 1
         return rewriting.most_tokens(len(self._replaced()), room)
 
     def _original(self) -> list[int]:

@@ -35,18 +35,21 @@ Attempt: TypeAlias = Callable[[Draft, Faults], Writing[Draft | None]]
 
 
 def mended(
-    draft: Draft, faults_of: Callable[[Draft], Faults], attempts: Iterable[Attempt]
+    draft: Draft, faults_of: Callable[[Draft], Writing[Faults]], attempts: Iterable[Attempt]
 ) -> Writing[Draft]:
     """The best of a draft and of what attempts make of it; once one parses there are no more.
 
     Each starts from the best one so far. Raises Cancelled.
     """
-    best, faults = draft, faults_of(draft)
+    best, faults = draft, (yield from faults_of(draft))
     for attempt in attempts:
         if not faults.size:
             break
         found = yield from attempt(best, faults)
-        if found is not None and (after := faults_of(found)).size < faults.size:
+        if found is None:
+            continue
+        after = yield from faults_of(found)
+        if after.size < faults.size:
             best, faults = found, after
     return best
 

@@ -6,13 +6,13 @@ are masked. What is left of the text is the start that denoising is given, and s
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from blockdiff.config import MOST_TOKENS, Mode
 from blockdiff.diffusion.canvas import Canvas, most_surprising
 from blockdiff.diffusion.sampler import Forwards, Sampler, Snapshot, next_snapshot
 from blockdiff.engine.batch import Steps
-from blockdiff.engine.draft_text import refinement
+from blockdiff.engine.draft_text import DraftText
 from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.grammars import language_of
 from blockdiff.infill.healing import breaking_tokens, tokens_starting
@@ -67,6 +67,9 @@ class Renoise:
         self._language = language_of(request.path, request.language, first_line)
         self._original = request.document[request.hole.start : request.hole.end]
         self._prompt, self._span = self._laid_out()
+        self.drafts = DraftText(
+            self._point.tokenizer, request.request_id, skip=len(self._span.rest)
+        )
         limit = request.decoding.max_tokens
         if 0 < limit < len(self._span.tokens):
             raise InvalidRequest(
@@ -91,7 +94,7 @@ class Renoise:
         engine, prompt, span = self._engine, self._prompt, self._span
         began = time.monotonic()
         if self._strength == 0.0:
-            yield self._finished(self._original, 0, 0, FinishReason.EOM, began)
+            yield (yield from self._finished(self._original, 0, 0, FinishReason.EOM, began))
             return
         first_ms = 0.0
         tokenizer = self._point.tokenizer
@@ -109,30 +112,21 @@ class Renoise:
             yield from sampler.encoding(prompt.tokens)
             canvas = yield from self._canvas(sampler)
             with closing(sampler.steps(prompt.tokens, canvas)) as drafts:
-                for number in itertools.count():
-                    draft = yield from next_snapshot(drafts)
-                    if draft is None:
-                        break
+                while (draft := (yield from next_snapshot(drafts))) is not None:
                     snapshot = draft
                     elapsed = 1e3 * (time.monotonic() - began)
                     first_ms = first_ms or elapsed
-                    yield refinement(
-                        snapshot,
-                        tokenizer,
-                        request_id=self._request.request_id,
-                        number=number,
-                        elapsed_ms=elapsed,
-                        skip=len(span.rest),
-                    )
+                    yield self.drafts.refinement(snapshot, elapsed)
         reason = FinishReason.LENGTH if self._all and not snapshot.ended else FinishReason.EOM
+        finished = yield from self._finished(
+            self._text(snapshot.tokens, reason),
+            len(snapshot.tokens) if self._all else sum(canvas.masked),
+            sampler.forwards,
+            reason,
+            began,
+        )
         yield replace(
-            self._finished(
-                self._text(snapshot.tokens, reason),
-                len(snapshot.tokens) if self._all else sum(canvas.masked),
-                sampler.forwards,
-                reason,
-                began,
-            ),
+            finished,
             first_ms=first_ms,
             context_tokens=len(prompt.tokens),
             cached_tokens=cached,
@@ -186,9 +180,13 @@ class Renoise:
 
     def _finished(
         self, text: str, tokens: int, forwards: int, finish: FinishReason, began: float
-    ) -> Finished:
+    ) -> Generator[Any, Any, Finished]:
         request, start = self._request, self._request.hole.start
-        document = request.prefix + text + request.suffix
+        document, end = request.prefix + text + request.suffix, start + len(text)
+        check = partial(
+            check_rewrite, request.document, document, start, end, self._language
+        )
+        syntax = yield self._engine.aside(check)
         return Finished(
             request_id=request.request_id,
             hole=0,
@@ -196,9 +194,7 @@ class Renoise:
             tokens=tokens,
             forwards=forwards,
             finish=finish,
-            syntax=check_rewrite(
-                request.document, document, start, start + len(text), self._language
-            ),
+            syntax=syntax,
             mode=Mode.DIFFUSION.value,
             model=self._engine.name,
             elapsed_ms=1e3 * (time.monotonic() - began),

@@ -15,14 +15,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from blockdiff.errors import BlockdiffError, EngineBusy, Superseded
-from blockdiff.types import Filled, Finished, Priority, Progress, Refinement, Request, Warmed
+from blockdiff.types import (
+    Filled,
+    Finished,
+    Priority,
+    Progress,
+    Refinement,
+    Request,
+    Unread,
+    Warmed,
+)
 
 _MOST_CLIENTS = 1024  # whose last turn is remembered
 
 Result = Finished | Filled | Warmed | BlockdiffError
 """How a job ends; a `Warmed` if its priority is `ahead`, a `Filled` if it has several holes."""
 
-Message = Progress | Refinement | Result
+Message = Progress | Refinement | Unread | Result
 """What a job delivers; the last message is its result."""
 
 _ORDER = (Priority.EXPLICIT, Priority.AUTOMATIC, Priority.AHEAD)
@@ -63,12 +72,12 @@ class Job:
     def ended(self) -> bool:
         return self.result is not None
 
-    def post(self, message: Progress | Refinement) -> None:
+    def post(self, message: Progress | Refinement | Unread) -> None:
         """Deliver something on the way; ignored once the job has ended."""
         with self._lock:
             if self.result is not None:
                 return
-            if isinstance(message, Refinement):
+            if isinstance(message, (Refinement, Unread)):
                 message = replace(message, seq=self.refinements)  # goes on after a restart
                 self.refinements += 1
                 self.first_refinement = self.first_refinement or time.monotonic()

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from blockdiff.engine import native_diffusion
@@ -13,7 +14,7 @@ from blockdiff.engine.batch import Steps, together
 from blockdiff.engine.infilling import Infilling
 from blockdiff.infill.joint import build_prompts
 from blockdiff.infill.layout import Prompt
-from blockdiff.types import Event, Filled, Finished, InfillRequest, Refinement
+from blockdiff.types import Event, Filled, Finished, InfillRequest, Unread
 
 if TYPE_CHECKING:
     from blockdiff.engine.engine import Engine
@@ -44,7 +45,7 @@ class Several:
         yield from self._round(self._prompts, range(len(self._prompts)))
         if self._request.revise:
             texts = self._texts()
-            again = self._laid_out(texts)
+            again = yield self._engine.aside(partial(self._laid_out, texts))
             near = [i for i, prompt in enumerate(again) if prompt != self._prompts[i]]
             yield from self._round(again, near, texts)
         yield Filled(
@@ -60,10 +61,10 @@ class Several:
         order = sorted(holes, key=lambda hole: self._request.holes[hole].start)
         before = dict(self._ends)
 
-        def told(number: int, event: Event) -> Event | None:
+        def told(number: int, event: Event | Unread) -> Event | Unread | None:
             hole = order[number]
             spent = before[hole].forwards if hole in before else 0
-            if isinstance(event, Refinement):
+            if isinstance(event, Unread):
                 count = event.forwards + spent
                 return replace(event, hole=hole, seq=next(self._numbers), forwards=count)
             assert isinstance(event, Finished)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -89,7 +90,9 @@ def _profile(engine: Engine, request: InfillRequest) -> dict[str, float]:
             add("end")
             return spent
         answer = None
-        if isinstance(step, Forward):
+        if isinstance(step, Future):
+            answer = step.result()
+        elif isinstance(step, Forward):
             add(before)
             answer = engine.forward([step])[0]
             encodes = step.wanted is None

@@ -81,7 +81,7 @@ def build_prompt(
     rewritten.
 
     Raises:
-        InvalidRequest: an instruction in another layout, or more text to rewrite than fits.
+        InvalidRequest: an instruction in another layout.
         ModelUnsupported: the checkpoint lacks the special tokens of the layout.
     """
     if instruction and layout is not Layout.CHAT:
@@ -198,16 +198,11 @@ def _chat(request: InfillRequest, tokenizer: Tokenizer, heal: bool, instruction:
     style = style_of(tokenizer.special)
     replaced = request.document[request.hole.start : request.hole.end] if instruction else ""
     shown = tokenizer.encode(to_lf(replaced))
-    budget = request.context_tokens - len(shown)
-    if budget < 0:
-        raise InvalidRequest(
-            f"the text to rewrite has {len(shown)} tokens, the context {request.context_tokens}",
-            "select less, or allow more context tokens",
-        )
+    budget = request.context_tokens
     prefix, suffix = _context(request, tokenizer, budget)
     left = budget - len(prefix) - len(suffix)
     snippets = list(_fitting(request.snippets, tokenizer, left, around=_LEAST_SNIPPET_TOKENS))
-    used = request.context_tokens - left + sum(len(tokens) for _, tokens in snippets)
+    used = len(shown) + budget - left + sum(len(tokens) for _, tokens in snippets)
 
     before, after, inside = (_text(part, tokenizer) for part in (prefix, suffix, shown))
     files = [(path, _text(tokens, tokenizer)) for path, tokens in reversed(snippets)]

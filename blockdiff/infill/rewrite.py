@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 
 from blockdiff.infill.healing import Tokenizer
 from blockdiff.infill.whitespace import BOM, to_lf
-from blockdiff.types import Event, Filled, Finished, Hole, Refinement, Span
+from blockdiff.types import Finished, Hole
 
 _ALIKE = 0.6  # of two lines: twice the characters they share over all of both
 _SAYS_LITTLE = 3  # characters: a bracket or two, which may well come twice
@@ -50,22 +50,9 @@ class Frame:
         hole = Hole(span.start + start, span.start + end)
         return cls(hole, text[:start], text[end:])
 
-    def put(self, event: Event) -> Event:
-        """What happens to the text within as what happens to the whole span, which is one hole."""
-        assert not isinstance(event, Filled)
-        if isinstance(event, Finished):
-            return replace(event, text=self.before + event.text + self.after)
-        return self._refinement(event)
-
-    def _refinement(self, draft: Refinement) -> Refinement:
-        shift, text = len(self.before), self.before + draft.text + self.after
-        spans = [
-            Span(0, shift, True, 1.0),
-            *(replace(s, start=s.start + shift, end=s.end + shift) for s in draft.spans),
-            Span(len(text) - len(self.after), len(text), True, 1.0),
-        ]
-        spans = [span for span in spans if span.end > span.start]
-        return replace(draft, text=text, spans=tuple(spans))
+    def put(self, event: Finished) -> Finished:
+        """The end of what happens to the text within as that of the whole span."""
+        return replace(event, text=self.before + event.text + self.after)
 
 
 def without_lead(text: str, indentation: str) -> str:

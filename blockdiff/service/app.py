@@ -196,16 +196,20 @@ class _Guard:
     """Nothing is read of a request before its token and its protocol are known to fit."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._expected = app, f"Bearer {token}".encode()
+        self._app, self._token = app, token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
-        if scope["type"] == "http" and (refusal := self._refusal(dict(scope["headers"]))):
-            app = _json(refusal)
+        if scope["type"] == "http":
+            if refusal := self._refusal(dict(scope["headers"])):
+                app = _json(refusal)
+            scope = {**scope, "path": _without_host(scope["path"])}
         await app(scope, receive, send)
 
     def _refusal(self, headers: dict[bytes, bytes]) -> BlockdiffError | None:
-        if not hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        known = hmac.compare_digest(token.strip(), self._token)
+        if scheme.lower() != b"bearer" or not known:
             return Unauthorized(
                 "the engine does not accept this token",
                 "send `Authorization: Bearer TOKEN` with what is in the engine's token file",
@@ -217,6 +221,14 @@ class _Guard:
                 "stop it, so that the next request starts the right one: blockdiff stop",
             )
         return None
+
+
+def _without_host(path: str) -> str:
+    """The path of a target in the absolute form, `http://host/path`, which a server has to take."""
+    scheme, found, rest = path.partition("://")
+    if not found or scheme.lower() not in ("http", "https"):
+        return path
+    return "/" + rest.partition("/")[2]
 
 
 async def _body(http: Request) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import threading
 from collections.abc import Callable
 from enum import IntEnum
@@ -12,10 +11,9 @@ from enum import IntEnum
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from blockdiff import wire
 from blockdiff.engine.scheduler import Message
-from blockdiff.errors import BlockdiffError
-from blockdiff.types import Progress, Refinement
+from blockdiff.service.encoder import Encoder
+from blockdiff.types import Progress, Refinement, Unread
 
 _HEARTBEAT_SECONDS = 4.0  # of silence; clients give a silent engine up after three of them
 
@@ -24,6 +22,7 @@ class Mailbox:
     """Holds the newest unread message of each kind, for one reader on an event loop.
 
     A refinement that is not read before the next one of its hole comes is dropped, the end never.
+    What is dropped was never built.
 
     Attributes:
         dropped: refinements that nobody read.
@@ -75,7 +74,7 @@ Kind = tuple[_Order, int]
 def _kind(message: Message) -> Kind:
     if isinstance(message, Progress):
         return _Order.PROGRESS, 0
-    if isinstance(message, Refinement):
+    if isinstance(message, (Refinement, Unread)):
         return _Order.REFINEMENT, message.hole
     return _Order.END, 0
 
@@ -110,17 +109,11 @@ class EventStream(Response):
         self._gone()
 
     async def _send_messages(self, send: Send) -> None:
+        encoder = Encoder()
         message: Message | None = None
         while message is None or _kind(message)[0] is not _Order.END:
             message = await self._mailbox.take(_HEARTBEAT_SECONDS)
-            body = _encoded(message) if message is not None else b": still here\n\n"
+            body = encoder.event(message) if message is not None else b": still here\n\n"
             await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-
-def _encoded(message: Message) -> bytes:
-    if isinstance(message, BlockdiffError):
-        value = wire.error_to_json(message)
-    else:
-        value = wire.event_to_json(message)
-    return f"event: {value['event']}\ndata: {json.dumps(value)}\n\n".encode()

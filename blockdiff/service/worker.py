@@ -7,23 +7,27 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from blockdiff import console
 from blockdiff.engine.scheduler import Job, Scheduler
 from blockdiff.errors import BlockdiffError, Cancelled
-from blockdiff.types import Event, Priority, Progress, Refinement, Request, Warmed
+from blockdiff.types import Event, Priority, Progress, Refinement, Request, Unread, Warmed
 from blockdiff.wire import EngineState
 
 if TYPE_CHECKING:
     from blockdiff.engine.batch import Steps, WarmingSteps
 
 _PROGRESS_SECONDS = 0.1
-_MOST_DEFECTS = 3  # in a row: then only a new process helps, as after a fault of the GPU
+_MOST_FAULTS = 3  # of the engine in a row: only a new process helps, as after one of the GPU
 _RETRY_SECONDS = (1.0, 60.0)  # between attempts to load: doubled from the first to the second
 
 log = logging.getLogger("blockdiff.service")
+
+R = TypeVar("R")
 
 Report = Callable[[str, float], None]
 """Called with what is being done and the done share, 0 to 1."""
@@ -52,7 +56,17 @@ class Engine(Protocol):
         self, request: Request, cancelled: Callable[[], bool], *, ahead: bool = False
     ) -> Steps | WarmingSteps: ...
 
-    def batch(self, tell: Callable[[Run, Event | Warmed | Exception | None], None]) -> Batch: ...
+    def aside(self, call: Callable[[], R]) -> Future[R]:
+        """Do something in another thread than this one."""
+        ...
+
+    def batch(
+        self, tell: Callable[[Run, Event | Unread | Warmed | Exception | None], None]
+    ) -> Batch: ...
+
+    def check(self) -> None:
+        """Run a forward of its own; raises what that raises."""
+        ...
 
 
 class Batch(Protocol):
@@ -60,7 +74,7 @@ class Batch(Protocol):
 
     def __len__(self) -> int: ...
 
-    def add(self, key: Run, steps: Steps | WarmingSteps) -> None: ...
+    def prepare(self, key: Run, making: Future[Steps | WarmingSteps]) -> None: ...
 
     def step(self) -> None: ...
 
@@ -99,7 +113,7 @@ class Worker:
         self.broken = False
         self._reported = 0.0
         self._retry_after, self._retry_at = _RETRY_SECONDS[0], 0.0
-        self._defects = 0
+        self._faults = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -170,16 +184,14 @@ class Worker:
             run.yields = run.yields or self._scheduler.must_yield(job)
             return run.yields
 
-        try:
-            ahead = job.priority is Priority.AHEAD
-            batch.add(run, engine.steps(job.request, must_stop, ahead=ahead))
-        except Exception as error:
-            self._tell(run, error)
+        ahead = job.priority is Priority.AHEAD
+        making = partial(engine.steps, job.request, must_stop, ahead=ahead)
+        batch.prepare(run, engine.aside(making))
 
-    def _tell(self, run: Run, what: Event | Warmed | Exception | None) -> None:
+    def _tell(self, run: Run, what: Event | Unread | Warmed | Exception | None) -> None:
         """Deliver what a job has brought; None or an exception: it is over."""
         job = run.job
-        if isinstance(what, Refinement):
+        if isinstance(what, (Refinement, Unread)):
             job.post(what)
             return
         if isinstance(what, Cancelled) and run.yields and not job.ended:
@@ -192,18 +204,25 @@ class Worker:
             return
         else:
             job.end(BlockdiffError("the engine came to no result"))
-            self._defects = 0
         self._scheduler.done(job)
 
     def _fail(self, job: Job, error: Exception) -> None:
+        """End a job that failed. What no request can cause, no request is blamed for, and no
+        request's own defect is the engine's: that is asked for a forward of its own."""
         failure = console.as_error(error)
         job.end(failure)
         if failure.code != BlockdiffError.code:
             return
-        self._defects += 1
-        if self._defects >= _MOST_DEFECTS:
-            raise error
         log_defect(error)
+        assert self.engine is not None
+        try:
+            self.engine.check()
+            self._faults = 0
+        except Exception as fault:
+            self._faults += 1
+            if self._faults >= _MOST_FAULTS:
+                raise
+            log_defect(fault)
 
     def _load(self) -> None:
         self._report("starting the engine", 0.0)

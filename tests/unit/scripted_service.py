@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,14 @@ class OneByOne:
     def batch(self, tell: Callable[[Any, Any], None]) -> Batch:
         return Alone(tell)
 
+    def aside(self, call: Callable[[], Any]) -> Future[Any]:
+        made: Future[Any] = Future()
+        made.set_result(call())
+        return made
+
+    def check(self) -> None:
+        """Nothing of it can break."""
+
 
 class Alone:
     """A batch of one request, which has no forwards."""
@@ -105,8 +114,8 @@ class Alone:
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, key: Any, steps: Iterator[Any]) -> None:
-        self._all.append((key, steps))
+    def prepare(self, key: Any, making: Future[Iterator[Any]]) -> None:
+        self._all.append((key, making.result()))
 
     def step(self) -> None:
         key, steps = self._all[0]
@@ -131,10 +140,16 @@ class ScriptedEngine(OneByOne):
         self.order: list[str] = []
         self.cancelled: list[str] = []
         self.written = 0
+        self.broken = False
+
+    def check(self) -> None:
+        if self.broken:
+            raise RuntimeError("the device is gone")
 
     def infill(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Event]:
         self.order.append(request.request_id)
-        if request.language == "defect":
+        self.broken = request.language == "fault"
+        if request.language in ("defect", "fault"):
             raise ZeroDivisionError(f"a message with {request.document}")
         if request.language == "die":
             os.kill(os.getpid(), signal.SIGKILL)

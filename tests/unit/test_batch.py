@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.sampler import Speculation
-from blockdiff.engine.batch import Batch
+from blockdiff.engine.batch import Batch, Steps
 from blockdiff.engine.engine import Engine, never
 from blockdiff.errors import Cancelled, OutOfMemory
 from blockdiff.model import masks
@@ -30,6 +31,7 @@ from blockdiff.types import (
     Refinement,
     Request,
     RewriteRequest,
+    Unread,
     Warmed,
 )
 from tests.unit.tiny_checkpoint import checkpoint
@@ -37,7 +39,7 @@ from tests.unit.tiny_checkpoint import checkpoint
 DOCUMENT = "def area(width, height):\n    \n\nprint(area(3, 4))\n"
 MODELS = {name: transformer(shape, seed=11) for name, shape in FAMILIES.items()}
 ADAPTERS = {name: adapter(shape, 12) for name, shape in FAMILIES.items()}
-Told = Event | Warmed | Exception | None
+Told = Event | Unread | Warmed | Exception | None
 
 
 def infill(number: int, **changes: object) -> InfillRequest:
@@ -68,6 +70,8 @@ def content(events: Sequence[Told]) -> list[object]:
     """Without times, and without how much was found in the cache."""
     told: list[object] = []
     for event in events:
+        if isinstance(event, Unread):
+            event = event.read()
         if isinstance(event, Refinement):
             told.append((event.text, event.spans, event.forwards))
         elif isinstance(event, Finished):
@@ -242,26 +246,88 @@ def test_encoding_ahead_in_a_batch_ends_with_what_it_has_warmed() -> None:
     assert engine.cache_entries == 1
 
 
-def test_what_a_forward_raises_ends_those_that_shared_it_and_no_later_one() -> None:
-    engine, full = Engine(checkpoint()), [True]
-    told: dict[int, list[Told]] = {0: [], 1: [], 2: []}
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("no")])
+def test_what_fails_together_and_not_alone_ends_nobody(error: Exception) -> None:
+    engine = Engine(checkpoint())
+    failed: list[int] = []
 
     def runner(waiting: Sequence[Forward]) -> list[Tensor]:
-        if full[0] and len(waiting) == 2:
+        if len(waiting) > 1:
+            failed.append(len(waiting))
+            raise error
+        return engine.forward(waiting)
+
+    reader = Reader(engine)
+    reader.batch.runner = runner
+    for number in range(3):
+        reader.batch.add(number, engine.steps(infill(number), never))
+    reader.finish()
+    assert failed
+    for number in range(3):
+        assert content(reader.told[number]) == [*content(alone(infill(number))), None]
+
+
+def test_a_forward_that_fails_ends_its_request_and_no_other() -> None:
+    engine, full = Engine(checkpoint()), [True]
+
+    def runner(waiting: Sequence[Forward]) -> list[Tensor]:
+        if full[0] and any(one.gate is not None for one in waiting):
             raise torch.OutOfMemoryError("out of memory")
         return engine.forward(waiting)
 
-    batch: Batch[int] = Batch(runner, lambda key, what: told[key].append(what))
-    for number in (0, 1):
-        batch.add(number, engine.steps(infill(number), never))
-    while len(batch):
-        batch.step()
-    assert [type(told[number][-1]) for number in (0, 1)] == [OutOfMemory, OutOfMemory]
+    reader = Reader(engine)
+    reader.batch.runner = runner
+    for number in (0, 1):  # in the mode `ar`, and with an adapter
+        reader.batch.add(number, engine.steps(infill(number), never))
+    reader.finish()
+    assert content(reader.told[0]) == [*content(alone(infill(0))), None]
+    assert isinstance(reader.told[1][-1], OutOfMemory)
     full[0] = False
-    batch.add(2, engine.steps(infill(2), never))
-    while len(batch):
-        batch.step()
-    assert content(told[2]) == [*content(alone(infill(2))), None]
+    reader.batch.add(4, engine.steps(infill(4), never))
+    reader.finish()
+    assert content(reader.told[4]) == [*content(alone(infill(4))), None]
+
+
+def test_others_go_on_while_one_waits_for_another_thread() -> None:
+    engine = Engine(checkpoint())
+    reader, parsed = Reader(engine), Future[str]()
+
+    def slow() -> Steps:
+        said = yield parsed
+        yield replace(alone(infill(0))[-1], text=said)  # type: ignore[type-var]
+
+    made: Future[Steps] = Future()
+    reader.batch.prepare(0, made)
+    reader.batch.add(1, engine.steps(infill(1), never))
+    while 1 in reader.batch:
+        reader.batch.step()
+    assert content(reader.told[1]) == [*content(alone(infill(1))), None]
+    made.set_result(slow())
+    reader.batch.step()
+    reader.batch.add(2, engine.steps(infill(2), never))
+    while 2 in reader.batch:
+        reader.batch.step()
+    assert 0 in reader.batch and 0 not in reader.told
+    parsed.set_result("at last")
+    reader.finish()
+    assert [getattr(event, "text", event) for event in reader.told[0]] == ["at last", None]
+
+
+def test_what_another_thread_raises_is_raised_in_the_request_that_waits_for_it() -> None:
+    reader = Reader(Engine(checkpoint()))
+    made, parsed = Future[Steps](), Future[str]()
+    made.set_exception(ZeroDivisionError("while it was laid out"))
+    parsed.set_exception(ValueError("while it was parsed"))
+
+    def steps() -> Steps:
+        yield parsed
+
+    reader.batch.prepare(0, made)
+    reader.batch.add(1, steps())
+    reader.finish()
+    assert [repr(reader.told[n]) for n in (0, 1)] == [
+        "[ZeroDivisionError('while it was laid out')]", "[ValueError('while it was parsed')]"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("every_length", [True, False])

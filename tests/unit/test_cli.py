@@ -387,7 +387,7 @@ def test_an_unreadable_file(blockdiff: Any, program: Path) -> None:
         (["--lines", "2", "--max-tokens", "-1"], "max_tokens must be 0..8192, got -1"),
         (["--lines", "2", "--threshold", "2"], "threshold must be in (0, 1], got 2.0"),
         (["--lines", "2", "--top-p", "nan"], "top_p must be in (0, 1], got nan"),
-        (["--lines", "2", "--context-tokens", "1"], "context_tokens must be at least 16, got 1"),
+        (["--lines", "2", "--context-tokens", "1"], "context_tokens must be 16..1048576, got 1"),
         (["--lines", "2", "--mode", "fast"], "Invalid value for '--mode'"),
         (["--lines", "2", "--seed", "x"], "Invalid value for '--seed'"),
         (["--lines"], "Option '--lines' requires an argument"),

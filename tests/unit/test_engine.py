@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockdiff.config import DecodingConfig, Mode
-from blockdiff.engine.draft_text import draft_text, split_draft
+from blockdiff.diffusion.snapshot import Snapshot
+from blockdiff.engine.draft_text import DraftText, draft_text
 from blockdiff.engine.engine import Engine
 from blockdiff.engine.infilling import resolved
 from blockdiff.engine.speed import MovingRate
@@ -191,14 +192,36 @@ def test_special_tokens_written_in_the_document_stay_text(engine: Engine) -> Non
     assert not any(special(i) for i in ids)
 
 
+class Bytes:
+    """A tokenizer whose tokens are the bytes that a test gives them."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.token_bytes = pieces.__getitem__
+
+
 @settings(deadline=None)
-@given(st.lists(st.binary(max_size=5), max_size=12), st.integers(0, 8))
-def test_every_character_of_a_draft_belongs_to_one_token(pieces: list[bytes], skip: int) -> None:
-    text, ends = draft_text(pieces)
-    assert text == b"".join(pieces).decode("utf-8", "replace")
-    skip = min(skip, len(text))
-    spans = split_draft(ends, [True] * len(ends), [1.0] * len(ends), skip)
-    assert "".join(text[skip:][span.start : span.end] for span in spans) == text[skip:]
+@given(st.lists(st.binary(max_size=5), min_size=1, max_size=6), st.integers(0, 8), st.data())
+def test_every_character_of_a_draft_belongs_to_one_token(
+    pieces: list[bytes], skip: int, data: st.DataObject
+) -> None:
+    """Whatever was read before: drafts that go on, others that take settled tokens back."""
+    drafts = DraftText(Bytes(pieces), "r", skip)  # type: ignore[arg-type]
+    drafts.before, drafts.after = data.draw(st.sampled_from([("", ""), ("  ", "\n"), ("x", "")]))
+    tokens = st.lists(st.integers(0, len(pieces) - 1), max_size=8)
+    written: list[int] = []
+    for _ in range(4):
+        written = written[: data.draw(st.sampled_from([len(written), 1]))] + data.draw(tokens)
+        settled = data.draw(st.integers(0, len(written)))
+        flags = [n < settled or data.draw(st.booleans()) for n in range(len(written))]
+        shares = [data.draw(st.sampled_from([1.0, 1.0, 1.0, 0.5])) for _ in written]
+        draft = Snapshot(tuple(written), tuple(flags), tuple(shares), 1, False)
+        read = drafts.refinement(draft, 1.0).read()
+        whole = b"".join(pieces[token] for token in written).decode("utf-8", "replace")
+        assert read.text == drafts.before + whole[skip:] + drafts.after
+        assert "".join(read.text[span.start : span.end] for span in read.spans) == read.text
+        afresh = DraftText(Bytes(pieces), "r", skip)  # type: ignore[arg-type]
+        afresh.before, afresh.after = drafts.before, drafts.after
+        assert afresh.refinement(draft, 1.0).read().spans == read.spans
 
 
 def test_a_character_cut_between_tokens_belongs_to_the_one_that_completes_it() -> None:

@@ -158,9 +158,6 @@ def test_a_checkpoint_without_repository_tokens_gets_the_plain_prompt() -> None:
 def test_contradictions_are_errors() -> None:
     with pytest.raises(InvalidRequest, match="instruction"):
         build_prompt(request("a", "b"), BYTES, Layout.PSM, instruction="shorter")
-    with pytest.raises(InvalidRequest, match="20 tokens, the context 16"):
-        wanted = request("a", "b", hole="x" * 20, budget=16)
-        build_prompt(wanted, BYTES, Layout.CHAT, instruction="shorter")
 
 
 def test_the_model_sees_neither_bom_nor_crlf() -> None:
@@ -250,6 +247,17 @@ def test_a_megabyte_is_not_tokenized(line: str) -> None:
     prompt = build_prompt(request(half, half, budget=256), tokenizer, Layout.PSM)
     assert tokenizer.longest <= 256 * 32
     assert 150 <= prompt.context_tokens <= 256
+
+
+@pytest.mark.parametrize("size", [10, 600, 6000])
+def test_a_text_to_rewrite_is_shown_besides_the_budget(size: int) -> None:
+    span = ("x = 1\n" * size)[:size]
+    wanted = request("a = 2\n" * 2000, "b = 3\n" * 2000, span, budget=300)
+    prompt = build_prompt(wanted, BYTES, Layout.CHAT, instruction="shorter")
+    assert size < prompt.context_tokens <= size + 300
+    plain = build_prompt(request("a = 2\n" * 2000, "", budget=300), BYTES, Layout.CHAT)
+    around = len(prompt.tokens) - 2 * size  # it stands in the file, and by itself
+    assert around < len(plain.tokens) + 300
 
 
 # --- token healing

@@ -275,6 +275,19 @@ def test_a_hole_in_place_keeps_to_its_limit_and_to_the_context() -> None:
         list(sampler(CANVAS, after=[2] * 4).run(long))
 
 
+@pytest.mark.parametrize("kind", [BLOCK, SHIFTED, replace(SHIFTED, sub_block_size=2)])
+@pytest.mark.parametrize("last", [18, 20])  # positions of the context, also within a block
+def test_blocks_are_written_up_to_the_last_position(kind: DiffusionKind, last: int) -> None:
+    model = tiny.transformer(replace(SHAPE, max_positions=last))
+    for room in range(1, 11):
+        cache, prompt = tiny.cache_for(model), [n % 7 for n in range(last - room)]
+        for limit in (room, 200):
+            decoding = replace(DIFFUSION, max_tokens=limit)
+            made = sampler(kind, decoding, model=model, cache=cache)
+            found = tiny.last(made.run(prompt))
+            assert len(found.tokens) == room and all(found.settled)
+
+
 def test_rules_of_ours_and_another_block_size_are_refused() -> None:
     for rule in set(Rule) - {Rule.SCHEDULE, Rule.THRESHOLD, Rule.ENTROPY_BOUND}:
         with pytest.raises(InvalidRequest, match=rule.value):

@@ -33,8 +33,9 @@ def snapshot(text: str, forwards: int = 1) -> Snapshot:
     return Snapshot(tokens, (True,) * len(tokens), (0.5,) * len(tokens), forwards, True)
 
 
-def faults_of(draft: Draft) -> Faults:
+def faults_of(draft: Draft) -> remasking.Writing[Faults]:
     """As if every `!` were an error."""
+    yield from ()
     text = TOKENS.decode(draft.snapshot.settled_prefix)
     spans = tuple((i, i + 1) for i, character in enumerate(text) if character == "!")
     return Faults(len(spans), spans)

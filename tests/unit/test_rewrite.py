@@ -24,9 +24,7 @@ from blockdiff.types import (
     Finished,
     FinishReason,
     Hole,
-    Refinement,
     RewriteRequest,
-    Span,
     SyntaxState,
 )
 from tests.unit.tiny_checkpoint import tokenizer
@@ -85,12 +83,6 @@ def test_a_byte_order_mark_is_no_text() -> None:
 def test_what_happens_within_happens_to_the_whole_span() -> None:
     frame = Frame.of("a:\n    b = 1\n", Hole(3, 13))
     assert frame.hole == Hole(7, 12)
-    spans = (Span(0, 1, True, 0.9), Span(1, 3, False, 0.5))
-    drawn = frame.put(Refinement("r", 0, 0, "c=2", spans, 1, 1, 1.0))
-    assert isinstance(drawn, Refinement) and drawn.text == "    c=2\n"
-    edges = [(span.start, span.end) for span in drawn.spans]
-    assert edges == [(0, 4), (4, 5), (5, 7), (7, 8)]
-    assert drawn.settled == ((0, 5), (7, 8))
     end = Finished("r", 0, "c=2", 1, 1, FinishReason.EOM, SyntaxState.OK, "ar", "m", 1.0, 1.0, 9)
     placed = frame.put(end)
     assert placed.text == "    c=2\n" and placed == frame.put(end)

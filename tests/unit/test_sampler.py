@@ -26,16 +26,19 @@ from tiny import (
     toy_line,
     transformer,
 )
+from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.revision import MOST_EDITS
-from blockdiff.diffusion.sampler import Snapshot, Speculation
+from blockdiff.diffusion.sampler import Sampler, Snapshot, Speculation
 from blockdiff.diffusion.unmask import LEAST_SURE, next_size, settle
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.forward import Forward, drive
+from blockdiff.model.forward import run as run_forwards
 from blockdiff.model.transformer import Gate, Transformer
 
 VOCAB = 32
@@ -497,6 +500,83 @@ def test_a_learned_adapter_fills_a_line_in_blocks() -> None:
 
 
 # --- all modes ---------------------------------------------------------------------------------
+
+
+def within_the_context(run: Sampler, prompt: list[int], canvas: Canvas = Canvas()) -> Snapshot:
+    """The last snapshot; no forward may have a position behind the last one of the model."""
+
+    def runner(forwards: Sequence[Forward]) -> list[Tensor]:
+        for one in forwards:
+            assert int(one.positions.max()) < run.model.config.max_positions
+        return run_forwards(run.model, forwards)
+
+    return last(drive(run.steps(prompt, canvas), runner))
+
+
+SHORT_SHAPE = replace(FAMILIES["qwen2"], max_positions=16)
+SHORT, SHORT_ADAPTER = transformer(SHORT_SHAPE, seed=11), adapter(SHORT_SHAPE, 12)
+LATE = [
+    *((replace(VERIFY, block_size=width), Speculation(True, 4)) for width in (1, 3, 8)),
+    (VERIFY, Speculation(False, 16)),
+    *((replace(DIFFUSION, rule=rule, threshold=0.3), Speculation()) for rule in Rule),
+    (replace(DIFFUSION, block_size=1), Speculation()),
+    (replace(DIFFUSION, block_size=16), Speculation()),
+]
+
+
+@pytest.mark.parametrize(("decoding", "speculation"), LATE)
+def test_every_mode_writes_up_to_the_last_position(
+    decoding: DecodingConfig, speculation: Speculation
+) -> None:
+    """As far as `ar`, whose last token is what the last position says, and never behind it."""
+    rng = random.Random(5)
+    for most in range(1, 14):
+        prompt = [rng.randrange(VOCAB) for _ in range(17 - most)]
+        for limit, temperature in ((most, 0.0), (most + 200, 1.0), (most + 1, 0.0)):
+            config = replace(decoding, max_tokens=limit, temperature=temperature)
+            run = sampler(SHORT, SHORT_ADAPTER, config, speculation=speculation)
+            found = within_the_context(run, prompt)
+            assert len(found.tokens) == most and not found.ended
+            assert run.cache.length == len(prompt) - 1
+            if temperature == 0.0 and config.mode is Mode.VERIFY:
+                ar = sampler(SHORT, None, replace(config, mode=Mode.AR))
+                assert found.tokens == within_the_context(ar, prompt).tokens
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 6, 11])
+def test_a_canvas_may_end_at_the_last_position(room: int) -> None:
+    prompt, tokens = list(range(17 - room)), tuple(range(room))
+    masked = tuple(i % 3 != 1 for i in range(room))
+    allowed = {room - 1: torch.tensor([7])} if masked[-1] else {}
+    run = sampler(SHORT, SHORT_ADAPTER, DIFFUSION)
+    run.surprise(prompt, tokens)
+    found = within_the_context(run, prompt, Canvas(tokens, masked, (0.5,) * room, allowed))
+    kept = [i for i in range(room) if not masked[i]]
+    assert [found.tokens[i] for i in kept] == kept
+    assert len(found.tokens) == room and all(found.settled)
+    assert not masked[-1] or found.tokens[-1] == 7
+
+
+def test_the_end_token_may_come_last_of_all() -> None:
+    prompt = [1] * 12
+    for decoding in (VERIFY, DIFFUSION, AR):
+        free = last(sampler(SHORT, SHORT_ADAPTER, decoding).run(prompt)).tokens
+        stop = [free[-1]] if free[-1] not in free[:-1] else []
+        found = last(sampler(SHORT, SHORT_ADAPTER, decoding, stop=stop).run(prompt))
+        assert found.tokens == (free[:-1] if stop else free)
+        assert found.ended == bool(stop)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-39, 1e-6, 1e-4, 10.0])
+@pytest.mark.parametrize("top_p", [5e-324, 1e-300, 1e-8, 1.0 - 2**-53, 1.0])
+def test_no_temperature_and_no_mass_is_too_small(temperature: float, top_p: float) -> None:
+    for mode in (AR, VERIFY, DIFFUSION):
+        decoding = replace(mode, max_tokens=6, temperature=temperature, top_p=top_p)
+        final = last(sampler(MODELS["qwen2"], ADAPTERS["qwen2"], decoding).run([1, 2, 3]))
+        assert len(final.tokens) == 6
+        if mode is AR and (temperature <= 1e-4 or top_p <= 1e-8):
+            greedy = last(sampler(MODELS["qwen2"], None, AR).run([1, 2, 3]))
+            assert final.tokens == greedy.tokens[:6]
 
 
 @MODES

@@ -110,6 +110,15 @@ def test_a_request_is_a_stream_of_server_sent_events(http: httpx.Client) -> None
         (body(decoding={"max_tokens": -1}), "max_tokens must be 0..8192, got -1"),
         (body(decoding={"mode": "fast"}), "decoding.mode must be one of ar, verify, diffusion"),
         (body(decoding={"temperature": "0"}), "decoding.temperature must be a number"),
+        (body(decoding={"seed": 2**64}), "seed must be -2^63..2^64-1, got 18446744073709551616"),
+        (body(decoding={"seed": -(2**63) - 1}), "seed must be -2^63..2^64-1"),
+        (body(decoding={"seed": 10**30}), "seed must be -2^63..2^64-1"),
+        (body(decoding={"seed": 1.0}), "decoding.seed must be an integer, not a number"),
+        (body(decoding={"max_tokens": 10**30}), "max_tokens must be 0..8192"),
+        (body(decoding={"denoising_steps": 10**30}), "denoising_steps must be 0..8192"),
+        (body(decoding={"block_size": 10**30}), "block_size must be 0..64"),
+        (body(context_tokens=10**30), "context_tokens must be 16..1048576"),
+        (body(request_id="x" * 1025), "request_id must have 1024 characters at most"),
         ('{"document": "", "hole": {"start": 0, "end": 0}, "decoding": {"top_p": 1e999}}',
          "decoding.top_p is too large a number"),
         (body(snippets=[{"path": "a"}]), "snippets[0].text is missing"),
@@ -129,13 +138,35 @@ def test_bad_requests_are_refused_with_their_place(
     assert SECRET not in response.text and not engine.order
 
 
-@pytest.mark.parametrize("header", ["", "Bearer wrong", "Basic x", "Bearer a b"])
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer wrong", "Basic x", "Bearer a b"])
 def test_nothing_is_answered_without_the_token(http: httpx.Client, header: str) -> None:
     http.headers["Authorization"] = header
     for path in ("/health", "/metrics", "/v1/models", "/nowhere"):
         response = http.get(path)
         assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
     assert http.post("/v1/stop").status_code == 401
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "Bearer ", "bEaReR  "])
+def test_the_scheme_of_the_token_has_no_case(
+    http: httpx.Client, runtime: Runtime, scheme: str
+) -> None:
+    http.headers["Authorization"] = f"{scheme} {runtime.token()}"
+    assert http.get("/health").status_code == 200
+    http.headers["Authorization"] = f"{scheme} {runtime.token().upper()}x"
+    assert http.get("/health").status_code == 401
+
+
+@pytest.mark.parametrize("target", ["http://engine/health", "HTTP://[::1]:80/health?x=http://y",
+                                    "https://engine/health", "/health"])  # fmt: skip
+def test_a_target_may_name_the_host(http: httpx.Client, target: str) -> None:
+    """The absolute form, as clients send it that think they talk to a proxy (RFC 9112, 3.2.2)."""
+
+    def answer(target: str) -> httpx.Response:
+        return http.get("/", extensions={"target": target.encode()})
+
+    assert answer(target).json()["model"] == "scripted"
+    assert answer(target.replace("health", "nowhere")).status_code == 404
 
 
 def test_unknown_endpoints_methods_and_protocols_are_typed_errors(http: httpx.Client) -> None:
@@ -287,12 +318,19 @@ def test_a_defect_ends_one_request_and_the_next_one_works(
     assert SECRET not in caplog.text
 
 
-def test_defect_after_defect_ends_the_process(runtime: Runtime) -> None:
+def test_no_number_of_defects_in_requests_ends_the_process(http: httpx.Client) -> None:
+    for _ in range(5):
+        events = http.post("/v1/infill", json=body(language="defect")).text
+        assert '"code": "internal"' in events
+    assert "event: finished" in http.post("/v1/infill", json=body()).text
+
+
+def test_fault_after_fault_of_the_engine_ends_the_process(runtime: Runtime) -> None:
     async def story() -> None:
         async with EngineClient(runtime=runtime) as client:
             for _ in range(3):
                 with pytest.raises(BlockdiffError):
-                    await collect(client, request(scene="defect"))
+                    await collect(client, request(scene="fault"))
 
     with served(runtime) as status:
         run(story())
