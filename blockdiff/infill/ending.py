@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from blockdiff.grammars import LANGUAGES
 from blockdiff.infill.block import within_block
 from blockdiff.infill.nesting import LINE_COMMENT, Nesting, comment_marks, scan
 from blockdiff.infill.prose import MARKUP, invents_output
@@ -31,7 +32,7 @@ class Ending:
         tail: what stands before the hole in its line.
         before: what is open at the hole.
         last: whether nothing but blanks follows the line of the hole in a document that has text.
-        rest: what follows the hole in its line, without blanks at its end.
+        following: the first line behind the hole that has text, from the hole on.
     """
 
     extent: Extent
@@ -39,14 +40,19 @@ class Ending:
     tail: str
     before: Nesting
     last: bool
-    rest: str
+    following: str
 
     def left_at(self, raw: str, final: bool) -> int | None:
         """Offset in `raw` from which on it is past the extent, or None.
 
         `final` says that its last line will not grow.
         """
-        found = [self._by_extent(raw, final), self._at_delimiter(raw), self._at_construct(raw, final)]
+        found = [
+            self._by_extent(raw, final),
+            self._at_delimiter(raw),
+            self._at_construct(raw, final),
+            self._at_closer(raw, final),
+        ]
         return min((place for place in found if place is not None), default=None)
 
     # --- extents ---------------------------------------------------------------------------------
@@ -104,7 +110,7 @@ class Ending:
         if not inside:
             return None
         asked = self.extent is Extent.DELIMITER
-        if not asked and not (self.rest.lstrip().startswith(inside) and len(inside) > 1):
+        if not asked and not (self.following.lstrip().startswith(inside) and len(inside) > 1):
             return None
         place = raw.find(inside)
         while place >= 0:
@@ -140,20 +146,36 @@ class Ending:
         return found
 
     def _in_brackets(self, raw: str, final: bool) -> int | None:
-        """Behind the line that closes the last bracket that was open."""
+        """Behind the line that closes the last bracket that was open, and what is indented below
+        it."""
         state, at, closed = self.before, 0, None
         lines = raw.split("\n")
         for number, line in enumerate(lines):
             complete = final or number < len(lines) - 1
-            if closed is not None and line.strip() and not state.in_text:
-                if not complete:
-                    return None
-                if not _GOES_ON.match(line):
-                    return closed
-                closed = None
+            if closed is not None and line.strip() and not state.in_text and not state.stack:
+                deeper = indent_width(line) > indent_width(self.tail)
+                if not deeper and not _GOES_ON.match(line):
+                    return closed if complete else None
             state = scan(line + "\n", self.language, state)
             if not state.stack and not state.in_text and complete and line.strip():
                 closed = at + len(line)
+            at += len(line) + 1
+        return None
+
+    def _at_closer(self, raw: str, final: bool) -> int | None:
+        """Before the line that closes the block of the hole behind it, in a language of which no
+        more than that is known."""
+        closer = self.following.rstrip()
+        if self.language in LANGUAGES or not _CLOSES.match(closer) or self.before.in_text:
+            return None
+        depth, at = -1, 0
+        lines = raw.split("\n")
+        for number, line in enumerate(lines):
+            whole = line if number else self.tail + line
+            if depth < 0 and whole.strip():
+                depth = indent_width(whole)
+            elif depth > indent_width(closer) and line.rstrip() == closer:
+                return at if final or number < len(lines) - 1 else None
             at += len(line) + 1
         return None
 
@@ -184,4 +206,4 @@ class Ending:
 
 
 def _within(state: Nesting, hole: Nesting) -> bool:
-    return state.stack[: len(hole.stack)] == hole.stack and state.unmatched == hole.unmatched
+    return state.closers.startswith(hole.closers) and state.unmatched == hole.unmatched

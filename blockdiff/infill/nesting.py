@@ -46,6 +46,11 @@ class Nesting:
     inside: str = ""
 
     @property
+    def closers(self) -> str:
+        """Those still owed, each with a blank behind it."""
+        return "".join(f"{closer} " for closer, _ in self.stack)
+
+    @property
     def in_string(self) -> bool:
         return self.inside not in ("", LINE_COMMENT, _BLOCK_COMMENT)
 

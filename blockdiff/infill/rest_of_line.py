@@ -25,6 +25,7 @@ _TELLING_TOKENS = 3
 _LOOKED_AT = 4_000  # characters of a draft: a rest of the line that comes later is none
 _LATER_LINES = 3  # behind the end of the line: what they say of brackets counts
 _CLOSING = frozenset(")]}>,;:.")
+_RULES = frozenset("*-=#/_~+")  # drawn over the page
 _ONCE = frozenset({"=", ":=", "=>", "->", "then", "as", "from", "of"})  # in a line
 _STARTS_STATEMENT = re.compile(r"[\w\"'`@(\[{#/*~$\\-]")
 _LOOP = re.compile(r"\s*(?:async\s+)?for\b|.*\bfor\b[^:]*$")
@@ -61,7 +62,7 @@ class RestOfLine:
         next_indent: columns before the next line of text; -1 if there is none.
         unit: columns of one level of indentation.
         excess: how many brackets and strings of the document have no partner with a text in the
-            hole.
+            hole; `missing_elsewhere` is what it says of the document without this line.
     """
 
     tail: str
@@ -72,6 +73,7 @@ class RestOfLine:
     next_indent: int
     unit: int
     excess: Callable[[str], int]
+    missing_elsewhere: int
 
     def met_at(self, raw: str, final: bool, ended: bool) -> int | None:
         """Offset in `raw` from which on it is no longer in the hole, or None.
@@ -89,8 +91,17 @@ class RestOfLine:
             keep = keep.rstrip(" \t")
         return len(keep)
 
+    def end_of_first(self, raw: str) -> int | None:
+        """Where the first line of a draft ends whose further lines nothing says belong here."""
+        end = raw.find("\n")
+        if end < 0 or not raw[:end].strip() or not _same(self._state(raw[:end]), self._at):
+            return None
+        return end if self.excess(raw[:end]) <= self.excess(raw) else None
+
     def without_swallowing(self, text: str) -> str:
         """Without a line comment at the end, in which the rest of the line would be lost."""
+        if self.rest.lstrip()[0] not in _CLOSING:
+            return text
         if self.before.inside == LINE_COMMENT or self._state(text).inside != LINE_COMMENT:
             return text
         start = text.rfind("\n") + 1
@@ -116,14 +127,16 @@ class RestOfLine:
                 if left is not None:
                     return left
             elif raw[at] == "\n":
-                if one_line and raw[at - 1 : at] != "\\":
+                if one_line and raw[:at].strip() and raw[at - 1] != "\\":
                     return at
             elif self._says_rest(draft, at):
                 return at
         if statement is not None:
             return statement
         left = self._left(draft, len(raw), self._state(raw))
-        return self._end_of_first_line(draft) if left is None else left
+        if left is None and (self._begins_comment or self.language not in LANGUAGES | MARKUP):
+            return self.end_of_first(raw)
+        return left
 
     def _candidates(self, raw: str) -> Iterator[int]:
         """Offsets where the rest could begin, a line ends or something is closed."""
@@ -132,7 +145,9 @@ class RestOfLine:
             first = rf"(?<!\w){first}"
         marks = map(re.escape, comment_marks(self.language) if self._begins_comment else ())
         for match in re.finditer("|".join([first, *marks, r"\n|[)\]}\"'`]|\bend\b"]), raw):
-            yield match.start()
+            at = match.start()
+            if not (at and raw[at] == raw[at - 1] and raw[at] in _RULES):
+                yield at
 
     def _says_rest(self, draft: _Draft, at: int) -> bool:
         """Whether the draft goes on at `at` as the line does."""
@@ -143,9 +158,16 @@ class RestOfLine:
         if self._begins_comment and not self._at.in_text and raw.startswith(marks, at):
             return not blank
         said, whole = words[:count], count == len(words)
+        if self._within_word and not (whole and _telling(said)):
+            return False
+        if words[0] in _RULES and words[:2] == [words[0]] * 2 and count < len(words):
+            return False
         if not count or (blank and not (whole and _telling(said))):
             return False
-        if _telling(said) and (whole or draft.final or raw[end:].strip()):
+        telling = _telling(said) and (whole or "\n" not in raw[:at])
+        if self._at.in_text and not self._at.in_string and not whole:
+            telling = telling and len(said) >= 2 * _TELLING_TOKENS
+        if telling and (whole or draft.final or raw[end:].strip()):
             return self._agrees(draft, at, sure=True)
         line = raw[end:].split("\n", 1)[0].strip()
         ends_line = draft.ends_line(end) and (not line or (bool(marks) and line.startswith(marks)))
@@ -155,7 +177,7 @@ class RestOfLine:
             return False
         if words[0] in _ONCE or words[:1] == [";"] != words or (words[0] == "in" and _LOOP.match(self.tail)):
             twice = words[0] == "=" and raw[at + 1 : at + 2] in ("=", ">", "~")
-            return not twice and self._agrees(draft, at, sure=True)
+            return not twice and self._agrees(draft, at, sure=False)
         doubled = not any(word[0].isalnum() for word in said) or said[0][0].isalpha()
         return ends_line and doubled and self._agrees(draft, at, sure=False)
 
@@ -180,7 +202,8 @@ class RestOfLine:
         with."""
         raw = draft.text
         end = raw.find("\n")
-        if end < 0 or self._at.inside or not self.rest.rstrip().endswith(";"):
+        goes_on = self.rest.endswith(";") and not _STARTS_STATEMENT.match(self.rest.lstrip())
+        if end < 0 or self._at.inside or not goes_on:
             return None
         line = raw[:end].rstrip()
         if not line.endswith(";") or not _same(self._state(line), self._at):
@@ -190,35 +213,24 @@ class RestOfLine:
         place = len(line) - 1 if colon is None else colon
         return place if self._agrees(draft, place, sure=False) else None
 
-    def _end_of_first_line(self, draft: _Draft) -> int | None:
-        """Where the draft's first line ends, if what it says after that was cut off or is nothing
-        that could stand before the rest of the line."""
-        raw, hole = draft.text, self._at
-        end = raw.find("\n")
-        if end < 0 or not raw[:end].strip() or not _same(self._state(raw[:end]), hole):
-            return None
-        cut_off = draft.final and not draft.ended
-        one_line = self._begins_comment or self.language not in LANGUAGES | MARKUP
-        return end if (cut_off or one_line) and self._agrees(draft, end, sure=True) else None
-
     def _agrees(self, draft: _Draft, at: int, *, sure: bool) -> bool:
         """Whether the document has room for an end there.
 
         Unless that is `sure`, a draft of several lines that its model ended is right where it fits
         as a whole.
         """
-        raw, keep = draft.text, draft.text[:at]
+        raw, missing = draft.text, self.excess(draft.text[:at])
+        fits = missing <= self.missing_elsewhere or self._opens_more
+        if missing and draft.final and draft.ended and self.excess(raw) < missing:
+            return False
         if self.language == "python" and self.rest.strip() == ":" and not self._at.stack:
             deeper = self.next_indent - indent_width(self.tail)
-            return 0 < deeper <= max(self.unit, 1) and not self.excess(keep)
+            return fits and 0 < deeper <= max(self.unit, 1)
         several = "\n" in raw[at:].rstrip()
-        if not sure and draft.final and draft.ended and several and not self.excess(raw):
+        if not sure and draft.final and draft.ended and several and self.excess(raw) <= missing:
             return False
         later = raw[at:].count("\n") >= _LATER_LINES
-        if not (sure or draft.final or later):
-            return False
-        missing = self.excess(keep)
-        return not missing or ((draft.final or later) and missing <= self.excess(raw))
+        return fits and (sure or draft.final or later)
 
     # --- what is open ----------------------------------------------------------------------------
 
@@ -227,9 +239,13 @@ class RestOfLine:
         return _TOKEN.findall(self.rest)
 
     @cached_property
+    def _within_word(self) -> bool:
+        return self.rest[0].isalnum() or self.rest[0] == "_"
+
+    @cached_property
     def _begins_comment(self) -> bool:
         marks = comment_marks(self.language)
-        return bool(marks) and self.rest.lstrip().startswith(marks)
+        return bool(marks) and not self.before.inside and self.rest.lstrip().startswith(marks)
 
     @cached_property
     def _interpolates(self) -> bool:
@@ -270,10 +286,20 @@ class RestOfLine:
         if self._interpolates:
             return True
         if hole.in_string:
-            return hole.inside in self.rest
-        opened = [closer for closer, place in hole.stack if place >= self.line_start]
-        closed = scan(self.rest, self.language).unmatched
+            return hole.inside in self.rest and not scan(self.rest, self.language, hole).in_string
+        opened, closed = self._opened, scan(self.rest, self.language).unmatched
         return bool(opened and closed) and opened[-1] == closed[0]
+
+    @cached_property
+    def _opened(self) -> list[str]:
+        """What was opened in the line before the hole."""
+        return [closer for closer, place in self._at.stack if place >= self.line_start]
+
+    @cached_property
+    def _opens_more(self) -> bool:
+        """Whether the rest of the line closes what its start has opened and opens something."""
+        state = scan(self.rest, self.language)
+        return bool(state.stack) and len(state.unmatched) >= len(self._opened)
 
     def _comments(self, text: str) -> Iterator[int]:
         marks = comment_marks(self.language)
@@ -282,17 +308,16 @@ class RestOfLine:
 
 
 def _same(state: Nesting, hole: Nesting) -> bool:
-    return (state.stack, state.unmatched, state.inside) == (
-        hole.stack, hole.unmatched, hole.inside,
+    return (state.closers, state.unmatched, state.inside) == (
+        hole.closers, hole.unmatched, hole.inside,
     )  # fmt: skip
 
 
 def _within(state: Nesting, hole: Nesting) -> bool:
-    """Whether nothing is closed that was open at the hole."""
+    """Whether all that was open at the hole is open, or the like is open again."""
     if hole.in_text and state.inside != hole.inside:
         return False
-    depth = len(hole.stack)
-    return state.stack[:depth] == hole.stack and state.unmatched == hole.unmatched
+    return state.closers.startswith(hole.closers) and state.unmatched == hole.unmatched
 
 
 def _agreeing(raw: str, at: int, words: list[str]) -> tuple[int, int]:
@@ -304,11 +329,9 @@ def _agreeing(raw: str, at: int, words: list[str]) -> tuple[int, int]:
         if match is None or "\n" in between:
             return number, end
         said = match.group()
-        if number == 0 and said != word:  # the rest may begin within a word
-            said = raw[at : at + len(word)]
         if said != word:
             return number, end
-        end = max(match.end(), at + len(word)) if number == 0 else match.end()
+        end = match.end()
     return len(words), end
 
 

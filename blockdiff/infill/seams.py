@@ -18,7 +18,7 @@ from functools import cached_property
 
 from blockdiff.infill.construct import Construct
 from blockdiff.infill.ending import Ending
-from blockdiff.infill.nesting import Nesting, scan
+from blockdiff.infill.nesting import Nesting, excess, scan
 from blockdiff.infill.prose import turns_to_prose
 from blockdiff.infill.repetition import repeats_from
 from blockdiff.infill.rest_of_line import RestOfLine
@@ -112,11 +112,13 @@ class Seams:
         keep = self._within_extent(keep, final)
         keep = self._within_construct(keep, final)
         keep = self._without_run(keep, final)
-        keep = self._within_line(keep, final, not cut_off)
+        keep = self._within_line(keep, final, not cut_off or len(keep) < len(raw))
         keep = self._without_prose(keep, final)
         keep = self._without_repetition(keep)
         if final:
             keep = self._without_repeat(keep, cut_off)
+            if self._in_line and cut_off and len(keep) == len(raw):
+                keep = keep[: self._line.end_of_first(keep)]
             keep = self._first_line_if_it_fits(keep)
             keep = self._without_line_break(keep)
             keep = self._line.without_swallowing(keep) if self._in_line else keep
@@ -131,10 +133,11 @@ class Seams:
             text = self._shown_at_cursor(text, len(text) == len(raw), reason)
         elif not self._ends_line and not self._rest and self._suffix:
             text = text.rstrip()  # the line break that follows is there
-        text = without_blanks_twice(text, self._tail, self._above)
+        unit, at_line_start = self._unit or self._wished, not self._tail.strip()
+        if not self._before.in_text and self._before.closers[-2:] not in (") ", "] "):
+            text = without_blanks_twice(text, self._tail, self._above, unit)
         if self._extent not in (Extent.LINE, Extent.BLOCK):
             text = self._with_line_break(text)
-        unit, at_line_start = self._unit or self._wished, not self._tail.strip()
         shown = bool(self._unit)
         if unit and (not shown or (" " if unit == "\t" else "\t") in text):
             text = reindent(
@@ -376,6 +379,12 @@ class Seams:
             next_indent=-1 if following is None else indent_width(following),
             unit=max(4, len((self._unit or self._wished or " " * 4).expandtabs(8))),
             excess=self._excess,
+            missing_elsewhere=excess(
+                scan(self._prefix[: len(self._prefix) - len(self._tail)], self._language),
+                "",
+                below,
+                self._language,
+            ),
         )
 
     @cached_property
@@ -386,7 +395,7 @@ class Seams:
             tail=self._tail,
             before=self._before,
             last=not self._suffix.strip() and bool(self._prefix.strip()) and not self._replaced,
-            rest=self._rest or (self._following[0] if self._following else ""),
+            following=self._following[0] if self._following else "",
         )
 
     @cached_property

@@ -75,19 +75,21 @@ def reindent(
     return "\n".join(lines)
 
 
-def without_blanks_twice(text: str, tail: str, above: str) -> str:
+def without_blanks_twice(text: str, tail: str, above: str, unit: str) -> str:
     """Without the blanks that a draft begins with where the cursor already stands behind as many
     as the line needs; lines that are deeper for that reason move along.
 
-    `tail` is what stands before the cursor in its line, `above` the lines before it.
+    `tail` is what stands before the cursor in its line, `above` the lines before it,
+    `unit` one level of indentation, if that is known.
     """
     first = text.lstrip(" \t")
     extra = text[: len(text) - len(first)]
     if not extra or not tail or tail.strip() or first.startswith("\n") or not first:
         return text
     known = next((line for line in reversed(above.split("\n")) if line.strip()), "")
-    needed = indent_width(known) + (1 if _OPENS.search(known) else 0)
-    if indent_width(tail) < needed or not known:
+    level = len(unit.expandtabs(8)) if unit else min(2, len(tail))
+    needed = indent_width(known) + (level if _OPENS.search(known) else 0)
+    if indent_width(tail) < needed or not known or len(tail.expandtabs(8)) % len(unit or '  '):
         return text
     lines = first.split("\n")
     deep = tail + extra
