@@ -21,6 +21,7 @@ _GOES_ON = re.compile(
 )
 _NOT_LESS_DEEP = re.compile(r"#|\w+:\s*$|case\b|default\b|public:|private:|protected:")
 _OPENS_BLOCK = re.compile(r".*(?:[:{(\[]|\b(?:then|do|begin))\s*$")
+_CLOSES = re.compile(r"\s*(?:[)\]}]+[;,)]*|(?:end|fi|done|esac)\b.*|</\w.*)\s*$")
 _IMPORT = re.compile(r"(?:import|from|use|using|package|require|#include|#!)\b|#include|#!")
 
 
