@@ -1,4 +1,4 @@
-"""Where a draft has said what it was asked for: the extent of a request, and the end of a construct.
+"""Where a draft has said what it was asked for: its extent, and the end of a construct.
 
 Nobody who asks for a function wants three more, and calls of it with their output beside them.
 """
@@ -19,7 +19,7 @@ _GOES_ON = re.compile(
     r"\s*(?:[)\]}]|\.\w|(?:else|elif|elseif|except|finally|catch|case|default|until|end|fi|done|esac"
     r"|then|do|while)\b)"
 )
-_NOT_LESS_DEEP = re.compile(r"#|\w+:\s*$|case\b|default\b|public:|private:|protected:")
+_NOT_LESS_DEEP = re.compile(r"#\s*(?:if|else|elif|endif|define|undef|pragma|error)|\w+:\s*$|case\b")
 _OPENS_BLOCK = re.compile(r".*(?:[:{(\[]|\b(?:then|do|begin))\s*$")
 _CLOSES = re.compile(r"\s*(?:[)\]}]+[;,)]*|(?:end|fi|done|esac)\b.*|</\w.*)\s*$")
 _IMPORT = re.compile(r"(?:import|from|use|using|package|require|#include|#!)\b|#include|#!")
@@ -71,15 +71,17 @@ class Ending:
         """Where the body ends that the draft is: at a line less deep than its first, or at the
         bracket that closes what the body is in."""
         lines = raw.split("\n")
-        depth, state, at = -1, self.before, 0
+        depth, state, at, above = -1, self.before, 0, -1
         for number, line in enumerate(lines):
             whole = line if number else self.tail + line
             complete = final or number < len(lines) - 1
-            plain = not state.in_text and len(state.stack) <= len(self.before.stack)
+            plain = not state.in_text and state.closers == self.before.closers
             if depth >= 0 and plain and line.strip() and complete:
                 shallow = indent_width(line) < depth and not _NOT_LESS_DEEP.match(line.strip())
-                if shallow and not self._continues(line, state):
-                    return at
+                comment = line.strip().startswith(comment_marks(self.language) or "\0")
+                above = (at if above < 0 else above) if shallow else -1
+                if shallow and not comment:
+                    return above  # with the comments on what comes next
             if depth < 0 and whole.strip():
                 depth = indent_width(whole)
                 if number == 0 and _OPENS_BLOCK.match(self.tail):  # it begins behind a header
@@ -88,10 +90,7 @@ class Ending:
             if not _within(after, self.before):
                 return at + self._closing(line, state)
             state, at = after, at + len(line) + 1
-        return None
-
-    def _continues(self, line: str, state: Nesting) -> bool:
-        return len(state.stack) > len(self.before.stack) and bool(_GOES_ON.match(line))
+        return above if final and above >= 0 else None
 
     def _closing(self, line: str, state: Nesting) -> int:
         """Where in a line a bracket is closed that was open at the hole; 0 if at its start."""

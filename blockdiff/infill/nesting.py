@@ -17,8 +17,8 @@ _LUA_OPEN = frozenset({"function", "if", "do", "repeat"})
 _LUA_CLOSE = frozenset({"end", "until"})
 
 _HASH_COMMENTS = frozenset({
-    "python", "shell", "shellscript", "sh", "bash", "zsh", "fish", "powershell", "ruby", "perl", "r",
-    "yaml", "toml", "make", "makefile", "cmake", "dockerfile", "elixir", "julia", "nix",
+    "python", "shell", "shellscript", "sh", "bash", "zsh", "fish", "powershell", "ruby", "perl",
+    "r", "yaml", "toml", "make", "makefile", "cmake", "dockerfile", "elixir", "julia", "nix",
 })  # fmt: skip
 _DASH_COMMENTS = frozenset({"lua", "sql", "haskell"})
 _NO_LINE_COMMENTS = frozenset({

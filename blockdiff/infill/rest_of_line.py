@@ -28,6 +28,7 @@ _CLOSING = frozenset(")]}>,;:.")
 _RULES = frozenset("*-=#/_~+")  # drawn over the page
 _ONCE = frozenset({"=", ":=", "=>", "->", "then", "as", "from", "of"})  # in a line
 _STARTS_STATEMENT = re.compile(r"[\w\"'`@(\[{#/*~$\\-]")
+_HEADER_END = re.compile(r"[)\]\s;]*(?::|\{|\b(?:then|do))$")  # a block follows
 _LOOP = re.compile(r"\s*(?:async\s+)?for\b|.*\bfor\b[^:]*$")
 _F_STRING = re.compile(r"(?<![A-Za-z0-9_])(?:[fF][rR]?|[rR][fF])(?:\"\"\"|'''|[\"'])")
 _INTERPOLATED = {"javascript": "${", "typescript": "${", "tsx": "${", "ruby": "#{", "kotlin": "${"}
@@ -175,7 +176,7 @@ class RestOfLine:
             return ends_line and self._agrees(draft, at, sure=False)
         if not draft.ends_line(end):
             return False
-        if words[0] in _ONCE or words[:1] == [";"] != words or (words[0] == "in" and _LOOP.match(self.tail)):
+        if self._comes_once:
             twice = words[0] == "=" and raw[at + 1 : at + 2] in ("=", ">", "~")
             return not twice and self._agrees(draft, at, sure=False)
         doubled = not any(word[0].isalnum() for word in said) or said[0][0].isalpha()
@@ -201,16 +202,16 @@ class RestOfLine:
         """Where the first line of the draft ends a statement that the rest of the line goes on
         with."""
         raw = draft.text
-        end = raw.find("\n")
+        end = draft.line_end(0) if draft.ends_line(0) else -1
         goes_on = self.rest.endswith(";") and not _STARTS_STATEMENT.match(self.rest.lstrip())
         if end < 0 or self._at.inside or not goes_on:
             return None
         line = raw[:end].rstrip()
         if not line.endswith(";") or not _same(self._state(line), self._at):
             return None
-        colon = next((at for at in self._candidates(line)
-                      if line[at] == ":" and _same(self._state(line[:at]), self._at)), None)  # fmt: skip
-        place = len(line) - 1 if colon is None else colon
+        colons = [at for at in self._candidates(line) if line[at] == ":"]
+        fitting = (at for at in colons if _same(self._state(line[:at]), self._at))
+        place = next(fitting, len(line) - 1)
         return place if self._agrees(draft, place, sure=False) else None
 
     def _agrees(self, draft: _Draft, at: int, *, sure: bool) -> bool:
@@ -223,9 +224,9 @@ class RestOfLine:
         fits = missing <= self.missing_elsewhere or self._opens_more
         if missing and draft.final and draft.ended and self.excess(raw) < missing:
             return False
-        if self.language == "python" and self.rest.strip() == ":" and not self._at.stack:
+        if _HEADER_END.match(self.rest) and self.next_indent > indent_width(self.tail):
             deeper = self.next_indent - indent_width(self.tail)
-            return fits and 0 < deeper <= max(self.unit, 1)
+            return fits and deeper <= max(self.unit, 1)
         several = "\n" in raw[at:].rstrip()
         if not sure and draft.final and draft.ended and several and self.excess(raw) <= missing:
             return False
@@ -241,6 +242,14 @@ class RestOfLine:
     @cached_property
     def _within_word(self) -> bool:
         return self.rest[0].isalnum() or self.rest[0] == "_"
+
+    @cached_property
+    def _comes_once(self) -> bool:
+        """Whether the rest begins with what a line, or a loop, has once."""
+        first = self._words[0]
+        if first == ";":
+            return len(self._words) > 1
+        return first in _ONCE or (first == "in" and bool(_LOOP.match(self.tail)))
 
     @cached_property
     def _begins_comment(self) -> bool:

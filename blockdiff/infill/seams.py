@@ -112,7 +112,9 @@ class Seams:
         keep = self._within_extent(keep, final)
         keep = self._within_construct(keep, final)
         keep = self._without_run(keep, final)
-        keep = self._within_line(keep, final, not cut_off or len(keep) < len(raw))
+        ended = len(keep) < len(raw)
+        whole_line = ended and self._extent is Extent.LINE
+        keep = self._within_line(keep, final or whole_line, ended or not cut_off)
         keep = self._without_prose(keep, final)
         keep = self._without_repetition(keep)
         if final:

@@ -20,6 +20,11 @@ def to_lf(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def with_line_feeds(text: str) -> str:
+    """A document whose lines end with CR alone with LF in its place: as long as it was."""
+    return text.replace("\r", "\n") if "\n" not in text else text
+
+
 def line_ending(prefix: str, suffix: str) -> str:
     """The line ending nearest to the hole; LF in a document of one line, CR in one that has no
     other."""
