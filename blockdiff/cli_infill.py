@@ -20,6 +20,7 @@ from blockdiff.types import (
     Event,
     Filled,
     Finished,
+    FinishReason,
     Hole,
     InfillRequest,
     Refinement,
@@ -268,6 +269,8 @@ def _show(events: Iterator[Event], edit: Edit, output: Output) -> None:
     else:
         _print_diff(edit, text)
     if output.quiet:
+        if finished.finish is FinishReason.LENGTH:
+            print(tui.CUT_OFF, file=sys.stderr)
         return
     if source.replaced(edit.hole, text) == source.text:
         print(edit.unchanged, file=sys.stderr)

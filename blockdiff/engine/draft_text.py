@@ -30,8 +30,11 @@ class DraftText:
         self._confidence: tuple[float, ...] = ()
         self._text, self._spans = "", tuple[Span, ...]()
 
-    def refinement(self, snapshot: Snapshot, elapsed_ms: float) -> Unread:
-        """A snapshot as an event, numbered in the order of the calls."""
+    def refinement(
+        self, snapshot: Snapshot, elapsed_ms: float, length: int | None = None
+    ) -> Unread:
+        """A snapshot as an event, numbered in the order of the calls; only `length` characters of
+        what is written, if that is where the text ends."""
         number = self._number
         self._number += 1
         whole = Refinement(
@@ -40,6 +43,10 @@ class DraftText:
 
         def build() -> Refinement:
             text, spans = self._decoded(snapshot)
+            if length is not None:
+                end = len(self.before) + length
+                spans = tuple(replace(s, end=min(s.end, end)) for s in spans if s.start < end)
+                text = text[:end]
             return replace(whole, text=text, spans=spans)
 
         return Unread(build, number, snapshot.forwards)

@@ -48,6 +48,7 @@ def syntax_faults(text: str, language: str, start: int, end: int) -> list[Syntax
     Raises:
         NoGrammar, OutOfTime: nothing is known.
     """
+    text = re.sub("\r(?!\n)", "\n", text)  # grammars take a CR by itself for a blank
     data = text.encode("utf-8", "replace")  # a lone surrogate becomes one "?"
     tree = parse(data, language)
     first = len(text[:start].rstrip().encode("utf-8", "replace"))
