@@ -26,8 +26,9 @@ from lsp_server.engine import EngineLink
 from lsp_server.failures import to_protocol
 from lsp_server.ignored import Ignored
 from lsp_server.inline import Inline
+from lsp_server.lenient import converter
 from lsp_server.messages import InfillParams, Outcome, RefinementParams, RewriteParams, StatusParams
-from lsp_server.protocol import Protocol, converter, position_from, range_from, range_to
+from lsp_server.protocol import Protocol, position_from, range_from, range_to
 from lsp_server.sessions import Sessions
 from lsp_server.settings import Settings
 from lsp_server.snippets import Ring
