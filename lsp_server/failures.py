@@ -29,6 +29,13 @@ class Ignored(BlockdiffError):
     exit_code = ExitCode.USAGE
 
 
+class IgnoreListUnreadable(BlockdiffError):
+    """A `.blockdiffignore` that cannot be read, or lines of it that mean nothing."""
+
+    code = "ignore_list"
+    exit_code = ExitCode.USAGE
+
+
 def to_protocol(error: BlockdiffError) -> JsonRpcException:
     """`{code, message, data}`; `data` is the error as everywhere else: `{code, message, hint}`."""
     message = f"{error.message}: {error.hint}" if error.hint else error.message

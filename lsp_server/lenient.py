@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 from cattrs import AttributeValidationNote, Converter, IterableValidationNote
 from cattrs.errors import BaseValidationError
@@ -19,6 +19,8 @@ from pygls.protocol import JsonRPCNotification, JsonRPCRequestMessage, JsonRPCRe
 from lsp_server.messages import snake
 
 _MOST_REPAIRS = 100  # of one `initialize`; each leaves out all that is wrong at its depth
+
+_Place: TypeAlias = "tuple[str | int, ...]"
 
 
 def converter(detailed: bool = False) -> Converter:
@@ -35,8 +37,10 @@ def converter(detailed: bool = False) -> Converter:
         made.register_structure_hook(
             kind, lambda value, kind, parts=parts: kind(*(value.get(part) for part in parts))
         )
-    made.register_structure_hook_func(_is_enum, _member)
-    made.register_unstructure_hook_func(_is_enum, lambda item: getattr(item, "value", item))
+    for kind in vars(types).values():
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            made.register_structure_hook(kind, _member)
+            made.register_unstructure_hook(kind, lambda item: getattr(item, "value", item))
     made.register_structure_hook_func(lambda kind: kind is str, _text)
     made.register_structure_hook_func(lambda kind: kind is int, _integer)
     return made
@@ -54,14 +58,15 @@ def initialize_request(message: dict[str, Any]) -> types.InitializeRequest:
                 read = reader.structure(params, types.InitializeParams)
                 return types.InitializeRequest(message["id"], read)
             except BaseValidationError as error:
-                wrong = list(_places(error, ()))
+                wrong = dict.fromkeys(_there(params, place) for place in _places(error, ()))
             for place in reversed(wrong):  # the last of a list first: the others keep their index
-                _take_out(params, place)
+                if not any(place[:size] in wrong for size in range(1, len(place))):
+                    _take_out(params, place)
     nothing = types.InitializeParams(types.ClientCapabilities())
     return types.InitializeRequest(message["id"], nothing)
 
 
-def _places(error: BaseException, above: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+def _places(error: BaseException, above: _Place) -> Iterator[_Place]:
     """Paths to what could not be read, as names of attributes and indices."""
     parts = error.exceptions if isinstance(error, BaseValidationError) else ()
     if not parts:
@@ -78,24 +83,28 @@ def _places(error: BaseException, above: tuple[str | int, ...]) -> Iterator[tupl
         yield from _places(part, above if step is None else (*above, step))
 
 
-def _take_out(value: Any, place: tuple[str | int, ...]) -> None:
-    """Remove the innermost thing on the way to `place` that is there."""
-    holder: Any = None
-    key: Any = None
+def _there(value: Any, place: _Place) -> _Place:
+    """The innermost place on the way that there is, as keys of the JSON."""
+    keys: list[str | int] = []
     for step in place:
         if isinstance(value, dict):
             name = str(step).rstrip("_")
             step = next((key for key in value if snake(key) == name), step)
+        elif not isinstance(value, list):
+            break
         try:
-            holder, key, value = value, step, value[step]
+            value = value[step]
         except (LookupError, TypeError):
             break
-    if holder is not None:
-        del holder[key]
+        keys.append(step)
+    return tuple(keys)
 
 
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Enum)
+def _take_out(value: Any, place: _Place) -> None:
+    for key in place[:-1]:
+        value = value[key]
+    if place:
+        del value[place[-1]]
 
 
 def _member(value: Any, kind: Any) -> Any:

@@ -6,8 +6,11 @@ documents are ours; and no message, which is to say no source text, is ever logg
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
+import os
 import uuid
 from typing import Any
 
@@ -21,7 +24,7 @@ from pygls.protocol import (
     lsp_method,
 )
 
-from lsp_server import lenient
+from lsp_server import lenient, parent
 from lsp_server.document import Position, Range
 from lsp_server.documents import Documents
 from lsp_server.failures import INVALID_PARAMS
@@ -30,6 +33,7 @@ _log = logging.getLogger("blockdiff.lsp")
 
 _INVALID_REQUEST = -32600
 _NOT_INITIALIZED = -32002
+_PATIENCE_SECONDS = 2.0  # with what runs when the client is gone
 
 
 class Protocol(LanguageServerProtocol):
@@ -43,6 +47,7 @@ class Protocol(LanguageServerProtocol):
         self.answered: int | str | None = None
         self._leaving = False
         self._asked: set[int | str] = set()  # ids of requests to the client, not answered yet
+        self._watch: asyncio.Task[None] | None = None
         super().__init__(server, converter)
 
     @property
@@ -79,8 +84,9 @@ class Protocol(LanguageServerProtocol):
         try:
             structured = self._structured(message, method)
         except Exception as error:  # any of those that a wrong value meets on its way
-            self._refuse(method, number if is_request else None, error)
-            return
+            if method:
+                return self._refuse(method, number if is_request else None, error)
+            structured = JsonRPCResponseMessage(message["id"], "2.0", message.get("result"))
         super().handle_message(structured)
 
     def _structured(self, message: dict[str, Any], method: str) -> Any:
@@ -143,6 +149,58 @@ class Protocol(LanguageServerProtocol):
         if self._include_headers:
             body = b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         self.writer.write(body)
+
+    @lsp_method(types.INITIALIZE)
+    def lsp_initialize(self, params: types.InitializeParams) -> Any:
+        # nothing here looks at the folders of the workspace, whose names need not be readable
+        params.root_path = params.root_uri = params.workspace_folders = None
+        if (client := params.process_id) is not None and client > 0:
+            with contextlib.suppress(RuntimeError):  # no loop: nobody is there to be watched
+                self._watch = asyncio.get_running_loop().create_task(self._leave_with(client))
+        return (yield from super().lsp_initialize(params))
+
+    async def _leave_with(self, client: int) -> None:
+        """End this process when that of the client is gone, be its pipe open or not."""
+        await parent.ended(client)
+        if not self._leaving:
+            _log.warning("process %d of the client is gone: the server ends", client)
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._end_requests(), _PATIENCE_SECONDS)
+        logging.shutdown()
+        os._exit(self.exit_status)  # a thread waits for input that need not ever come
+
+    @lsp_method(types.SHUTDOWN)
+    async def lsp_shutdown(self, *args: Any) -> None:  # type: ignore[override]
+        """Requests that run are cancelled, and over, before what they use is closed."""
+        await self._end_requests()
+        self._shutdown = True
+
+    async def _end_requests(self) -> None:
+        this: Any = asyncio.current_task()
+        running: list[Any] = [f for f in self._request_futures.values() if f is not this]
+        for future in running:
+            future.cancel()
+        tasks = [future for future in running if isinstance(future, asyncio.Future)]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if (handler := self.fm.features.get(types.SHUTDOWN)) is not None:
+            await handler(None)
+
+    def _execute_handler(
+        self, msg_id: Any, handler: Any, callback: Any, args: Any = None, kwargs: Any = None
+    ) -> None:
+        super()._execute_handler(msg_id, handler, callback, args, kwargs)
+        future: Any = self._request_futures.get(msg_id)
+        if future is not None:  # of a notification, too: pygls keeps those for ever
+            future.add_done_callback(lambda done: self._forget(msg_id, done))
+
+    def _forget(self, msg_id: int | str, future: Any) -> None:
+        if self._request_futures.get(msg_id) is future:
+            del self._request_futures[msg_id]
+
+    def _handle_response(self, msg_id: Any, result: Any = None, error: Any = None) -> None:
+        future = self._request_futures.get(msg_id)
+        if future is not None and not future.done():  # else it came too late for who asked
+            super()._handle_response(msg_id, result, error)
 
     @lsp_method(types.TEXT_DOCUMENT_DID_OPEN)
     def lsp_text_document__did_open(self, params: types.DidOpenTextDocumentParams) -> Any:
