@@ -41,8 +41,9 @@ def converter(detailed: bool = False) -> Converter:
         if isinstance(kind, type) and issubclass(kind, Enum):
             made.register_structure_hook(kind, _member)
             made.register_unstructure_hook(kind, lambda item: getattr(item, "value", item))
-    made.register_structure_hook_func(lambda kind: kind is str, _text)
-    made.register_structure_hook_func(lambda kind: kind is int, _integer)
+    made.register_structure_hook(str, _text)
+    made.register_structure_hook(int, _integer)
+    made.register_structure_hook(bool, lambda value, kind: bool(value))  # 1 and 0 of old editors
     return made
 
 
