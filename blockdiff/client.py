@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -26,19 +26,22 @@ from blockdiff import endpoint, wire
 from blockdiff.endpoint import Address, Runtime
 from blockdiff.errors import (
     BlockdiffError,
+    EngineBusy,
     EngineDied,
     EngineMismatch,
     EngineStopping,
     EngineUnavailable,
     InvalidRequest,
+    RequestTooLarge,
     Unauthorized,
 )
-from blockdiff.starter import Joined, Starter, StartOptions, model_name
+from blockdiff.starter import Joined, Starter, StartOptions, model_name, silent
 from blockdiff.types import (
     Filled,
     Finished,
     InfillRequest,
     Priority,
+    Request,
     RewriteRequest,
     StreamEvent,
     Warmed,
@@ -46,6 +49,9 @@ from blockdiff.types import (
 
 _TIMEOUT = httpx.Timeout(10.0, read=13.0, pool=None)  # the engine sends something every 4 s
 _ATTEMPTS = 2
+_PATIENCE_SECONDS = 10.0  # with an engine that lives and does not answer
+_AUTOMATIC_SECONDS = 3.0  # the same, where nobody asked for anything
+_AUTOMATIC_TIMEOUT = httpx.Timeout(_AUTOMATIC_SECONDS, read=5.0, pool=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +84,15 @@ class EngineClient:
     """Talks to one engine; safe to use from any number of tasks of one event loop."""
 
     def __init__(
-        self, options: EngineOptions | None = None, runtime: Runtime | None = None
+        self,
+        options: EngineOptions | None = None,
+        runtime: Runtime | None = None,
+        name: str = "",
     ) -> None:
-        """Raises InvalidRequest for options that contradict each other."""
+        """`name` tells the engine that clients with different options are one and the same.
+
+        Raises InvalidRequest for options that contradict each other.
+        """
         self._options = options or EngineOptions()
         self._starter = Starter(runtime or Runtime.default(), self._options.start)
         self._remote: Address | None = None
@@ -90,7 +102,7 @@ class EngineClient:
                 ca_file=self._options.ca_file,
                 allow_plain_http=self._options.allow_plain_http,
             )
-        self._name = secrets.token_hex(8)
+        self._name = name or secrets.token_hex(8)
         self._connecting = asyncio.Lock()
         self._session: _Session | None = None
 
@@ -150,8 +162,9 @@ class EngineClient:
             EngineStopping: it was told to stop in the middle of the request.
             BlockdiffError: as `connect`, and what the engine says: InvalidRequest, OutOfMemory ...
         """
-        body = _body(wire.call_to_json(wire.Call(request, priority, source)))
-        async with contextlib.aclosing(self._stream("/v1/infill", body, start)) as events:
+        body = _body(request, wire.call_to_json, priority, source)
+        hurry = priority is Priority.AUTOMATIC
+        async with contextlib.aclosing(self._stream("/v1/infill", body, start, hurry)) as events:
             async for event in events:
                 yield event
 
@@ -164,7 +177,7 @@ class EngineClient:
         start: bool = True,
     ) -> AsyncGenerator[StreamEvent, None]:
         """The same for rewriting a span. ModelUnsupported if the model cannot do it this way."""
-        body = _body(wire.call_to_json(wire.Call(request, priority, source)))
+        body = _body(request, wire.call_to_json, priority, source)
         async with contextlib.aclosing(self._stream("/v1/rewrite", body, start)) as events:
             async for event in events:
                 yield event
@@ -179,8 +192,7 @@ class EngineClient:
             Superseded: anything else was asked for meanwhile; nothing is lost by that.
             BlockdiffError: as `infill`.
         """
-        call = wire.Call(request, Priority.AHEAD, source)
-        body = _body(wire.warm_call_to_json(call))
+        body = _body(request, wire.warm_call_to_json, Priority.AHEAD, source)
         async with contextlib.aclosing(self._stream("/v1/warm", body, start=False)) as events:
             async for event in events:
                 if isinstance(event, Warmed):
@@ -188,12 +200,14 @@ class EngineClient:
         raise InvalidRequest("the stream ended without a result")
 
     async def _stream(
-        self, path: str, body: bytes, start: bool = True
+        self, path: str, body: bytes, start: bool = True, hurry: bool = False
     ) -> AsyncGenerator[StreamEvent, None]:
         """The events of one request, which is sent once more if the engine was gone already."""
+        timeout = _AUTOMATIC_TIMEOUT if hurry else _TIMEOUT
+        patience = _AUTOMATIC_SECONDS if hurry else _PATIENCE_SECONDS
         for attempt in range(1, _ATTEMPTS + 1):
-            session = await self._join(start)
-            stream = _Stream(session, path, body, again=attempt < _ATTEMPTS)
+            session = await self._join(start, patience)
+            stream = _Stream(session, path, body, attempt < _ATTEMPTS, timeout)
             async with contextlib.aclosing(stream.events()) as events:
                 async for event in events:
                     yield event
@@ -230,7 +244,7 @@ class EngineClient:
                     raise _typed(session.address, error) from error
         raise AssertionError("unreachable")
 
-    async def _join(self, start: bool = True) -> _Session:
+    async def _join(self, start: bool = True, patience: float = _PATIENCE_SECONDS) -> _Session:
         async with self._connecting:
             if self._session is None:
                 if self._remote is not None:
@@ -238,7 +252,9 @@ class EngineClient:
                     health = await asyncio.to_thread(endpoint.health, self._remote, token, 10.0)
                     joined = Joined(self._remote, token, health)
                 elif start:
-                    joined = await asyncio.to_thread(self._starter.join_or_start)
+                    joined = await asyncio.to_thread(self._starter.join_or_start, patience)
+                    if not self._serves(joined.health):
+                        joined = await self._replaced(joined)
                 else:
                     found = await asyncio.to_thread(self._starter.join)
                     if found is None:
@@ -248,13 +264,34 @@ class EngineClient:
                 self._session = self._open(joined)
             return self._session
 
-    def _check_model(self, health: wire.Health) -> None:
-        wanted = model_name(self._options.start.model) if self._options.start.model else ""
-        if wanted and health.model != wanted:
+    def _serves(self, health: wire.Health) -> bool:
+        """Whether it is the model that is wanted."""
+        wanted = self._options.start.model
+        return not wanted or health.model == model_name(wanted)
+
+    def _check_model(self, health: wire.Health, why: str = "") -> None:
+        if not self._serves(health):
+            wanted = model_name(self._options.start.model)
             raise EngineMismatch(
-                f"the engine that runs serves {health.model}, not {wanted}",
+                f"the engine that runs serves {health.model}, not {wanted}" + why,
                 "stop it, so that the next request starts the right one: blockdiff stop",
             )
+
+    async def _replaced(self, joined: Joined) -> Joined:
+        """An engine of the model that is wanted in place of one that only this client uses.
+
+        Raises EngineMismatch if others use it.
+        """
+        session = self._open(joined)
+        try:
+            endpoint.check(await session.http.post("/v1/stop", params={"unless_shared": "1"}))
+        except EngineBusy as error:
+            self._check_model(joined.health, f"; {error.message}")
+        except httpx.HTTPError as error:
+            raise endpoint.unreachable(joined.address, error) from error
+        finally:
+            await session.close_when_unused()
+        return await asyncio.to_thread(self._starter.join_or_start)
 
     def _open(self, joined: Joined) -> _Session:
         options = joined.address.http_options(joined.token)
@@ -283,10 +320,13 @@ class _Session:
     _left: bool = False
 
     @contextlib.asynccontextmanager
-    async def stream(self, path: str, body: bytes) -> AsyncIterator[httpx.Response]:
+    async def stream(
+        self, path: str, body: bytes, timeout: httpx.Timeout
+    ) -> AsyncIterator[httpx.Response]:
         self._streams += 1
         try:
-            async with self.http.stream("POST", path, content=body) as response:
+            sent = self.http.stream("POST", path, content=body, timeout=timeout)
+            async with sent as response:
                 yield response
         finally:
             self._streams -= 1
@@ -306,15 +346,18 @@ class _Stream:
         lost: the engine was gone before it said anything, and the caller may try `again`.
     """
 
-    def __init__(self, session: _Session, path: str, body: bytes, again: bool) -> None:
+    def __init__(
+        self, session: _Session, path: str, body: bytes, again: bool, timeout: httpx.Timeout
+    ) -> None:
         self._session, self._path, self._body, self._again = session, path, body, again
+        self._timeout = timeout
         self._begun = False
         self.lost = False
 
     async def events(self) -> AsyncGenerator[StreamEvent, None]:
         finished = False
         try:
-            async with self._session.stream(self._path, self._body) as got:
+            async with self._session.stream(self._path, self._body, self._timeout) as got:
                 if got.status_code >= 400:
                     await got.aread()
                 endpoint.check(got)
@@ -328,7 +371,8 @@ class _Stream:
         except (httpx.HTTPError, EngineStopping, Unauthorized) as error:
             if finished:
                 return
-            self.lost = self._again and not self._begun
+            slow = isinstance(error, httpx.TimeoutException)  # it lives: nothing starts another
+            self.lost = self._again and not self._begun and not slow
             if not self.lost:
                 raise _typed(self._session.address, error) from error
 
@@ -340,10 +384,17 @@ async def _events(response: httpx.Response) -> AsyncGenerator[StreamEvent, None]
             yield wire.event_from_json(json.loads(line.removeprefix("data: ")))
 
 
-def _body(call: dict[str, Any]) -> bytes:
-    body = json.dumps(call).encode()
-    if len(body) > wire.MOST_BYTES:
-        raise InvalidRequest(f"the request has more than {wire.MOST_BYTES >> 20} MiB")
+def _body(
+    request: Request,
+    to_json: Callable[[wire.Call], dict[str, Any]],
+    priority: Priority,
+    source: str,
+) -> bytes:
+    """The JSON of a request. Raises RequestTooLarge, before writing what cannot fit."""
+    fits = len(request.document) <= wire.MOST_BYTES
+    body = json.dumps(to_json(wire.Call(request, priority, source))).encode() if fits else b""
+    if not fits or len(body) > wire.MOST_BYTES:
+        raise RequestTooLarge(f"the request has more than {wire.MOST_BYTES >> 20} MiB")
     return body
 
 
@@ -352,6 +403,8 @@ def _typed(address: Address, error: Exception) -> BlockdiffError:
         return error
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
         return endpoint.unreachable(address, error)
+    if isinstance(error, httpx.TimeoutException):
+        return silent()
     return EngineDied(
         "the engine went away in the middle of the request",
         "ask again: it is started anew; its log says why",

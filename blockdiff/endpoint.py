@@ -67,19 +67,29 @@ class Address:
         return self.url.removeprefix("unix:") if self.url.startswith("unix:") else None
 
     def http_options(self, token: str) -> dict[str, Any]:
-        """Keyword arguments for an httpx client; no proxy gets between us and our own machine."""
+        """Keyword arguments for an httpx client; no proxy gets between us and our own machine.
+
+        Raises InvalidRequest, EngineUnavailable for certificates or a proxy that cannot be used.
+        """
         local = self.socket_path is not None
+        ours = local or is_loopback(urlsplit(self.url).hostname or "")
         options: dict[str, Any] = {
             "base_url": "http://engine" if local else self.url,
             "headers": {
                 "Authorization": f"Bearer {token}", "Blockdiff-Api": str(wire.API_VERSION)
             },
-            "trust_env": not (local or is_loopback(urlsplit(self.url).hostname or "")),
+            "trust_env": False,
         }  # fmt: skip
+        if not ours:
+            from blockdiff import proxies
+
+            options["proxy"] = proxies.proxy_for(self.url)
         if not self.url.startswith("https:"):
             options["verify"] = False  # no TLS: do not spend time on reading certificates
         elif self.ca_file:
             options["verify"] = self._trust()
+        elif not ours:
+            options["verify"] = proxies.trust()
         return options
 
     def _trust(self) -> ssl.SSLContext:

@@ -75,6 +75,12 @@ class PositionOutside(InvalidRequest):
     code = "position_outside"
 
 
+class RequestTooLarge(InvalidRequest):
+    """A request with more text than an engine takes."""
+
+    code = "request_too_large"
+
+
 class InputFileError(BlockdiffError):
     """A source file that cannot be used: missing, unreadable, binary, too large, not UTF-8."""
 

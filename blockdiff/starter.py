@@ -81,6 +81,11 @@ class Joined:
     health: wire.Health
 
 
+def silent(hint: str = "wait, or stop it: blockdiff stop") -> EngineUnavailable:
+    """The error for an engine that lives: nothing starts another while it does."""
+    return EngineUnavailable("the engine that runs does not answer", hint)
+
+
 def model_name(model: str) -> str:
     """A model as it was asked for, whatever folder the one who asked is in."""
     return str(Path(model).expanduser().absolute()) if store.is_path(model) else model
@@ -122,14 +127,14 @@ class Starter:
         deadline = time.monotonic() + seconds
         while (joined := self.join()) is None and self.is_alive():
             if time.monotonic() > deadline:
-                raise EngineUnavailable(
-                    "the engine that runs does not answer", "end its process by hand"
-                )
+                raise silent("end its process by hand")
             time.sleep(_POLL_SECONDS)
         return joined
 
-    def join_or_start(self) -> Joined:
+    def join_or_start(self, patience: float = 10.0) -> Joined:
         """The engine that runs, else one that is started now. Blocks.
+
+        One that has said where it listens and does not answer is waited for `patience` seconds.
 
         Raises:
             EngineUnavailable: it did not start, or died too often lately.
@@ -141,14 +146,14 @@ class Starter:
         self._runtime.prepare()
         deadline = time.monotonic() + self._options.timeout
         with _held(self._runtime.start_lock, self._options.timeout):
+            given_up = time.monotonic() + patience
             while not (joined := self.join()):
                 if self._is_buried():
                     self._deaths.back_off()
                     return self._start(deadline)
-                if time.monotonic() > deadline:  # it lives, but neither answers nor ends
-                    raise EngineUnavailable(
-                        "the engine that runs does not answer", "stop it: blockdiff stop"
-                    )
+                now = time.monotonic()  # it lives, but neither answers nor ends
+                if now > deadline or (now > given_up and self._runtime.announced() is not None):
+                    raise silent()
                 time.sleep(_POLL_SECONDS)
             return joined
 

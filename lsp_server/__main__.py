@@ -42,10 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: cannot listen on {options.tcp}: {error.strerror}", file=sys.stderr)
             print("hint: choose another port", file=sys.stderr)
             return 2
-        return 0
+        return server.protocol.exit_status
     server.protocol.answered = replay.answered
     server.start_io(cast(BinaryIO, replay))
-    return 0
+    return server.protocol.exit_status
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

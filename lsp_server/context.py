@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pygls.uris import to_fs_path
-
 from blockdiff.config import DecodingConfig
 from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
 from lsp_server.document import Document
@@ -19,6 +17,7 @@ from lsp_server.ignored import Verdict
 from lsp_server.indentation import indentation
 from lsp_server.settings import ContextSettings
 from lsp_server.snippets import Ring
+from lsp_server.uris import file_of
 
 _UNMEASURED_TOKENS = 512  # until the engine has said how fast it encodes
 _LEAST_TOKENS = 128
@@ -98,7 +97,7 @@ class Context:
 
     def is_closed(self, document: Document) -> bool:
         """Whether a `.blockdiffignore` keeps the document to itself."""
-        return self.ignored.verdict(path_of(document.uri)) is Verdict.CLOSED
+        return self.ignored.verdict_of(document.uri) is Verdict.CLOSED
 
     def check_open(self, document: Document) -> None:
         """Raises Ignored for a document that no model may see."""
@@ -114,7 +113,7 @@ class Context:
         return tuple(
             Snippet(str(path_of(uri) or "untitled"), whole_characters(snippet.text))
             for uri, snippet in self.ring.related(document)
-            if self.ignored.verdict(path_of(uri)) is Verdict.OPEN
+            if self.ignored.verdict_of(uri) is Verdict.OPEN
         )
 
 
@@ -130,7 +129,4 @@ def whole_characters(text: str) -> str:
 
 def path_of(uri: str) -> Path | None:
     """The file of a document; None for one that is untitled or not on this machine's disk."""
-    if not uri.startswith("file:"):
-        return None
-    path = to_fs_path(uri)
-    return Path(path) if path else None
+    return file_of(uri)

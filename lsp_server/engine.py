@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
@@ -40,6 +41,7 @@ class EngineLink:
     ) -> None:
         self._runtime, self._show = runtime, show
         self._settings = settings
+        self._name = secrets.token_hex(8)  # the same for every client of this editor
         self._client: EngineClient | None = None
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,7 +133,7 @@ class EngineLink:
 
     def _connected(self) -> EngineClient:
         if self._client is None:
-            self._client = EngineClient(self._settings.options(), self._runtime)
+            self._client = EngineClient(self._settings.options(), self._runtime, self._name)
         return self._client
 
     def _note(self, event: StreamEvent) -> None:

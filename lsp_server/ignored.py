@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
+from lsp_server.failures import IgnoreListUnreadable
+from lsp_server.uris import files_of, folded
+
 GIT, OURS = ".gitignore", ".blockdiffignore"
+
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_MOST_NAMED = 3  # of the lines that cannot be read
 
 
 class Verdict(Enum):
@@ -22,55 +35,121 @@ class Verdict(Enum):
 @dataclass(frozen=True, slots=True)
 class _Rules:
     stamp: tuple[int, int]
-    spec: GitIgnoreSpec | None
+    spec: GitIgnoreSpec
+    ignores_case: bool
 
 
 class Ignored:
     """Reads the ignore files of all folders above a file, and again when they change."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[IgnoreListUnreadable], None] = lambda error: None) -> None:
+        """`report` is told once of each list that cannot be read as a whole."""
+        self._report = report
         self._rules: dict[Path, _Rules] = {}
 
+    def verdict_of(self, uri: str) -> Verdict:
+        """For a document: the strictest for any file that it may be the text of."""
+        verdicts = {self.verdict(path) for path in files_of(uri)}
+        order = (Verdict.CLOSED, Verdict.NOT_AS_CONTEXT)
+        return next((verdict for verdict in order if verdict in verdicts), Verdict.OPEN)
+
     def verdict(self, path: Path | None) -> Verdict:
-        """For a file; None, an untitled document, is open."""
+        """For a file by one of its names; None, an untitled document, is open."""
         if path is None:
             return Verdict.OPEN
-        if self._matches(path, OURS):
+        if self._matches(path, OURS, list(path.parents)):
             return Verdict.CLOSED
-        return Verdict.NOT_AS_CONTEXT if self._matches(path, GIT) else Verdict.OPEN
+        return Verdict.NOT_AS_CONTEXT if self._matches(path, GIT, _tracked(path)) else Verdict.OPEN
 
-    def _matches(self, path: Path, name: str) -> bool:
-        """As git has it: from the root of the repository down, the last pattern that fits wins."""
+    def _matches(self, path: Path, name: str, folders: list[Path]) -> bool:
+        """As git has it: from the uppermost folder down, the last pattern that fits wins."""
         ignored = False
-        for folder in reversed(_above(path)):
-            spec = self._spec(folder / name)
-            if spec is None:
+        for folder in reversed(folders):
+            rules = self._read(folder / name)
+            if rules is None:
                 continue
-            result = spec.check_file(path.relative_to(folder).as_posix())
+            relative = path.relative_to(folder).as_posix()
+            result = rules.spec.check_file(folded(relative) if rules.ignores_case else relative)
             if result.include is not None:
                 ignored = result.include
         return ignored
 
-    def _spec(self, file: Path) -> GitIgnoreSpec | None:
-        """Raises nothing: what cannot be read does not exclude."""
+    def _read(self, file: Path) -> _Rules | None:
+        """The rules of a list, if there is one. Raises nothing.
+
+        Of a list with lines that mean nothing, the others hold; one of ours that cannot be read
+        at all closes everything below it.
+        """
         try:
             status = file.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-            known = self._rules.get(file)
-            if known is None or known.stamp != stamp:
-                lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-                known = self._rules[file] = _Rules(stamp, GitIgnoreSpec.from_lines(lines))
-            return known.spec
-        except (OSError, ValueError):  # not there, no permission, a broken pattern
+        except (OSError, ValueError):
             self._rules.pop(file, None)
             return None
+        stamp = (status.st_mtime_ns, status.st_size)
+        known = self._rules.get(file)
+        if known is None or known.stamp != stamp:
+            known = self._rules[file] = self._made(file, stamp)
+        return known
+
+    def _made(self, file: Path, stamp: tuple[int, int]) -> _Rules:
+        ignores_case = _ignores_case(file)
+        try:
+            lines = _lines(file.read_bytes())
+        except OSError as error:
+            lines = ["*"] if file.name == OURS else []
+            if file.name == OURS:
+                self._report(IgnoreListUnreadable(
+                    f"{file} cannot be read ({error.strerror or error}): all files below it are "
+                    "closed", "make it readable, or remove it"))  # fmt: skip
+            return _Rules(stamp, GitIgnoreSpec.from_lines(lines), ignores_case)
+        good, bad = [], []
+        for number, line in enumerate(lines, 1):
+            line = folded(line) if ignores_case else line
+            (good.append(line) if _means_something(line) else bad.append(number))
+        if bad and file.name == OURS:
+            named = ", ".join(map(str, bad[:_MOST_NAMED])) + (" …" if bad[_MOST_NAMED:] else "")
+            self._report(IgnoreListUnreadable(
+                f"{file}: line {named} is no pattern; the other lines hold",
+                "write it as for .gitignore, or take it out"))  # fmt: skip
+        return _Rules(stamp, GitIgnoreSpec.from_lines(good), ignores_case)
 
 
-def _above(path: Path) -> list[Path]:
+def _lines(content: bytes) -> list[str]:
+    """As git splits them; names in another encoding than UTF-8 stay what the disk calls them."""
+    for mark, encoding in _MARKS.items():
+        if content.startswith(mark):
+            errors = "surrogateescape" if encoding == "utf-8" else "replace"
+            text = content[len(mark) :].decode(encoding, errors)
+            break
+    else:
+        text = content.decode("utf-8", "surrogateescape")
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def _means_something(line: str) -> bool:
+    """Whether a line is a pattern, blank or a comment."""
+    if not line.strip() or line.startswith("#"):
+        return True
+    try:
+        (pattern,) = GitIgnoreSpec.from_lines([line]).patterns
+        return pattern.include is not None
+    except ValueError:
+        return False
+
+
+def _ignores_case(file: Path) -> bool:
+    """Whether the folder of a file has it by another name as well."""
+    try:
+        return file.with_name(file.name.upper()).samefile(file)
+    except OSError:
+        return False
+
+
+def _tracked(path: Path) -> list[Path]:
     """Folders of a file, the nearest first, up to its repository or the root of the disk."""
     folders = []
     for folder in path.parents:
         folders.append(folder)
-        if (folder / ".git").exists():
+        if os.path.exists(folder / ".git"):  # false for names that no system takes
             break
     return folders

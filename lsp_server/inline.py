@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from blockdiff.config import SEEDS, DecodingConfig
+from blockdiff.errors import RequestTooLarge
 from blockdiff.types import Extent, Finished, Hole, Priority
 from lsp_server.context import Context
 from lsp_server.document import Document, Position, TextEdit
 from lsp_server.documents import Documents
 from lsp_server.engine import EngineLink
 from lsp_server.settings import Settings
+
+_log = logging.getLogger("blockdiff.lsp")
 
 _VARIED = 0.7  # temperature of all candidates but the first
 
@@ -48,9 +52,17 @@ class Inline:
     settings: Settings
     name: str
     _kept: dict[str, _Kept] = field(default_factory=dict)
+    _too_large: set[str] = field(default_factory=set)
 
     def forget(self, uri: str) -> None:
         self._kept.pop(uri, None)
+        self._too_large.discard(uri)
+
+    def _note_once(self, uri: str, error: RequestTooLarge) -> None:
+        """Nobody asked, so nobody is bothered: one line in the log for each document."""
+        if uri not in self._too_large:
+            self._too_large.add(uri)
+            _log.warning("no automatic completions in a document: %s", error.message)
 
     async def complete(self, uri: str, position: Position, *, invoked: bool) -> list[TextEdit]:
         """Candidates for a cursor, the likeliest first; each replaces what was typed of it.
@@ -70,7 +82,13 @@ class Inline:
         wanted = self.settings.inline.candidates if invoked else 1
         texts: list[str] = []
         for number in range(wanted):
-            made = await self._write(document, text, at, number, invoked)
+            try:
+                made = await self._write(document, text, at, number, invoked)
+            except RequestTooLarge as error:
+                if invoked:
+                    raise
+                self._note_once(uri, error)
+                return []
             if made.strip() and made not in texts:
                 texts.append(made)
         if document.text is not text and document.text != text:

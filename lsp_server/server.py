@@ -20,6 +20,7 @@ from blockdiff.endpoint import Runtime
 from blockdiff.errors import BlockdiffError
 from lsp_server import greeting, messages, settings
 from lsp_server.actions import COMMAND, Action, ActionParams, Actions, Offer
+from lsp_server.configuration import NOTHING, SECTION, Configuration
 from lsp_server.context import Context
 from lsp_server.delivery import Delivery
 from lsp_server.document import Encoding
@@ -27,8 +28,9 @@ from lsp_server.engine import EngineLink
 from lsp_server.failures import to_protocol
 from lsp_server.ignored import Ignored
 from lsp_server.inline import Inline
+from lsp_server.lenient import converter
 from lsp_server.messages import InfillParams, RefinementParams, RewriteParams, StatusParams
-from lsp_server.protocol import Protocol, converter, position_from, range_from, range_to
+from lsp_server.protocol import Protocol, position_from, range_from, range_to
 from lsp_server.sessions import Sessions
 from lsp_server.settings import Settings
 from lsp_server.snippets import Ring
@@ -37,7 +39,6 @@ from lsp_server.workdone import work_done
 
 _log = logging.getLogger("blockdiff.lsp")
 
-_SECTION = "blockdiff"
 _PATIENCE_SECONDS = 2.0  # with a client that does not answer when asked for its settings
 
 _R = TypeVar("_R")
@@ -65,7 +66,8 @@ class Server(LanguageServer):
         self.engine = EngineLink(
             self.settings.engine, runtime or Runtime.default(), self._show_status
         )
-        self.context = Context(self.documents, self.settings.context, self.ring, Ignored())
+        ignored = Ignored(self._warn)
+        self.context = Context(self.documents, self.settings.context, self.ring, ignored)
         self.sessions = Sessions(
             self.documents,
             self.context,
@@ -115,6 +117,12 @@ class Server(LanguageServer):
         name = error.code if isinstance(error, BlockdiffError) else type(error).__name__
         _log.error("%s", name)
         _log.debug("in full", exc_info=error)
+
+    def _warn(self, error: BlockdiffError) -> None:
+        """Of what the user should mend; said once, and never with anybody's text."""
+        _log.warning("%s: %s", error.code, error.message)
+        text = f"blockdiff: {error.message}: {error.hint}"
+        self.window_show_message(types.ShowMessageParams(types.MessageType.Warning, text))
 
     def _show_status(self, status: StatusParams) -> None:
         if messages.STATUS in self.wishes:
@@ -168,9 +176,11 @@ def _add_life(server: Server) -> None:
         server.documents.encoding = Encoding(chosen.value)
         server.wishes = _wishes(params.capabilities)
 
+    configuration = Configuration(lambda: _asked_settings(server), server.configure)
+
     @server.feature(types.INITIALIZED)
     async def initialized(params: types.InitializedParams) -> None:
-        await pull()
+        await configuration.pull()
         server.start_with_settings()
         workspace = server.client_capabilities.workspace
         dynamic = workspace and workspace.did_change_configuration
@@ -182,7 +192,7 @@ def _add_life(server: Server) -> None:
                             types.Registration(
                                 "blockdiff-configuration",
                                 types.WORKSPACE_DID_CHANGE_CONFIGURATION,
-                                types.DidChangeConfigurationRegistrationOptions(section=_SECTION),
+                                types.DidChangeConfigurationRegistrationOptions(section=SECTION),
                             )
                         ]
                     )
@@ -190,30 +200,26 @@ def _add_life(server: Server) -> None:
 
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
     async def changed(params: types.DidChangeConfigurationParams) -> None:
-        pushed = params.settings
-        if isinstance(pushed, dict) and pushed:
-            await server.configure(pushed.get(_SECTION, pushed))
-        else:
-            await pull()
-
-    async def pull() -> None:
-        """Ask the client for its settings, if it can be asked."""
-        workspace = server.client_capabilities.workspace
-        if workspace is None or not workspace.configuration:
-            return
-        items = [types.ConfigurationItem(section=_SECTION)]
-        try:
-            answer = await server.workspace_configuration_async(types.ConfigurationParams(items))
-        except JsonRpcException:
-            return
-        if answer and answer[0] is not None:
-            await server.configure(answer[0])
+        await configuration.changed(params.settings)
 
     @server.feature(types.SHUTDOWN)
     async def shutdown(params: None) -> None:
         server.warmer.stop()
         await server.delivery.stop()
         await server.engine.aclose()
+
+
+async def _asked_settings(server: Server) -> Any:
+    """What the client answers for our section; NOTHING if it cannot be asked."""
+    workspace = server.client_capabilities.workspace
+    if workspace is None or not workspace.configuration:
+        return NOTHING
+    items = [types.ConfigurationItem(section=SECTION)]
+    try:
+        answer = await server.workspace_configuration_async(types.ConfigurationParams(items))
+    except JsonRpcException:
+        return NOTHING
+    return answer[0] if isinstance(answer, (list, tuple)) and answer else None
 
 
 def _add_documents(server: Server) -> None:

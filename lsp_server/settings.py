@@ -21,6 +21,8 @@ from blockdiff.errors import BlockdiffError, InvalidRequest
 from blockdiff.starter import StartOptions
 from lsp_server.messages import camel, snake
 
+_MOST_COMPLAINTS = 10  # of one kind of settings: more of them are those of another program
+
 
 def _set(default: Any, text: str, **limits: float) -> Any:
     """A setting with its help and, for numbers, `minimum` and `maximum`."""
@@ -155,7 +157,7 @@ def parse(value: Any) -> tuple[Settings, list[str]]:
         section, _, key = path.partition(".")
         kinds = typing.get_type_hints(_section(section)) if section in sections else {}
         if key not in kinds:
-            complaints.append(_unknown(path))
+            complaints.append(_unknown(path) if len(complaints) < _MOST_COMPLAINTS else path[:60])
             continue
         metadata = _fields(section)[key].metadata
         try:
@@ -167,6 +169,9 @@ def parse(value: Any) -> tuple[Settings, list[str]]:
             shown = default.value if isinstance(default, Enum) else default
             complaints.append(f"{error.message}; using {shown!r}")
     made = {name: _section(name)(**values) for name, values in chosen.items()}
+    if len(complaints) > _MOST_COMPLAINTS:
+        more = len(complaints) - _MOST_COMPLAINTS
+        complaints = [*complaints[:_MOST_COMPLAINTS], f"and {more} more"]
     return Settings(**made), complaints
 
 

@@ -46,6 +46,8 @@ from blockdiff.types import (
 
 _log = logging.getLogger("blockdiff.service")
 
+_IN_USE_SECONDS = 120.0  # a client that asked so lately uses the engine
+
 _STATUS: dict[type[BlockdiffError], int] = {
     InvalidRequest: 400,
     Unauthorized: 401,
@@ -60,9 +62,19 @@ class Service:
     """The endpoints over one scheduler and its worker."""
 
     def __init__(
-        self, scheduler: Scheduler, worker: Worker, model: str, stop: Callable[[], None]
+        self,
+        scheduler: Scheduler,
+        worker: Worker,
+        model: str,
+        stop: Callable[[], None],
+        stops_by_itself: bool = False,
     ) -> None:
-        """`model` is the name as it was asked for; `stop` begins the shutdown."""
+        """`model` is the name as it was asked for; `stop` begins the shutdown.
+
+        One that `stops_by_itself` was started for editors: the only one of them may change it.
+        """
+        self._stops_by_itself = stops_by_itself
+        self._asked: dict[str, float] = {}  # when each client asked last, by the monotonic clock
         self._scheduler, self._worker, self._model, self._stop = scheduler, worker, model, stop
         self._metrics = Metrics(scheduler, worker)
 
@@ -115,8 +127,17 @@ class Service:
         return Response(self._metrics.render(), media_type="text/plain; version=0.0.4")
 
     async def _stop_engine(self, http: Request) -> Response:
+        if "unless_shared" in http.query_params:
+            self._check_unshared(_client(http))
         self._stop()
         return JSONResponse({}, 202)
+
+    def _check_unshared(self, client: str) -> None:
+        since = time.monotonic() - _IN_USE_SECONDS
+        if any(name != client and at > since for name, at in self._asked.items()):
+            raise EngineBusy("another client uses this engine", "close it, or wait two minutes")
+        if not self._asked or not self._stops_by_itself:  # whoever started it may still come
+            raise EngineBusy("another client started this engine", "stop it: blockdiff stop")
 
     async def _infill(self, http: Request) -> Response:
         return await self._write(http, InfillRequest)
@@ -140,8 +161,11 @@ class Service:
             deliver=lambda message: self._deliver(job, mailbox, message),
             priority=call.priority,
             source=call.source,
-            client=http.headers.get("blockdiff-client", "")[:64],
+            client=_client(http),
         )
+        now = time.monotonic()
+        self._asked = {n: at for n, at in self._asked.items() if now - at < _IN_USE_SECONDS}
+        self._asked[job.client] = now
         self._scheduler.submit(job)
         if progress := self._worker.progress:
             job.post(Progress(call.request.request_id, *progress))
@@ -154,6 +178,10 @@ class Service:
             self._metrics.dropped(mailbox.dropped)
             _log_end(job, message)
         mailbox.put(message)
+
+
+def _client(http: Request) -> str:
+    return http.headers.get("blockdiff-client", "")[:64]
 
 
 def _log_end(job: Job, result: Result) -> None:

@@ -169,7 +169,8 @@ class _Process:
         self, listener: socket.socket, address: Address, started: Callable[[Address], None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        service = Service(self._scheduler, self._worker, self._options.model, self.stop)
+        stops = self._options.idle_seconds > 0
+        service = Service(self._scheduler, self._worker, self._options.model, self.stop, stops)
         self._server = _Server(_uvicorn(service.app(self._runtime.make_token()), self._options))
         self._runtime.announce(Announcement(os.getpid(), address))
         started(address)

@@ -17,7 +17,7 @@ from pytest_lsp import LanguageClient
 from pytest_lsp.protocol import LanguageClientProtocol
 
 from blockdiff.endpoint import Runtime
-from lsp_server.protocol import converter
+from lsp_server.lenient import converter
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACT = ROOT / "tests" / "contract"

@@ -16,14 +16,23 @@ URI = "file:///sane.py"
 
 
 class Raw:
-    """Attributes: process: the server; number: of the last request."""
+    """Attributes:
+    process: the server.
+    number: of the last request.
+    seen: requests and notifications that it sent.
+    settings: what it is told when it asks for them.
+    """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            [*COMMAND, *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             cwd=ROOT, env={**os.environ, "BLOCKDIFF_RUNTIME": str(runtime.folder)},
         )  # fmt: skip
         self.number = 0
+        self.seen: list[Any] = []
+        self.settings: Any = None
+        self._answered: set[int] = set()
         self._received: queue.Queue[Any] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -52,18 +61,25 @@ class Raw:
         while set(found) < numbers:
             message = self._received.get(timeout=60)
             if "method" in message:
+                self.seen.append(message)
                 if "id" in message:  # it asks us: for settings, or to show progress
-                    self.send({"id": message["id"], "result": None})
+                    pulled = message["method"] == "workspace/configuration"
+                    result = [self.settings] if pulled else None
+                    self.send({"id": message["id"], "result": result})
                 continue
             number = message["id"]
-            assert number not in found, "answered twice"
+            assert number not in self._answered, "answered twice"
+            self._answered.add(number)
             if number in numbers:
                 found[number] = message
         return found
 
-    def start(self, text: str | None = None) -> None:
+    def start(
+        self, text: str | None = None, capabilities: dict[str, Any] | None = None, **params: Any
+    ) -> None:
         """Initialize it, and open a document."""
-        first = self.request("initialize", {"capabilities": {"window": {"workDoneProgress": True}}})
+        can = {"window": {"workDoneProgress": True}, **(capabilities or {})}
+        first = self.request("initialize", {"capabilities": can, **params})
         assert "result" in self.answers({first})[first]
         self.send({"method": "initialized", "params": {}})
         if text is not None:
@@ -71,7 +87,7 @@ class Raw:
 
     def stop(self) -> int:
         """End it as the protocol has it; its exit status."""
-        self.send({"id": 0, "method": "shutdown"})
+        self.answers({self.request("shutdown", None)})
         self.send({"method": "exit"})
         return self.process.wait(20)
 

@@ -28,6 +28,8 @@ from lsp_server.server import advertised
 from lsp_server.settings import Settings, parse
 from lsp_server.settings import schema as settings_schema
 from tests.lsp.editor import COMMAND, ROOT, capabilities, editing, hole, infill, run, schema
+from tests.lsp.raw import URI as RAW_URI
+from tests.lsp.raw import Raw
 from tests.unit import scripted_service
 from tests.unit.cloned_project import Project
 from tests.unit.scripted_service import SECRET, ScriptedEngine
@@ -283,6 +285,75 @@ def test_the_schema_holds_for_the_defaults_and_names_every_setting() -> None:
     contract.validate(defaults)
     assert parse(defaults) == (Settings(), [])
     assert all(r["description"] for s in properties.values() for r in s["properties"].values())
+
+
+# How it ends
+
+
+def test_exit_without_shutdown_is_an_error_and_so_is_a_lost_pipe(scripted: Scripted) -> None:
+    for says_exit in (True, False):
+        raw = Raw(scripted[0])
+        raw.start("x = \n")
+        if says_exit:
+            raw.send({"method": "exit"})
+        else:
+            assert raw.process.stdin
+            raw.process.stdin.close()
+        assert raw.process.wait(20) == 1
+    raw = Raw(scripted[0])
+    raw.start()
+    raw.request("shutdown", None)
+    raw.send({"method": "exit"})  # at once, without waiting for the answer
+    assert raw.process.wait(20) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of another kind")
+@pytest.mark.parametrize("reaped", [True, False])
+def test_it_ends_with_its_client_though_its_input_stays_open(
+    scripted: Scripted, reaped: bool
+) -> None:
+    client = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    raw = Raw(scripted[0])
+    try:
+        raw.start("x = \n", processId=client.pid)
+        assert raw.fill((0, 4), max_tokens=1)["result"]
+        running = raw.infill((0, 4), max_tokens=1000, seed=20)
+        client.kill()
+        if reaped:
+            client.wait()
+        assert raw.process.wait(20) == 1 and running
+    finally:
+        client.wait()
+        raw.process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of another kind")
+@pytest.mark.parametrize("late", [True, False])
+def test_shutdown_ends_an_action_quietly(scripted: Scripted, tmp_path: Path, late: bool) -> None:
+    log = tmp_path / "lsp.log"
+    raw = Raw(scripted[0], "--log-file", str(log), "--log-level", "debug")
+    settings = {"blockdiff": {"decoding": {"maxTokens": 1000, "seed": 20}}}
+    action = {"action": "fill", "textDocument": {"uri": RAW_URI}, "range": hole((0, 4), (0, 5))}
+    try:
+        raw.start("x = 1\n")
+        assert raw.fill((0, 4), max_tokens=1)["result"]
+        raw.send({"method": "workspace/didChangeConfiguration", "params": {"settings": settings}})
+        run_it = {"command": "blockdiff.run", "arguments": [action]}
+        action_id = raw.request("workspace/executeCommand", run_it)
+        other = raw.infill((0, 5), max_tokens=1000, seed=20)
+        if late:
+            time.sleep(2.5)  # the server has given up on showing progress when it may
+        shutdown = raw.request("shutdown", None)
+        answers = raw.answers({action_id, other, shutdown})
+        assert answers[action_id]["error"]["code"] == answers[other]["error"]["code"] == -32800
+        assert answers[shutdown]["result"] is None
+        raw.send({"method": "exit"})
+        assert raw.process.wait(20) == 0
+    finally:
+        raw.process.kill()
+    words = (" ERROR ", "InvalidState", "Traceback")
+    loud = [line for line in log.read_text().splitlines() if any(word in line for word in words)]
+    assert loud == []
 
 
 # Messages that no editor should send

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from blockdiff.errors import (
     InvalidRequest,
     ModelNotFound,
     NotPermitted,
+    RequestTooLarge,
     Unauthorized,
 )
 from blockdiff.starter import Deaths, Starter
-from blockdiff.types import Finished, Progress, Refinement
+from blockdiff.types import Finished, Priority, Progress, Refinement
 from blockdiff.wire import EngineState
 from tests.unit.scripted_service import (
     COMMAND,
@@ -426,3 +428,65 @@ def test_a_start_leaves_a_private_log(runtime: Runtime) -> None:
     if sys.platform != "win32":
         assert runtime.log.stat().st_mode & 0o077 == 0
     assert "the_secret_source" not in runtime.log.read_text()
+
+
+@posix
+def test_the_only_client_may_change_the_model_and_others_are_not_disturbed(
+    runtime: Runtime,
+) -> None:
+    def client(model: str, name: str) -> EngineClient:
+        start = StartOptions(command=COMMAND, model=model)
+        return EngineClient(EngineOptions(start=start), runtime, name)
+
+    async def story() -> None:
+        async with client("one", "editor") as first:
+            await collect(first, request())
+            before = await first.health()
+        async with client("two", "editor") as second:
+            assert isinstance((await collect(second, request()))[-1], Finished)
+            after = await second.health()
+            assert (before.model, after.model) == ("one", "two") and before.pid != after.pid
+        async with client("two", "other") as other, client("three", "editor") as third:
+            await collect(other, request())
+            with pytest.raises(EngineMismatch, match="serves two, not three; another client uses"):
+                await collect(third, request())
+            assert (await other.health()).pid == after.pid
+
+    run(story())
+    assert not (runtime.folder / "deaths.json").exists()
+
+
+@posix
+@pytest.mark.parametrize("connected_before", [True, False])
+def test_an_engine_that_lives_and_does_not_answer_is_called_that(
+    runtime: Runtime, connected_before: bool
+) -> None:
+    async def story() -> None:
+        async with client_of(runtime) as client:
+            pid = (await client.connect()).pid
+            if connected_before:
+                await collect(client, request())
+            else:
+                await client.aclose()
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                for priority, seconds in ((Priority.AUTOMATIC, 12.0), (Priority.EXPLICIT, 30.0)):
+                    with pytest.raises(EngineUnavailable, match="does not answer") as failure:
+                        await asyncio.wait_for(collect(client, request(), priority), seconds)
+                    assert not isinstance(failure.value, EngineDied)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert isinstance((await collect(client, request()))[-1], Finished)
+            assert (await client.health()).pid == pid
+
+    run(story())
+
+
+def test_a_document_that_no_engine_takes_is_refused_before_it_is_sent(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "MOST_BYTES", 100)
+    for document in ("x" * 101, "\U0001d54f" * 10):
+        with pytest.raises(RequestTooLarge):
+            run(collect(EngineClient(runtime=runtime), replace(request(), document=document)))
+    assert not runtime.folder.exists()
