@@ -6,17 +6,20 @@ Each rule lets through what people write; `seam_holes` leaves out holes whose tr
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator, Sequence
 
 from blockdiff.grammars import parsed
 from blockdiff.infill.syntax import check
 from blockdiff.types import SyntaxState
 
 _TELLING = 4  # characters but blanks of a repeated piece of a line, a letter or digit among them
-_TELLING_LINE = 6  # of a line that follows directly
-_TELLING_FAR = 16  # of a line, or of several, that stands anywhere
+_TELLING_LINE = 6  # of a line
+_TELLING_RUN = 16  # of several lines
+_NEAR = 3  # lines behind the hole among which one that tells something follows directly
 _COMPARED_LINES = 40  # behind the hole
-_LOOP = re.compile(r"(?=(?P<piece>.{1,120}?))(?P=piece){4,}", re.DOTALL)
+_LOOP = re.compile(r"(?P<piece>.{1,120}?)(?P=piece){4,}", re.DOTALL)
 _LOOPS = 32  # characters but blanks and rulers of what repeats
 _RULER = re.compile(r"[\s\-=*#/_.~+]")
 _PAIRS = {")": "(", "]": "[", "}": "{"}
@@ -36,8 +39,8 @@ def repeats(written: str, before: str, after: str, language: str) -> str:
       one; or holds that rest, of six characters.
     - `closer`: it ends with the bracket, quote, comma, colon or semicolon that follows, which has
       no partner in it; or with a line like the one that follows, and parses only without.
-    - `below`: its last line is the one that follows, by six characters; or a line of it, or two
-      and more in a row, stand behind the hole in the same order, by sixteen.
+    - `below`: one of its lines is that which follows, indented alike, by six characters; or two and
+      more in a row stand behind the hole in the same order, by sixteen.
     - `loop`: a piece of it stands four more times in a row, by 32 characters; or a line of six
       characters three times in a row.
     """
@@ -134,25 +137,23 @@ def _next_line(after: str) -> str:
 
 
 def _repeats_below(written: str, before: str, after: str) -> bool:
-    lines = written.split("\n")
-    if before.rpartition("\n")[2].strip():
-        lines = lines[1:]  # the first one goes on with a line
-    ours = [line.strip() for line in lines if line.strip()]
-    theirs = [line.strip() for line in after.split("\n")[1:] if line.strip()][:_COMPARED_LINES]
-    if not ours or not theirs:
-        return False
-    if ours[-1] == theirs[0] and _tells(ours[-1], _TELLING_LINE):
-        return True
-    for i in range(len(ours)):
-        for k in range(len(theirs)):
-            run = 0
-            while (
-                i + run < len(ours) and k + run < len(theirs) and ours[i + run] == theirs[k + run]
-            ):
-                run += 1
-            if run and _tells("".join(ours[i : i + run]), _TELLING_FAR):
-                return True
-    return False
+    begun = before.rpartition("\n")[2]
+    lines = (begun + written).split("\n")[bool(begun.strip()) :]  # those that are new as a whole
+    ours = [line.rstrip() for line in lines if line.strip()]
+    theirs = [line.rstrip() for line in after.split("\n")[1:] if line.strip()][:_COMPARED_LINES]
+    following = next((line for line in theirs[:_NEAR] if _tells(line, _TELLING_LINE)), None)
+    return following in ours or any(
+        _tells("".join(ours[i : i + run]), _TELLING_RUN)
+        for i, run in _common_runs([x.strip() for x in ours], [x.strip() for x in theirs])
+        if run > 1
+    )
+
+
+def _common_runs(ours: Sequence[str], theirs: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Where in `ours` lines begin that stand in `theirs` in the same order, and how many."""
+    for i, k in itertools.product(range(len(ours)), range(len(theirs))):
+        pairs = zip(ours[i:], theirs[k:], strict=False)
+        yield i, sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _loops(written: str) -> bool:
