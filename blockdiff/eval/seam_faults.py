@@ -37,8 +37,9 @@ def repeats(written: str, before: str, after: str, language: str) -> str:
     - `rest`: a line of it ends with the start of the rest of the hole's line, by at least four
       characters that are not blank, with a letter or digit among them, or by all of a rest that has
       one; or holds that rest, of six characters.
-    - `closer`: it ends with the bracket, quote, comma, colon or semicolon that follows, which has
-      no partner in it; or with a line like the one that follows, and parses only without.
+    - `closer`: it ends with the bracket, comma, colon or semicolon that follows, which has no
+      partner in it; or it ends the string that goes on behind it; or it ends with a line like the
+      one that follows, and parses only without.
     - `below`: one of its lines is that which follows, indented alike, by six characters; or two and
       more in a row stand behind the hole in the same order, by sixteen.
     - `loop`: a piece of it stands four more times in a row, by 32 characters; or a line of six
@@ -60,7 +61,9 @@ def is_fenced(written: str, before: str, after: str) -> bool:
 
 def is_prose(written: str, before: str, after: str, language: str) -> bool:
     """Whether a line of it is a sentence that stands in no comment and in no string."""
-    tree = parsed((before + written + after).encode("utf-8", "replace"), language)
+    fenced = is_fenced(written, before, after)  # to a grammar it may open a string
+    document = (before + written + after).encode("utf-8", "replace")
+    tree = None if fenced else parsed(document, language)
     at = len(before)
     for number, line in enumerate(written.split("\n")):
         start, at = at + len(line) - len(line.lstrip()), at + len(line) + 1
@@ -114,14 +117,15 @@ def _repeats_closer(written: str, before: str, after: str, language: str) -> boo
     text, rest = written.rstrip(), _rest(after)
     if not text:
         return False
+    if rest and rest[0] in "\"'`" and _is_odd(rest, rest[0]):  # the hole is in a string
+        triple = 3 * rest[0]
+        return triple in text if rest.startswith(triple) else _is_odd(text, rest[0])
     if rest and text[-1] == rest[0]:
         mark = rest[0]
         if mark in ",;:":
             return True
         if mark in _PAIRS:
             return text.count(mark) > text.count(_PAIRS[mark])
-        if mark in "\"'`":
-            return len(re.findall(rf"(?<!\\){mark}", text)) % 2 == 1
     last = text.rpartition("\n")[2].strip()
     if rest or last != _next_line(after).strip() or "\n" not in text:
         return False
@@ -129,6 +133,11 @@ def _repeats_closer(written: str, before: str, after: str, language: str) -> boo
     broken = check(before + written + after, start, start + len(written), language)
     mended = check(before + kept + after, start, start + len(kept), language)
     return broken is SyntaxState.BROKEN and mended is SyntaxState.OK
+
+
+def _is_odd(text: str, mark: str) -> bool:
+    """Whether so many quotes leave a string open; escaped ones do not count."""
+    return len(re.findall(rf"(?<!\\){mark}", text)) % 2 == 1
 
 
 def _next_line(after: str) -> str:

@@ -33,6 +33,7 @@ def holes() -> list[SeamHole]:
 # --- what is drawn ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_four_hundred_holes_of_all_languages_and_kinds(holes: list[SeamHole]) -> None:
     assert len({hole.id for hole in holes}) == 400
     for language in LANGUAGES:
@@ -43,6 +44,7 @@ def test_four_hundred_holes_of_all_languages_and_kinds(holes: list[SeamHole]) ->
     assert len({hole.file for hole in holes}) > 100, "not the same files over and over"
 
 
+@pytest.mark.slow
 def test_a_smaller_draw_is_the_start_of_a_larger_one(holes: list[SeamHole]) -> None:
     few = draw(FILES, 40)
     assert few == holes[:40] and draw(list(reversed(FILES)), 40) == few
@@ -52,6 +54,7 @@ def test_a_smaller_draw_is_the_start_of_a_larger_one(holes: list[SeamHole]) -> N
     assert [hole.id for hole in draw(FILES, 40, seed=1)] != [hole.id for hole in few]
 
 
+@pytest.mark.slow
 def test_a_hole_is_cut_out_of_its_file_and_sound(holes: list[SeamHole]) -> None:
     files = {file.id: file for file in FILES}
     for hole in holes:
@@ -66,6 +69,7 @@ def test_a_hole_is_cut_out_of_its_file_and_sound(holes: list[SeamHole]) -> None:
             assert hole.neighbour.path != hole.path and hole.neighbour.text.strip()
 
 
+@pytest.mark.slow
 def test_true_texts_are_clean_and_spoilt_ones_are_not(holes: list[SeamHole]) -> None:
     spoilt = 0
     for hole in holes:
@@ -101,6 +105,8 @@ REPEATS = [
     ("new Date()}", "const s = `Hello ${", "}`;\n", "javascript", "closer"),
     ("x % 2 == 0:", "if ", ":\n    print('even')\n", "python", "closer"),
     ('all is well"', 'print("', '")\n', "python", "closer"),
+    ("(\\w+)', 'a is b')", "m = re.match(r'", "', line)\n", "python", "closer"),
+    ('Area."""\n    return 1', '    """', '"""\n    ...\n', "python", "closer"),
     ("a, b)", "f(", ")\n", "python", "closer"),
     ("  return 1;\n}", "int f(void) {\n", "\n}\n", "c", "closer"),
     ("s = 0\n    for x in xs:\n        s += x\n    return s", "def total(xs):\n    ",
@@ -123,6 +129,7 @@ CLEAN = [
     ("area(2, 3)", "print(", ")\n", "python"),
     ('f"{name}"', "print(", ")\n", "python"),
     ('say "hi"', 'print("""', '""")\n', "python"),
+    ('a " + b + " c', 'print("', '")\n', "python"),
     ("'b'", "names = ['a', ", ", 'c']\n", "python"),
     ("x, y", "f(", ", y)\n", "python"),
     ("if x:\n        return None\n    x += 1", "def f(x):\n    ", "\n    return None\n", "python"),
@@ -206,6 +213,7 @@ def test_figures_are_those_of_the_rows() -> None:
 # --- a whole run --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(holes: list[SeamHole], tmp_path: Path) -> None:
     engine, out = Engine(checkpoint()), tmp_path / "rows.jsonl"
     decoding = DecodingConfig(max_tokens=4)
