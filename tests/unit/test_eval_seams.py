@@ -19,6 +19,7 @@ from blockdiff.eval.seam_holes import LANGUAGES, SeamHole, Way, draw
 from blockdiff.eval.seam_places import KINDS
 from blockdiff.infill.syntax import check
 from blockdiff.types import Finished, FinishReason, SyntaxState
+from tests.unit import hub_folder
 from tests.unit.tiny_checkpoint import checkpoint
 
 FOLDER = Path(__file__).resolve().parents[2] / "models/qwen2.5-coder-1.5b-blockdiff/eval"
@@ -231,6 +232,22 @@ def test_a_run_goes_on_where_it_stopped(holes: list[SeamHole], tmp_path: Path) -
     again = run(holes[:3])
     assert again[:2] == first and steps[0] == 2, "what is there is not done again"
     assert all(row.tokens <= 4 for row in again)
+
+
+@pytest.mark.slow
+def test_the_command_prints_a_table_and_an_object(tmp_path: Path) -> None:
+    folder = hub_folder.write(tmp_path / "tiny", "a2d (qwen2)")
+    line = ["seams", f"--data={FOLDER / 'own.jsonl.gz'}", "--limit", "3", "--way", "infill"]
+    line += ["--model", str(folder), "--dtype", "float32", "--max-tokens", "4"]
+    line += ["--mode", "diffusion", "--context-tokens", "64"]
+    run = CliRunner().invoke(app, line)
+    assert run.exit_code == 0, run.output
+    *table, last = run.stdout.splitlines()
+    figures = json.loads(last)
+    assert figures["eval"] == "seams" and figures["data"] == ["own.jsonl.gz"]
+    assert figures["way"] == ["infill"] and figures["ways"]["infill"]["holes"] == 3
+    assert table[0].split()[:4] == ["infill", "holes", "exact", "repeats"]
+    assert {"all", "lua", "shell", "typescript"} <= {row.split()[0] for row in table if row}
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
