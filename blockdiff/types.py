@@ -36,6 +36,20 @@ class Snippet:
     text: str
 
 
+class Extent(str, Enum):
+    """How far the text of a hole may go: what lies behind is neither written nor kept.
+
+    Whatever the extent, the text ends where it comes to what stands behind the hole, closes what
+    was open before it, leaves the function around it, repeats itself or turns to prose.
+    """
+
+    HOLE = "hole"  # no further limit
+    LINE = "line"  # the line of the hole
+    BLOCK = "block"  # the block of the first line that is written, and the bracket that closes it
+    BODY = "body"  # the body of a function: up to a line less deep than the first of the body
+    DELIMITER = "delimiter"  # the string or comment that is open at the hole
+
+
 MOST_HOLES = 8
 """Of one request."""
 
@@ -59,6 +73,7 @@ class InfillRequest:
         decoding: mode, limits and sampling.
         context_tokens: most tokens of prefix and suffix together that are sent to the model.
         request_id: echoed in every event.
+        extent: how far the text of each hole may go.
     """
 
     document: str
@@ -72,6 +87,7 @@ class InfillRequest:
     request_id: str = ""
     also: tuple[Hole, ...] = ()
     revise: bool = False
+    extent: Extent = Extent.HOLE
 
     def __post_init__(self) -> None:
         for hole in self.holes:

@@ -22,7 +22,7 @@ from blockdiff.types import (
     Warmed,
 )
 
-API_VERSION = 3
+API_VERSION = 4
 """Of the engine service; raised whenever a message changes."""
 
 MOST_BYTES = 64 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 from pygls.uris import to_fs_path
 
 from blockdiff.config import DecodingConfig
-from blockdiff.types import Hole, InfillRequest, RewriteRequest, Snippet
+from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
 from lsp_server.document import Document
 from lsp_server.documents import Documents
 from lsp_server.failures import Ignored
@@ -46,6 +46,7 @@ class Context:
         holes: Sequence[Hole],
         decoding: DecodingConfig,
         request_id: str,
+        extent: Extent = Extent.HOLE,
     ) -> InfillRequest:
         """A request for holes of `text`: the document, or that with something put around them."""
         path = path_of(document.uri)
@@ -60,6 +61,7 @@ class Context:
             decoding=decoding,
             context_tokens=self.budget,
             request_id=request_id,
+            extent=extent,
         )
 
     def rewrite(

@@ -13,6 +13,7 @@ from blockdiff import decode, wire
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.errors import BlockdiffError, Cancelled, EngineMismatch, InvalidRequest
 from blockdiff.types import (
+    Extent,
     Filled,
     Finished,
     FinishReason,
@@ -58,6 +59,7 @@ def calls(draw: st.DrawFn) -> wire.Call:
         decoding=draw(decodings),
         context_tokens=draw(st.integers(16, 10**6)),
         request_id=draw(texts),
+        extent=draw(st.sampled_from(Extent)),
     )
     return wire.Call(request, draw(st.sampled_from(Priority)), draw(texts))
 
