@@ -36,7 +36,7 @@ _OF_LICENCE = re.compile(r"copyright|licen[cs]e|SPDX", re.IGNORECASE)
 _COMMENT = re.compile(
     r"(?P<open>(?:/\*[*!]?|//[/!]?|--+|#!?)\s*(?:\*\s*)?)(?P<text>.*?)\s*(?:\*/)?"
 )
-_QUOTED = re.compile(r"""(?P<open>\w*(?:\"{3}|'{3}|["'`]))(?P<text>.*)(?:\"{3}|'{3}|["'`])""", re.S)
+_QUOTED = re.compile(r"""\w*(?P<quote>"{3}|'{3}|["'`])(?P<text>.*)(?P=quote)""", re.S)
 
 
 def places(text: str, language: str) -> dict[str, list[Span]]:

@@ -19,7 +19,15 @@ from blockdiff.eval.seam_faults import is_fenced, is_prose, repeats
 from blockdiff.eval.seam_holes import LANGUAGES, SeamHole, Way
 from blockdiff.eval.seam_places import KINDS
 from blockdiff.infill.syntax import check
-from blockdiff.types import Finished, FinishReason, Hole, InfillRequest, Refinement, SyntaxState
+from blockdiff.types import (
+    Extent,
+    Finished,
+    FinishReason,
+    Hole,
+    InfillRequest,
+    Refinement,
+    SyntaxState,
+)
 
 _SHOWN = 60  # characters on each side of a text that is shown
 
@@ -66,6 +74,10 @@ def request_of(
 ) -> InfillRequest:
     """What is asked for in this way: an insertion where the text was taken out."""
     at = len(hole.before)
+    extent = Extent.HOLE
+    if way is Way.GHOST:  # as `lsp_server/inline.py` chooses
+        within_line = bool(hole.after.split("\n", 1)[0].strip())
+        extent = Extent.LINE if within_line else Extent.BLOCK
     return InfillRequest(
         hole.before + hole.after,
         Hole(at, at),
@@ -74,6 +86,7 @@ def request_of(
         snippets=(hole.neighbour,) if hole.neighbour else (),
         decoding=decoding,
         context_tokens=context_tokens,
+        extent=extent,
     )
 
 

@@ -18,7 +18,7 @@ from blockdiff.eval.seam_faults import is_fenced, is_prose, repeats
 from blockdiff.eval.seam_holes import LANGUAGES, SeamHole, Way, draw
 from blockdiff.eval.seam_places import KINDS
 from blockdiff.infill.syntax import check
-from blockdiff.types import Finished, FinishReason, SyntaxState
+from blockdiff.types import Extent, Finished, FinishReason, Snippet, SyntaxState
 from tests.unit import hub_folder
 from tests.unit.tiny_checkpoint import checkpoint
 
@@ -66,6 +66,8 @@ def test_a_hole_is_cut_out_of_its_file_and_sound(holes: list[SeamHole]) -> None:
         state = check(document, start, start + len(hole.text), hole.language)
         skipped = hole.language == "shell"
         assert state is (SyntaxState.SKIPPED if skipped else SyntaxState.OK), hole.id
+        if hole.before.endswith('"""'):
+            assert hole.after.startswith('"""'), f"the end of a docstring is torn: {hole.id}"
         if hole.neighbour is not None:
             assert hole.neighbour.path != hole.path and hole.neighbour.text.strip()
 
@@ -163,6 +165,21 @@ def test_talk_and_fences(written: str, prose: bool, fenced: bool) -> None:
     assert is_prose(written, before, after, "python") is prose
     assert is_fenced(written, before, after) is fenced
     assert not is_fenced(written, "```python\n" + before, after), "the document has fences itself"
+
+
+def test_ghost_text_is_asked_for_as_an_editor_does() -> None:
+    decoding = DecodingConfig(max_tokens=8)
+    within = replace(HOLE, neighbour=Snippet("b.py", "x = 1\n"))
+    at_end = replace(HOLE, after="\nprint(p)\n")
+    extents = [
+        seams.request_of(hole, way, decoding, 64).extent
+        for hole in (within, at_end)
+        for way in (Way.INFILL, Way.GHOST)
+    ]
+    assert extents == [Extent.HOLE, Extent.LINE, Extent.HOLE, Extent.BLOCK]
+    request = seams.request_of(within, Way.GHOST, decoding, 64)
+    assert request.prefix == within.before and request.suffix == within.after
+    assert request.snippets == (within.neighbour,) and request.context_tokens == 64
 
 
 # --- what is counted ----------------------------------------------------------------------------
