@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockdiff import cli_eval_heldout, cli_eval_tune, interrupt
+from blockdiff import cli_eval_heldout, cli_eval_seams, cli_eval_tune, interrupt
 from blockdiff.catalog import DEFAULT_MODEL
 from blockdiff.cli_eval_parts import Bar, adapter_digest
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.console import reported_errors
-from blockdiff.errors import InputFileError, InvalidRequest
+from blockdiff.errors import InvalidRequest
 from blockdiff.eval.infilling import EvalMode, Task, choose, evaluate, load_tasks, summarise
 
 if TYPE_CHECKING:
@@ -136,12 +135,9 @@ def _settings(
     dtype: str,
 ) -> dict[str, Any]:
     """Everything that changes a row. The limit is not among them: a larger one goes on."""
-    try:
-        digest = hashlib.sha256(data.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputFileError(f"cannot read {data}: {error}") from None
     settings: dict[str, Any] = {"mode": mode.value, "seed": seed, "data": data.name}
-    settings |= {"data_sha256": digest, "max_tokens": decoding.max_tokens, "model": mode.value}
+    settings["data_sha256"] = cli_eval_heldout.digest_of(data)
+    settings |= {"max_tokens": decoding.max_tokens, "model": mode.value}
     if mode in (EvalMode.EMPTY, EvalMode.CANONICAL):
         return settings
     settings["model"] = model
@@ -179,3 +175,4 @@ def _filler(
 
 cli_eval_heldout.register(app)
 cli_eval_tune.register(app)
+cli_eval_seams.register(app)

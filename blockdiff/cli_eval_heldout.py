@@ -256,21 +256,25 @@ def settings_of(
     more: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that changes a row. The limit is not among them: a larger one goes on."""
-    try:
-        digest = hashlib.sha256(data.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputFileError(f"cannot read {data}: {error}") from None
     return {
         "eval": what,
         "model": model,
         "data": data.name,
         "seed": seed,
-        "data_sha256": digest,
+        "data_sha256": digest_of(data),
         "device": device,
         "dtype": dtype,
         "adapter_sha256": adapter_digest(model),
         **more,
     }
+
+
+def digest_of(data: Path) -> str:
+    """SHA-256 of a file. Raises InputFileError."""
+    try:
+        return hashlib.sha256(data.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputFileError(f"cannot read {data}: {error}") from None
 
 
 def _report(

@@ -65,6 +65,9 @@ def evaluation(folder: Path) -> str:
     if "bits" in found:
         title = "## What a number format costs\n"
         parts += [title, _command("bits", found["bits"]), bits(found["bits"])]
+    if "seams" in found:
+        parts += ["## Where texts end\n", _seams_command(found["seams"][0][1])]
+        parts.append(seams(found["seams"]))
     for _, row in found.get("tune", []):
         parts += ["## Which decoding is best\n", _tune_command(row), tunings(row)]
     return "\n".join(parts)
@@ -189,6 +192,45 @@ def _bits_line(name: str, row: dict[str, Any], interval: str = "") -> str:
     cells = f"{row['bits_per_token']:.4f}", f"{row['against_bits_per_token']:.4f}"
     more = f"{row['difference']:+.4f}{interval}", f"{row['same_choice']:.1%}"
     return _line(name, row["files"], row["tokens"], *cells, *more)
+
+
+def seams(rows: list[Row]) -> str:
+    """What stands twice, talks or is torn: of each way of asking, its kinds and languages."""
+    lines = []
+    for precision, row in rows:
+        for way, figures in row["ways"].items():
+            name = f"{way}{', ' + precision if precision else ''}"
+            low, high = figures["exact_ci95"]
+            exact = f"{figures['exact']:.1%} ({low:.0%} to {high:.0%})"
+            lines.append(_seams_line(f"{name}: all", figures, exact))
+            for part in ("by_kind", "by_language", "by_neighbour"):
+                neighbour = " neighbour" if part == "by_neighbour" else ""
+                for value, figure in figures[part].items():
+                    name = f"{way}: {value}{neighbour}"
+                    lines.append(_seams_line(name, figure, f"{figure['exact']:.1%}"))
+    text = (
+        "`infill` is what the command line asks for, `ghost` what an editor does. Exact: the rest\n"
+        "of the line is what it was (95% interval). Repeats: text behind the hole or of it\n"
+        "stands twice. Torn: several lines within one. Parses: the file, where there is a\n"
+        "grammar.\n"
+    )
+    titles = "number", "exact", "repeats", "prose", "fences", "torn", "parses", "ended at limit"
+    return f"{text}\n{_table('holes', *titles, 'tokens', lines=lines, left=1)}"
+
+
+def _seams_line(name: str, row: dict[str, Any], exact: str) -> str:
+    parses = "" if row["parse_rate"] is None else f"{row['parse_rate']:.1%}"
+    counts = row["repeats"], row["prose"], row["fences"], row["torn"]
+    more = parses, row["at_limit"], f"{row['tokens']:.1f}"
+    return _line(name, row["holes"], exact, *counts, *more)
+
+
+def _seams_command(row: dict[str, Any]) -> str:
+    data = "".join(f" --data eval/{name}" for name in row["data"])
+    options = f"--limit {row['limit']} --seed {row['seed']}"
+    options += f" --max-tokens {row['decoding']['max_tokens']}"
+    options += f" --context-tokens {row['context_tokens']}"
+    return f"`blockdiff eval seams{data} {options} --json`\n"
 
 
 def tunings(row: dict[str, Any]) -> str:
