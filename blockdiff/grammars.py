@@ -144,7 +144,7 @@ def query(
 def _query(language: str, source: str) -> tree_sitter.Query:
     import tree_sitter
 
-    grammar = _grammar(language)
+    grammar = grammar_of(language)
     assert grammar is not None, "there is a tree already"
     return tree_sitter.Query(grammar, source)
 
