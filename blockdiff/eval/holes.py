@@ -146,7 +146,7 @@ def _attempt(
         assert isinstance(end, (Finished, Filled))
         ends += end.holes if isinstance(end, Filled) else (end,)
     texts = tuple(end.text for end in ends)
-    parses = sum(end.syntax is not SyntaxState.BROKEN for end in ends)
+    parses = sum(end.syntax is SyntaxState.OK for end in ends)
     return Attempt(texts, parses, seconds, processor, encoded, passes)
 
 

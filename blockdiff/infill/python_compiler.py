@@ -61,9 +61,8 @@ def judged(text, part):
     place = part and refusal(code, part)
     if not place:
         return "accepted"
-    if refusal(names, part):
-        # Cut out badly, as inside a string, or, where there is only the part, perhaps so.
-        return "accepted" if text else "unknown"
+    if text and refusal(names, part):
+        return "accepted"  # cut out badly, as inside a string
     return "part %d %d" % place
 
 outlet.write(b"ready\\n")

@@ -59,8 +59,9 @@ _BEFORE = {  # what alone may stand before them at the top of a file
     },
 }  # fmt: skip
 _DIRECTIVES = frozenset(
-    {"if", "ifdef", "ifndef", "else", "elif", "endif", "pragma", "error", "warning", "line", "undef", "include_next", "import", "ident", "sccs",
-     "assert", "unassert", "embed", "using", "elifdef", "elifndef", "include", "define"}
+    {"if", "ifdef", "ifndef", "else", "elif", "elifdef", "elifndef", "endif", "include", "define",
+     "pragma", "error", "warning", "line", "undef", "include_next", "import", "ident", "sccs",
+     "assert", "unassert", "embed", "using"}
 )  # fmt: skip
 _COMPARISONS = frozenset({"==", "!=", "<", ">", "<=", ">="})
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blockdiff.grammars import parse, query
-from blockdiff.infill.python_compiler import NotJudged, refusal
+from blockdiff.infill.python_compiler import MOST_CHARACTERS, NotJudged, refusal
 from blockdiff.infill.refused import refused
 
 if TYPE_CHECKING:
@@ -57,8 +57,11 @@ def syntax_faults(text: str, language: str, start: int, end: int) -> list[Syntax
     faults = _in_characters(data, found)
     if language != "python" or _in_python_2(tree, first, last):
         return faults
+    part = construct(text, start, end, language)
+    if len(text) > MOST_CHARACTERS and not _stands_at_top(tree, text, part[0]):
+        return faults
     try:
-        place = refusal(text, construct(text, start, end, language))
+        place = _refusal(text, start, part)
     except NotJudged:
         return faults
     if place is None:
@@ -66,6 +69,27 @@ def syntax_faults(text: str, language: str, start: int, end: int) -> list[Syntax
     if not faults and _too_new(tree, text, place):
         return []
     return [*faults, SyntaxFault(place, min(place + 1, len(text)))]
+
+
+_WRAPPER = "async def _():\n"
+
+
+def _refusal(text: str, start: int, part: tuple[int, int]) -> int | None:
+    """Where the compiler stops; of a fragment that begins indented before `start`, as a body."""
+    if not re.match(r"\s*^[ \t]+\S", text[:start], re.MULTILINE):
+        return refusal(text, part)
+    skip = len(_WRAPPER)
+    place = refusal(_WRAPPER + text, (part[0] + skip if part[0] else 0, part[1] + skip))
+    return None if place is None else max(place - skip, 0)
+
+
+def _stands_at_top(tree: tree_sitter.Tree, text: str, offset: int) -> bool:
+    """Whether a statement of the top level begins at an offset, which may lie in a string."""
+    byte = len(text[:offset].encode("utf-8", "replace"))
+    node = tree.root_node.descendant_for_byte_range(byte, byte)
+    while node is not None and node.parent is not None and node.parent != tree.root_node:
+        node = node.parent
+    return node is not None and node.start_byte == byte
 
 
 def construct(text: str, start: int, end: int, language: str) -> tuple[int, int]:
@@ -94,7 +118,8 @@ _ENDS = re.compile(r"[;}]\s*$|^\s*(?://|#|--|\*/|end\b)|\*/\s*$")
 
 def _begins(text: str, line: int, language: str) -> bool:
     """Whether a top-level construct begins with the line at this offset."""
-    if not (_NAME if language in ("c", "cpp") else _HEAD).match(text, line) or _GOES_ON.match(text, line):
+    head = _NAME if language in ("c", "cpp") else _HEAD
+    if not head.match(text, line) or _GOES_ON.match(text, line):
         return False
     above = text[text.rfind("\n", 0, max(line - 1, 0)) + 1 : line]
     if _GOES_WITH_NEXT.match(above):
@@ -189,10 +214,8 @@ def _too_new(tree: tree_sitter.Tree, text: str, place: int) -> bool:
 
 
 def _quotes_anew(node: tree_sitter.Node) -> bool:
-    """Whether an f-string holds what ended it before 3.12: its own quotes, `\\`, `#`, a new line."""
+    """Whether an f-string holds what ended it before 3.12: its quotes, `\\`, `#`, a new line."""
     quote = node.children[0].text or b""
     quote = quote.lstrip(b"fFrRbBuU")
     inside = b"".join(c.text or b"" for c in node.children if c.type == "interpolation")
     return quote in inside or b"\\" in inside or b"#" in inside or b"\n" in inside
-
-

@@ -25,7 +25,9 @@ Judge = Callable[[Sequence[str]], list[bool]]
 _NODE = """
 const fs = require("fs"), vm = require("vm");
 const texts = JSON.parse(fs.readFileSync(0, "utf8"));
-const parses = (make) => { try { make(); return true; } catch (e) { return e.name !== "SyntaxError"; } };
+const parses = (make) => {
+  try { make(); return true; } catch (e) { return e.name !== "SyntaxError"; }
+};
 const body = (text) => text.replace(/^#!.*/, "");
 process.stdout.write(JSON.stringify(texts.map((text) =>
   parses(() => new vm.Script("(function () {" + body(text) + "\\n})")) ||
@@ -158,4 +160,3 @@ def _each(
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(accepts, texts))
-

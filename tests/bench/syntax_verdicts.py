@@ -1,10 +1,10 @@
 """The verdict on filled holes beside the compiler's: `python -m tests.bench.syntax_verdicts`.
 
 A span of a real file is taken for a hole, and what is filled in is that span as it was, cut short,
-doubled, moved to the left or right, robbed of a bracket or of a word, or nothing. Where the compiler
-refuses the file, the verdict should be `broken`; where it accepts it, `ok`. In a second
-run another function of the file is broken first, and the span is filled in as it was: nothing of
-that is the hole's fault.
+doubled, moved to the left or right, robbed of a bracket or of a word, or nothing. Where the
+compiler refuses the file, the verdict should be `broken`; where it accepts it, `ok`. Then a bracket
+is lost elsewhere in the file, and the span is filled in as it was: nothing of that is the hole's
+fault. Compilers are found on PATH, and TypeScript's where node finds it (NODE_PATH).
 """
 
 from __future__ import annotations
@@ -184,7 +184,8 @@ def main() -> None:
     files = corpus(args.folders, languages, args.files)
     print(
         "| language | compiler | files | snippets | refused | called ok | skipped "
-        "| accepted, called broken | skipped | broken elsewhere | blamed | skipped | ms (median / p99) |"
+        "| accepted, called broken | skipped | broken elsewhere | blamed | skipped "
+        "| ms (median / p99) |"
     )
     print("|---|---" + "|---:" * 11 + "|")
     for language in languages:

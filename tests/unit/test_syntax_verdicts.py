@@ -46,6 +46,8 @@ REFUSED = {
         "|return 1|\n",
         "def f():\n    |await g()|\n",
         "x = 1\n|from __future__ import annotations|\n",
+        "|    x = 1\n|",
+        "    if x:\n|    y = 1|\n",
         # in a long file, and beside code that is broken by itself
         ("# " + "x" * 60 + "\n") * 6_000 + "\ndef f():\n    |g(a=1, 2)|\n" + "y = 1\n\n" * 10,
         "def f(x:\n    pass\n\n\ndef g():\n    if x:\n|    return 1|\n\n\ny = 2\n",
@@ -140,6 +142,9 @@ ACCEPTED = {
         "def f|[T](x: T)| -> T:\n    return x\n",
         "x = f\"{d[|\"k\"|]}\"\n",
         "|class A[T]: pass|\n",
+        # a fragment that begins indented
+        "    x = f(|a, b|)\n    return x\n",
+        "\n    x = 1\n|    y = await g()\n|    return x\n",
         # made for Python 2
         "print \"a\"\n\n\ndef f():\n    |print \"b\"|\n",
     ),
@@ -203,7 +208,7 @@ def test_faults_elsewhere_are_not_the_holes(language: str, marked: str) -> None:
 @pytest.mark.parametrize(
     "language, marked",
     [
-        ("python", "class A:\n    def f(self):\n        x = = 1\n\n    def g(self):\n        |pass|\n"),
+        ("python", "class A:\n    def f():\n        x = = 1\n\n    def g():\n        |pass|\n"),
         ("java", "class A {\n  void f() {\n    g(;\n  }\n  void h() {\n    |k();|\n  }\n}\n"),
     ],
 )
