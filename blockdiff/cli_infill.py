@@ -15,7 +15,7 @@ from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import BlockdiffError, InvalidRequest, ModelNotFound
 from blockdiff.source_file import SourceFile
 from blockdiff.stretch import Stretch
-from blockdiff.types import Event, Filled, Finished, Hole, InfillRequest, Refinement
+from blockdiff.types import Event, Filled, Finished, FinishReason, Hole, InfillRequest, Refinement
 
 if TYPE_CHECKING:
     from blockdiff.engine.engine import Engine
@@ -229,6 +229,8 @@ def _show(events: Iterator[Event], edit: Edit, output: Output) -> None:
     else:
         _print_diff(edit, text)
     if output.quiet:
+        if finished.finish is FinishReason.LENGTH:
+            print(tui.CUT_OFF, file=sys.stderr)
         return
     if source.replaced(edit.hole, text) == source.text:
         print(edit.unchanged, file=sys.stderr)

@@ -222,6 +222,10 @@ def footer(refinement: Refinement, mode: str, width: int) -> Text:
     return line
 
 
+CUT_OFF = "cut off at --max-tokens (finish: length)"
+"""Of a text that did not come to its end."""
+
+
 def summary(finished: Finished | Filled) -> str:
     """One line on a generation that ended."""
     parts = [finished.mode, f"{finished.tokens} tokens in {finished.forwards} forwards"]
@@ -230,7 +234,7 @@ def summary(finished: Finished | Filled) -> str:
     parts.append(f"{finished.elapsed_ms:.0f} ms, first draft after {finished.first_ms:.0f}")
     parts.append(f"syntax {finished.syntax.value}")
     if finished.finish.value == "length":
-        parts.append("cut off at --max-tokens")
+        parts.append(CUT_OFF)
     return " · ".join(parts)
 
 

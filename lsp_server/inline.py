@@ -6,8 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from blockdiff.config import DecodingConfig
-from blockdiff.types import Finished, Hole, Priority, Refinement
-from lsp_server.block import within_block
+from blockdiff.types import Extent, Finished, Hole, Priority
 from lsp_server.context import Context
 from lsp_server.document import Document, Position, TextEdit
 from lsp_server.documents import Documents
@@ -15,7 +14,6 @@ from lsp_server.engine import EngineLink
 from lsp_server.settings import Settings
 
 _VARIED = 0.7  # temperature of all candidates but the first
-_CLOSERS = frozenset(" \t)]}>'\"`;,:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,28 +105,21 @@ class Inline:
     async def _write(
         self, document: Document, text: str, at: int, number: int, invoked: bool
     ) -> str:
-        rest = text[at : _line_end(text, at)]
-        one_line = not self.settings.inline.multiline or bool(rest.strip())
-        begun = text[text.rfind("\n", 0, at) + 1 : at]
+        one_line = not self.settings.inline.multiline or bool(_rest_of_line(text, at).strip())
         request = self.context.infill(
-            document, text, [Hole(at, at)], self._decoding(number), f"{self.name}-{number}"
+            document,
+            text,
+            [Hole(at, at)],
+            self._decoding(number),
+            f"{self.name}-{number}",
+            Extent.LINE if one_line else Extent.BLOCK,
         )
         priority = Priority.EXPLICIT if invoked else Priority.AUTOMATIC
         stream = self.engine.ask(request, priority=priority, source=f"{self.name} {document.uri}")
         async with aclosing(stream) as events:
             async for event in events:
                 if isinstance(event, Finished):
-                    if one_line:
-                        return _first_line(event.text, rest)
-                    enough = within_block(event.text, begun, complete=True)[0]
-                    return _without_closer(enough, text[at:])
-                sure = _settled_start(event) if isinstance(event, Refinement) else ""
-                if one_line and "\n" in sure:
-                    return _first_line(sure, rest)
-                if not one_line:
-                    enough, more = within_block(sure, begun, complete=False)
-                    if more:
-                        return _without_closer(enough, text[at:])
+                    return event.text
         return ""
 
     def _decoding(self, number: int) -> DecodingConfig:
@@ -139,32 +130,6 @@ class Inline:
         return replace(plain, temperature=temperature, seed=plain.seed + number)
 
 
-def _settled_start(event: Refinement) -> str:
-    """What will not change any more, from the start of the draft."""
-    settled = event.settled
-    return event.text[: settled[0][1]] if settled and settled[0][0] == 0 else ""
-
-
-def _without_closer(text: str, after: str) -> str:
-    """Without a last line that closes what the text behind the cursor closes anyway."""
-    last = text[text.rfind("\n") + 1 :]
-    following = after.lstrip().split("\n", 1)[0].rstrip()
-    closes = bool(following) and not following[0].isalnum() and last.strip() == following
-    if closes and "\n" in text:
-        return text[: text.rfind("\n")].rstrip()
-    return text
-
-
-def _line_end(text: str, at: int) -> int:
+def _rest_of_line(text: str, at: int) -> str:
     ends = [place for mark in "\r\n" if (place := text.find(mark, at)) >= 0]
-    return min(ends, default=len(text))
-
-
-def _first_line(text: str, rest: str) -> str:
-    """One line, without what stands behind the cursor already."""
-    line = text.split("\n", 1)[0].rstrip("\r")
-    following = rest.rstrip()
-    for size in range(min(len(line), len(following)), 0, -1):
-        if line.endswith(following[:size]) and set(following[:size]) <= _CLOSERS:
-            return line[:-size]
-    return line
+    return text[at : min(ends, default=len(text))]

@@ -18,10 +18,15 @@ def refinement(
     number: int,
     elapsed_ms: float,
     skip: int,
+    length: int | None = None,
 ) -> Refinement:
-    """A snapshot as an event, without its first `skip` characters."""
+    """A snapshot as an event, without its first `skip` characters; of the others only `length`, if
+    that is where the text ends."""
     pieces = [tokenizer.token_bytes(token) for token in snapshot.tokens]
     text, ends = draft_text(pieces)
+    if length is not None:
+        text = text[: skip + length]
+        ends = [min(end, len(text)) for end in ends]
     return Refinement(
         request_id=request_id,
         seq=number,

@@ -59,7 +59,7 @@ class Infilling:
         self._engine, self._request, self._cancelled = engine, request, cancelled
         self._began = self._first_ms = 0.0
         self._shown = 0
-        first_line = request.document[:200].split("\n", 1)[0]
+        first_line = to_lf(request.document[:200]).split("\n", 1)[0]
         self._language = language_of(request.path, request.language, first_line)
         hole = request.hole
         self._instructed = bool(instruction)
@@ -79,6 +79,7 @@ class Infilling:
             replaced=request.document[hole.start : hole.end],
             fence=self._prompt.fence,
             indentation=request.indentation,
+            extent=request.extent,
         )
 
     def steps(self) -> Steps:
@@ -101,7 +102,10 @@ class Infilling:
                 if sampler.forwards > first.snapshot.forwards:
                     yield self._refinement(replace(draft.snapshot, forwards=sampler.forwards))
         snapshot, reason = draft.snapshot, draft.reason
-        text = self._seams.finish(self._text(snapshot.settled_prefix), reason)
+        raw = self._text(snapshot.settled_prefix)
+        text = self._seams.finish(raw, reason)
+        if reason is FinishReason.LENGTH and self._seams.has_ended(raw):
+            reason = FinishReason.EOM  # what was cut off is behind its end
         if self._instructed:
             prefix, hole = self._request.prefix, self._request.hole
             text = without_lead(text, prefix.rpartition("\n")[2])
@@ -136,10 +140,12 @@ class Infilling:
         with closing(steps) as drafts:
             while (draft := (yield from next_snapshot(drafts))) is not None:
                 snapshot = draft.behind(start)
-                yield self._refinement(snapshot)
-                if self._prompt.after:
-                    continue  # such a hole ends where its text does
-                stopped = self._seams.cut(self._text(snapshot.settled_prefix), final=False)[1]
+                if self._prompt.after:  # such a hole ends where its text does
+                    yield self._refinement(snapshot)
+                    continue
+                raw = self._text(snapshot.settled_prefix)
+                keep, stopped = self._seams.cut(raw, final=False)
+                yield self._refinement(snapshot, len(keep) if stopped else None)
                 if stopped:
                     break
         ended = stopped or snapshot.ended
@@ -203,7 +209,7 @@ class Infilling:
         """What tokens say behind the healed part of the prefix."""
         return self._point.tokenizer.decode(tokens)[len(self._prompt.heal) :]
 
-    def _refinement(self, snapshot: Snapshot) -> Refinement:
+    def _refinement(self, snapshot: Snapshot, length: int | None = None) -> Refinement:
         elapsed = 1e3 * (time.monotonic() - self._began)
         self._first_ms = self._first_ms or elapsed
         self._shown += 1
@@ -214,6 +220,7 @@ class Infilling:
             number=self._shown - 1,
             elapsed_ms=elapsed,
             skip=len(self._prompt.heal),
+            length=length,
         )
 
     def _most_tokens(self) -> int:

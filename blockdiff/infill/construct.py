@@ -2,7 +2,7 @@
 
 Leaving a block is ordinary (`else:`, a statement after the loop); leaving the enclosing function is
 what a model does that has run past the hole. It counts only where the text after the hole shows
-that the function goes on, or where another top-level definition follows anyway.
+that the function goes on, where the function is at the top level, or where nothing follows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from blockdiff.infill.nesting import Nesting, scan
 from blockdiff.infill.whitespace import indent_width
 
 _PYTHON_DEF = re.compile(r"[ \t]*(?:async[ \t]+)?def[ \t]")
-_PYTHON_NEW = re.compile(r"^[ \t]*(?:(?:async[ \t]+)?def[ \t]|class[ \t]|@\w)", re.MULTILINE)
+_PYTHON_NEW = re.compile(r"[ \t]*(?:(?:async[ \t]+)?def[ \t]|class[ \t]|@\w)")
 _COMMENT = re.compile(r"\s*(?:#|//|/\*|\*|--)")
 _FUNCTION_WORD = re.compile(r"\b(?:function|func|fn)\b")
 _ARROW = re.compile(r"=>\s*$")
@@ -56,16 +56,17 @@ class Construct:
         if self._before.in_text:
             return None
         if self._language == "python":
-            return self._left_by_indentation(raw)
+            return self._left_by_indentation(raw, complete)
         return self._left_by_bracket(raw, complete)
 
-    def _left_by_indentation(self, raw: str) -> int | None:
-        if not _PYTHON_NEW.search(raw, raw.find("\n")):
+    def _left_by_indentation(self, raw: str, complete: bool) -> int | None:
+        if "\n" not in raw:
             return None
         state, offset = self._before, 0
         functions: list[int] | None = None
         above = 0  # where the comment lines right above the current line start
-        for number, line in enumerate(raw.split("\n")):
+        lines = raw.split("\n")
+        for number, line in enumerate(lines):
             whole = line if number else self._tail + line
             outside = False
             if functions is None:
@@ -76,8 +77,12 @@ class Construct:
             elif not state.stack and not state.inside:
                 left = [indent for indent in functions if indent >= indent_width(line)]
                 outside = bool(left)
-                if outside and _PYTHON_NEW.match(line) and self._goes_on_after(min(left)):
-                    return above
+                if outside and line.strip() and not _COMMENT.match(line):
+                    grows = number == len(lines) - 1 and not complete
+                    if grows and not _PYTHON_NEW.match(line):
+                        return None
+                    if self._goes_on_after(min(left)):
+                        return above
             state = scan(line + "\n", self._language, state)
             offset += len(line) + 1
             if not (outside and _COMMENT.match(line)):
@@ -105,7 +110,7 @@ class Construct:
         another definition."""
         if self._rest_of_line or self._next_indent > function:
             return True
-        return function == 0 and bool(self._suffix.strip() or self._tail.strip())
+        return function == 0 or not self._suffix.strip()
 
     @cached_property
     def _next_indent(self) -> int:

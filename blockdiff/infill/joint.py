@@ -15,12 +15,12 @@ shorter than by itself. The text is cut into tokens at the starts of the holes' 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blockdiff.config import Layout
 from blockdiff.infill.healing import Tokenizer, healable_tail
 from blockdiff.infill.layout import Prompt, build_prompt, fim_marks, snippets_before
-from blockdiff.infill.whitespace import BOM, to_lf
+from blockdiff.infill.whitespace import BOM, to_lf, with_line_feeds
 from blockdiff.infill.windows import (
     begun_behind,
     first_lines,
@@ -67,7 +67,8 @@ def build_prompts(
     count = len(request.holes)
     prompts: dict[int, Prompt] = {}
     if layout is Layout.PSM:
-        common = request.holding(texts or [""] * count)
+        shown = replace(request, document=with_line_feeds(request.document))
+        common = shown.holding(texts or [""] * count)
         for group in _groups(common, tokenizer):
             if len(group) > 1:
                 prompts |= _joint(common, group, tokenizer)

@@ -29,7 +29,7 @@ from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.grammars import language_of
 from blockdiff.infill.healing import HealingConstraint, Tokenizer, healable_tail
 from blockdiff.infill.turns import conversation, style_of
-from blockdiff.infill.whitespace import to_lf
+from blockdiff.infill.whitespace import to_lf, with_line_feeds
 from blockdiff.infill.windows import first_lines, last_lines, text_after, text_before, windows
 from blockdiff.types import InfillRequest, Snippet
 
@@ -86,6 +86,7 @@ def build_prompt(
     """
     if instruction and layout is not Layout.CHAT:
         raise InvalidRequest(f"the {layout.value} layout takes no instruction")
+    request = replace(request, document=with_line_feeds(request.document))
     if layout is Layout.CHAT:
         return _chat(request, tokenizer, heal, instruction.strip())
     if layout is Layout.IN_PLACE:

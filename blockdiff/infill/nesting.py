@@ -16,9 +16,16 @@ _CLOSERS = frozenset(_CLOSER.values())
 _LUA_OPEN = frozenset({"function", "if", "do", "repeat"})
 _LUA_CLOSE = frozenset({"end", "until"})
 
-_HASH_COMMENTS = frozenset({"python", "shell", "ruby", "perl", "r", "yaml", "toml", "make"})
+_HASH_COMMENTS = frozenset({
+    "python", "shell", "shellscript", "sh", "bash", "zsh", "fish", "powershell", "ruby", "perl",
+    "r", "yaml", "toml", "make", "makefile", "cmake", "dockerfile", "elixir", "julia", "nix",
+})  # fmt: skip
+_DASH_COMMENTS = frozenset({"lua", "sql", "haskell"})
+_NO_LINE_COMMENTS = frozenset({
+    "html", "xml", "css", "json", "markdown", "plaintext", "restructuredtext", "latex",
+})  # fmt: skip
 _BACKTICK_STRINGS = frozenset({"javascript", "typescript", "tsx", "go"})
-_NO_BLOCK_COMMENTS = _HASH_COMMENTS | {"lua"}
+_NO_BLOCK_COMMENTS = _HASH_COMMENTS | (_NO_LINE_COMMENTS - {"css"}) | {"lua", "haskell"}
 
 LINE_COMMENT = "\n"
 _BLOCK_COMMENT = "*/"
@@ -37,6 +44,11 @@ class Nesting:
     stack: tuple[tuple[str, int], ...] = ()
     unmatched: tuple[str, ...] = ()
     inside: str = ""
+
+    @property
+    def closers(self) -> str:
+        """Those still owed, each with a blank behind it."""
+        return "".join(f"{closer} " for closer, _ in self.stack)
 
     @property
     def in_string(self) -> bool:
@@ -76,6 +88,15 @@ def scan(text: str, language: str, at: Nesting = Nesting(), offset: int = 0) -> 
     return Nesting(tuple(stack), tuple(unmatched), inside)
 
 
+def comment_marks(language: str) -> tuple[str, ...]:
+    """What opens a comment up to the end of its line."""
+    if language in _HASH_COMMENTS:
+        return ("#",)
+    if language in _DASH_COMMENTS:
+        return ("--",)
+    return () if language in _NO_LINE_COMMENTS else ("//",)
+
+
 def excess(before: Nesting, text: str, after: str, language: str) -> int:
     """How many brackets and strings of `before + text + after` have no partner."""
     end = scan(after, language, scan(text, language, before))
@@ -87,13 +108,11 @@ def _tokens(language: str) -> re.Pattern[str]:
     """Brackets, and whatever opens a string or a comment; other text is skipped unseen."""
     first: list[str] = []  # what must not be taken for an opener
     opens = []
-    if language in _HASH_COMMENTS:
-        opens += ["#"]
-    elif language == "lua":
+    if language == "lua":
         first = [r"\b(?:function|if|do|repeat|end|until)\b"]
         opens += [r"--\[=*\[", "--", r"\[=*\["]
     else:
-        opens += ["//"]
+        opens += comment_marks(language)
     if language not in _NO_BLOCK_COMMENTS:
         opens += [r"/\*"]
     if language in _BACKTICK_STRINGS:

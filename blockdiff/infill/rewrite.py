@@ -251,6 +251,8 @@ def origins(text: str, normal: str) -> dict[int, int] | None:
     while i < len(text) and j < len(normal):
         if text[i : i + 2] == "\r\n" and normal[j] == "\n":
             i, j = i + 2, j + 1
+        elif text[i] == "\r" and normal[j] == "\n":
+            i, j = i + 1, j + 1
         elif text[i] == normal[j] and text[i + 1 : i + 2].isascii():
             i, j = i + 1, j + 1  # nothing that follows can compose with it
         elif (step := _composed(text, i, normal[j:])) is not None:

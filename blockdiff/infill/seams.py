@@ -1,13 +1,17 @@
-"""From what the model wrote to what goes into the document.
+"""From what the model wrote to what goes into the document: the one place that says where it ends.
 
-Three things go wrong at the seams of a hole. The model writes on into the text that follows the
-hole anyway; it leaves the function that the hole is in and begins another; and it writes LF, and
-tabs or spaces, as it likes. The first two are cut off, the third is converted.
+Every way of asking goes through it: an infill, ghost text, several holes, a rewrite. Things go
+wrong at the seams of a hole. The model writes on into the text that follows the hole anyway, in
+its line or below; it leaves the function that the hole is in and begins another; it repeats itself,
+or talks; and it writes LF, and tabs or spaces, as it likes. All but the last is cut off, and
+generation stops there; the last is converted.
 
 A cut is a claim that the model is wrong, so each rule asks for evidence: several telling lines in
-a row, or an end that repeats the start of the suffix and that brackets or the grammar do without.
-All rules only ever cut the end; at most a line break is put there. Special tokens need no care:
-decoding drops them, and encoding the document again makes none out of text.
+a row, the words of the rest of the line where as much is open as at the hole, or an end that
+repeats the start of the suffix and that brackets or the grammar do without. The rules only ever
+cut the end; at most a line break is put there, and blanks that stand before the cursor already go.
+Special tokens need no care: decoding drops them, and encoding the document again makes none out
+of text.
 """
 
 from __future__ import annotations
@@ -17,12 +21,25 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from blockdiff.infill.construct import Construct
-from blockdiff.infill.nesting import Nesting, scan
+from blockdiff.infill.ending import Ending
+from blockdiff.infill.nesting import Nesting, excess, scan
+from blockdiff.infill.prose import turns_to_prose
+from blockdiff.infill.repetition import repeats_from
+from blockdiff.infill.rest_of_line import RestOfLine
 from blockdiff.infill.syntax import check
-from blockdiff.infill.whitespace import BOM, indentation_unit, line_ending, reindent, to_lf
-from blockdiff.types import FinishReason, SyntaxState
+from blockdiff.infill.whitespace import (
+    BOM,
+    indent_width,
+    indentation_unit,
+    line_ending,
+    reindent,
+    to_lf,
+    without_blanks_twice,
+)
+from blockdiff.types import Extent, FinishReason, SyntaxState
 
 _COMPARED_LINES = 64  # of the suffix; an overlap is never longer
+_NEAR_ABOVE = 10_000  # characters
 _TELLING_RUN = 3  # telling lines of the suffix in a row: the model is copying it
 _WORD = re.compile(r"[^\W\d]\w*|\d+")
 # No line of Python starts with one of these outside of brackets. (The grammar lets it pass, as it
@@ -61,6 +78,7 @@ class Seams:
         replaced: str = "",
         fence: str = "",
         indentation: str = "",
+        extent: Extent = Extent.HOLE,
     ) -> None:
         self._wished = indentation
         self._ending = line_ending(prefix, suffix)
@@ -80,6 +98,8 @@ class Seams:
         head[0] = first[len(self._gap) :] + head[0]
         self._following = [line.rstrip() for line in head if line.strip()][:_COMPARED_LINES]
         self._suffix_scans: dict[str, Nesting] = {}
+        self._extent = extent
+        self._in_line = bool(self._rest) and not self._ends_line and "\n" not in self._replaced
         self._all_following = self._suffix.count("\n") < _COMPARED_LINES
 
     def cut(
@@ -93,26 +113,47 @@ class Seams:
         """
         cut_off = final and reason is FinishReason.LENGTH  # perhaps within a character
         keep = self._without_fence(raw.rstrip("\ufffd") if cut_off else raw)
+        keep = self._within_extent(keep, final)
         keep = self._within_construct(keep, final)
         keep = self._without_run(keep, final)
+        ended = len(keep) < len(raw)
+        whole_line = ended and self._extent is Extent.LINE
+        keep = self._within_line(keep, final or whole_line, ended or not cut_off)
+        keep = self._without_prose(keep, final)
+        keep = self._without_repetition(keep)
         if final:
             keep = self._without_repeat(keep, cut_off)
+            if self._in_line and cut_off and len(keep) == len(raw):
+                keep = keep[: self._line.end_of_first(keep)]
             keep = self._first_line_if_it_fits(keep)
             keep = self._without_line_break(keep)
+            keep = self._line.without_swallowing(keep) if self._in_line else keep
         if raw[len(keep) - 1 : len(keep) + 1] == "\r\n":
             keep = keep[:-1]
         return keep, len(keep) < len(raw)
 
     def finish(self, raw: str, reason: FinishReason = FinishReason.EOM) -> str:
         """The text for the document: cut, with its indentation and line endings."""
-        text = self._with_line_break(to_lf(self.cut(raw, True, reason)[0]))
+        text = self.cut(raw, True, reason)[0].replace("\r\n", "\n")
+        if self._extent in (Extent.LINE, Extent.BLOCK):
+            text = self._shown_at_cursor(text, len(text) == len(raw), reason)
+        elif not self._ends_line and not self._rest and self._suffix:
+            text = text.rstrip()  # the line break that follows is there
         unit, at_line_start = self._unit or self._wished, not self._tail.strip()
+        if not self._before.in_text and self._before.closers[-2:] not in (") ", "] "):
+            text = without_blanks_twice(text, self._tail, self._above, unit)
+        if self._extent not in (Extent.LINE, Extent.BLOCK):
+            text = self._with_line_break(text)
         shown = bool(self._unit)
         if unit and (not shown or (" " if unit == "\t" else "\t") in text):
             text = reindent(
                 text, unit, self._language, self._before, at_line_start, rescale=not shown
             )
         return text if self._ending == "\n" else text.replace("\n", self._ending)
+
+    def has_ended(self, raw: str) -> bool:
+        """Whether a draft that was cut off had come to its end before that."""
+        return self.cut(raw, True, FinishReason.LENGTH)[1] and not raw.endswith("\ufffd")
 
     # The rules, in the order they are applied
 
@@ -128,6 +169,46 @@ class Seams:
         keep = raw[: match.start()]
         whole_lines = self._ends_line and bool(self._rest or self._replaced)
         return keep if whole_lines else keep.removesuffix("\n")
+
+    def _within_extent(self, raw: str, final: bool) -> str:
+        place = self._ends.left_at(raw, final)
+        if place is None:
+            return raw
+        keep = raw[:place]
+        if self._extent in (Extent.LINE, Extent.BLOCK):
+            return self._without_closer(keep.rstrip())
+        if self._extent is Extent.BODY and not self._in_line:
+            return keep
+        if keep[keep.rfind("\n") + 1 :].strip() or "\n" not in keep or not self._rest:
+            return keep.rstrip(" \t") if self._rest and self._before.in_text else keep.rstrip()
+        return keep
+
+    def _without_closer(self, text: str) -> str:
+        """Without a last line that closes what the text behind the hole closes anyway."""
+        before, _, last = text.rpartition("\n")
+        following = self._following[0].strip() if self._following else ""
+        closes = bool(following) and not following[0].isalnum() and last.strip() == following
+        return before.rstrip() if closes and "\n" in text else text
+
+    def _within_line(self, raw: str, final: bool, ended: bool) -> str:
+        if not self._in_line:
+            return raw
+        return raw[: self._line.met_at(raw, final, ended)]
+
+    def _without_prose(self, raw: str, final: bool) -> str:
+        place = turns_to_prose(raw, self._tail, self._language, self._before, final)
+        return raw if place is None else self._whole_lines(raw[:place])
+
+    def _without_repetition(self, raw: str) -> str:
+        return raw[: repeats_from(raw, self._tail)]
+
+    def _whole_lines(self, keep: str) -> str:
+        """A draft cut where a line begins: without the line break, unless the hole consists of
+        whole lines that others follow."""
+        content = keep.rstrip()
+        if not self._ends_line or not self._rest or not content:
+            return content
+        return keep[: len(content) + 1]
 
     def _within_construct(self, raw: str, final: bool) -> str:
         if "\n" not in raw or self._may_leave:
@@ -220,6 +301,12 @@ class Seams:
         joined = indented and not state.stack and not state.in_text
         return text + "\n" if joined or self._mended(text, text + "\n") else text
 
+    def _shown_at_cursor(self, text: str, whole: bool, reason: FinishReason) -> str:
+        """Without blanks at its end, nor a last line that is not complete."""
+        if whole and reason is FinishReason.LENGTH and "\n" in text.strip():
+            text = text[: text.rfind("\n")]
+        return self._without_closer(text.rstrip())
+
     # Evidence
 
     def _meets(self, line: _Line, raw: str, several: bool, partial: bool = False) -> int | None:
@@ -278,6 +365,44 @@ class Seams:
         if inside not in self._suffix_scans:
             self._suffix_scans[inside] = scan(self._suffix, self._language, Nesting(inside=inside))
         return self._suffix_scans[inside]
+
+    @cached_property
+    def _above(self) -> str:
+        """The last lines before that of the hole."""
+        end = len(self._prefix) - len(self._tail)
+        return self._prefix[max(0, end - _NEAR_ABOVE) : end]
+
+    @cached_property
+    def _line(self) -> RestOfLine:
+        below = self._suffix.split("\n", 1)[1] if "\n" in self._suffix else ""
+        following = next((line for line in below.split("\n", 40) if line.strip()), None)
+        return RestOfLine(
+            tail=self._tail,
+            rest=self._rest,
+            language=self._language,
+            before=self._before,
+            line_start=len(self._prefix) - len(self._tail),
+            next_indent=-1 if following is None else indent_width(following),
+            unit=max(4, len((self._unit or self._wished or " " * 4).expandtabs(8))),
+            excess=self._excess,
+            missing_elsewhere=excess(
+                scan(self._prefix[: len(self._prefix) - len(self._tail)], self._language),
+                "",
+                below,
+                self._language,
+            ),
+        )
+
+    @cached_property
+    def _ends(self) -> Ending:
+        return Ending(
+            extent=self._extent,
+            language=self._language,
+            tail=self._tail,
+            before=self._before,
+            last=not self._suffix.strip() and bool(self._prefix.strip()) and not self._replaced,
+            following=self._following[0] if self._following else "",
+        )
 
     @cached_property
     def _before(self) -> Nesting:

@@ -164,6 +164,7 @@ _HEAD = re.compile(r"^[\w@#]", re.MULTILINE)  # a line that starts a top-level c
 
 def _errors(text: str, language: str) -> list[_Error]:
     """All ERROR and MISSING nodes, in code points, outermost only."""
+    text = re.sub("\r(?!\n)", "\n", text)  # grammars take a CR by itself for a blank
     data = text.encode("utf-8", "replace")  # a lone surrogate becomes one "?"
     found = list(_error_bytes(parse(data, language).root_node))
     errors, characters, position = [], 0, 0

@@ -8,19 +8,29 @@ from blockdiff.infill.nesting import Nesting, scan
 
 BOM = "\ufeff"
 _NEAR = 50_000  # characters on each side of the hole that show how the document is indented
+_OPENS = re.compile(
+    r"(?:[:{(\[]|=>|->|\b(?:then|do|else|begin|repeat)|\bfunction\b.*\)|^\s*(?:def|class|module)\b.*"
+    r"|<[a-z][^/>]*>)\s*(?:(?:#|//|--).*)?$"
+)
 _LEADING = re.compile(r"^([ \t]+)(?=[^\s*])", re.MULTILINE)  # " * text" continues a comment
 
 
 def to_lf(text: str) -> str:
-    """CRLF to LF; a carriage return by itself is no line ending here and stays."""
-    return text.replace("\r\n", "\n")
+    """CRLF and CR to LF."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def with_line_feeds(text: str) -> str:
+    """A document whose lines end with CR alone with LF in its place: as long as it was."""
+    return text.replace("\r", "\n") if "\n" not in text else text
 
 
 def line_ending(prefix: str, suffix: str) -> str:
-    """The line ending nearest to the hole; LF in a document of one line."""
+    """The line ending nearest to the hole; LF in a document of one line, CR in one that has no
+    other."""
     before, after = prefix.rfind("\n"), suffix.find("\n")
     if before < 0 and after < 0:
-        return "\n"
+        return "\r" if "\r" in prefix or "\r" in suffix else "\n"
     use_before = after < 0 or (before >= 0 and len(prefix) - before <= after + 1)
     crlf = prefix[before - 1 : before] == "\r" if use_before else suffix[after - 1 : after] == "\r"
     return "\r\n" if crlf else "\n"
@@ -67,6 +77,29 @@ def reindent(
         new = unit * run if wrong == "\t" else unit * (run // width if width else 0)
         if width:
             lines[number] = new + lines[number][run - (run % width if wrong == " " else 0) :]
+    return "\n".join(lines)
+
+
+def without_blanks_twice(text: str, tail: str, above: str, unit: str) -> str:
+    """Without the blanks that a draft begins with where the cursor already stands behind as many
+    as the line needs; lines that are deeper for that reason move along.
+
+    `tail` is what stands before the cursor in its line, `above` the lines before it,
+    `unit` one level of indentation, if that is known.
+    """
+    first = text.lstrip(" \t")
+    extra = text[: len(text) - len(first)]
+    if not extra or not tail or tail.strip() or first.startswith("\n") or not first:
+        return text
+    known = next((line for line in reversed(above.split("\n")) if line.strip()), "")
+    level = len(unit.expandtabs(8)) if unit else min(2, len(tail))
+    needed = indent_width(known) + (level if _OPENS.search(known) else 0)
+    if indent_width(tail) < needed or not known or len(tail.expandtabs(8)) % len(unit or '  '):
+        return text
+    lines = first.split("\n")
+    deep = tail + extra
+    if all(line.startswith(deep) for line in lines[1:] if line.strip()):
+        lines[1:] = [tail + line[len(deep) :] if line.strip() else line for line in lines[1:]]
     return "\n".join(lines)
 
 

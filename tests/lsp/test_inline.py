@@ -11,7 +11,7 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
 from blockdiff.endpoint import Runtime
-from blockdiff.types import InfillRequest
+from blockdiff.types import Extent, InfillRequest
 from tests.lsp.editor import URI, Editor, editing, run
 from tests.unit.scripted_service import ScriptedEngine
 
@@ -117,48 +117,42 @@ def test_on_command_several_different_candidates_come(scripted: Scripted) -> Non
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said", "shown"),
+    ("text", "at", "multiline", "extent"),
     [
-        ("function f(a) {\n  return ", "\n}\n", "a;\n}\n\nfunction g() {\n", "a;"),
-        ("function f(a) {\n  return ", "\n", "a;\n}\n\nfunction g() {\n", "a;\n}"),
-        ("def f(a):\n    ", "\n", "return a\n\n\ndef g():\n    x", "return a"),
+        ("x = \n", (0, 4), True, Extent.BLOCK),
+        ("x = \n", (0, 4), False, Extent.LINE),
+        ("f()\n", (0, 2), True, Extent.LINE),
+        ("x = [1, ]  # list\n", (0, 8), True, Extent.LINE),
+        ("x = \ry = 1\r", (0, 4), True, Extent.BLOCK),
     ],
 )
-def test_several_lines_end_with_their_block(
-    scripted: Scripted, before: str, after: str, said: str, shown: str
+def test_within_a_line_one_line_is_asked_for_else_a_block(
+    scripted: Scripted, text: str, at: tuple[int, int], multiline: bool, extent: Extent
 ) -> None:
-    says(scripted[1], said)
+    seen = says(scripted[1], "a")
 
     async def story() -> None:
-        async with editing(scripted[0], settings=SHORT) as editor:
-            editor.open(before + after)
-            (item,) = await complete(editor, 1, len(before.split("\n")[1]))
-            assert item.insert_text == shown
+        settings = {"inline": {"maxTokens": 2, "multiline": multiline}}
+        async with editing(scripted[0], settings=settings) as editor:
+            editor.open(text)
+            (item,) = await complete(editor, *at)
+            assert item.insert_text == "a"
 
     run(story())
+    assert [request.extent for request in seen] == [extent]
 
 
 @pytest.mark.parametrize(
-    ("text", "at", "said", "shown"),
-    [
-        ("f()\n", 2, "a, b)\nmore", ["a, b"]),
-        ("f()\n", 2, "a, b", ["a, b"]),
-        ("x = [1, ]  # list\n", 8, "2]\nrest", ["2"]),
-        ("x = y\n", 4, "n", []),  # in front of a word
-        ("x = \n", 4, "1\ny = 2", ["1\ny = 2"]),
-        ("x = \n", 4, "  \n", []),
-    ],
+    ("text", "at", "said"),
+    [("x = y\n", 4, "n"), ("x = \n", 4, "  \n")],  # in front of a word; only blanks
 )
-def test_within_a_line_one_line_is_offered_without_what_stands_there_already(
-    scripted: Scripted, text: str, at: int, said: str, shown: list[str]
-) -> None:
+def test_nothing_is_offered(scripted: Scripted, text: str, at: int, said: str) -> None:
     says(scripted[1], said)
 
     async def story() -> None:
         async with editing(scripted[0], settings=SHORT) as editor:
             editor.open(text)
-            items = await complete(editor, 0, at)
-            assert [item.insert_text for item in items] == shown
+            assert await complete(editor, 0, at) == []
 
     run(story())
 

@@ -69,7 +69,6 @@ def test_a_repeat_without_the_blank_line_is_a_repeat() -> None:
         ("x = [\n", "    0, 0, 1,\n    0, 1, 0,\n", "    0, 1, 0,\n]\n", "python"),
         ("f();\n", "i++;\nj++;\n", "j++;\n", "c"),
         # nothing follows
-        ("x = 1\n", "y = 2\n\n\ndef f():\n    return 1\n", "", "python"),
         ("", "def f():\n    return 1\n\n\ndef g():\n    return 2\n", "", "python"),
         ("x", "", "y", "python"),
         # a copy that goes its own way is none
@@ -107,7 +106,8 @@ def test_a_draft_cut_off_in_the_middle_of_a_repeat() -> None:
     seams = Seams(PYTHON, RETURN + "\n\nprint(mean([1, 2]))\n", "python")
     for raw in (LOOP + "    return total / le", LOOP + RETURN + "\n\nprint(me"):
         assert seams.finish(raw, FinishReason.LENGTH) == LOOP
-        assert seams.finish(raw, FinishReason.EOM).rstrip() == raw
+    whole = LOOP + "    return total / le"
+    assert seams.finish(whole, FinishReason.EOM).rstrip() == whole
     assert seams.finish(LOOP + "    r", FinishReason.LENGTH) == LOOP  # parses only without
     assert seams.finish(LOOP + "    x", FinishReason.LENGTH) == LOOP + "    x\n"
     assert seams.finish("x = '\ufffd", FinishReason.LENGTH) == "x = '"
@@ -162,6 +162,7 @@ METHOD = "class A:\n    def f(self):\n        x = 1\n"
         (METHOD, "        y = 2\n\ndef g():\n", "        return x\n", "        y = 2\n"),
         ("def f(", "x):\n    return x\n\n\ndef g(", "", "x):\n    return x"),
         ("def f():\n    x = ", "1\n    return x\n\n\ndef g(", "", "1\n    return x"),
+        (PYTHON, LOOP + RETURN + "\n\ndef g():\n    return 1\n", "", LOOP + RETURN),
     ],
 )
 def test_another_definition_stops_it(prefix: str, raw: str, suffix: str, kept: str) -> None:
@@ -185,8 +186,6 @@ def test_another_definition_stops_it(prefix: str, raw: str, suffix: str, kept: s
             "\nx = 1\n",
         ),
         (METHOD, "        return x\n\n    def g(self):\n        return 2\n", "\nx = A()\n"),
-        # the end of the file: more functions may be wanted
-        (PYTHON, LOOP + RETURN + "\n\ndef g():\n    return 1\n", ""),
         # no definitions, only text
         (PYTHON, '    x = """\ndef g():\n"""\n', RETURN),
         (PYTHON + '    """Averages.\n', "def g():\n", '    """\n' + RETURN),
@@ -246,7 +245,7 @@ def test_leaving_the_function_by_its_bracket(
          "    }\n  }\n}\n"),
         ("c", "struct A {\n", "  int x;\n};\n\nstruct B {\n", "  int y;\n};\n"),
         # the bracket is the draft's to close
-        ("c", "int f() {\n", "  return 1;\n}\n\nint g() {\n  return 2;\n}\n", ""),
+        ("c", "int f() {\n", "  return 1;\n}\n", ""),
         # the next definition is in a string, or not there
         ("javascript", JS, "  res.send(`\n});\n\nfunction g() {\n`);\n", "});\n"),
         ("java", "class A {\n  int f() {\n", "    return 1;\n", "  }\n}\n"),
@@ -338,7 +337,7 @@ def test_indentation_unit(document: str, unit: str) -> None:
         ("if a {\n\tb\n", "}\n", "\tx\n\t\ty\n", "\tx\n\t\ty\n"),
         ("if a {\n\tb\n", "}\n", "   x\n     y\n", "   x\n     y\n"),  # aligned, not indented
         ("if a {\n  b\n", "}\n", "\tx\n\t\ty\n", "  x\n    y\n"),
-        ("if a {\n    b\n    ", "}\n", "\tx\n\ty\n", "    x\n    y\n"),
+        ("if a {\n    b\n    ", "}\n", "\tx\n\ty\n", "x\n    y\n"),  # the cursor is deep enough
         ("if a {\n    b\n    c ", "}\n", "\tx\n\ty\n", "\tx\n    y\n"),
         ("if a {\n    b\n\tc\n", "}\n", "\tx\n    y\n", "\tx\n    y\n"),
         ("if a {\n\tb\n", "}\n", "\tx = `\n    y`\n    z\n", "\tx = `\n    y`\n\tz\n"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsp_server.block import within_block
+from blockdiff.infill.block import within_block
 
 POP = "return self.items.pop()\n\n    def size(self):\n        return 1\n"
 

@@ -1,0 +1,326 @@
+"""Where text ends: at what is behind the hole, at what was opened before it, with its construct.
+
+`¦` is the hole; `raw` is what a model wrote into it, more often than not word for word.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from blockdiff.infill.seams import Seams
+from blockdiff.types import Extent, FinishReason
+
+LENGTH, EOM = FinishReason.LENGTH, FinishReason.EOM
+
+
+def seams(language: str, text: str, extent: Extent = Extent.HOLE) -> Seams:
+    prefix, suffix = text.split("¦")
+    return Seams(prefix, suffix, language, extent=extent)
+
+
+def stopped_at(found: Seams, raw: str) -> int | None:
+    """How much has to be written before generation stops."""
+    ends = (end for end in range(len(raw) + 1) if found.cut(raw[:end], final=False)[1])
+    return next(ends, None)
+
+
+# --- within a line
+
+
+IN_LINE = [
+    # the rest of the line, letters too
+    ("python", "import os\npath = os.path.join(¦, 'file.txt')\n",
+     "os.getcwd(), 'file.txt')\nprint(path)\n\n# os.path.join(os.getcwd(), 'fil", "os.getcwd()"),
+    ("python", "point = {'x': ¦, 'y': 2}\nprint(point)\n",
+     "1, 'y': 2}\nprint(point)\npoint['x'] = 3\nprint(point)\npoint['y'] = 4", "1"),
+    ("python", "query = \"SELECT ¦ FROM users WHERE id = 1\"\n",
+     '* FROM users WHERE id = 1"\n# query = "SELECT * FROM users WHERE id = 1', "*"),
+    ("python", "def area(w, h):\n    return ¦  # square metres\n",
+     "w * h  # square metres\n\ndef perimeter(w, h):\n    return 2 * (w + h)  # m", "w * h"),
+    ("python", "def area(w, h):\n    return ¦  # square metres\n",
+     "w * h # the area\n\ndef perimeter(w, h):\n    return 2 * (w + h)\n\nx = 1\n", "w * h"),
+    ("python", "names = ['a', ¦, 'c']\n", "'b', 'c']\nnames.append('d')\nprint(names)\n", "'b'"),
+    ("python", "for ¦ in enumerate(names):\n    print(i, name)\n",
+     "i, name in enumerate(names):\n    print(i, name)\n\nfor i, name in names:\n", "i, name"),
+    ("python", "for ¦ in enumerate(names):\n    print(i, name)\n", "i, name in", "i, name"),
+    ("python", "result = [¦ for x in range(10) if x % 2]\n",
+     "x for x in range(10) if x % 2 == 0]\nprint(result)\n\nresult = [x", "x"),
+    ("python", "assert ¦, 'must be positive'\n",
+     "x > 0, 'must be positive'\nassert x > 0, 'must be positive'\nassert x >", "x > 0"),
+    ("python", "a, ¦ = b, a\n",
+     "b = 1, 2\nprint(a, b)\na, b = b, a\nprint(a, b)\na, b = b, a\nprint(a, b)\na", "b"),
+    ("python", "x = max(¦, key=len)\nprint(x)\n",
+     '["apple", "fig"], key=len)\nprint(x)\n\nx = max(["apple", "b', '["apple", "fig"]'),
+    ("python", "print(area(¦))\n", "3, 4))\nprint(area(5, 6))\nprint(area(7, 8))\nprint(", "3, 4"),
+    ("python", "d = dict(a=1, ¦)\n", "b=2, c=3)\nprint(d)\nprint(d['a'])\nprint(d['b'])\n",
+     "b=2, c=3"),
+    # a condition, and no body
+    ("python", "if ¦:\n    print('even')\n",
+     "int(input()) % 2 == 0:\n    print('odd')\nelse", "int(input()) % 2 == 0"),
+    ("javascript", "if (¦) {\n  console.log('even');\n}\n",
+     "n % 2 === 0) {\n  console.log('even');\n} else {\n  console.log('odd');\n}\n", "n % 2 === 0"),
+    ("lua", "if ¦ then\n  print('even')\nend\n",
+     "n % 2 == 0 then\n  print('even')\nend\nif n % 2 == 1 then\n  pri", "n % 2 == 0"),
+    # no second semicolon
+    ("javascript", "function area(w, h) {\n    return ¦;\n}\n",
+     "w * h;\n}\n\nfunction perimeter(w, h) {\n    return 2 * (w + h)", "w * h"),
+    ("javascript", "function area(w, h) {\n    return ¦;\n}\n", "w * h;", "w * h"),
+    ("rust", "fn area(w: u32, h: u32) -> u32 {\n    return ¦;\n}\n",
+     "w * h;\n}\n\nfn main() {\n    let width = 30;\n    let height = 20;\n    pri", "w * h"),
+    ("java", "class A {\n  int area(int w, int h) {\n    return ¦;\n  }\n}\n",
+     "w * h;\n  }\n}\n\nclass B extends A {\n  int area(int w, int h) {\n    retur", "w * h"),
+    ("c", "int area(int w, int h) {\n    return ¦; /* square metres */\n}\n",
+     "w * h; /* square metres */\n}\n\nint area(int w, int h) {\n    return w * ", "w * h"),
+    ("rust", "let v: Vec<i32> = ¦.collect();\n",
+     "vec![1, 2];\nlet v2: Vec<i32> = v.iter().map(|x| x * 2).collect();\nlet v3", "vec![1, 2]"),
+    ("javascript", "const x = a ? ¦ : null;\n",
+     "b : c;\nconst y = a ? b : c;\nconst z = a ? b : c;\n\nconst x = a ? b : c;", "b"),
+    # what was opened before the hole in its line
+    ("javascript", "const s = `Hello ${¦}`;\n",
+     "new Date().toLocaleTimeString()}!`;\n\nconsole.log(s);\n", "new Date().toLocaleTimeString()"),
+    ("javascript", "console.log(`Total: ${¦} items`);\n",
+     "items.length} items`);\nconsole.log(`Total: ${items.length", "items.length"),
+    ("python", "print(f\"Total: {¦} items\")\n",
+     'total_items} items")\nprint(f"Total: {total_items} items")\nprint(f"Tota', "total_items"),
+    ("python", "msg = 'Could not open ¦'\nraise OSError(msg)\n",
+     "file'\nraise OSError(msg)\n\nmsg = 'Could not open file'\nraise OSError(ms", "file"),
+    ("python", "import re\nm = re.match(r'¦', line)\nif m:\n    print(m.group(1))\n",
+     "(\\w+) is', 'Python is in the world')\nif m:\n    print(1)\nelse:\n    print(",
+     "(\\w+) is"),
+    ("go", 'func main() {\n\tfmt.Printf("¦\\n", 42)\n}\n',
+     'Hello!\\n")\n\tfmt.Printf("The answer to life, the universe, and e', "Hello!"),
+    ("go", "if err := ¦; err != nil {\n\treturn err\n}\n",
+     "os.Remove(p); err != nil {\n\treturn err\n}\nif err := os.Remove(p +", "os.Remove(p)"),
+    ("go", "func area(w, h int) int {\n\treturn ¦ // square metres\n}\n",
+     "w * h // square metres\n}\n\nfunc area2(w, h int) float64 {\n\treturn float", "w * h"),
+    ("cpp", "std::cout << ¦ << std::endl;\n",
+     '"sum: " << sum << std::endl;\nstd::cout << "x" << std::endl;\n', '"sum: " << sum'),
+    ("typescript", "const user: User = { name: ¦, age: 30 };\n",
+     "'John', age: 30 };\nconst other: User = { name: 'J", "'John'"),
+    ("tsx", '<div className="¦">{name}</div>;\n', 'hello">{name}</div>;\n', "hello"),
+    # languages without a grammar here
+    ("sql", "SELECT ¦ FROM users WHERE id = 1;\n",
+     "* FROM users WHERE id = 1;\nSELECT * FROM users WHERE id = 1;\nSELECT * ", "*"),
+    ("css", "a { color: ¦; margin: 0 }\n", "#000; text-decoration: none; padding: 10px }", "#000"),
+    ("yaml", "name: ¦  # the name\nversion: 1\n",
+     "my-app\ndescription: A simple Python application\nversion: 1.0.0\n", "my-app"),
+    ("json", '{"name": ¦, "version": 1}\n', '"example", "version": 1}\n', '"example"'),
+    ("html", '<a href="¦">Home</a>\n', '/home">Home</a>\n<a href="/about">About</a>\n', "/home"),
+    ("shell", "for f in ¦; do\n  echo $f\ndone\n", "*.txt; do\n  echo $f\ndone\n", "*.txt"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("language", "text", "raw", "kept"), IN_LINE)
+@pytest.mark.parametrize("extent", [Extent.HOLE, Extent.LINE])
+def test_the_rest_of_the_line_comes_once(
+    language: str, text: str, raw: str, kept: str, extent: Extent
+) -> None:
+    found = seams(language, text, extent)
+    assert found.finish(raw, LENGTH) == kept
+    if raw.endswith(("\n", "else", " in", "h;")):  # where the model itself came to an end
+        assert found.finish(raw, EOM) == kept
+    stop = stopped_at(found, raw)
+    lines = raw.count("\n")
+    assert stop is not None or lines < (4 if extent is Extent.HOLE else 1)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "raw"),
+    [
+        ("python", "with open(¦) as f:\n    data = f.read()\n", "'example.txt', 'r'"),
+        ("python", "x = f(¦)\n", "a) + g(b"),  # what it closes it opens again
+        ("python", "x = f(¦, y)\n", "a, b"),
+        ("python", "return ¦ + b\n", "a + c"),
+        ("javascript", "const f = (¦) => a + b;\n", "a, b"),
+        ("python", "for x in¦ < limit(a):\n        print(x)\n", " a:\n    if x"),
+        ("python", "    x = f(¦)\n    y = 2\n", "a)\n    z = g(1"),
+        ("python", "x = 'a' + '¦'\n", "b' + 'c"),
+        ("python", "def f(x):\n    ¦return x\n", "if not x:\n        return 0\n    "),
+        ("c", "a = 1; ¦;\n", "b = 2; c = 3"),
+        ("cpp", "/*****¦*****/\n", "********"),
+        ("typescript", 'import a from "a¦"\nimport c from "c"\n', 'a"\nimport b from "b'),
+    ],
+)
+def test_what_fits_into_the_line_stays(language: str, text: str, raw: str) -> None:
+    found = seams(language, text)
+    assert found.finish(raw) == raw
+    assert stopped_at(found, raw) is None
+
+
+# --- the end of what is written
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "raw", "kept"),
+    [
+        # the function
+        ("python", "def is_even(n):\n    return ¦",
+         "n % 2 == 0\n\nprint(is_even(4))  # Output: True\nprint(is_even(5))  # Output: False\n",
+         "n % 2 == 0"),
+        ("python", "def total(xs):\n    ¦\n", "return sum(xs)\n\n\ntotal([1, 2])  # Output: 3\n",
+         "return sum(xs)"),
+        ("python", "class Stack:\n    def push(self, x):\n        ¦",
+         "self.items.append(x)\n\n    def pop(self):\n        return self.items.pop()\n",
+         "self.items.append(x)"),
+        ("python", "def total(xs):\n    ¦\n\n\nprint(total([1]))\n",
+         "return sum(xs)\n\n\nif __name__ == '__main__':\n    main()\n", "return sum(xs)"),
+        ("javascript", "function fib(n) {\n  ¦",
+         "return n;\n}\n\nconsole.log(fib(10)); // Output: 55\n", "return n;\n}"),
+        ("java", "class A {\n  int fib(int n) {\n    ¦",
+         "return n;\n  }\n}\n\nclass B {\n  int f() {\n", "return n;\n  }\n}"),
+        ("rust", "fn fib(n: u64) -> u64 {\n    ¦",
+         "n\n}\n\nfn main() {\n    println!(\"{}\", fib(10));\n}\n", "n\n}"),
+        ("lua", "local function fib(n)\n  ¦",
+         "return n\nend\n\nprint(fib(10)) -- Output: 55\n", "return n\nend"),
+        # a construct of its own
+        ("python", "def f():\n    return 1\n\n\n¦", "def g():\n    return 2\n\n\ndef h():\n    r",
+         "def g():\n    return 2"),
+        ("python", "def f():\n    return 1\n\n\n¦",
+         "print(f())  # Output: 1\nprint(f())  # Output: 1\n", "print(f())"),
+        ("go", "package main\n\n¦",
+         "import \"fmt\"\n\nfunc f() int {\n\treturn 1\n}\n\nfunc g() {\n",
+         "import \"fmt\"\n\nfunc f() int {\n\treturn 1\n}"),
+        # a block, in a language of which no more is known
+        ("ruby", "def add(a, b)\n  ¦\nend\n", "a + b\nend\n\ndef less(a, b)\n  a - b\n", "a + b"),
+        ("shell", "f() {\n  ¦\n}\n", "echo hi\n}\n\ng() {\n    echo ho\n}\n", "echo hi"),
+        # a fence, and prose
+        ("python", "def main():\n    print(\"hi\")\n\n\n¦\n",
+         "main()\n```\n\nThis Python script defines two functions that load and save.\n", "main()"),
+        ("python", "def main():\n    print(\"hi\")\n\n\n¦\nx = 1\n",
+         "main()\n\nThis Python script defines two functions, load and save.\n", "main()"),
+        ("go", "func main() {\n\tprintln(1)\n}\n\n¦\nvar x = 1\n",
+         "func f() {\n}\n```\nThe function does nothing.\n", "func f() {\n}"),
+        ("sql", "SELECT ¦\n", "id FROM users;\n```\n", "id FROM users;"),
+        # what repeats
+        ("python", 'x = f"{¦}"\n', "1" + "0" * 64, "10"),
+        ("sql", "SELECT id, ¦", "name, age, " * 12, "name, age"),
+        ("python", 'print("done¦', '")\n' + 'print("done")\n' * 6, '")'),
+        ("html", "<ul>\n  ¦\n</ul>\n", "<li>One item</li>\n" + "  <li>One item</li>\n" * 6,
+         "<li>One item</li>"),
+        # a docstring
+        ("python", 'def total(xs):\n    """¦"""\n    return sum(xs)\n',
+         'Sum of xs."""\n    return sum(xs)\n\n\ndef average(xs):\n', "Sum of xs."),
+        ("python", 'def total(xs):\n    """\n    ¦\n    """\n    return sum(xs)\n',
+         'Sum of xs.\n    """\n    return sum(xs)\n', "Sum of xs."),
+        ("javascript", "/**\n * ¦\n */\nfunction f() {}\n", "Does it.\n */\nfunction g() {}\n",
+         "Does it."),
+    ],
+)  # fmt: skip
+def test_it_ends_with_what_it_began(language: str, text: str, raw: str, kept: str) -> None:
+    found = seams(language, text)
+    assert found.finish(raw, LENGTH).rstrip() == kept
+    assert found.finish(raw, EOM).rstrip() == kept
+    stop = stopped_at(found, raw)
+    assert stop is not None and stop <= len(raw)
+    assert found.has_ended(raw)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "raw"),
+    [
+        ("python", "def f():\n    ¦", "if x:\n        return 1\n    else:\n        return 2"),
+        ("python", "def f():\n    return 1\n\n\n¦", "@cache\ndef g():\n    x = 1\n\n    return x"),
+        ("python", "x = 1\n¦", "try:\n    f()\nexcept OSError:\n    pass"),
+        ("python", "x = [\n    ¦\n]\n", "0, 0, 0, 0, 0, 0, 0, 0, 0, 0,"),
+        ("python", "¦\n", "# " + "-" * 60),
+        ("c", "char s[] = ¦;\n", '"' + "=" * 70 + '"'),
+        ("javascript", "¦\nf();\n", "  </div>\n    </div>\n  </div>\n</div>"),
+        ("python", "s = '''\n¦\n'''\n", "Use it like this:\n```\nf()\n```\nThis is all of it."),
+        ("markdown", "# Title\n\n¦\n", "This is how it is used:\n\n```\nf()\n```"),
+        ("python", "¦\nx = 1\n", "# This comment has many words in it, as some have.\ny = 1"),
+        ("sql", "¦\n", "SELECT name FROM users\nWHERE age > 18 AND name IS NOT NULL;"),
+        ("rust", "¦\n", "pub fn f() -> (i32, i32, i32) {\n    (0, 0, 0)\n}"),
+    ],
+)
+def test_what_belongs_together_stays(language: str, text: str, raw: str) -> None:
+    found = seams(language, text)
+    assert found.finish(raw).rstrip() == raw
+    assert stopped_at(found, raw) is None
+    assert not found.has_ended(raw)
+
+
+# --- extents
+
+
+@pytest.mark.parametrize(
+    ("extent", "language", "text", "raw", "kept"),
+    [
+        (Extent.LINE, "python", "f(¦)\n", "a, b)\nmore", "a, b"),
+        (Extent.LINE, "python", "x = [1, ¦]  # list\n", "2]\nrest", "2"),
+        (Extent.LINE, "python", "x = ¦\n", "1\ny = 2", "1"),
+        (Extent.BLOCK, "javascript", "function f(a) {\n  return ¦\n}\n",
+         "a;\n}\n\nfunction g() {\n", "a;"),
+        (Extent.BLOCK, "javascript", "function f(a) {\n  return ¦\n",
+         "a;\n}\n\nfunction g() {\n", "a;\n}"),
+        (Extent.BLOCK, "python", "def f(a):\n    ¦\n", "return a\n\n\ndef g():\n  x", "return a"),
+        (Extent.BLOCK, "python", "x = 1\n\n¦\n\ndef h():\n    pass\n",
+         "def f():\n    return 1\n\n\ndef g():\n    return 2\n", "def f():\n    return 1"),
+        (Extent.BODY, "python", "def f(xs):\n    ¦\n\n\nx = 1\n",
+         "s = 0\n    for x in xs:\n        s += x\n    return s\n\n\n# more\ny = 2\n",
+         "s = 0\n    for x in xs:\n        s += x\n    return s"),
+        (Extent.BODY, "python", "class A:\n    def f(self):\n        ¦\n\n    x = 1\n",
+         "return 1\n\n    def g(self):\n        return 2\n", "return 1"),
+        (Extent.BODY, "go", "func f() int {\n\t¦\n}\n", "if x {\n\t\treturn 1\n\t}\n\treturn 2\n}",
+         "if x {\n\t\treturn 1\n\t}\n\treturn 2"),
+        (Extent.BODY, "c", "int f() {¦}\n", "\n  return 1;\n}\n\nint g() {\n", "\n  return 1;"),
+        (Extent.BODY, "lua", "function f()\n  ¦\nend\n", "return 1\nend\n\nfunction g()\n",
+         "return 1"),
+        (Extent.DELIMITER, "python", 'def f():\n    """¦"""\n    return 1\n',
+         'One.\n\n    Returns:\n        1\n    """\n    return 1\n',
+         "One.\n\n    Returns:\n        1"),
+        (Extent.DELIMITER, "java", "/**\n * ¦\n */\nint f() {\n", "One.\n */\nint g() {", "One."),
+        (Extent.DELIMITER, "go", "// ¦\nfunc F() {}\n", "F does it.\n// And more.\nfunc G() {",
+         "F does it.\n// And more."),
+        (Extent.DELIMITER, "lua", "--- ¦\nfunction f()\nend\n", "Does it.\n\n\nfunction g()",
+         "Does it."),
+        (Extent.DELIMITER, "rust", "/// ¦\nfn f() {}\n", "Does it.\n///\n/// Twice.\nfn g() {}",
+         "Does it.\n///\n/// Twice."),
+        (Extent.DELIMITER, "python", "x = '¦'\n", "a'\ny = 'b'\n", "a"),
+    ],
+)  # fmt: skip
+def test_an_extent_ends_it(
+    extent: Extent, language: str, text: str, raw: str, kept: str
+) -> None:
+    found = seams(language, text, extent)
+    assert found.finish(raw, LENGTH).rstrip() == kept
+    assert found.finish(raw, EOM).rstrip() == kept
+    stop = stopped_at(found, raw)
+    assert stop is not None and stop <= len(raw)
+
+
+# --- white space
+
+
+@pytest.mark.parametrize("extent", [Extent.HOLE, Extent.BLOCK])
+@pytest.mark.parametrize(
+    ("language", "text", "raw", "kept"),
+    [
+        ("lua", "local function add(a, b)\n  ¦\nend\n\nprint(add(1, 2))\n", "  return a + b",
+         "return a + b"),
+        ("shell", "f() {\n  ¦\n}\n", "  echo hi", "echo hi"),
+        ("python", "def f(x):\n    ¦\n", "    y = x\n    return y", "y = x\n    return y"),
+        ("python", "def f(x):\n    ¦\n", "    if x:\n            y()\n        z()\n",
+         "if x:\n        y()\n    z()"),
+        ("python", "def f(x):\n  y = x + 1\n  ¦\n\nprint(f(2))\n", "return y\n\n  ", "return y"),
+        # one level more is due
+        ("python", "def f(x):\n    for y in x:\n    ¦\n", "    print(y)", "    print(y)"),
+    ],
+)  # fmt: skip
+def test_blanks_before_the_cursor_come_once(
+    language: str, text: str, raw: str, kept: str, extent: Extent
+) -> None:
+    assert seams(language, text, extent).finish(raw) == kept
+
+
+def test_text_at_the_cursor_ends_with_a_complete_line() -> None:
+    found = seams("yaml", "steps:\n  - ¦\n", Extent.BLOCK)
+    assert found.finish("run: a\n  - run: b\n  - ru", LENGTH) == "run: a\n  - run: b"
+    assert found.finish("run: a\n  - run: b\n", EOM) == "run: a\n  - run: b"
+    assert found.finish("run: a an", LENGTH) == "run: a an"
+    assert not found.has_ended("run: a\n  - run: b\n  - ru")
+
+
+def test_a_document_with_carriage_returns_keeps_them() -> None:
+    found = seams("python", "def larger(a, b):\r    ¦\r\rprint(larger(1, 2))\r")
+    raw = "if a > b:\n        return a\n    return b\n\nprint(larger(1, 2))\n"
+    assert found.finish(raw) == "if a > b:\r        return a\r    return b"
