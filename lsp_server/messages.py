@@ -6,7 +6,10 @@ in the negotiated encoding.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any, TypeVar
@@ -21,6 +24,8 @@ INFILL = "blockdiff/infill"
 REWRITE = "blockdiff/rewrite"
 REFINEMENT = "blockdiff/refinement"
 STATUS = "blockdiff/status"
+
+_MOST_VALUES = 10_000  # in the parameters of a request
 
 _T = TypeVar("_T")
 
@@ -167,7 +172,7 @@ class StatusParams:
 def read(kind: type[_T], params: Any) -> _T:
     """Parameters of a request as a dataclass. Raises InvalidRequest that names the place."""
     try:
-        return decode.decode(kind, _snake(_without_nulls(params)))
+        return decode.decode(kind, _plain(params, itertools.count(1)))
     except RecursionError as error:
         raise InvalidRequest("the parameters are nested absurdly deep") from error
 
@@ -182,19 +187,19 @@ def write(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _without_nulls(value: Any) -> Any:
-    """Editors send null for what they leave out."""
+def _plain(value: Any, seen: Iterator[int]) -> Any:
+    """Keys as ours are, without the nulls that editors send for what they leave out.
+
+    Raises InvalidRequest for more values than any message of ours has.
+    """
+    if next(seen) > _MOST_VALUES:
+        raise InvalidRequest("the parameters hold too many values")
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {snake(k): _plain(item, seen) for k, item in value.items() if item is not None}
+    return [_plain(item, seen) for item in value] if isinstance(value, list) else value
 
 
-def _snake(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {snake(key): _snake(item) for key, item in value.items()}
-    return [_snake(item) for item in value] if isinstance(value, list) else value
-
-
+@functools.lru_cache(maxsize=1024)
 def snake(name: str) -> str:
     """`maxTokens` is `max_tokens`."""
     return re.sub("[A-Z]", lambda m: "_" + m[0].lower(), name)

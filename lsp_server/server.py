@@ -180,8 +180,10 @@ def _add_life(server: Server) -> None:
 
     @server.feature(types.INITIALIZED)
     async def initialized(params: types.InitializedParams) -> None:
-        await configuration.pull()
-        server.start_with_settings()
+        try:
+            await configuration.pull()
+        finally:  # whatever is wrong with them: nobody waits for others
+            server.start_with_settings()
         workspace = server.client_capabilities.workspace
         dynamic = workspace and workspace.did_change_configuration
         if dynamic and dynamic.dynamic_registration:

@@ -55,11 +55,11 @@ class Raw:
         self.send({"id": self.number, "method": method, "params": params})
         return self.number
 
-    def answers(self, numbers: set[int]) -> dict[int, Any]:
+    def answers(self, numbers: set[int], seconds: float = 60.0) -> dict[int, Any]:
         """Wait for the answers to these requests, one each."""
         found: dict[int, Any] = {}
         while set(found) < numbers:
-            message = self._received.get(timeout=60)
+            message = self._received.get(timeout=seconds)
             if "method" in message:
                 self.seen.append(message)
                 if "id" in message:  # it asks us: for settings, or to show progress

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blockdiff.endpoint import Runtime
+from tests.bench import fuzz_lsp
 from tests.lsp.editor import hole
 from tests.lsp.raw import Raw
 from tests.unit.scripted_service import ScriptedEngine, served
@@ -109,6 +110,11 @@ def test_every_request_is_answered_once_whatever_comes(
     sane = raw.infill((0, 4), "sane", max_tokens=1)
     answer = raw.answers({*numbers, sane})[sane]
     assert answer["result"]["edits"] == [{"range": hole((0, 4)), "newText": "sane done"}], answer
+
+
+def test_mutated_messages_are_all_answered() -> None:
+    report = fuzz_lsp.fuzz(600, seed=12)
+    assert report.unanswered == [] and report.messages == 600 and report.requests > 300
 
 
 if sys.platform == "win32":
