@@ -4,8 +4,13 @@ layout      prefix, hole and suffix as one token sequence, within a budget
 windows     which text around the hole, so that typing moves as little of it as possible
 outline     what is far above it and matters: imports, and what encloses the hole
 healing     the token cut in two at the hole
-seams       where a draft ends, and how it fits in
+seams       where a draft ends, and how it fits in; the rules for that:
+rest_of_line  where it meets the rest of the line of its hole
+ending      how far it may go, and where the construct ends that it began
+block       where ghost text has said enough
 construct   where a draft leaves the function it belongs to
+prose       where it turns to talk
+repetition  where it only repeats itself
 nesting     which brackets and strings are open
 whitespace  line endings and indentation
 syntax      whether a filled hole parses

@@ -1,13 +1,17 @@
-"""From what the model wrote to what goes into the document.
+"""From what the model wrote to what goes into the document: the one place that says where it ends.
 
-Three things go wrong at the seams of a hole. The model writes on into the text that follows the
-hole anyway; it leaves the function that the hole is in and begins another; and it writes LF, and
-tabs or spaces, as it likes. The first two are cut off, the third is converted.
+Every way of asking goes through it: an infill, ghost text, several holes, a rewrite. Things go
+wrong at the seams of a hole. The model writes on into the text that follows the hole anyway, in
+its line or below; it leaves the function that the hole is in and begins another; it repeats itself,
+or talks; and it writes LF, and tabs or spaces, as it likes. All but the last is cut off, and
+generation stops there; the last is converted.
 
 A cut is a claim that the model is wrong, so each rule asks for evidence: several telling lines in
-a row, or an end that repeats the start of the suffix and that brackets or the grammar do without.
-All rules only ever cut the end; at most a line break is put there. Special tokens need no care:
-decoding drops them, and encoding the document again makes none out of text.
+a row, the words of the rest of the line where as much is open as at the hole, or an end that
+repeats the start of the suffix and that brackets or the grammar do without. The rules only ever
+cut the end; at most a line break is put there, and blanks that stand before the cursor already go.
+Special tokens need no care: decoding drops them, and encoding the document again makes none out
+of text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where text ends: at what stands behind the hole, at what was opened before it, with its construct.
+"""Where text ends: at what is behind the hole, at what was opened before it, with its construct.
 
 `¦` is the hole; `raw` is what a model wrote into it, more often than not word for word.
 """
@@ -39,7 +39,7 @@ IN_LINE = [
      "w * h  # square metres\n\ndef perimeter(w, h):\n    return 2 * (w + h)  # m", "w * h"),
     ("python", "def area(w, h):\n    return ¦  # square metres\n",
      "w * h # the area\n\ndef perimeter(w, h):\n    return 2 * (w + h)\n\nx = 1\n", "w * h"),
-    ("python", "names = ['a', ¦, 'c']\n", "'b', 'c']\nnames.append('d')\nprint(names)\n\nna", "'b'"),
+    ("python", "names = ['a', ¦, 'c']\n", "'b', 'c']\nnames.append('d')\nprint(names)\n", "'b'"),
     ("python", "for ¦ in enumerate(names):\n    print(i, name)\n",
      "i, name in enumerate(names):\n    print(i, name)\n\nfor i, name in names:\n", "i, name"),
     ("python", "for ¦ in enumerate(names):\n    print(i, name)\n", "i, name in", "i, name"),
@@ -177,10 +177,11 @@ def test_what_fits_into_the_line_stays(language: str, text: str, raw: str) -> No
          "def g():\n    return 2"),
         ("python", "def f():\n    return 1\n\n\n¦",
          "print(f())  # Output: 1\nprint(f())  # Output: 1\n", "print(f())"),
-        ("go", "package main\n\n¦", "import \"fmt\"\n\nfunc f() int {\n\treturn 1\n}\n\nfunc g() {\n",
+        ("go", "package main\n\n¦",
+         "import \"fmt\"\n\nfunc f() int {\n\treturn 1\n}\n\nfunc g() {\n",
          "import \"fmt\"\n\nfunc f() int {\n\treturn 1\n}"),
         # a block, in a language of which no more is known
-        ("ruby", "def add(a, b)\n  ¦\nend\n", "a + b\nend\n\ndef subtract(a, b)\n  a - b\n", "a + b"),
+        ("ruby", "def add(a, b)\n  ¦\nend\n", "a + b\nend\n\ndef less(a, b)\n  a - b\n", "a + b"),
         ("shell", "f() {\n  ¦\n}\n", "echo hi\n}\n\ng() {\n    echo ho\n}\n", "echo hi"),
         # a fence, and prose
         ("python", "def main():\n    print(\"hi\")\n\n\n¦\n",
@@ -224,7 +225,7 @@ def test_it_ends_with_what_it_began(language: str, text: str, raw: str, kept: st
         ("python", "¦\n", "# " + "-" * 60),
         ("c", "char s[] = ¦;\n", '"' + "=" * 70 + '"'),
         ("javascript", "¦\nf();\n", "  </div>\n    </div>\n  </div>\n</div>"),
-        ("python", "s = '''\n¦\n'''\n", "Use it like this:\n```\nf()\n```\nThis is it, and no more."),
+        ("python", "s = '''\n¦\n'''\n", "Use it like this:\n```\nf()\n```\nThis is all of it."),
         ("markdown", "# Title\n\n¦\n", "This is how it is used:\n\n```\nf()\n```"),
         ("python", "¦\nx = 1\n", "# This comment has many words in it, as some have.\ny = 1"),
         ("sql", "¦\n", "SELECT name FROM users\nWHERE age > 18 AND name IS NOT NULL;"),
@@ -251,7 +252,7 @@ def test_what_belongs_together_stays(language: str, text: str, raw: str) -> None
          "a;\n}\n\nfunction g() {\n", "a;"),
         (Extent.BLOCK, "javascript", "function f(a) {\n  return ¦\n",
          "a;\n}\n\nfunction g() {\n", "a;\n}"),
-        (Extent.BLOCK, "python", "def f(a):\n    ¦\n", "return a\n\n\ndef g():\n    x", "return a"),
+        (Extent.BLOCK, "python", "def f(a):\n    ¦\n", "return a\n\n\ndef g():\n  x", "return a"),
         (Extent.BLOCK, "python", "x = 1\n\n¦\n\ndef h():\n    pass\n",
          "def f():\n    return 1\n\n\ndef g():\n    return 2\n", "def f():\n    return 1"),
         (Extent.BODY, "python", "def f(xs):\n    ¦\n\n\nx = 1\n",
@@ -259,7 +260,7 @@ def test_what_belongs_together_stays(language: str, text: str, raw: str) -> None
          "s = 0\n    for x in xs:\n        s += x\n    return s"),
         (Extent.BODY, "python", "class A:\n    def f(self):\n        ¦\n\n    x = 1\n",
          "return 1\n\n    def g(self):\n        return 2\n", "return 1"),
-        (Extent.BODY, "go", "func f() int {\n\t¦\n}\n", "if x {\n\t\treturn 1\n\t}\n\treturn 2\n}\n\nf",
+        (Extent.BODY, "go", "func f() int {\n\t¦\n}\n", "if x {\n\t\treturn 1\n\t}\n\treturn 2\n}",
          "if x {\n\t\treturn 1\n\t}\n\treturn 2"),
         (Extent.BODY, "c", "int f() {¦}\n", "\n  return 1;\n}\n\nint g() {\n", "\n  return 1;"),
         (Extent.BODY, "lua", "function f()\n  ¦\nend\n", "return 1\nend\n\nfunction g()\n",

@@ -14,6 +14,7 @@ from blockdiff.config import Layout
 from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.healing import HealingConstraint, healable_tail
 from blockdiff.infill.layout import build_prompt, framed
+from blockdiff.infill.whitespace import to_lf
 from blockdiff.model.tokenizer import Tokenizer
 from blockdiff.types import Hole, InfillRequest, Snippet
 from tests.unit.toy_tokenizers import ToyTokenizer
@@ -224,8 +225,8 @@ def test_prompts_are_unbroken_pieces_within_the_budget(
         before, after = tokens[third + 1 :], tokens[second + 1 : third]
     assert prompt.context_tokens == len(before) + len(after) <= budget
     healed = tokenizer.encode(prompt.heal)
-    whole_before = tokenizer.encode(prefix.replace("\r\n", "\n"))
-    whole_after = tokenizer.encode(suffix.replace("\r\n", "\n"))
+    whole_before = tokenizer.encode(to_lf(prefix))
+    whole_after = tokenizer.encode(to_lf(suffix))
     assert heal or not prompt.heal
     whole = before + healed
     assert whole_before[len(whole_before) - len(whole) :] == whole
