@@ -288,5 +288,6 @@ def test_the_default_model_ends_where_it_should(tmp_path: Path) -> None:
     wrong = [row for row in rows if row["repeats"] or row["prose"] or row["fenced"]]
     assert not wrong and len(rows) == 80
     for way in ways.values():
-        assert way["holes"] == 40 and way["torn"] <= 1 and way["parse_rate"] >= 0.7
-    assert ways["ghost"]["exact"] >= 0.25, "ends early, but not by writing nothing"
+        assert way["holes"] == 40 and way["parse_rate"] >= 0.75
+        assert way["exact"] >= 0.25, "ends early, but not by writing nothing"
+    assert ways["ghost"]["torn"] == 0
