@@ -73,9 +73,10 @@ class ScriptedEngine:
         if self._scene == "remove-meanwhile":
             Path(request.path).unlink()
         tokens = -(-len(self._text) // TOKEN)
+        finish = FinishReason.LENGTH if self._scene == "length" else FinishReason.EOM
         yield Finished(
             request_id="", hole=0, text=self._text, tokens=tokens, forwards=tokens + 1,
-            finish=FinishReason.EOM, syntax=SyntaxState.OK, mode=request.decoding.mode.value,
+            finish=finish, syntax=SyntaxState.OK, mode=request.decoding.mode.value,
             model=self.name, elapsed_ms=12.5, first_ms=3.25, context_tokens=40,
         )  # fmt: skip
 

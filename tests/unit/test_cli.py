@@ -133,6 +133,16 @@ def test_quiet_prints_the_diff_and_nothing_else(blockdiff: Any, program: Path) -
     assert result.err == ""
 
 
+@pytest.mark.parametrize("holes", [("--lines", "2"), ("--at", "2:5", "--at", "3:5")])
+def test_quiet_says_when_the_text_was_cut_off(
+    blockdiff: Any, program: Path, monkeypatch: pytest.MonkeyPatch, holes: tuple[str, ...]
+) -> None:
+    script(monkeypatch, "length")
+    result = blockdiff("infill", "program.py", *holes, "--quiet")
+    assert result.out.startswith("--- a/program.py")
+    assert result.err == "cut off at --max-tokens (finish: length)\n"
+
+
 def test_write_changes_the_file_and_prints_no_diff(blockdiff: Any, program: Path) -> None:
     result = blockdiff("infill", "program.py", "--at", "2:5", "--write")
     assert (result.status, result.out) == (0, "")

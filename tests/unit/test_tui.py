@@ -125,7 +125,7 @@ def test_the_summary_says_when_the_text_was_cut_off() -> None:
     )
     assert tui.summary(finished) == (
         "ar · 6 tokens in 3 forwards · 2.0 tokens/forward · 900 ms, first draft after 80 · "
-        "syntax broken · cut off at --max-tokens"
+        "syntax broken · cut off at --max-tokens (finish: length)"
     )
 
 
