@@ -185,7 +185,9 @@ def _ask(
     report.requests += 1
     began = time.monotonic()
     try:
-        raw.answers({raw.request(method, params)}, patience)
+        number = raw.request(method, params)
+        began = time.monotonic()  # its JSON is written and sent, which is our time
+        raw.answers({number}, patience)
     except (queue.Empty, BrokenPipeError):
         report.unanswered.append(f"{method}: {str(params)[:2000]}")
     seconds = time.monotonic() - began
