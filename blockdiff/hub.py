@@ -20,7 +20,7 @@ from typing import Any
 from blockdiff.catalog import Published
 from blockdiff.errors import DiskFull, DownloadFailed, ModelCorrupt, ModelUnsupported
 from blockdiff.partial import Partial
-from blockdiff.transfer import CONNECT_SECONDS, Report, SourceFailed, fill, one_line
+from blockdiff.transfer import CONNECT_SECONDS, Report, SourceFailed, fill, is_offline, one_line
 
 RECORD = "verified.json"
 _WANTED = (
@@ -112,6 +112,11 @@ def is_complete(folder: Path, revision: str) -> bool:
 
 def _listed(entry: Published) -> tuple[str, list[RemoteFile]]:
     """The commit, and the files of it that are wanted."""
+    if is_offline():
+        raise DownloadFailed(
+            f"{entry.name} is not here, and HF_HUB_OFFLINE forbids to fetch it",
+            "unset it, or give a folder that holds the repository: --model PATH",
+        )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi
 

@@ -12,11 +12,13 @@ The cache is `BLOCKDIFF_CACHE`, or the user's cache folder. Nothing here imports
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -32,15 +34,25 @@ from blockdiff.catalog import (
     find,
     published,
 )
-from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
+from blockdiff.errors import (
+    DiskFull,
+    ModelCorrupt,
+    ModelNotFound,
+    ModelUnsupported,
+    OutputFileError,
+)
 from blockdiff.footprint import shape_of
 
 __all__ = [
-    "DEFAULT_MODEL", "CatalogEntry", "ModelFiles", "ModelState", "Progress", "Published", "Status",
+    "DEFAULT_MODEL", "ROOM_HINT", "CatalogEntry", "ModelFiles", "ModelState", "Progress",
+    "Published", "Status",
     "bundled_models", "cache_root", "catalog", "files_of", "find", "folder_of", "is_path",
-    "is_verified", "lock", "mark_verified", "own_cache_root", "partial_of", "published",
-    "remove", "resolve", "silent", "state",
+    "is_verified", "lock", "locked", "mark_verified", "own_cache_root", "partial_of", "published",
+    "remove", "resolve", "silent", "state", "writing_errors",
 ]  # fmt: skip
+
+ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
+_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quotas
 
 PREPARED, PACKED = "prepared-bf16", "prepared-int8"
 HUB = "bfloat16"  # what checkpoints are published in
@@ -249,7 +261,7 @@ def remove(name_or_path: str) -> int:
     folder = folder_of(name)
     if not folder.is_dir():
         raise ModelNotFound(f"the cache holds nothing of {name_or_path}")
-    with lock(name):
+    with locked(name):
         freed = _size_below(folder)
         shutil.rmtree(folder)
     return freed
@@ -262,6 +274,27 @@ def lock(name: str) -> Any:
     path = folder_of(name).with_name(f".{name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path)
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Holds the lock of `name`. Raises as `writing_errors`."""
+    with writing_errors(), lock(name):
+        yield
+
+
+@contextmanager
+def writing_errors() -> Iterator[None]:
+    """Turns what the system says about the cache folder into DiskFull or OutputFileError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise DiskFull(f"the disk of {cache_root()} is full", ROOM_HINT) from error
+        raise OutputFileError(
+            f"cannot write in the cache folder {cache_root()}: {error}",
+            "set BLOCKDIFF_CACHE to a folder you can write to",
+        ) from error
 
 
 def _resolve_path(path: Path) -> ModelFiles:

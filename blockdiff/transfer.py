@@ -5,6 +5,7 @@ The hub's own client forgets what an interrupted process had fetched of a file; 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,12 @@ Report = Callable[[str, int, int], None]
 
 class SourceFailed(Exception):
     """What one source said, in one line."""
+
+
+def is_offline() -> bool:
+    """Whether the user wants nothing to be fetched, in the words of the hub's own client."""
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
 
 
 def fill(url: str, size: int, partial: Partial, report: Report) -> None:

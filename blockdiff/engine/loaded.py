@@ -85,7 +85,7 @@ class Checkpoint:
             weights = files.packed if int8 else files.prepared
             stored = dtype.itemsize if int8 else 2
             if not is_prepared(weights):
-                with store.lock(weights.parent.name):
+                with store.locked(weights.parent.name):
                     if not is_prepared(weights):
                         prepare_gguf(files.base, weights, progress, int8=int8)
         else:

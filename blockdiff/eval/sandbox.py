@@ -1,45 +1,26 @@
 """Run one program with limits and learn whether it reached its end.
 
-The program is executed by a driver that writes a nonce once the last line has run, so that an
-early exit is no pass. This limits accidents of generated code; it is no wall against hostile code.
+The program runs below a `guard`, a process of ours that alone decides what the end was, so that an
+early exit is no pass. Nothing that it starts outlives it. This limits accidents of generated code;
+it is no wall against hostile code.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-_DRIVER = """
-import os, sys
-report, nonce, path = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-del sys.argv[1:]
-def end(kind):
-    os.write(report, (nonce + kind).encode())
-    os._exit(0)
-try:
-    program = compile(open(path, encoding="utf-8").read(), "program.py", "exec")
-except BaseException:
-    end("syntax")
-try:
-    exec(program, {})
-except AssertionError:
-    end("wrong")
-except MemoryError:
-    end("memory")
-except SystemExit:
-    end("exit")
-except BaseException:
-    end("error")
-end("passed")
-"""
+from blockdiff import child
+from blockdiff.eval import guard
+
+_GRACE_SECONDS = 15.0  # for the guard to end what is left; it keeps to the time limit by itself
+_APART = ("-n", "-p", "-f", "--kill-child", "--mount-proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,55 +40,41 @@ def run_program(source: str, limits: Limits = Limits()) -> str:  # noqa: B008
         `passed`, `wrong` (an assertion failed), `syntax`, `error`, `memory`, `exit`, `timeout`,
         or `died` (killed by a limit or a signal).
     """
-    nonce = secrets.token_hex(8)
-    read_end, write_end = os.pipe()
     folder = Path(tempfile.mkdtemp(prefix="blockdiff-eval-"))
     try:
-        program, driver = folder / "program.txt", folder / "driver.py"
+        program = folder / "program.txt"
         try:
             program.write_text(source, encoding="utf-8", newline="")
         except UnicodeEncodeError:
             return "syntax"
-        driver.write_text(_DRIVER, encoding="utf-8")
-        late = _run(driver, write_end, nonce, program, limits)
-        os.set_blocking(read_end, False)
-        try:
-            report = os.read(read_end, 4096).decode("utf-8", "replace")
-        except BlockingIOError:
-            report = ""
-        if report.startswith(nonce):
-            return report.removeprefix(nonce)
-        return "timeout" if late else "died"
+        status = _run(program, limits) - guard.FIRST_STATUS
+        return guard.OUTCOMES[status] if 0 <= status < len(guard.OUTCOMES) else "died"
     finally:
-        os.close(read_end)
-        os.close(write_end)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(driver: Path, report: int, nonce: str, program: Path, limits: Limits) -> bool:
-    """Start, wait and kill whatever is left; True if the time ran out."""
-    process = subprocess.Popen(
-        [*_without_network(), sys.executable, "-I", "-B", driver, str(report), nonce, program],
-        cwd=driver.parent,
-        env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=(report,),
+def _run(program: Path, limits: Limits) -> int:
+    """The exit status of the guard."""
+    python = [sys.executable, "-I", "-B", guard.__file__, str(limits.seconds), str(program)]
+    process = child.start(
+        [*_apart(), *python],
+        program.parent,
+        {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8"},
+        stdout=child.NO_OUTPUT,
+        stderr=child.NO_OUTPUT,
         start_new_session=True,
         preexec_fn=functools.partial(_apply, limits),
     )
-    late = False
     try:
-        process.wait(limits.seconds)
-    except subprocess.TimeoutExpired:
-        late = True
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
-    return late
+        return process.wait(limits.seconds + _GRACE_SECONDS)
+    except child.Failed:
+        return guard.FIRST_STATUS + guard.OUTCOMES.index("timeout")
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
 
 
 def _apply(limits: Limits) -> None:
@@ -128,10 +95,11 @@ def _apply(limits: Limits) -> None:
 
 
 @functools.cache
-def _without_network() -> tuple[str, ...]:
-    """A command prefix that takes the network away, where this user may do so."""
-    if shutil.which("unshare"):
-        for prefix in (("unshare", "-n"), ("unshare", "-r", "-n")):
-            if subprocess.run([*prefix, "true"], capture_output=True, timeout=10).returncode == 0:
-                return prefix
+def _apart() -> tuple[str, ...]:
+    """A command prefix for processes and a network of its own, where this user may have them."""
+    unshare = child.which("unshare")
+    for options in (_APART, ("-r", *_APART), ("-n",), ("-r", "-n")) if unshare else ():
+        prefix = (str(unshare), *options)
+        if child.run([*prefix, "true"], seconds=10).returncode == 0:
+            return prefix
     return ()

