@@ -20,6 +20,7 @@ from typing import Any
 from blockdiff.search_path import PACKAGE_ROOT, is_apart
 
 NO_OUTPUT = subprocess.DEVNULL
+PIPE = subprocess.PIPE
 Popen = subprocess.Popen
 Failed = subprocess.SubprocessError
 """A child that took too long, or whose exit status was not 0 where that was asked for."""
@@ -73,11 +74,10 @@ def start(
     """Start a command in `folder`, which must be one that others cannot write to.
 
     `environment` is all it gets, as a rule `inherited()` and more; `options` are those of Popen.
-    It has no input. Raises OSError.
+    It has no input unless they give it one. Raises OSError.
     """
-    return Popen(
-        _resolved(command), cwd=folder, env=environment, stdin=subprocess.DEVNULL, **options
-    )
+    given = {"stdin": subprocess.DEVNULL, **options}
+    return Popen(_resolved(command), cwd=folder, env=environment, **given)
 
 
 def detached() -> dict[str, Any]:

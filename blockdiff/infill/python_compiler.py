@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from blockdiff import child
 
 TIME_LIMIT_S = 1.0
 MOST_CHARACTERS = 300_000  # about a third of a second
@@ -132,8 +134,9 @@ def _offset(text: str, line: int, column: int) -> int:
 class _Compiler:
     """The child, started when it is first needed. Threads take turns."""
 
-    process: subprocess.Popen[bytes] | None = None
+    process: child.Popen[bytes] | None = None
     owner: int = 0  # the process that started it: after a fork the pipes are another's
+    folder: tempfile.TemporaryDirectory[str] | None = None  # an empty one, where it runs
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ask(self, text: bytes, part: bytes) -> str:
@@ -151,10 +154,13 @@ class _Compiler:
                 raise NotJudged
             return answer
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> child.Popen[bytes]:
         self.process = None
         try:
-            process = start_interpreter(["-c", _CHILD, str(_MEMORY), str(_MOST_CODE)])
+            if self.folder is None or not os.path.isdir(self.folder.name):
+                self.folder = tempfile.TemporaryDirectory(prefix="blockdiff-")
+            folder = Path(self.folder.name)
+            process = start_interpreter(["-c", _CHILD, str(_MEMORY), str(_MOST_CODE)], folder)
         except OSError as error:
             raise NotJudged from error
         if _answer(process, b"", _START_LIMIT_S) != "ready":
@@ -163,19 +169,19 @@ class _Compiler:
         return process
 
 
-def start_interpreter(arguments: list[str]) -> subprocess.Popen[bytes]:
+def start_interpreter(arguments: list[str], folder: Path) -> child.Popen[bytes]:
     """This Python, isolated: no site packages, no environment, no folder of a project."""
-    return subprocess.Popen(
+    return child.start(
         [sys.executable, "-I", "-S", "-B", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=tempfile.gettempdir(),
-        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        folder,
+        {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        stdin=child.PIPE,
+        stdout=child.PIPE,
+        stderr=child.NO_OUTPUT,
     )
 
 
-def _answer(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> str:
+def _answer(process: child.Popen[bytes], request: bytes, seconds: float) -> str:
     """One line of the child's; empty if it ended or took too long, and then it is gone."""
     assert process.stdin is not None and process.stdout is not None
     late = threading.Timer(seconds, process.kill)
