@@ -144,12 +144,12 @@ def test_spans_of_faults(
 
 def test_a_missing_grammar_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(grammars._GRAMMARS, "python", ("tree_sitter_absent", "language"))
-    grammars._grammar.cache_clear()
+    grammars.grammar_of.cache_clear()
     try:
         assert state("x = ", "(", "\n", "python") is SKIPPED
     finally:
         monkeypatch.undo()
-        grammars._grammar.cache_clear()
+        grammars.grammar_of.cache_clear()
 
 
 def test_a_megabyte_of_garbage_is_skipped_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
