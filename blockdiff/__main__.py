@@ -4,11 +4,11 @@
 import os
 import sys
 
-from blockdiff import search_path
+from blockdiff.system import search_path
 
 search_path.leave_project()  # before anything is looked for there
 
-from blockdiff import interrupt
+from blockdiff.cli import interrupt
 
 # Read once, when torch is loaded: its threads wait asleep, not spinning. Beside one other busy
 # process a forward is several times faster so, see docs/LOG.md.
@@ -19,7 +19,7 @@ def main() -> None:
     """Run the command line and exit with a status of `blockdiff.errors.ExitCode`."""
     try:
         interrupt.install()
-        from blockdiff.cli import run
+        from blockdiff.cli.app import run
 
         status = run(sys.argv[1:])
     except KeyboardInterrupt:  # during the import itself

@@ -6,6 +6,9 @@ returns. Both are listed in the README.
 
 from __future__ import annotations
 
+import errno
+import os
+import traceback
 from enum import IntEnum
 from typing import ClassVar
 
@@ -223,3 +226,48 @@ class NotPermitted(BlockdiffError):
 
     code = "not_permitted"
     exit_code = ExitCode.RESOURCE
+
+
+_DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_DEFECT_HINT = "this is a defect; run again with BLOCKDIFF_DEBUG=1 for the traceback and report it"
+_EXTRAS = {
+    "engine": (
+        *("torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy"),
+        *("starlette", "uvicorn", "prometheus_client"),
+    ),
+    "train": ("matplotlib", "accelerate"),
+    "bench": ("xllamacpp",),
+}
+
+
+def as_error(exception: BaseException) -> BlockdiffError:
+    """The typed error for whatever went wrong; BLOCKDIFF_DEBUG=1 prints the traceback first."""
+    if isinstance(exception, KeyboardInterrupt):
+        return Cancelled("interrupted")
+    if os.environ.get("BLOCKDIFF_DEBUG"):
+        traceback.print_exception(exception)
+    if isinstance(exception, BlockdiffError):
+        return exception
+    if isinstance(exception, ModuleNotFoundError):
+        package = (exception.name or "").partition(".")[0]
+        for extra, packages in _EXTRAS.items():
+            if package in packages:
+                return NotInstalled(
+                    f"{package} is not installed", f"pip install 'blockdiff[{extra}]'"
+                )
+    if _is_out_of_memory(exception):
+        hint = "close other programs, or lower --context-tokens; `blockdiff doctor` shows what fits"
+        return OutOfMemory("not enough memory", hint)
+    if isinstance(exception, OSError) and exception.errno in _DISK_FULL:
+        return DiskFull(f"the disk is full: {exception}", "free some space and try again")
+    reason = " ".join(str(exception).split())
+    return BlockdiffError(f"{type(exception).__name__}: {reason}", _DEFECT_HINT)
+
+
+def _is_out_of_memory(exception: BaseException) -> bool:
+    if isinstance(exception, MemoryError) or type(exception).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(exception, OSError):
+        return exception.errno == errno.ENOMEM
+    # What torch's allocator says on the CPU.
+    return isinstance(exception, RuntimeError) and "can't allocate memory" in str(exception)

@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from blockdiff.catalog import Published
-from blockdiff.catalog import published as catalogue
-from blockdiff.footprint import CONTEXT, DTYPES, shape_of
-from blockdiff.model.kinds import Attention, read_kind
-from blockdiff.model.kinds import published as line_of
+from blockdiff.model.load.kinds import Attention, read_kind
+from blockdiff.model.load.kinds import published as line_of
+from blockdiff.weights.catalog import Published
+from blockdiff.weights.catalog import published as catalogue
+from blockdiff.weights.footprint import CONTEXT, DTYPES, shape_of
 from tests.parity.family_checkpoints import CHECKPOINTS
 
 ROOT = Path(__file__).resolve().parents[1]

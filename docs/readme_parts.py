@@ -34,7 +34,7 @@ def updated(text: str) -> str:
 
 
 def help_text(command: str) -> str:
-    from blockdiff.cli import run
+    from blockdiff.cli.app import run
 
     output = io.StringIO()
     before = os.environ.get("COLUMNS")

@@ -5,7 +5,7 @@ An editor starts it in the folder of the open project. `python -m lsp_server` wo
 """
 
 # ruff: noqa: E402
-from blockdiff import search_path
+from blockdiff.system import search_path
 
 search_path.leave_project()  # before anything is looked for there
 

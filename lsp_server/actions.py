@@ -9,8 +9,8 @@ from enum import Enum
 from functools import partial
 
 from blockdiff.errors import InvalidRequest
-from blockdiff.grammars import language_of
-from blockdiff.infill.whitespace import indent_width, line_ending
+from blockdiff.syntax.grammars import language_of
+from blockdiff.syntax.whitespace import indent_width, line_ending
 from blockdiff.types import Extent, SyntaxState
 from lsp_server.constructs import Function, documentation, enclosing_function
 from lsp_server.context import path_of

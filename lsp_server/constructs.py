@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blockdiff.grammars import language_of, parsed
-from blockdiff.infill.whitespace import indent_width, indentation_unit
+from blockdiff.syntax.grammars import language_of, parsed
+from blockdiff.syntax.whitespace import indent_width, indentation_unit
 from lsp_server.edits import Blank
 from lsp_server.faults import MOST_CHARACTERS
 

@@ -8,11 +8,10 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
-from blockdiff import store
-from blockdiff.client import EngineClient
-from blockdiff.endpoint import Runtime
+from blockdiff.client.client import EngineClient
+from blockdiff.client.endpoint import Runtime
+from blockdiff.client.wire import EngineState
 from blockdiff.errors import BlockdiffError, Cancelled, EngineUnavailable, InvalidRequest
-from blockdiff.store import Status
 from blockdiff.types import (
     Filled,
     Finished,
@@ -23,7 +22,8 @@ from blockdiff.types import (
     RewriteRequest,
     StreamEvent,
 )
-from blockdiff.wire import EngineState
+from blockdiff.weights import store
+from blockdiff.weights.store import Status
 from lsp_server.messages import State, StatusParams
 from lsp_server.settings import EngineSettings
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from blockdiff.grammars import parsed
+from blockdiff.syntax.grammars import parsed
 
 if TYPE_CHECKING:
     from tree_sitter import Node

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-from blockdiff import decode
+from blockdiff.client import decode
 from blockdiff.config import Mode
 from blockdiff.errors import InvalidRequest
 from blockdiff.types import MOST_HOLES

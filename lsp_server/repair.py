@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, islice
 
-from blockdiff.grammars import grammar_of
-from blockdiff.infill.nesting import Nesting, scan
-from blockdiff.infill.whitespace import indent_width, line_ending
+from blockdiff.syntax.grammars import grammar_of
+from blockdiff.syntax.nesting import Nesting, scan
+from blockdiff.syntax.whitespace import indent_width, line_ending
 from lsp_server.faults import Fault, Faults, faults
 
 _MOST_PARSED = 8_000_000  # bytes in search of one repair

@@ -16,7 +16,7 @@ from pygls.exceptions import JsonRpcException, JsonRpcInternalError
 from pygls.lsp.server import LanguageServer
 
 import blockdiff
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import BlockdiffError
 from lsp_server import greeting, messages, settings
 from lsp_server.actions import COMMAND, Action, ActionParams, Actions, Offer

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from blockdiff import decode
-from blockdiff.client import EngineOptions
+from blockdiff.client import decode
+from blockdiff.client.client import EngineOptions
+from blockdiff.client.starter import StartOptions
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import BlockdiffError, InvalidRequest
-from blockdiff.starter import StartOptions
 from lsp_server.messages import camel, snake
 
 _MOST_COMPLAINTS = 10  # of one kind of settings: more of them are those of another program

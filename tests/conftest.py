@@ -30,6 +30,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _is_downloaded() -> bool:
-    from blockdiff import store
+    from blockdiff.weights import store
 
     return store.state(store.DEFAULT_MODEL).status is store.Status.PRESENT

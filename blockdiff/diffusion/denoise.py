@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.choose import Proposal
+from blockdiff.diffusion.forwards import Generation
 from blockdiff.diffusion.revision import Revision
 from blockdiff.diffusion.snapshot import Forwards, Snapshot, Steps
 from blockdiff.diffusion.unmask import next_size, settle, unchanged
 from blockdiff.model import masks
 from blockdiff.model.forward import Forward
 from blockdiff.model.transformer import Gate
-
-if TYPE_CHECKING:
-    from blockdiff.diffusion.sampler import Sampler
 
 
 class Denoising:
@@ -30,7 +27,7 @@ class Denoising:
     j predicts its token j + 1.
     """
 
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, sampler: Generation) -> None:
         self._sampler = sampler
 
     def steps(self, last: int, canvas: Canvas) -> Steps[None]:

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from blockdiff.config import Mode
 from blockdiff.diffusion.choose import Proposal
+from blockdiff.diffusion.forwards import Generation
 from blockdiff.diffusion.lookup import DRAFT_FLOOR, Lookup, Original, Source
 from blockdiff.diffusion.snapshot import Steps
 
-if TYPE_CHECKING:
-    from blockdiff.diffusion.sampler import Sampler
-
 _SURE_MATCH = 3  # tokens; a shorter match in the text is used only where the adapter has no draft
-
-
-@dataclass(frozen=True, slots=True)
-class Speculation:
-    """How `verify` drafts, as far as it depends on what a row of a forward costs.
-
-    Attributes:
-        every_length: a forward drafts for every number of draft tokens that may be accepted, not
-            only for all of them, and beside copies, too: more drafts, for more rows.
-        lookup: most tokens of a draft from the text itself; 0: none.
-        crowded: the same where others write in the same forwards, which then have no masks: the
-            weights are read anyway, and a row must bring more to be worth its arithmetic. None:
-            nothing changes. Greedy requests only: what a sampled one writes depends on its drafts.
-    """
-
-    every_length: bool = True
-    lookup: int = 0
-    crowded: int | None = None
 
 
 class Verification:
@@ -46,7 +24,7 @@ class Verification:
     the text, or the original of a rewrite holds the next draft.
     """
 
-    def __init__(self, sampler: Sampler, prompt: Sequence[int]) -> None:
+    def __init__(self, sampler: Generation, prompt: Sequence[int]) -> None:
         self._sampler, self._last = sampler, prompt[-1]
         self._drafting = sampler.config.mode is Mode.VERIFY
         most = sampler.speculation.lookup

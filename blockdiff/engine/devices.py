@@ -10,10 +10,10 @@ import psutil
 import torch
 
 from blockdiff.errors import DeviceUnavailable, InvalidRequest, OutOfMemory
-from blockdiff.model import native
 from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.cuda.graphs import CudaGraphs, GraphedRunner, eagerly
 from blockdiff.model.forward import Runner, run
-from blockdiff.model.graphed import CudaGraphs, GraphedRunner, eagerly
+from blockdiff.model.int8 import library
 from blockdiff.model.transformer import Transformer
 
 DTYPES = {
@@ -67,13 +67,13 @@ def choose_dtype(wanted: str, device: torch.device | None = None) -> torch.dtype
     """
     cpu = device is not None and device.type == "cpu"
     if wanted == "auto":
-        return torch.int8 if cpu and native.is_fast() else torch.bfloat16
+        return torch.int8 if cpu and library.is_fast() else torch.bfloat16
     if wanted not in DTYPES:
         raise DeviceUnavailable(f"dtype {wanted!r} is unknown", f"use auto, {', '.join(DTYPES)}")
     if wanted == "int8" and device is None:
         raise DeviceUnavailable("dtype int8 cannot be trained", "use --dtype bfloat16")
     if wanted == "int8" and cpu:
-        native.native()
+        library.native()
     return DTYPES[wanted]
 
 

@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
-from blockdiff.config import DecodingConfig, Layout, Mode, Rule
+from blockdiff.config import Layout, Mode, Rule
 from blockdiff.diffusion.sampler import Sampler, next_snapshot
 from blockdiff.diffusion.sampler import Steps as DraftSteps
 from blockdiff.diffusion.snapshot import NOTHING, Snapshot
-from blockdiff.engine import native_diffusion, remasking, rewriting
+from blockdiff.engine import published, remasking, renoise
 from blockdiff.engine.batch import Steps
+from blockdiff.engine.contexts import MAX_TOKENS, Contexts, resolved
 from blockdiff.engine.draft_text import DraftText
 from blockdiff.engine.remasking import Draft, Writing
 from blockdiff.errors import AnswerIsProse
-from blockdiff.grammars import language_of
 from blockdiff.infill.layout import Prompt, build_prompt, framed
 from blockdiff.infill.rewrite import (
     is_prose,
@@ -27,18 +26,10 @@ from blockdiff.infill.rewrite import (
     without_lines_below,
 )
 from blockdiff.infill.seams import Seams
-from blockdiff.infill.syntax import Faults, check, check_rewrite, faults
-from blockdiff.infill.whitespace import to_lf
-from blockdiff.model.checkpoint import DraftingConfig
+from blockdiff.syntax.check import Faults, check, check_rewrite, faults
+from blockdiff.syntax.grammars import language_of
+from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import Finished, FinishReason, InfillRequest, SyntaxState, Unread
-
-if TYPE_CHECKING:
-    from blockdiff.engine.engine import Engine
-
-DRAFT_ROOM = 64
-"""Positions of the cache for what a forward tries out behind the text."""
-
-_MAX_TOKENS = 256  # of a hole whose request leaves it open
 
 
 class Infilling:
@@ -46,7 +37,7 @@ class Infilling:
 
     def __init__(
         self,
-        engine: Engine,
+        contexts: Contexts,
         request: InfillRequest,
         cancelled: Callable[[], bool],
         instruction: str = "",
@@ -54,9 +45,9 @@ class Infilling:
         draft: str = "",
     ) -> None:
         """With a `prompt` that one is used; `draft` is what `verify` drafts from."""
-        self._point = engine._checkpoint
-        request = native_diffusion.adapted(request, self._point.kind, bool(instruction))
-        self._engine, self._request, self._cancelled = engine, request, cancelled
+        self._point = contexts.checkpoint
+        request = published.adapted(request, self._point.kind, bool(instruction))
+        self._contexts, self._request, self._cancelled = contexts, request, cancelled
         self._began = self._first_ms = 0.0
         first_line = to_lf(request.document[:200]).split("\n", 1)[0]
         self._language = language_of(request.path, request.language, first_line)
@@ -85,10 +76,10 @@ class Infilling:
         )
 
     def steps(self) -> Steps:
-        engine, prompt = self._engine, self._prompt
+        contexts, prompt = self._contexts, self._prompt
         self._began = time.monotonic()
         decoding = resolved(self._request.decoding, self._point.drafting, self._most_tokens())
-        with engine._context(prompt, decoding, self._cancelled) as sampler:
+        with contexts.context(prompt, decoding, self._cancelled) as sampler:
             cached = sampler.cache.length
             # Apart from the sampler's own steps, which take back what a cancelled request has
             # encoded: context is exact whoever asked for it, and a completion that every keystroke
@@ -114,7 +105,7 @@ class Infilling:
             replaced = self._request.document[hole.start : hole.end]
             text = without_lines_above(text, prefix, replaced)
             text = without_lines_below(text, self._request.suffix, replaced)
-        syntax = yield self._engine.aside(partial(self._check_syntax, text))
+        syntax = yield self._contexts.aside(partial(self._check_syntax, text))
         if self._instructed and syntax is SyntaxState.BROKEN and is_prose(text):
             raise AnswerIsProse(
                 "the model answered with talk instead of code",
@@ -129,7 +120,7 @@ class Infilling:
             finish=reason,
             syntax=syntax,
             mode=decoding.mode.value,
-            model=engine.name,
+            model=self._point.name,
             elapsed_ms=1e3 * (time.monotonic() - self._began),
             first_ms=self._first_ms,
             context_tokens=len(prompt.tokens),
@@ -190,7 +181,7 @@ class Infilling:
 
     def _faults_aside(self, draft: Draft) -> Writing[Faults]:
         """`_faults`, while other requests go on."""
-        found: Faults = yield self._engine.aside(partial(self._faults, draft))
+        found: Faults = yield self._contexts.aside(partial(self._faults, draft))
         return found
 
     def _faults(self, draft: Draft) -> Faults:
@@ -225,9 +216,9 @@ class Infilling:
     def _most_tokens(self) -> int:
         """What a request needs that leaves it open."""
         if not self._instructed:
-            return _MAX_TOKENS
+            return MAX_TOKENS
         room = self._point.model.config.max_positions - len(self._prompt.tokens) + 1
-        return rewriting.most_tokens(len(self._replaced()), room)
+        return renoise.most_tokens(len(self._replaced()), room)
 
     def _original(self) -> list[int]:
         """What the text is likely to follow, if anything."""
@@ -248,14 +239,3 @@ class Infilling:
             end = start + len(text)
             return check_rewrite(request.document, filled, start, end, self._language)
         return check(filled, start, start + len(text), self._language)
-
-
-def resolved(
-    decoding: DecodingConfig, drafting: DraftingConfig, max_tokens: int = _MAX_TOKENS
-) -> DecodingConfig:
-    """Fill in what a request leaves to the checkpoint, and `max_tokens` where it is open."""
-    decoding = replace(decoding, max_tokens=decoding.max_tokens or max_tokens)
-    if decoding.block_size:
-        return decoding
-    verify = decoding.mode is Mode.VERIFY
-    return replace(decoding, block_size=drafting.draft_length if verify else drafting.block_size)

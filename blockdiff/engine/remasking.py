@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 from blockdiff.diffusion.sampler import Snapshot
 from blockdiff.engine.draft_text import draft_text
 from blockdiff.infill.healing import Tokenizer
-from blockdiff.infill.syntax import Faults
+from blockdiff.syntax.check import Faults
 from blockdiff.types import FinishReason
 
 

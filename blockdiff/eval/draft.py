@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from blockdiff.engine.loaded import Checkpoint
+from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.results import resampled_ratio
 from blockdiff.train.measure import count_drafts

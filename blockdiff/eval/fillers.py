@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from blockdiff import store
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import BlockdiffError, NotInstalled
 from blockdiff.types import Finished, Hole, InfillRequest
+from blockdiff.weights import store
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def llama_cpp(model: str, max_tokens: int, threads: int = 2) -> Filler:
 
     Raises NotInstalled without the `bench` extra.
     """
-    from blockdiff.model.tokenizer import Tokenizer
+    from blockdiff.model.load.tokenizer import Tokenizer
 
     server = llama_cpp_server(model, threads)
     files = store.resolve(model)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from blockdiff.errors import InputFileError
-from blockdiff.jsonl import read_jsonl
+from blockdiff.train.jsonl import read_jsonl
 
 LICENCES = frozenset(
     {"MIT", "Expat", "MIT License", "ISC", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "PSF-2.0",

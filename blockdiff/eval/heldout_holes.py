@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from blockdiff.eval.heldout import HeldOutFile, choose
-from blockdiff.grammars import language_of
-from blockdiff.infill.syntax import check
+from blockdiff.syntax.check import check
+from blockdiff.syntax.grammars import language_of
 from blockdiff.types import Hole, SyntaxState
 
 KINDS = {"line": (1, 1), "lines": (2, 4)}

@@ -21,7 +21,7 @@ from blockdiff.errors import InputFileError
 from blockdiff.eval import sandbox
 from blockdiff.eval.fillers import Filled, Filler
 from blockdiff.eval.results import ResultsFile, resampled
-from blockdiff.jsonl import read_jsonl
+from blockdiff.train.jsonl import read_jsonl
 
 
 class EvalMode(str, Enum):

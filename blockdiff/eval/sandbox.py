@@ -16,8 +16,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from blockdiff import child
 from blockdiff.eval import guard
+from blockdiff.system import child
 
 _GRACE_SECONDS = 15.0  # for the guard to end what is left; it keeps to the time limit by itself
 _APART = ("-n", "-p", "-f", "--kill-child", "--mount-proc")

@@ -10,8 +10,8 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from blockdiff.grammars import parsed
-from blockdiff.infill.syntax import check
+from blockdiff.syntax.check import check
+from blockdiff.syntax.grammars import parsed
 from blockdiff.types import SyntaxState
 
 _TELLING = 4  # characters but blanks of a repeated piece of a line, a letter or digit among them

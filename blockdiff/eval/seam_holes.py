@@ -14,8 +14,8 @@ from enum import Enum
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.seam_faults import is_fenced, is_prose, repeats
 from blockdiff.eval.seam_places import KINDS, Span, places
-from blockdiff.grammars import parsed
-from blockdiff.infill.syntax import check
+from blockdiff.syntax.check import check
+from blockdiff.syntax.grammars import parsed
 from blockdiff.types import Snippet, SyntaxState
 
 LANGUAGES = (

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blockdiff.grammars import parsed
+from blockdiff.syntax.grammars import parsed
 
 if TYPE_CHECKING:
     import tree_sitter

@@ -18,7 +18,7 @@ from blockdiff.eval.results import ResultsFile, gone_through, resampled
 from blockdiff.eval.seam_faults import is_fenced, is_prose, repeats
 from blockdiff.eval.seam_holes import LANGUAGES, SeamHole, Way
 from blockdiff.eval.seam_places import KINDS
-from blockdiff.infill.syntax import check
+from blockdiff.syntax.check import check
 from blockdiff.types import (
     Extent,
     Finished,

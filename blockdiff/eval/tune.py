@@ -14,12 +14,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from blockdiff.config import DecodingConfig, Mode, Rule
+from blockdiff.engine.contexts import resolved
 from blockdiff.engine.engine import Engine
-from blockdiff.engine.infilling import resolved
 from blockdiff.errors import BlockdiffError, InvalidRequest
 from blockdiff.eval.heldout_holes import HeldOutHole
 from blockdiff.eval.results import ResultsFile, gone_through, resampled, resampled_ratio
-from blockdiff.model.checkpoint import DraftingConfig
+from blockdiff.model.load.load import DraftingConfig
 from blockdiff.types import Finished, InfillRequest, SyntaxState
 
 _SURE = 0.05  # chance at which a difference between two configurations counts

@@ -21,7 +21,7 @@ syntax      whether a filled hole parses; syntax_errors: where a text does not; 
 from blockdiff.infill.healing import HealingConstraint, Tokenizer
 from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.infill.seams import Seams
-from blockdiff.infill.syntax import check, faults
+from blockdiff.syntax.check import check, faults
 
 __all__ = [
     "HealingConstraint",

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from blockdiff.grammars import LANGUAGES
 from blockdiff.infill.block import within_block
-from blockdiff.infill.nesting import LINE_COMMENT, Nesting, comment_marks, scan
 from blockdiff.infill.prose import MARKUP, invents_output
-from blockdiff.infill.whitespace import indent_width
+from blockdiff.syntax.grammars import LANGUAGES
+from blockdiff.syntax.nesting import LINE_COMMENT, Nesting, comment_marks, scan
+from blockdiff.syntax.whitespace import indent_width
 from blockdiff.types import Extent
 
 _GOES_ON = re.compile(

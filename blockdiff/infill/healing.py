@@ -20,7 +20,7 @@ _CACHED_PREFIXES = 64
 
 
 class Tokenizer(Protocol):
-    """What the layouts need of `blockdiff.model.tokenizer.Tokenizer`."""
+    """What the layouts need of `blockdiff.model.load.tokenizer.Tokenizer`."""
 
     vocab_size: int
     special: SpecialTokens

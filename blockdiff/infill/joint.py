@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from blockdiff.config import Layout
 from blockdiff.infill.healing import Tokenizer, healable_tail
 from blockdiff.infill.layout import Prompt, build_prompt, fim_marks, snippets_before
-from blockdiff.infill.whitespace import BOM, to_lf, with_line_feeds
 from blockdiff.infill.windows import (
     begun_behind,
     first_lines,
@@ -28,6 +27,7 @@ from blockdiff.infill.windows import (
     text_after,
     text_before,
 )
+from blockdiff.syntax.whitespace import BOM, to_lf, with_line_feeds
 from blockdiff.types import Hole, InfillRequest
 
 # Shares of `context_tokens`, as a numerator of 16.

@@ -26,11 +26,11 @@ from dataclasses import dataclass, replace
 
 from blockdiff.config import Layout
 from blockdiff.errors import InvalidRequest, ModelUnsupported
-from blockdiff.grammars import language_of
 from blockdiff.infill.healing import HealingConstraint, Tokenizer, healable_tail
 from blockdiff.infill.turns import conversation, style_of
-from blockdiff.infill.whitespace import to_lf, with_line_feeds
 from blockdiff.infill.windows import first_lines, last_lines, text_after, text_before, windows
+from blockdiff.syntax.grammars import language_of
+from blockdiff.syntax.whitespace import to_lf, with_line_feeds
 from blockdiff.types import InfillRequest, Snippet
 
 __all__ = ["HealingConstraint", "Prompt", "Tokenizer", "build_prompt"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from blockdiff.grammars import LANGUAGES
-from blockdiff.infill.nesting import Nesting, comment_marks, scan
+from blockdiff.syntax.grammars import LANGUAGES
+from blockdiff.syntax.nesting import Nesting, comment_marks, scan
 
 MARKUP = frozenset({
     "", "markdown", "mdx", "plaintext", "text", "restructuredtext", "asciidoc", "latex", "tex",

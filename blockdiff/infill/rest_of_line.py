@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from blockdiff.grammars import LANGUAGES
-from blockdiff.infill.nesting import LINE_COMMENT, Nesting, comment_marks, scan
 from blockdiff.infill.prose import MARKUP
-from blockdiff.infill.whitespace import indent_width
+from blockdiff.syntax.grammars import LANGUAGES
+from blockdiff.syntax.nesting import LINE_COMMENT, Nesting, comment_marks, scan
+from blockdiff.syntax.whitespace import indent_width
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _TELLING_TOKENS = 3

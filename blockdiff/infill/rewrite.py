@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from blockdiff.infill.healing import Tokenizer
-from blockdiff.infill.whitespace import BOM, to_lf
+from blockdiff.syntax.whitespace import BOM, to_lf
 from blockdiff.types import Finished, Hole
 
 _ALIKE = 0.6  # of two lines: twice the characters they share over all of both

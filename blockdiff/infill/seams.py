@@ -20,14 +20,14 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from blockdiff.infill.construct import Construct
 from blockdiff.infill.ending import Ending
-from blockdiff.infill.nesting import Nesting, excess, scan
 from blockdiff.infill.prose import turns_to_prose
 from blockdiff.infill.repetition import repeats_from
 from blockdiff.infill.rest_of_line import RestOfLine
-from blockdiff.infill.syntax import check
-from blockdiff.infill.whitespace import (
+from blockdiff.syntax.check import check
+from blockdiff.syntax.construct import Construct
+from blockdiff.syntax.nesting import Nesting, excess, scan
+from blockdiff.syntax.whitespace import (
     BOM,
     indent_width,
     indentation_unit,

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blockdiff.grammars import language_of
 from blockdiff.infill.healing import Tokenizer
-from blockdiff.infill.outline import Piece, outline
-from blockdiff.infill.whitespace import BOM, to_lf
+from blockdiff.syntax.grammars import language_of
+from blockdiff.syntax.outline import Piece, outline
+from blockdiff.syntax.whitespace import BOM, to_lf
 from blockdiff.types import InfillRequest
 
 _BEGUN_SHARE = 8  # one part in 8 of the budget is for what stands behind the anchor

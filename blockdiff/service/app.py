@@ -19,8 +19,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import blockdiff
-from blockdiff import console, decode, store, types, wire
-from blockdiff.engine.scheduler import Job, Message, Result, Scheduler
+from blockdiff import types
+from blockdiff.client import decode, wire
 from blockdiff.errors import (
     BlockdiffError,
     Cancelled,
@@ -30,8 +30,10 @@ from blockdiff.errors import (
     InvalidRequest,
     NotPermitted,
     Unauthorized,
+    as_error,
 )
 from blockdiff.service.metrics import Metrics
+from blockdiff.service.scheduler import Job, Message, Result, Scheduler
 from blockdiff.service.stream import EventStream, Mailbox
 from blockdiff.service.worker import Worker, log_defect
 from blockdiff.types import (
@@ -43,6 +45,7 @@ from blockdiff.types import (
     RewriteRequest,
     Warmed,
 )
+from blockdiff.weights import store
 
 _log = logging.getLogger("blockdiff.service")
 
@@ -277,7 +280,7 @@ def _json(error: BlockdiffError) -> JSONResponse:
 async def _answer_error(http: Request, error: Exception) -> Response:
     if not isinstance(error, BlockdiffError):
         log_defect(error)
-    return _json(console.as_error(error))
+    return _json(as_error(error))
 
 
 async def _answer_http_error(http: Request, error: Exception) -> Response:

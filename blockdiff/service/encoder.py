@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from blockdiff import wire
-from blockdiff.engine.scheduler import Message
+from blockdiff.client import wire
 from blockdiff.errors import BlockdiffError
+from blockdiff.service.scheduler import Message
 from blockdiff.types import Refinement, Span, Unread
 
 

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import uvicorn
 
-from blockdiff import store
-from blockdiff.endpoint import Address, Announcement, Runtime, is_loopback
-from blockdiff.engine.scheduler import Scheduler
+from blockdiff.client.endpoint import Address, Announcement, Runtime, is_loopback
+from blockdiff.client.starter import Deaths
 from blockdiff.errors import (
     AddressInUse,
     EngineStopping,
@@ -30,8 +29,9 @@ from blockdiff.errors import (
 )
 from blockdiff.service.app import Service
 from blockdiff.service.listen import listen_tcp, listen_unix
+from blockdiff.service.scheduler import Scheduler
 from blockdiff.service.worker import Engine, Report, Worker
-from blockdiff.starter import Deaths
+from blockdiff.weights import store
 
 _LOCK_SECONDS = 2.0  # others look at the lock for a moment
 _GRACE_SECONDS = 3  # for streams to end
@@ -131,7 +131,7 @@ def loader(options: ServeOptions) -> Load:
         except ModelNotFound:
             if not options.download or options.model not in store.catalog():
                 raise
-            from blockdiff import download
+            from blockdiff.weights import download
 
             download.pull(options.model, progress=transfer)
         report("starting the engine", 0.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from blockdiff.engine.scheduler import Job, Scheduler
+from blockdiff.service.scheduler import Job, Scheduler
 from blockdiff.service.worker import Worker
 from blockdiff.types import Filled, Finished, Warmed
 

@@ -11,8 +11,8 @@ from enum import IntEnum
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from blockdiff.engine.scheduler import Message
 from blockdiff.service.encoder import Encoder
+from blockdiff.service.scheduler import Message
 from blockdiff.types import Progress, Refinement, Unread
 
 _HEARTBEAT_SECONDS = 4.0  # of silence; clients give a silent engine up after three of them

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from blockdiff import console
-from blockdiff.engine.scheduler import Job, Scheduler
-from blockdiff.errors import BlockdiffError, Cancelled
+from blockdiff.client.wire import EngineState
+from blockdiff.errors import BlockdiffError, Cancelled, as_error
+from blockdiff.service.scheduler import Job, Scheduler
 from blockdiff.types import Event, Priority, Progress, Refinement, Request, Unread, Warmed
-from blockdiff.wire import EngineState
 
 if TYPE_CHECKING:
     from blockdiff.engine.batch import Steps, WarmingSteps
@@ -154,7 +153,7 @@ class Worker:
         except BaseException as error:  # nobody is above this thread
             self.broken = True
             log_defect(error)
-            self._scheduler.close(console.as_error(error))
+            self._scheduler.close(as_error(error))
         finally:
             self._ended()
 
@@ -209,7 +208,7 @@ class Worker:
     def _fail(self, job: Job, error: Exception) -> None:
         """End a job that failed. What no request can cause, no request is blamed for, and no
         request's own defect is the engine's: that is asked for a forward of its own."""
-        failure = console.as_error(error)
+        failure = as_error(error)
         job.end(failure)
         if failure.code != BlockdiffError.code:
             return
@@ -232,7 +231,7 @@ class Worker:
             self.engine, self.failure = engine, None
             log.info("%s is ready on %s in %s", engine.name, engine.device, engine.dtype)
         except Exception as error:
-            self.failure = console.as_error(error)
+            self.failure = as_error(error)
             if self.failure is self._scheduler.closed:
                 return
             if self.failure.code == BlockdiffError.code:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blockdiff.diffusion.noise import Corrupted, Noise, absorbing, hybrid, loss_weight
 from blockdiff.errors import InvalidRequest
 from blockdiff.train.loss import Targets
+from blockdiff.train.noise import Corrupted, Noise, absorbing, hybrid, loss_weight
 
 
 @dataclass(frozen=True, slots=True)

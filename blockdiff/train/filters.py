@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from blockdiff.jsonl import read_jsonl
+from blockdiff.train.jsonl import read_jsonl
 from blockdiff.train.licences import header_allows
 
 MIN_CHARS = 200

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blockdiff.diffusion.noise import absorbing
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.transformer import Transformer
 from blockdiff.train.corrupt import at_level, choose_starts, fully_masked
 from blockdiff.train.loss import bits_per_byte
+from blockdiff.train.noise import absorbing
 from blockdiff.train.sequences import Sequence
 from blockdiff.train.step import clean_pass, noisy_pass
 

@@ -21,8 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from blockdiff import child
 from blockdiff.errors import InputFileError
+from blockdiff.system import child
 from blockdiff.train.licences import DebianCopyright, from_metadata, is_permissive
 
 MAX_FILE_BYTES = 200_000

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import BlockdiffError
 from blockdiff.eval import heldout
 from lsp_server.actions import Action, ActionParams

@@ -13,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from blockdiff import store
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
+from blockdiff.weights import store
 from tests.editors.nvim.neovim import neovim
 
 TEXT = "def area(width, height):\n    # the product\n    return todo\n"

@@ -24,10 +24,10 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.native import NativeSampler
+from blockdiff.diffusion.dllm.sampler import NativeSampler
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.checkpoint import load_transformer
-from blockdiff.model.kinds import kind_of
+from blockdiff.model.load.kinds import kind_of
+from blockdiff.model.load.load import load_transformer
 from blockdiff.model.transformer import Transformer
 from tests.unit.tiny import last
 

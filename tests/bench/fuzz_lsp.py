@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from blockdiff.types import Event, Request
 from tests.lsp.editor import hole
 from tests.lsp.raw import URI, Raw

@@ -23,10 +23,10 @@ from blockdiff.config import AdapterConfig, TransformerConfig
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.cuda.graphs import CudaGraphs, GraphedRunner, eagerly
+from blockdiff.model.cuda.weight_only import WeightOnlyLinear, in_eight_bits
 from blockdiff.model.forward import Forward, Runner, run
-from blockdiff.model.graphed import CudaGraphs, GraphedRunner, eagerly
 from blockdiff.model.transformer import Gate, Transformer
-from blockdiff.model.weight_only import WeightOnlyLinear, in_eight_bits
 
 SHAPE = TransformerConfig(
     vocab_size=151_936, hidden_size=1536, n_layers=28, n_heads=12, n_kv_heads=2, head_dim=128,

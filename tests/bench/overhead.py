@@ -17,9 +17,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from blockdiff.client import EngineClient
-from blockdiff.endpoint import Runtime
-from blockdiff.engine.engine import never
+from blockdiff.client.client import EngineClient
+from blockdiff.client.endpoint import Runtime
+from blockdiff.engine.contexts import never
 from tests.lsp.raw import Raw
 from tests.unit.scripted_service import ScriptedEngine, client_of, collect, request
 

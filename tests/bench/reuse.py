@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.native import NativeSampler
-from blockdiff.diffusion.readers import CanvasReader, KeptReader
+from blockdiff.diffusion.dllm.readers import CanvasReader, KeptReader
+from blockdiff.diffusion.dllm.sampler import NativeSampler
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.kinds import Attention, Body, DiffusionKind, Family
+from blockdiff.model.load.kinds import Attention, Body, DiffusionKind, Family
 from blockdiff.model.transformer import Transformer
 from tests.unit import tiny
 

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.snapshot import Snapshot
+from blockdiff.engine.contexts import never
 from blockdiff.engine.draft_text import DraftText
-from blockdiff.engine.engine import Engine, never
+from blockdiff.engine.engine import Engine
 from blockdiff.service.encoder import Encoder
 from blockdiff.types import Hole, InfillRequest, Unread
 from tests.unit.tiny_checkpoint import checkpoint

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockdiff.eval.heldout import HeldOutFile, load
-from blockdiff.grammars import LANGUAGES, language_of
-from blockdiff.infill.syntax import check
+from blockdiff.syntax.check import check
+from blockdiff.syntax.grammars import LANGUAGES, language_of
 from blockdiff.types import SyntaxState
 from tests.bench.compilers import ROOT, judge_of
 

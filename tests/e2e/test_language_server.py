@@ -11,9 +11,9 @@ import pytest
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
-from blockdiff import endpoint
-from blockdiff.client import EngineClient
-from blockdiff.endpoint import Runtime
+from blockdiff.client import endpoint
+from blockdiff.client.client import EngineClient
+from blockdiff.client.endpoint import Runtime
 from tests.lsp.editor import Editor, editing, hole, infill, rewrite, run
 
 ROOT = Path(__file__).resolve().parents[2]

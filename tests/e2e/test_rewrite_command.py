@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from blockdiff.source_file import hole_of_lines, read
+from blockdiff.cli.source_file import hole_of_lines, read
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from blockdiff.engine.engine import Engine
 from tests.editors.nvim.script import Scripted
 from tests.unit.scripted_service import ScriptedEngine, served

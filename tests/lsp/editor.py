@@ -16,7 +16,7 @@ from lsprotocol import types
 from pytest_lsp import LanguageClient
 from pytest_lsp.protocol import LanguageClientProtocol
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from lsp_server.lenient import converter
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import subprocess
 import threading
 from typing import Any
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from tests.lsp.editor import COMMAND, ROOT, hole
 
 URI = "file:///sane.py"

@@ -10,7 +10,7 @@ import pytest
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from blockdiff.types import Extent, InfillRequest
 from lsp_server.actions import Action
 from lsp_server.constructs import documentation, enclosing_function
@@ -342,7 +342,7 @@ def test_where_a_body_is_written(path: str, text: str, around: str | None) -> No
 
 @pytest.mark.parametrize(("path", "text", "cursor", "body"), FUNCTIONS)
 def test_where_documentation_goes(path: str, text: str, cursor: str, body: str) -> None:
-    from blockdiff.grammars import language_of
+    from blockdiff.syntax.grammars import language_of
 
     function = enclosing_function(text, text.index(cursor), path, "")
     assert function is not None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from lsp_server.configuration import NOTHING, section_of
 from tests.lsp.raw import Raw
 from tests.unit.scripted_service import ScriptedEngine

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lsprotocol import types
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from blockdiff.types import RewriteRequest, SyntaxState
 from tests.editors.nvim.script import Scripted
 from tests.lsp.editor import Editor, capabilities, editing, hole, infill, run

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from tests.bench import fuzz_lsp
 from tests.lsp.editor import hole
 from tests.lsp.raw import Raw

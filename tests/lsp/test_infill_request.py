@@ -11,7 +11,7 @@ import pytest
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from blockdiff.types import Hole, InfillRequest
 from lsp_server.document import Document, Encoding, Position
 from tests.lsp.editor import URI, Editor, capabilities, editing, hole, infill, run, schema

@@ -10,7 +10,7 @@ import pytest
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from blockdiff.types import Extent, InfillRequest
 from tests.lsp.editor import URI, Editor, editing, run
 from tests.unit.scripted_service import ScriptedEngine

@@ -19,9 +19,9 @@ import pytest
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
-from blockdiff.client import EngineClient
-from blockdiff.endpoint import Runtime
-from blockdiff.starter import Deaths, Starter, StartOptions
+from blockdiff.client.client import EngineClient
+from blockdiff.client.endpoint import Runtime
+from blockdiff.client.starter import Deaths, Starter, StartOptions
 from docs import lsp_parts
 from lsp_server.greeting import Replay, greet, initialize_result
 from lsp_server.server import advertised
@@ -465,7 +465,7 @@ def test_a_killed_engine_is_a_typed_error_and_the_next_request_works(
     program.parent.mkdir()
     program.write_text(
         "import sys\n"
-        "import blockdiff.starter as starter\n"
+        "import blockdiff.client.starter as starter\n"
         f"command = {scripted_service.COMMAND!r}\n"
         "plain = starter.StartOptions.arguments\n"
         "def arguments(self):\n"
@@ -498,7 +498,7 @@ def test_a_killed_engine_is_a_typed_error_and_the_next_request_works(
     finally:
         Deaths(runtime).forget()
         if Starter(runtime, StartOptions()).is_alive():
-            from blockdiff.client import EngineClient
+            from blockdiff.client.client import EngineClient
 
             asyncio.run(EngineClient(runtime=runtime).stop())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from lsp_server.lenient import converter, initialize_request
 from tests.lsp.editor import hole
 from tests.lsp.raw import URI, Raw

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pygls.exceptions import JsonRpcException
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from blockdiff.types import RewriteRequest
 from tests.lsp.editor import editing, hole, rewrite, run, schema
 from tests.unit.scripted_service import ScriptedEngine

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pygls.exceptions import JsonRpcException
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from tests.lsp.editor import Editor, editing, hole, infill, run
 from tests.unit.scripted_service import ScriptedEngine
 

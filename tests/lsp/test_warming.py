@@ -6,8 +6,8 @@ import asyncio
 import re
 from pathlib import Path
 
-from blockdiff import endpoint
-from blockdiff.endpoint import Runtime
+from blockdiff.client import endpoint
+from blockdiff.client.endpoint import Runtime
 from tests.lsp.editor import Editor, editing, hole, infill, run
 
 # fits the tiny model's 512 positions, however fast the machine encodes

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blockdiff import store
-from blockdiff.model import native
-from blockdiff.model.checkpoint import load_transformer
-from blockdiff.model.prepare import is_prepared, prepare_gguf
+from blockdiff.model.int8 import library
+from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 from blockdiff.model.transformer import Transformer
+from blockdiff.weights import store
 
 
 @pytest.fixture(scope="session", params=["int8", "bfloat16"])
 def base(request: pytest.FixtureRequest) -> Transformer:
     """The default model in each precision it runs in, unpacked first if it is not yet."""
     int8 = request.param == "int8"
-    if int8 and native.available():
-        pytest.skip(native.available())
+    if int8 and library.available():
+        pytest.skip(library.available())
     files = store.resolve(store.DEFAULT_MODEL)
     folder = files.packed if int8 else files.prepared
     if not is_prepared(folder):

@@ -33,8 +33,8 @@ PIECES = [
 def main() -> None:
     import xllamacpp
 
-    from blockdiff.model.tokenizer import Tokenizer
-    from blockdiff.store import DEFAULT_MODEL, resolve
+    from blockdiff.model.load.tokenizer import Tokenizer
+    from blockdiff.weights.store import DEFAULT_MODEL, resolve
 
     files = resolve(DEFAULT_MODEL)
     tokenizer = Tokenizer.from_file(files.tokenizer)

@@ -68,7 +68,7 @@ HARD_STRINGS = [
 def main() -> None:
     import xllamacpp
 
-    from blockdiff.store import DEFAULT_MODEL, resolve
+    from blockdiff.weights.store import DEFAULT_MODEL, resolve
 
     params = xllamacpp.CommonParams()
     params.model.path = str(resolve(DEFAULT_MODEL).base)

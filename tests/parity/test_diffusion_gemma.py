@@ -19,9 +19,9 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
     EntropyBoundSamplerConfig,
 )
 
-from blockdiff.diffusion.uniform import UniformConfig, denoise, within_bound
+from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma, load_diffusion_gemma
+from blockdiff.diffusion.dllm.uniform import UniformConfig, denoise, within_bound
 from blockdiff.errors import Cancelled, InvalidRequest, ModelCorrupt, ModelUnsupported
-from blockdiff.model.diffusion_gemma import DiffusionGemma, load_diffusion_gemma
 
 CANVAS, VOCABULARY = 12, 64
 PROMPT = [5, 9, 33, 7, 21, 40, 3, 18, 11, 60]

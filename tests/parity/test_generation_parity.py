@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.native import NativeSampler
+from blockdiff.diffusion.dllm.sampler import NativeSampler
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.checkpoint import load_transformer
+from blockdiff.model.load.load import load_transformer
 from blockdiff.model.transformer import Transformer
 from tests.parity.family_checkpoints import MASK
 from tests.parity.generation_cases import CASES, FOLDER, PROMPTS, Case

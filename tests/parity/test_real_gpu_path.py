@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from blockdiff import store
+from blockdiff.engine.checkpoint import Checkpoint, quiet
 from blockdiff.engine.devices import choose_dtype
-from blockdiff.engine.loaded import Checkpoint, quiet
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.checkpoint import DraftingConfig, load_adapter, load_transformer
+from blockdiff.model.cuda.graphs import GraphedRunner, eagerly
+from blockdiff.model.cuda.weight_only import in_eight_bits, is_weight_only
 from blockdiff.model.forward import Forward, Runner, run
-from blockdiff.model.graphed import GraphedRunner, eagerly
-from blockdiff.model.prepare import is_prepared, prepare_gguf
-from blockdiff.model.tokenizer import Tokenizer
+from blockdiff.model.load.load import DraftingConfig, load_adapter, load_transformer
+from blockdiff.model.load.prepare import is_prepared, prepare_gguf
+from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Gate, Transformer
-from blockdiff.model.weight_only import in_eight_bits, is_weight_only
+from blockdiff.weights import store
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ def test_padded_forwards_say_what_plain_ones_say(base: Transformer) -> None:
 def test_weights_of_8_bits_cost_next_to_nothing(base: Transformer) -> None:
     """On code of this project, which the model has never seen; with -s the numbers are shown."""
     texts = tokens_of(
-        "blockdiff/model/masks.py", "blockdiff/tui.py", "lsp_server/document.py",
+        "blockdiff/model/masks.py", "blockdiff/cli/tui.py", "lsp_server/document.py",
         "editors/nvim/lua/blockdiff/diff.lua", "editors/vscode/src/extension.ts",
     )  # fmt: skip
     before = bits(base, texts)

@@ -12,17 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from blockdiff import store
 from blockdiff.config import AdapterConfig, DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.sampler import Sampler, Snapshot, Speculation
-from blockdiff.model import masks, native
+from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.checkpoint import DraftingConfig, load_adapter
-from blockdiff.model.quantized import is_quantized
-from blockdiff.model.tokenizer import Tokenizer
+from blockdiff.model.int8 import library
+from blockdiff.model.int8.quantized import is_quantized
+from blockdiff.model.load.load import DraftingConfig, load_adapter
+from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
+from blockdiff.weights import store
 
 MODULES = [
     "abc", "argparse", "ast", "base64", "bisect", "calendar", "cmd", "codeop", "configparser",
@@ -123,7 +124,7 @@ def test_verify_writes_what_ar_writes(
     base: Transformer, drafter: tuple[GatedAdapter, int], count: int
 ) -> None:
     """Invariant 2 on real holes: where the two part, the base has no preference to speak of."""
-    if not is_quantized(base) and count < 50 and not native.available():
+    if not is_quantized(base) and count < 50 and not library.available():
         pytest.skip("a minute and more in bfloat16: set BLOCKDIFF_ALL_HOLES=1")
     files = store.resolve(store.DEFAULT_MODEL)
     tokenizer = (

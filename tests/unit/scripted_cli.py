@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from blockdiff import cli_infill, download, store
+from blockdiff.cli import infill as infill_command
 from blockdiff.errors import ModelNotFound
 from blockdiff.types import (
     Event,
@@ -28,6 +28,7 @@ from blockdiff.types import (
     Span,
     SyntaxState,
 )
+from blockdiff.weights import download, store
 
 TOKEN = 4  # code points of a token of the scripted draft
 
@@ -121,7 +122,7 @@ def install() -> None:
     module: Any = ModuleType("blockdiff.engine.engine")
     module.Engine = ScriptedEngine
     sys.modules["blockdiff.engine.engine"] = module
-    cli_infill.find_spec = lambda _: True  # type: ignore[assignment,return-value]
+    infill_command.find_spec = lambda _: True  # type: ignore[assignment,return-value]
     if os.environ.get("SCRIPT") == "hang-download":
         download.pull = lambda *_, **__: hang()  # type: ignore[assignment]
         store.resolve = not_there  # type: ignore[assignment]

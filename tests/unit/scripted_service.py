@@ -20,14 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blockdiff.client import EngineClient, EngineOptions
+from blockdiff.client.client import EngineClient, EngineOptions
+from blockdiff.client.endpoint import Address, Runtime
+from blockdiff.client.starter import StartOptions
 from blockdiff.config import DecodingConfig
-from blockdiff.endpoint import Address, Runtime
 from blockdiff.errors import Cancelled, ExitCode, ModelNotFound
 from blockdiff.service import launcher
 from blockdiff.service.launcher import ServeOptions
 from blockdiff.service.worker import Batch, Engine, Report
-from blockdiff.starter import StartOptions
 from blockdiff.types import (
     Event,
     Filled,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdiff import decode, wire
+from blockdiff.client import decode, wire
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import BlockdiffError, InvalidRequest, ModelUnsupported

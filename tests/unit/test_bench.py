@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from blockdiff.bench import holes, profile
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.engine.engine import Engine
-from blockdiff.eval import heldout, holes, profile
+from blockdiff.eval import heldout
 from tests.unit.tiny_checkpoint import checkpoint
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from blockdiff.cli_bench_tables import completions, machine, rewrite, targets
+from blockdiff.bench import ceilings, peer_report, peers, rivals, scenes
+from blockdiff.bench.rivals import Run
+from blockdiff.cli.bench_tables import completions, machine, rewrite, targets
 from blockdiff.config import Mode
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import ModelUnsupported
-from blockdiff.eval import ceilings, peer_report, peers, rivals, scenes
-from blockdiff.eval.rivals import Run
 from blockdiff.model import masks
 from tests.unit import tiny
 from tests.unit.tiny_checkpoint import checkpoint, tokenizer

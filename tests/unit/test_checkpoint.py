@@ -20,14 +20,14 @@ from gguf.quants import dequantize, quantize
 from safetensors import safe_open
 from tiny import config, forward, transformer
 
-from blockdiff import store
 from blockdiff.config import TransformerConfig
 from blockdiff.errors import DiskFull, ModelCorrupt, ModelUnsupported, OutputFileError
-from blockdiff.model import gguf_file, prepare
-from blockdiff.model.checkpoint import load_transformer
-from blockdiff.model.families import unpermute
-from blockdiff.model.prepare import is_prepared, prepare_gguf
+from blockdiff.model.load import gguf_file, prepare
+from blockdiff.model.load.families import unpermute
+from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 from blockdiff.model.transformer import Transformer
+from blockdiff.weights import store
 
 Kind = GGMLQuantizationType
 Tensors = dict[str, np.ndarray[Any, Any]]
@@ -435,7 +435,8 @@ def test_killed_half_way_it_is_done_again(tmp_path: Path) -> None:
     program = """
         import os, sys
         from pathlib import Path
-        from blockdiff.model import gguf_file, prepare
+        from blockdiff.model.load import gguf_file
+        from blockdiff.model.load import prepare
         prepare._SHARD_BYTES = 20_000
         die = lambda what, share: os._exit(9) if share > 0.5 else None
         prepare.prepare_gguf(Path(sys.argv[1]), Path(sys.argv[2]), die)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from blockdiff import child, search_path
-from blockdiff.client import EngineClient
-from blockdiff.endpoint import Runtime
-from blockdiff.model import native
-from blockdiff.starter import Starter, StartOptions
+from blockdiff.client.client import EngineClient
+from blockdiff.client.endpoint import Runtime
+from blockdiff.client.starter import Starter, StartOptions
+from blockdiff.model.int8 import library
+from blockdiff.system import child, search_path
 from tests.unit.cloned_project import Project
 from tests.unit.scripted_service import run as run_story
 
@@ -128,7 +128,7 @@ def test_no_compiler_of_the_project_is_run(
 ) -> None:
     monkeypatch.setenv("CC", compiler)
     monkeypatch.setenv("PATH", f":.:src:{os.environ['PATH']}")
-    for command in native._compilers():
+    for command in library._compilers():
         assert os.path.isabs(command[0]) and not command[0].startswith(str(project.folder))
         assert child.run([*command, "--version"]).returncode == 0
     assert project.ran() == []
@@ -188,7 +188,7 @@ def python_starts(path: Path) -> set[str]:
 def test_python_starts_processes_in_one_place() -> None:
     files = [path for top in ("blockdiff", "lsp_server") for path in (ROOT / top).rglob("*.py")]
     starting = {str(path.relative_to(ROOT)) for path in files if python_starts(path)}
-    assert starting == {"blockdiff/child.py"}
+    assert starting == {"blockdiff/system/child.py"}
 
 
 def calls(text: str, name: str) -> list[str]:

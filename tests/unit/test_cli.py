@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from blockdiff import cli, cli_infill, console, doctor, store
+from blockdiff.cli import app, console, doctor, infill
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.errors import BlockdiffError, ExitCode
 from blockdiff.types import InfillRequest
+from blockdiff.weights import store
 from tests.unit import scripted_cli
 from tests.unit.scripted_cli import ScriptedEngine
 
@@ -56,7 +57,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.delenv("BLOCKDIFF_DEBUG", raising=False)
     # What `install` replaces is restored at the end.
     monkeypatch.setattr(store, "resolve", store.resolve)
-    monkeypatch.setattr(cli_infill, "find_spec", cli_infill.find_spec)
+    monkeypatch.setattr(infill, "find_spec", infill.find_spec)
     real = sys.modules.get("blockdiff.engine.engine")
     scripted_cli.install()
     ScriptedEngine.requests.clear()
@@ -75,7 +76,7 @@ def blockdiff(capfd: pytest.CaptureFixture[str]) -> Any:
 
     def run(*argv: str) -> Result:
         capfd.readouterr()
-        status = cli.run(list(argv))
+        status = app.run(list(argv))
         captured = capfd.readouterr()
         return Result(status, captured.out, captured.err)
 
@@ -512,9 +513,11 @@ def test_a_download_is_announced_even_when_nothing_else_is_said(
     pulled: list[str] = []
 
     monkeypatch.setattr(store, "resolve", scripted_cli.not_there)
-    monkeypatch.setattr("blockdiff.download.pull", lambda name, progress: pulled.append(name))
+    monkeypatch.setattr(
+        "blockdiff.weights.download.pull", lambda name, progress: pulled.append(name)
+    )
     result = blockdiff("infill", "program.py", "--lines", "2", option)
-    assert (result.status, pulled) == (0, [cli.DEFAULT_MODEL])
+    assert (result.status, pulled) == (0, [app.DEFAULT_MODEL])
     assert re.fullmatch(r"\S+ is not downloaded; downloading \d+ MB, once\n", result.err)
 
 
@@ -531,7 +534,7 @@ def test_without_torch_nothing_is_downloaded(
     blockdiff: Any, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "resolve", scripted_cli.not_there)
-    monkeypatch.setattr(cli_infill, "find_spec", lambda name: None)
+    monkeypatch.setattr(infill, "find_spec", lambda name: None)
     result = blockdiff("infill", "program.py", "--lines", "2")
     assert (result.status, result.error) == (ExitCode.MODEL, "torch is not installed")
     assert "pip install 'blockdiff[engine]'" in result.err
@@ -726,7 +729,7 @@ def test_control_characters_do_not_reach_the_terminal(program: Path) -> None:
 def test_doctor_names_a_missing_model_and_the_command_that_gets_it(blockdiff: Any) -> None:
     result = blockdiff("doctor")
     assert result.status == ExitCode.MODEL
-    assert f"fix: blockdiff models pull {cli.DEFAULT_MODEL}" in result.out
+    assert f"fix: blockdiff models pull {app.DEFAULT_MODEL}" in result.out
 
 
 def test_doctor_as_json(blockdiff: Any) -> None:
@@ -755,7 +758,7 @@ def test_doctor_compares_memory_with_what_the_model_needs(
     monkeypatch: pytest.MonkeyPatch, free: int | None, status: ExitCode
 ) -> None:
     monkeypatch.setattr(doctor, "available_memory", lambda: free)
-    assert doctor._memory(cli.DEFAULT_MODEL).exit_code is status
+    assert doctor._memory(app.DEFAULT_MODEL).exit_code is status
 
 
 @pytest.mark.parametrize(("free", "status"), [(10**6, ExitCode.RESOURCE), (10**12, ExitCode.OK)])
@@ -763,12 +766,12 @@ def test_doctor_compares_the_disk_with_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, free: int, status: ExitCode
 ) -> None:
     usage = type("usage", (), {"free": free})
-    monkeypatch.setattr("blockdiff.doctor.shutil.disk_usage", lambda _: usage)
-    assert doctor.exit_code(doctor._disk(cli.DEFAULT_MODEL)) is status
+    monkeypatch.setattr("blockdiff.cli.doctor.shutil.disk_usage", lambda _: usage)
+    assert doctor.exit_code(doctor._disk(app.DEFAULT_MODEL)) is status
 
 
 def test_doctor_sees_a_half_finished_download(blockdiff: Any) -> None:
-    partial = store.partial_of(store.find(cli.DEFAULT_MODEL))
+    partial = store.partial_of(store.find(app.DEFAULT_MODEL))
     partial.parent.mkdir(parents=True)
     partial.write_bytes(b"x" * 1000)
     result = blockdiff("doctor")

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from blockdiff import cli, cli_infill, interrupt
-from blockdiff.endpoint import Runtime
+from blockdiff.cli import app, interrupt
+from blockdiff.cli import infill as infill_command
+from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import ExitCode, ModelNotFound
 from blockdiff.types import Event, InfillRequest
 from tests.unit.scripted_service import ROOT, ScriptedEngine, served
@@ -35,7 +36,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
     def load_engine(model: Any, *, silent: bool) -> Any:
         raise ModelNotFound(LOADED)
 
-    monkeypatch.setattr(cli_infill, "load_engine", load_engine)
+    monkeypatch.setattr(infill_command, "load_engine", load_engine)
     return Runtime(folder)
 
 
@@ -43,7 +44,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
 def blockdiff(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def run(*argv: str) -> tuple[int, str, str]:
         capfd.readouterr()
-        status = cli.run(list(argv))
+        status = app.run(list(argv))
         captured = capfd.readouterr()
         return status, captured.out, captured.err
 
@@ -129,15 +130,15 @@ def test_an_engine_that_dies_before_it_answers_is_done_without(
     try:
         assert serving.stdout is not None and b"serving" in serving.stdout.readline()
         with pytest.raises(ModelNotFound, match=LOADED):
-            cli_infill.infill(
+            infill_command.infill(
                 "program.py",
-                cli_infill.hole_finder((), ("2",), ()),
-                InfillRequest("x", cli_infill.Hole(0, 0)).decoding,
+                infill_command.hole_finder((), ("2",), ()),
+                InfillRequest("x", infill_command.Hole(0, 0)).decoding,
                 language="die",
                 context_tokens=64,
                 revise=False,
-                model=cli_infill.ModelChoice("scripted", "auto", "auto", False, join=True),
-                output=cli_infill.Output(write=False, as_json=True, quiet=True),
+                model=infill_command.ModelChoice("scripted", "auto", "auto", False, join=True),
+                output=infill_command.Output(write=False, as_json=True, quiet=True),
             )
     finally:
         serving.kill()

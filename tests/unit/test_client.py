@@ -18,9 +18,11 @@ from typing import Any
 
 import pytest
 
-from blockdiff import wire
-from blockdiff.client import EngineClient, EngineOptions, StartOptions
-from blockdiff.endpoint import Address, Announcement, Runtime
+from blockdiff.client import wire
+from blockdiff.client.client import EngineClient, EngineOptions, StartOptions
+from blockdiff.client.endpoint import Address, Announcement, Runtime
+from blockdiff.client.starter import Deaths, Starter
+from blockdiff.client.wire import EngineState
 from blockdiff.errors import (
     EngineDied,
     EngineMismatch,
@@ -32,9 +34,7 @@ from blockdiff.errors import (
     RequestTooLarge,
     Unauthorized,
 )
-from blockdiff.starter import Deaths, Starter
 from blockdiff.types import Finished, Priority, Progress, Refinement
-from blockdiff.wire import EngineState
 from tests.unit.scripted_service import (
     COMMAND,
     ROOT,
@@ -78,7 +78,7 @@ def log_lines(runtime: Runtime, words: str) -> int:
 
 def test_it_imports_neither_torch_nor_the_server() -> None:
     code = (
-        "import sys; import blockdiff.client; "
+        "import sys; import blockdiff.client.client; "
         "print([name for name in ('torch', 'starlette', 'uvicorn', 'prometheus_client', 'numpy', "
         "'blockdiff.service', 'blockdiff.engine') if name in sys.modules])"
     )
@@ -91,7 +91,7 @@ import asyncio, os, sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from tests.unit.scripted_service import client_of, collect, request
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 
 async def story():
     async with client_of(Runtime(Path({folder!r}))) as client:

@@ -11,20 +11,21 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from hub_folder import write
 
-from blockdiff.cli import run
+from blockdiff.cli.app import run
 from blockdiff.config import DecodingConfig, Rule
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import ExitCode, ModelUnsupported, OutputFileError
-from blockdiff.model import masks, native
-from blockdiff.model.checkpoint import load_transformer
-from blockdiff.model.convert import convert
-from blockdiff.model.four_bits import quantize_q4_k
-from blockdiff.model.kinds import kind_of
+from blockdiff.model import masks
+from blockdiff.model.int8 import library
+from blockdiff.model.int8.four_bits import quantize_q4_k
+from blockdiff.model.load.convert import convert
+from blockdiff.model.load.kinds import kind_of
+from blockdiff.model.load.load import load_transformer
 from blockdiff.types import Finished, Hole, InfillRequest
 from tests.unit import tiny
 
 DOCUMENT = "def f(x):\n    y = \n    return y\n"
-pytestmark = pytest.mark.skipif(bool(native.available()), reason="no native library here")
+pytestmark = pytest.mark.skipif(bool(library.available()), reason="no native library here")
 
 
 def quiet(what: str, share: float) -> None:

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import Letters, Text, toy_documents
 
-from blockdiff.diffusion.noise import absorbing
 from blockdiff.errors import InvalidRequest
 from blockdiff.train.corrupt import (
     CorruptionConfig,
@@ -22,6 +21,7 @@ from blockdiff.train.corrupt import (
     fully_masked,
     noisy_blocks,
 )
+from blockdiff.train.noise import absorbing
 from blockdiff.train.sequences import Sequence, SequenceConfig, sequences
 
 VOCAB = 50

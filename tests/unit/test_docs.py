@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from blockdiff.cli.source_file import hole_of_lines, read
 from blockdiff.errors import ExitCode
-from blockdiff.source_file import hole_of_lines, read
 from tests.unit import scripted_cli
 
 if sys.version_info >= (3, 11):

@@ -7,7 +7,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdiff import wire
+from blockdiff.client import wire
 from blockdiff.service.encoder import Encoder
 from blockdiff.types import Refinement, Span, Unread
 

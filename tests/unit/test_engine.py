@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.snapshot import Snapshot
+from blockdiff.engine.contexts import resolved
 from blockdiff.engine.draft_text import DraftText, draft_text
 from blockdiff.engine.engine import Engine
-from blockdiff.engine.infilling import resolved
 from blockdiff.engine.speed import MovingRate
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.types import Finished, FinishReason, Hole, InfillRequest, Refinement
@@ -187,8 +187,8 @@ def test_a_request_may_choose_the_block_size_the_checkpoint_fills_it_in(engine: 
 def test_special_tokens_written_in_the_document_stay_text(engine: Engine) -> None:
     document = "a = '<|fim_middle|><|endoftext|>'\nb = \n"
     end = finish(engine, InfillRequest(document, Hole(38, 38), path="a.py"))
-    special = engine._checkpoint.tokenizer.is_special
-    ids = engine._checkpoint.tokenizer.encode(document[:38] + end.text + document[38:])
+    special = engine.checkpoint.tokenizer.is_special
+    ids = engine.checkpoint.tokenizer.encode(document[:38] + end.text + document[38:])
     assert not any(special(i) for i in ids)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from blockdiff.cli_eval import app
+from blockdiff.cli.eval import app
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import InputFileError, InvalidRequest
 from blockdiff.eval import fillers, sandbox

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from blockdiff.cli_eval import app
+from blockdiff.cli.eval import app
 from blockdiff.config import DecodingConfig
 from blockdiff.engine.engine import Engine
 from blockdiff.eval import heldout, seams
@@ -17,7 +17,7 @@ from blockdiff.eval.results import ResultsFile
 from blockdiff.eval.seam_faults import is_fenced, is_prose, repeats
 from blockdiff.eval.seam_holes import LANGUAGES, SeamHole, Way, draw
 from blockdiff.eval.seam_places import KINDS
-from blockdiff.infill.syntax import check
+from blockdiff.syntax.check import check
 from blockdiff.types import Extent, Finished, FinishReason, Snippet, SyntaxState
 from tests.unit import hub_folder
 from tests.unit.tiny_checkpoint import checkpoint

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from blockdiff.catalog import Skill, published
 from blockdiff.errors import ModelCorrupt
-from blockdiff.footprint import DTYPES, shape_of
-from blockdiff.model.kinds import Family, read_kind
+from blockdiff.model.load.kinds import Family, read_kind
+from blockdiff.weights.catalog import Skill, published
+from blockdiff.weights.footprint import DTYPES, shape_of
 
 # Parameters as the publishers count them, in billions.
 PUBLISHED = {

@@ -12,16 +12,17 @@ from torch import Tensor
 
 from blockdiff.config import AdapterConfig, TransformerConfig
 from blockdiff.errors import Cancelled
-from blockdiff.model import masks, native
+from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.checkpoint import build
-from blockdiff.model.packing import pack
-from blockdiff.model.quantized import install_adapter
+from blockdiff.model.int8 import library
+from blockdiff.model.int8.packing import pack
+from blockdiff.model.int8.quantized import install_adapter
+from blockdiff.model.load.load import build
 from blockdiff.model.transformer import Gate, Part, Transformer
 
 pytestmark = pytest.mark.skipif(
-    native.available() != "", reason="no C compiler: " + native.available()
+    library.available() != "", reason="no C compiler: " + library.available()
 )
 SHAPE = dict(hidden_size=64, n_heads=4, n_kv_heads=2, head_dim=32, ffn_size=96, vocab_size=64)
 SHAPES = {

@@ -20,8 +20,7 @@ from blockdiff.engine.engine import Engine
 from blockdiff.errors import InvalidRequest
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.forward import Forward, run
-from blockdiff.model.graphed import (
+from blockdiff.model.cuda.graphs import (
     GraphedRunner,
     Inputs,
     Mirror,
@@ -31,6 +30,7 @@ from blockdiff.model.graphed import (
     eagerly,
     padded_forward,
 )
+from blockdiff.model.forward import Forward, run
 from blockdiff.model.transformer import Gate
 from blockdiff.types import Event, Hole, InfillRequest, Refinement, RewriteRequest
 from tests.unit.test_batch import Reader, content

@@ -18,14 +18,14 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize, quantize
 
-from blockdiff import store
-from blockdiff.engine.loaded import Checkpoint, quiet
+from blockdiff.engine.checkpoint import Checkpoint, quiet
 from blockdiff.errors import BlockdiffError, ModelCorrupt, ModelNotFound, ModelUnsupported
-from blockdiff.model.gguf_file import open_gguf
-from blockdiff.model.gguf_header import read_header
-from blockdiff.model.prepare import gguf_sources
-from blockdiff.model.tied import same_matrix
-from blockdiff.model.tokenizer import Tokenizer
+from blockdiff.model.load.gguf_file import open_gguf
+from blockdiff.model.load.gguf_header import read_header
+from blockdiff.model.load.prepare import gguf_sources
+from blockdiff.model.load.tied import same_matrix
+from blockdiff.model.load.tokenizer import Tokenizer
+from blockdiff.weights import store
 from tests.unit import tiny, tiny_gguf
 from tests.unit.tiny_gguf import SHAPE, TOKENS, weights, write
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from hub_world import COMMIT, NAME, REPO, Repository, write_catalog
 
-from blockdiff import download, store
-from blockdiff.cli import run
+from blockdiff.cli.app import run
 from blockdiff.errors import (
     DownloadFailed,
     ExitCode,
@@ -19,7 +18,8 @@ from blockdiff.errors import (
     ModelNotFound,
     ModelUnsupported,
 )
-from blockdiff.store import Status
+from blockdiff.weights import download, store
+from blockdiff.weights.store import Status
 
 WEIGHTS = random.Random(3).randbytes(300_000)
 FILES = {

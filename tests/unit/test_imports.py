@@ -1,12 +1,7 @@
-"""Data flows one way, and so do the imports; what an editor starts stays free of torch.
+"""One road: imports only go down the table of rooms, file by file, and none goes round in a circle.
 
-    lsp_server → client → light modules, and what reads text (`TEXT`)
-    cli → everything
-    service → engine → infill, diffusion → model → light modules
-    train → model, diffusion, infill; eval → engine and train, which it measures, too
-
-A light module is any single file of the package that is not the command line. Light modules import
-light modules only, without a cycle. A new folder of the package needs a line in `MAY`.
+Imports inside functions and under TYPE_CHECKING count like any other. A new folder of the package
+needs a line in `MAY`.
 """
 
 from __future__ import annotations
@@ -16,122 +11,182 @@ import json
 import os
 import subprocess
 import sys
-from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = "blockdiff"
+LIGHT = "light"  # the files that lie loose in `blockdiff/`, and nothing else
 
-# The folders that each folder may import; light modules are open to all.
+# The rooms that each room may import besides itself; the light files are open to all.
+_BELOW_ENGINE = {"system", "infill", "diffusion", "model", "syntax", "weights"}
+_BELOW_TRAIN = {"system", "diffusion", "infill", "model", "syntax", "weights"}
+_BELOW_EVAL = {"engine", "train", *_BELOW_ENGINE}
+_BELOW_SERVICE = {"engine", "client", *_BELOW_ENGINE}
 MAY: dict[str, set[str]] = {
-    "model": set(),
-    "diffusion": {"model"},
-    "infill": {"model", "diffusion"},
-    "engine": {"model", "diffusion", "infill"},
-    "service": {"model", "diffusion", "infill", "engine"},
-    "train": {"model", "diffusion", "infill"},
-    "eval": {"model", "diffusion", "infill", "engine", "train"},
+    LIGHT: set(),
+    "system": set(),
+    "syntax": {"system"},
+    "weights": {"system"},
+    "client": {"weights", "system"},
+    "model": {"weights", "system"},
+    "infill": {"syntax", "system"},
+    "diffusion": {"model", "weights", "system"},
+    "train": _BELOW_TRAIN,
+    "engine": _BELOW_ENGINE,
+    "service": _BELOW_SERVICE,
+    "eval": _BELOW_EVAL,
+    "bench": {"eval", *_BELOW_EVAL},
+    "cli": {"bench", "eval", "service", *_BELOW_EVAL, *_BELOW_SERVICE},
+    "lsp_server": {"client", "syntax", "weights", "system"},
 }
-TOP = ("cli", "doctor", "__main__")  # the command line and what only it uses
-# Of `infill`, what the language server shares: what is open in a text, how its lines begin and end.
-TEXT = ("blockdiff.infill.nesting", "blockdiff.infill.whitespace")
+LOOSE = {"__init__", "__main__", "types", "config", "errors"}
 HEAVY = ("torch", "transformers", "numpy", "tokenizers", "safetensors", "gguf", "matplotlib")
-
-
-def is_top(part: str) -> bool:
-    return part in TOP or part.startswith("cli_")
-
-
-def part_of(module: str) -> str:
-    """`blockdiff.engine.scheduler` belongs to `engine`, `blockdiff` itself to the empty part."""
-    return module.split(".")[1] if "." in module else ""
+PACKAGES = ("blockdiff", "lsp_server")
 
 
 @cache
-def imports() -> dict[str, dict[str, str]]:
-    """For every part, the other parts it imports and a file where it does.
-
-    Imports inside functions and under TYPE_CHECKING count too.
-    """
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
-        relative = path.relative_to(ROOT)
-        parts = relative.with_suffix("").parts
-        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[part_of(module)]  # also a part that imports nothing
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            for name in imported(node, relative):
-                if name.split(".")[0] == PACKAGE and part_of(name) != part_of(module):
-                    found[part_of(module)].setdefault(part_of(name), str(relative))
-    return dict(found)
+def modules() -> dict[str, Path]:
+    """Every module of both packages, by its dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
-def imported(node: ast.AST, path: Path) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if not isinstance(node, ast.ImportFrom):
-        return []
-    assert node.level == 0, f"{path}:{node.lineno}: a relative import"
-    return [
-        f"{node.module}.{alias.name}" if node.module == PACKAGE else str(node.module)
-        for alias in node.names
-        # `from blockdiff import __version__` names no module
-        if node.module != PACKAGE or not alias.name.startswith("__")
+def room_of(module: str) -> str:
+    first, *rest = module.split(".")
+    if first == "lsp_server":
+        return first
+    inner = rest[0] if rest else ""
+    path = modules().get(f"blockdiff.{inner}")
+    if path is not None and path.name == "__init__.py":
+        return inner
+    return "cli" if inner == "__main__" else LIGHT
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """The modules of ours that one imports, wherever in the file it does."""
+    found: set[str] = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = absolute(node, module)
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules() else base for name in names}
+    return frozenset(name for name in found if name in modules() and name != module)
+
+
+def absolute(node: ast.ImportFrom, module: str) -> str:
+    if not node.level:
+        return str(node.module)
+    package = module.split(".")
+    if modules()[module].name != "__init__.py":
+        package = package[:-1]
+    return ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(modules()[module].read_text(encoding="utf-8"))
+
+
+def test_only_five_files_lie_loose() -> None:
+    assert {path.stem for path in (ROOT / "blockdiff").glob("*.py")} == LOOSE
+
+
+def test_every_room_is_on_the_road() -> None:
+    assert {room_of(module) for module in modules()} == set(MAY)
+
+
+@pytest.mark.parametrize("room", MAY)
+def test_imports_only_go_down_the_road(room: str) -> None:
+    allowed = MAY[room] | {room, LIGHT}
+    climbs = [
+        f"{module} imports {other}"
+        for module in modules()
+        if room_of(module) == room
+        for other in sorted(imports_of(module))
+        if room_of(other) not in allowed
     ]
-
-
-def light_parts() -> list[str]:
-    return [part for part in imports() if part and part not in MAY and not is_top(part)]
-
-
-def test_every_folder_has_a_place_on_the_road() -> None:
-    folders = {path.parent.name for path in (ROOT / PACKAGE).glob("*/__init__.py")}
-    assert folders <= set(MAY)
-
-
-@pytest.mark.parametrize("part", MAY)
-def test_a_folder_imports_only_what_lies_below_it(part: str) -> None:
-    allowed = MAY[part] | set(light_parts()) | {""}
-    climbs = {f"{part} imports {o}: {f}" for o, f in imports().get(part, {}).items()
-              if o not in allowed}  # fmt: skip
     assert not climbs
 
 
-def test_light_modules_import_light_modules_only() -> None:
-    light = {*light_parts(), ""}
-    climbs = {
-        f"{part} imports {other}: {file}"
-        for part in light
-        for other, file in imports().get(part, {}).items()
-        if other not in light
-    }
-    assert not climbs
+def circles() -> list[list[str]]:
+    """Strongly connected files, by Tarjan's algorithm."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in imports_of(module):
+            if other not in index:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            place = stack.index(module)
+            found.append(sorted(stack[place:]))
+            del stack[place:]
+
+    for module in modules():
+        if module not in index:
+            visit(module)
+    return [group for group in found if len(group) > 1]
 
 
-def test_light_modules_have_no_cycle() -> None:
-    remaining = {part: set(imports()[part]) & set(light_parts()) for part in light_parts()}
-    while free := [part for part, needs in remaining.items() if not needs]:
-        for part in free:
-            del remaining[part]
-        for needs in remaining.values():
-            needs.difference_update(free)
-    assert not remaining, "these import one another in a circle"
+def test_no_import_goes_round_in_a_circle() -> None:
+    assert not circles()
 
 
-def test_the_language_server_reaches_the_engine_through_the_client_only() -> None:
-    allowed = {*light_parts(), ""}
-    for path in sorted((ROOT / "lsp_server").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            for name in imported(node, path) if not relative_import(node) else []:
-                if name.split(".")[0] == PACKAGE and name not in TEXT:
-                    assert part_of(name) in allowed, f"{path} imports {name}"
+# Of libraries, which have no other way to it.
+FOREIGN = {
+    "torch._int_mm", "torch._weight_int8pack_mm", "os._exit", "hashlib._Hash",
+    "self._workspace", "self._include_headers", "self._serialize_message", "self._converter",
+    "self._result_types", "self._request_futures", "server.protocol._converter",
+}  # fmt: skip
 
 
-def relative_import(node: ast.AST) -> bool:
-    return isinstance(node, ast.ImportFrom) and node.level > 0
+def test_no_file_reaches_for_what_is_private_to_another() -> None:
+    """Neither `from module import _name` nor `thing._name` where the file does not make it."""
+    reached = []
+    for module in modules():
+        tree = tree_of(module)
+        own = names_made_in(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                ours = absolute(node, module).split(".")[0] in PACKAGES
+                reached += [f"{module}: {a.name}" for a in node.names if ours and private(a.name)]
+            elif isinstance(node, ast.Attribute) and private(node.attr) and node.attr not in own:
+                if ast.unparse(node) not in FOREIGN:
+                    reached.append(f"{module}:{node.lineno} {ast.unparse(node)}")
+    assert not reached
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def names_made_in(tree: ast.Module) -> set[str]:
+    """Private names that a file itself defines: functions, classes, fields, attributes it sets."""
+    made: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            made.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            made.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            made.add(node.attr)
+    return made
 
 
 # What really gets loaded
@@ -149,9 +204,15 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(run.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("module", [*sorted(light_parts()), "cli", "cli_infill", "cli_models"])
+LIGHT_ROOMS = ("system", "syntax", "weights", "client", LIGHT)
+STARTED = [m for m in modules() if room_of(m) in LIGHT_ROOMS and not m.endswith("__main__")]
+
+
+@pytest.mark.parametrize(
+    "module", [*STARTED, *(f"blockdiff.cli.{name}" for name in ("app", "infill", "models", "join"))]
+)
 def test_light_modules_start_without_torch(module: str) -> None:
-    assert not loaded_by(f"import {PACKAGE}.{module}") & set(HEAVY)
+    assert not loaded_by(f"import {module}") & set(HEAVY)
 
 
 @pytest.mark.skipif(not (ROOT / "lsp_server" / "__init__.py").exists(), reason="not there yet")
@@ -166,7 +227,7 @@ def test_the_language_server_starts_without_torch() -> None:
 
 @pytest.mark.parametrize("line", ["--help", "infill --help", "version", "models list"])
 def test_commands_that_need_no_model_run_without_torch(line: str) -> None:
-    code = f"from blockdiff.cli import run\nassert run({line.split()!r}) == 0"
+    code = f"from blockdiff.cli.app import run\nassert run({line.split()!r}) == 0"
     assert not loaded_by(code) & set(HEAVY)
 
 
@@ -180,7 +241,7 @@ def test_help_is_there_at_once() -> None:
 
     before = seconds()
     subprocess.run(
-        [sys.executable, "-m", PACKAGE, "--help"], cwd=ROOT, capture_output=True, check=True
+        [sys.executable, "-m", "blockdiff", "--help"], cwd=ROOT, capture_output=True, check=True
     )
     # Of the processor, not of the clock: tests run on busy machines.
     assert seconds() - before < 0.5

@@ -18,15 +18,16 @@ from tiny import adapter, config, forward, transformer
 
 from blockdiff.config import AdapterConfig
 from blockdiff.errors import DeviceUnavailable, ModelCorrupt, ModelUnsupported
-from blockdiff.model import masks, native
+from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.checkpoint import load_transformer
-from blockdiff.model.packing import Packed, pack, pack_q4_k, pack_q6_k
-from blockdiff.model.prepare import is_prepared, prepare_gguf
-from blockdiff.model.quantized import QuantizedLinear, install_adapter, is_quantized
+from blockdiff.model.int8 import library as int8_library
+from blockdiff.model.int8.packing import Packed, pack, pack_q4_k, pack_q6_k
+from blockdiff.model.int8.quantized import QuantizedLinear, install_adapter, is_quantized
+from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 
 pytestmark = pytest.mark.skipif(
-    native.available() != "", reason="no C compiler: " + native.available()
+    int8_library.available() != "", reason="no C compiler: " + int8_library.available()
 )
 BLOCK_BYTES = {Kind.Q4_K: 144, Kind.Q6_K: 210}
 PACK = {Kind.Q4_K: pack_q4_k, Kind.Q6_K: pack_q6_k}
@@ -128,12 +129,12 @@ PROGRAM = """
 import sys, torch
 from collections.abc import Callable
 from pathlib import Path
-from blockdiff.model import native
-from blockdiff.model.packing import *
+from blockdiff.model.int8 import library as int8_library
+from blockdiff.model.int8.packing import *
 import numpy as np
 library = native.Native(Path(sys.argv[1]))
 native.native = lambda: library
-from blockdiff.model.quantized import QuantizedLinear
+from blockdiff.model.int8.quantized import QuantizedLinear
 sys.path.insert(0, "tests/unit")
 from test_int8 import k_quant, PACK, Kind
 torch.manual_seed(5)
@@ -152,14 +153,14 @@ torch.save((library.backend, product, hidden), sys.argv[2])
 def test_every_processor_gets_the_same_result(tmp_path: Path) -> None:
     """Compiled for all the instruction sets that this machine can run, one at a time."""
     info = Path("/proc/cpuinfo").read_text("utf-8").split()
-    sources = [str(path) for path in native.SOURCES]
+    sources = [str(path) for path in int8_library.SOURCES]
     products, layers = {}, {}
     for name, flags in FLAGS.items():
         needed = {"avx512-vnni": "avx512_vnni", "avx2": "avx2"}.get(name)
         if needed and needed not in info:
             continue
         library, out = tmp_path / f"{name}.so", tmp_path / f"{name}.pt"
-        command = [*native._compilers()[0], "-O2", "-std=c11", "-shared", "-fPIC"]
+        command = [*int8_library._compilers()[0], "-O2", "-std=c11", "-shared", "-fPIC"]
         subprocess.run([*command, *flags, *sources, "-o", str(library), "-lm"], check=True)
         environment = os.environ | {"PYTHONPATH": "."}
         run = [sys.executable, "-c", PROGRAM, str(library), str(out)]
@@ -205,7 +206,7 @@ def test_with_the_cache_it_is_what_it_is_without() -> None:
     """Rounding of activations may turn a last bit of attention into a step of int8: a few parts
     in a thousand, where an error of the cache would be of the size of the logits."""
     model = transformer(WIDE, seed=8)
-    from blockdiff.model.checkpoint import build
+    from blockdiff.model.load.load import build
 
     state = dict(model.named_parameters())
     packed = {name: [pack(t.detach())] for name, t in state.items() if t.dim() == 2}
@@ -261,18 +262,18 @@ def test_a_weight_out_of_range_is_refused() -> None:
 
 def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path))
-    monkeypatch.setattr(native, "_compilers", lambda: [])
+    monkeypatch.setattr(int8_library, "_compilers", lambda: [])
     with pytest.raises(DeviceUnavailable, match="needs a C compiler") as failure:
-        native.native.__wrapped__()
+        int8_library.native.__wrapped__()
     assert "gcc" in failure.value.hint
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path))
     program = "import sys; sys.exit('no such flag: native')"
-    monkeypatch.setattr(native, "_compilers", lambda: [[sys.executable, "-c", program]])
+    monkeypatch.setattr(int8_library, "_compilers", lambda: [[sys.executable, "-c", program]])
     with pytest.raises(DeviceUnavailable, match="no such flag: native"):
-        native.native.__wrapped__()
+        int8_library.native.__wrapped__()
     assert list((tmp_path / "native").iterdir()) == []
 
 
@@ -280,11 +281,11 @@ def test_a_damaged_library_is_compiled_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path))
-    native.native.__wrapped__()
+    int8_library.native.__wrapped__()
     (library,) = (tmp_path / "native").iterdir()
     library.unlink()
     library.write_bytes(b"cut short")
-    assert native.native.__wrapped__().backend in FLAGS
+    assert int8_library.native.__wrapped__().backend in FLAGS
 
 
 # Whose library is loaded
@@ -297,7 +298,7 @@ def evil(path: Path, mark: Path) -> None:
         "#include <stdio.h>\n__attribute__((constructor)) static void run(void) "
         f'{{ fclose(fopen("{mark}", "w")); }}\n'
     )
-    compiler = native._compilers()[0]
+    compiler = int8_library._compilers()[0]
     subprocess.run([*compiler, "-shared", "-fPIC", str(source), "-o", str(path)], check=True)
     source.unlink()
 
@@ -333,12 +334,13 @@ def test_a_library_that_others_can_have_written_is_not_loaded(
     monkeypatch.setenv("BLOCKDIFF_CACHE", str(shared))
     monkeypatch.setenv("XDG_CACHE_HOME", str(own))
     (shared / "native").mkdir(parents=True)
-    library = shared / "native" / f"linear-int8-{native._key()}.so"
+    library = shared / "native" / f"linear-int8-{int8_library._key()}.so"
     evil(library, mark)
     SHARED[scene](library)
     if sys.platform == "linux":  # elsewhere the user's cache is where it always is
-        assert native.native.__wrapped__().backend in FLAGS
-        assert native.native.__wrapped__().backend in FLAGS  # the second time from where it lies
+        assert int8_library.native.__wrapped__().backend in FLAGS
+        # the second time from where it lies
+        assert int8_library.native.__wrapped__().backend in FLAGS
     assert not mark.exists()
 
 
@@ -350,11 +352,11 @@ def test_a_cache_for_a_group_gets_a_library_of_this_user(
     monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path))
     (tmp_path / "native").mkdir()
     (tmp_path / "native").chmod(0o775)
-    native.native.__wrapped__()
+    int8_library.native.__wrapped__()
     (library,) = (tmp_path / "native").iterdir()
     assert not (library.stat().st_mode | library.parent.stat().st_mode) & 0o022
-    monkeypatch.setattr(native, "_compilers", lambda: [])
-    assert native.native.__wrapped__().backend in FLAGS
+    monkeypatch.setattr(int8_library, "_compilers", lambda: [])
+    assert int8_library.native.__wrapped__().backend in FLAGS
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where the user's cache is")
@@ -366,5 +368,5 @@ def test_a_cache_that_cannot_be_written_does_not_cost_int8(
     monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path / "file"))
     own = tmp_path / ("own" if where == "own" else "file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(own))
-    assert native.native.__wrapped__().backend in FLAGS
+    assert int8_library.native.__wrapped__().backend in FLAGS
     assert bool(list(own.rglob("*.so"))) == (where == "own")

@@ -10,7 +10,7 @@ import pytest
 
 from blockdiff.config import Layout
 from blockdiff.errors import ModelCorrupt, ModelUnsupported
-from blockdiff.model.kinds import Attention, Body, Family, FimTokens, kind_of, read_kind
+from blockdiff.model.load.kinds import Attention, Body, Family, FimTokens, kind_of, read_kind
 
 FULL, BLOCK, CAUSAL = Attention.FULL, Attention.BLOCK, Attention.CAUSAL
 QWEN_FIM = {"<|fim_prefix|>": 151659, "<|fim_middle|>": 151660, "<|fim_suffix|>": 151661}

@@ -18,9 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
-from blockdiff import cli_serve, endpoint
-from blockdiff.client import EngineClient, EngineOptions
-from blockdiff.endpoint import Address, Announcement, Runtime
+from blockdiff.cli import serve as serve_command
+from blockdiff.client import endpoint
+from blockdiff.client.client import EngineClient, EngineOptions
+from blockdiff.client.endpoint import Address, Announcement, Runtime
 from blockdiff.errors import (
     AddressInUse,
     EngineStopping,
@@ -348,9 +349,9 @@ def test_stop_ends_an_engine_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli_serve, "_STOP_SECONDS", 0.5)
+    monkeypatch.setattr(serve_command, "_STOP_SECONDS", 0.5)
     monkeypatch.setenv("BLOCKDIFF_RUNTIME", str(runtime.folder))
     process.send_signal(signal.SIGSTOP)
-    cli_serve.stop()
+    serve_command.stop()
     assert "was killed" in capsys.readouterr().out
     assert process.wait(5) == -signal.SIGKILL and runtime.announced() is None

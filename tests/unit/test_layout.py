@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdiff import store
 from blockdiff.config import Layout
 from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.healing import HealingConstraint, healable_tail
 from blockdiff.infill.layout import build_prompt, framed
-from blockdiff.infill.whitespace import to_lf
-from blockdiff.model.tokenizer import Tokenizer
+from blockdiff.model.load.tokenizer import Tokenizer
+from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import Hole, InfillRequest, Snippet
+from blockdiff.weights import store
 from tests.unit.toy_tokenizers import ToyTokenizer
 
 BYTES = ToyTokenizer()

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tiny import FAMILIES, adapter, transformer
 from torch.nn import functional as F
 
-from blockdiff.diffusion.noise import pattern_probability
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.transformer import Transformer
 from blockdiff.train.corrupt import CorruptionConfig, NoisyBlocks, choose_starts, noisy_blocks
 from blockdiff.train.loss import LossParts, backward, bits_per_byte, nelbo
+from blockdiff.train.noise import pattern_probability
 from blockdiff.train.step import clean_pass, noisy_pass, train_step
 
 

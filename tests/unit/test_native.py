@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.length import calibrated_length, length_bias
-from blockdiff.diffusion.native import NativeSampler, as_diffusion
-from blockdiff.diffusion.readers import BlockReader, CanvasReader, KeptReader
+from blockdiff.diffusion.dllm.length import calibrated_length, length_bias
+from blockdiff.diffusion.dllm.readers import BlockReader, CanvasReader, KeptReader
+from blockdiff.diffusion.dllm.sampler import NativeSampler, as_diffusion
 from blockdiff.diffusion.sampler import Snapshot
 from blockdiff.diffusion.unmask import timestep_counts
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model import masks
-from blockdiff.model.kinds import Attention, Body, DiffusionKind, Family
+from blockdiff.model.load.kinds import Attention, Body, DiffusionKind, Family
 from tests.unit import tiny
 
 MASK, EXPAND, DELETE = 31, 30, 29

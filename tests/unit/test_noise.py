@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdiff.diffusion.noise import (
+from blockdiff.errors import InvalidRequest
+from blockdiff.train.noise import (
     Noise,
     absorbing,
     hybrid,
@@ -18,7 +19,6 @@ from blockdiff.diffusion.noise import (
     pattern_probability,
     uniform,
 )
-from blockdiff.errors import InvalidRequest
 
 VOCAB = 8
 DRAWS = 20_000

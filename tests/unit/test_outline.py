@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdiff.infill import outline as module
-from blockdiff.infill.outline import MOST_CHARACTERS, Piece, outline
+from blockdiff.syntax import outline as module
+from blockdiff.syntax.outline import MOST_CHARACTERS, Piece, outline
 
 # Each ends in the middle of something. The lines marked with > are the outline.
 TEXTS = {

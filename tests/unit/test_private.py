@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from blockdiff import cli, private
-from blockdiff.client import EngineClient
-from blockdiff.endpoint import Runtime
+from blockdiff.cli import app
+from blockdiff.client.client import EngineClient
+from blockdiff.client.endpoint import Runtime
+from blockdiff.client.starter import Deaths, Starter, StartOptions
 from blockdiff.errors import NotPermitted
-from blockdiff.starter import Deaths, Starter, StartOptions
+from blockdiff.system import private
 from lsp_server.engine import EngineLink
 from lsp_server.settings import EngineSettings
 from tests.unit.scripted_service import COMMAND, run, served
@@ -133,7 +134,7 @@ def test_no_client_believes_it(
         run(health())
     monkeypatch.setenv("BLOCKDIFF_RUNTIME", str(planted.folder))
     for command in ("status", "stop"):
-        assert cli.run([command]) in (0, NotPermitted.exit_code)
+        assert app.run([command]) in (0, NotPermitted.exit_code)
         assert "Traceback" not in capfd.readouterr().err
     EngineLink(EngineSettings(), planted, lambda status: None).would_download  # noqa: B018
     assert impostor.heard == b""

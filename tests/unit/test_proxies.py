@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from blockdiff.client import EngineClient, EngineOptions
-from blockdiff.endpoint import Address, Runtime
+from blockdiff.client.client import EngineClient, EngineOptions
+from blockdiff.client.endpoint import Address, Runtime
 from blockdiff.errors import EngineUnavailable
 from tests.unit.scripted_service import run
 from tests.unit.test_client import connected

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hub_folder import as_parts, special, write
 
-from blockdiff.cli import run
+from blockdiff.cli.app import run
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import (

@@ -13,7 +13,7 @@ from blockdiff.engine import remasking
 from blockdiff.engine.engine import Engine
 from blockdiff.engine.remasking import Draft
 from blockdiff.errors import Cancelled
-from blockdiff.infill.syntax import Faults, faults
+from blockdiff.syntax.check import Faults, faults
 from blockdiff.types import (
     Event,
     Finished,

@@ -19,7 +19,7 @@ from blockdiff.infill.rewrite import (
     without_lines_above,
     without_lines_below,
 )
-from blockdiff.infill.whitespace import to_lf
+from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import (
     Finished,
     FinishReason,

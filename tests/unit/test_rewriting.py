@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdiff import wire
-from blockdiff.client import EngineClient
+from blockdiff.client import wire
+from blockdiff.client.client import EngineClient
+from blockdiff.client.endpoint import Runtime
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.canvas import Canvas
-from blockdiff.endpoint import Runtime
+from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.engine import Engine
 from blockdiff.engine.infilling import Infilling
-from blockdiff.engine.loaded import Checkpoint
-from blockdiff.engine.rewriting import Renoise, most_tokens
+from blockdiff.engine.renoise import Renoise, most_tokens
 from blockdiff.errors import AnswerIsProse, Cancelled, InvalidRequest, ModelUnsupported
 from blockdiff.infill.rewrite import Frame
-from blockdiff.infill.syntax import check_rewrite
 from blockdiff.model import forward as forwards
+from blockdiff.syntax.check import check_rewrite
 from blockdiff.types import Finished, FinishReason, Hole, Refinement, RewriteRequest, SyntaxState
 from tests.unit import scripted_service, tiny
 from tests.unit.scripted_service import collect, run, served, until

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockdiff.engine.scheduler import Job, Message, Scheduler
 from blockdiff.errors import (
     BlockdiffError,
     Cancelled,
@@ -18,6 +17,7 @@ from blockdiff.errors import (
     EngineStopping,
     Superseded,
 )
+from blockdiff.service.scheduler import Job, Message, Scheduler
 from blockdiff.types import Finished, Hole, InfillRequest, Priority, Progress, Refinement, Warmed
 
 STOPPING = EngineStopping("it stops")

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdiff import store
-from blockdiff.infill.nesting import Nesting, scan
 from blockdiff.infill.seams import Seams
-from blockdiff.infill.whitespace import indentation_unit, line_ending
-from blockdiff.model.tokenizer import Tokenizer
+from blockdiff.model.load.tokenizer import Tokenizer
+from blockdiff.syntax.nesting import Nesting, scan
+from blockdiff.syntax.whitespace import indentation_unit, line_ending
 from blockdiff.types import FinishReason
+from blockdiff.weights import store
 
 PYTHON = "def mean(numbers):\n"
 LOOP = "    total = 0\n    for n in numbers:\n        total += n\n"

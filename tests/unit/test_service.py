@@ -16,9 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from blockdiff import endpoint, wire
-from blockdiff.client import EngineClient
-from blockdiff.endpoint import Runtime
+from blockdiff.client import endpoint, wire
+from blockdiff.client.client import EngineClient
+from blockdiff.client.endpoint import Runtime
+from blockdiff.client.wire import EngineState
 from blockdiff.errors import (
     BlockdiffError,
     EngineStopping,
@@ -29,7 +30,6 @@ from blockdiff.errors import (
 )
 from blockdiff.service.worker import Engine, Report
 from blockdiff.types import Finished, Priority, Progress, Refinement, RewriteRequest
-from blockdiff.wire import EngineState
 from tests.unit.scripted_service import (
     SECRET,
     ScriptedEngine,

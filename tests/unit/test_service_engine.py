@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from blockdiff import endpoint
-from blockdiff.client import EngineClient
+from blockdiff.client import endpoint
+from blockdiff.client.client import EngineClient
+from blockdiff.client.endpoint import Runtime
 from blockdiff.config import DecodingConfig, Mode
-from blockdiff.endpoint import Runtime
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import InvalidRequest, Superseded
 from blockdiff.types import Finished, Hole, InfillRequest, Priority, Refinement

@@ -15,7 +15,8 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Layout, Mode
 from blockdiff.diffusion.sampler import Speculation
 from blockdiff.engine.batch import Batch
-from blockdiff.engine.engine import Engine, never
+from blockdiff.engine.contexts import never
+from blockdiff.engine.engine import Engine
 from blockdiff.engine.infilling import Infilling
 from blockdiff.errors import Cancelled, InvalidRequest, OutOfMemory
 from blockdiff.infill.joint import build_prompts
@@ -64,7 +65,7 @@ def alone(wanted: InfillRequest, speculation: Speculation | None = None) -> list
     ends = []
     for index, prompt in enumerate(prompts):
         engine = Engine(checkpoint())
-        engine._speculation = speculation or engine._speculation
+        engine._contexts.speculation = speculation or engine._contexts.speculation
         one = Infilling(engine, wanted.only(index), never, prompt=prompt)
         *_, end = drive(one.steps(), engine.forward)
         assert isinstance(end, Finished)
@@ -228,7 +229,7 @@ def test_each_is_written_as_it_would_be_alone(mode: Mode, temperature: float) ->
 def test_drafting_less_in_company_changes_no_greedy_text() -> None:
     crowded = Speculation(False, lookup=8, crowded=2)
     engine = Engine(checkpoint())
-    engine._speculation = crowded
+    engine._contexts.speculation = crowded
     wanted = request(DecodingConfig(mode=Mode.VERIFY, max_tokens=12))
     assert texts(filled(engine, wanted)[1].holes) == texts(alone(wanted, crowded))
 
@@ -272,7 +273,7 @@ def test_cancelled_at_any_point_all_end_and_nothing_is_left(looks: int) -> None:
         pass
     else:
         assert isinstance(end, Filled)
-    assert engine._open == 0
+    assert engine._contexts.open == 0
     assert texts(filled(engine, wanted)[1].holes) == texts(alone(wanted))
 
 
@@ -287,7 +288,7 @@ def test_without_memory_the_request_fails_as_a_whole_and_the_next_one_does_not()
 
     with pytest.raises(OutOfMemory):
         list(drive(engine.steps(wanted, never), runner))
-    assert engine._open == 0
+    assert engine._contexts.open == 0
     full[0] = False
     *_, end = drive(engine.steps(wanted, never), runner)
     assert isinstance(end, Filled) and texts(end.holes) == texts(alone(wanted))
@@ -321,7 +322,7 @@ def test_beside_other_requests_they_are_told_the_same(starts: list[int]) -> None
 def test_many_requests_with_many_holes_hold_no_more_contexts_than_there_is_room_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("blockdiff.engine.engine._TOGETHER", 4)
+    monkeypatch.setattr("blockdiff.engine.contexts._TOGETHER", 4)
     engine, most = Engine(checkpoint()), 0
     told: dict[int, list[Event | Exception | None]] = {n: [] for n in range(3)}
     batch: Batch[int] = engine.batch(lambda key, what: told[key].append(what))  # type: ignore[arg-type]
@@ -329,7 +330,7 @@ def test_many_requests_with_many_holes_hold_no_more_contexts_than_there_is_room_
         batch.add(number, engine.steps(request(), never))
     while len(batch):
         batch.step()
-        most = max(most, engine._open)
+        most = max(most, engine._contexts.open)
     assert 4 <= most <= 6  # each request has one, whatever the others hold
     for events in told.values():
         *_, end, over = events
@@ -342,6 +343,6 @@ def test_closing_the_stream_gives_every_copy_of_the_context_back() -> None:
     events = engine.infill(request())
     for _ in range(3):
         next(events)
-    assert engine._open == 3
+    assert engine._contexts.open == 3
     events.close()  # type: ignore[attr-defined]
-    assert engine._open == 0 and engine._store._lent == []
+    assert engine._contexts.open == 0 and engine._contexts.store._lent == []

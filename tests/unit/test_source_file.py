@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockdiff import source_file
+from blockdiff.cli import source_file
+from blockdiff.cli.source_file import SourceFile
 from blockdiff.errors import (
     BlockdiffError,
     DiskFull,
@@ -21,7 +22,6 @@ from blockdiff.errors import (
     OutputFileError,
     PositionOutside,
 )
-from blockdiff.source_file import SourceFile
 
 TEXT = st.text(alphabet="ab \t\r\n\f\x85\u2028é😀", max_size=40)
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and links")
@@ -313,7 +313,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(
     def fail(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(f"blockdiff.source_file.os.{failing}", fail)
+    monkeypatch.setattr(f"blockdiff.cli.source_file.os.{failing}", fail)
     with pytest.raises(expected):
         source_file.write(source, "new\n")
     assert path.read_text() == "old\n"
@@ -330,7 +330,7 @@ def test_what_is_read_only_is_refused_before_the_work(
     path = tmp_path / "file.py"
     path.write_text("old\n")
     refused = tmp_path / readonly  # root may write everything, so the answer is scripted
-    monkeypatch.setattr("blockdiff.source_file.os.access", lambda p, _: Path(p) != refused)
+    monkeypatch.setattr("blockdiff.cli.source_file.os.access", lambda p, _: Path(p) != refused)
     with pytest.raises(OutputFileError, match=message):
         source_file.check_writable(source_file.read(str(path)))
 

@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from model_world import DATA, FILE, NAME, PART_SIZE, PARTS, SHA256, Hub, World, wait_for
 
-from blockdiff import store
-from blockdiff.download import pull
 from blockdiff.errors import (
     DiskFull,
     DownloadFailed,
@@ -25,8 +23,10 @@ from blockdiff.errors import (
     ModelUnsupported,
     OutputFileError,
 )
-from blockdiff.partial import Partial
-from blockdiff.store import Status
+from blockdiff.weights import store
+from blockdiff.weights.download import pull
+from blockdiff.weights.partial import Partial
+from blockdiff.weights.store import Status
 
 
 @pytest.fixture
@@ -651,7 +651,7 @@ def test_remove_leaves_a_file_of_ones_own(world: World, tmp_path: Path) -> None:
 
 def test_the_store_is_light() -> None:
     script = (
-        "import sys, blockdiff.store, blockdiff.download, blockdiff.cli_models\n"
+        "import sys, blockdiff.weights.store, blockdiff.weights.download, blockdiff.cli.models\n"
         "heavy = {'torch', 'numpy', 'huggingface_hub', 'httpx', 'tokenizers', 'gguf'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

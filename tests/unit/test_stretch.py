@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockdiff.stretch import Stretch
+from blockdiff.cli.stretch import Stretch
 from blockdiff.types import (
     Filled,
     Finished,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdiff import grammars
-from blockdiff.grammars import LANGUAGES, language_of
-from blockdiff.infill.syntax import check, faults
+from blockdiff.syntax import grammars
+from blockdiff.syntax.check import check, faults
+from blockdiff.syntax.grammars import LANGUAGES, language_of
 from blockdiff.types import SyntaxState
 
 OK, BROKEN, SKIPPED = SyntaxState.OK, SyntaxState.BROKEN, SyntaxState.SKIPPED

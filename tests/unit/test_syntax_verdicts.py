@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from blockdiff.infill import python_compiler
-from blockdiff.infill.syntax import check, check_rewrite, faults
-from blockdiff.infill.syntax_errors import syntax_faults
+from blockdiff.syntax import python_compiler
+from blockdiff.syntax.check import check, check_rewrite, faults
+from blockdiff.syntax.syntax_errors import syntax_faults
 from blockdiff.types import SyntaxState
 
 OK, BROKEN, SKIPPED = SyntaxState.OK, SyntaxState.BROKEN, SyntaxState.SKIPPED

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockdiff.source_file import SourceFile
-from blockdiff.textdiff import unified_diff
+from blockdiff.cli.source_file import SourceFile
+from blockdiff.cli.textdiff import unified_diff
 from blockdiff.types import Hole
 
 TEXT = st.text(alphabet="ab\r\n é", max_size=60)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from blockdiff import store
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
-from blockdiff.model.gguf_header import integers, read_metadata, strings
-from blockdiff.model.tokenizer import Tokenizer
+from blockdiff.model.load.gguf_header import integers, read_metadata, strings
+from blockdiff.model.load.tokenizer import Tokenizer
+from blockdiff.weights import store
 
 TABLE = json.loads(
     (Path(__file__).parents[1] / "parity" / "tokenizer_table.json").read_text("ascii")

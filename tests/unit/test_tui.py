@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from blockdiff import tui
-from blockdiff.source_file import SourceFile
+from blockdiff.cli import tui
+from blockdiff.cli.source_file import SourceFile
 from blockdiff.types import Finished, FinishReason, Hole, Refinement, Span, SyntaxState
 
 BEFORE, AFTER = "import os\n\n\ndef f(x):\n    return ", "\n\n\nprint(f(1))\n"

@@ -16,16 +16,16 @@ from blockdiff.engine import devices
 from blockdiff.engine.devices import choose_dtype
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import DeviceUnavailable, ModelUnsupported
-from blockdiff.model import weight_only
-from blockdiff.model.checkpoint import load_transformer
-from blockdiff.model.convert import convert
-from blockdiff.model.graphed import Inputs, Mirror, Shape, Window, padded_forward
-from blockdiff.model.weight_only import (
+from blockdiff.model.cuda import weight_only
+from blockdiff.model.cuda.graphs import Inputs, Mirror, Shape, Window, padded_forward
+from blockdiff.model.cuda.weight_only import (
     WeightOnlyLinear,
     in_eight_bits,
     is_weight_only,
     rounded,
 )
+from blockdiff.model.load.convert import convert
+from blockdiff.model.load.load import load_transformer
 from blockdiff.types import Finished, Hole, InfillRequest
 from tests.unit.tiny_checkpoint import checkpoint
 

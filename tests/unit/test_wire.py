@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdiff import decode, wire
+from blockdiff.client import decode, wire
 from blockdiff.config import SEEDS, DecodingConfig, Mode, Rule
 from blockdiff.errors import BlockdiffError, Cancelled, EngineMismatch, InvalidRequest
 from blockdiff.types import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 
 from blockdiff.config import AdapterConfig, Layout
-from blockdiff.engine.loaded import Checkpoint
-from blockdiff.model import tokenizer as tokenizers
-from blockdiff.model.checkpoint import DraftingConfig
-from blockdiff.model.tokenizer import Tokenizer
+from blockdiff.engine.checkpoint import Checkpoint
+from blockdiff.model.load import tokenizer as tokenizers
+from blockdiff.model.load.load import DraftingConfig
+from blockdiff.model.load.tokenizer import Tokenizer
 from tests.unit import tiny
 
 _WORDS = ["in", "re", "def", "return", "print", "    ", "width", "height"]

@@ -13,7 +13,7 @@ from gguf import GGUFValueType, GGUFWriter
 from gguf.quants import quantize
 
 from blockdiff.config import TransformerConfig
-from blockdiff.model.tokenizer import _byte_alphabet
+from blockdiff.model.load.tokenizer import _byte_alphabet
 from tests.unit import tiny
 
 SPECIAL = ["<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "[PAD261]"]

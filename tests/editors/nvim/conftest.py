@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from blockdiff.engine.engine import Engine
 from tests.editors.nvim.neovim import Neovim, neovim
 from tests.editors.nvim.script import Scripted

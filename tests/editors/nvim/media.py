@@ -22,8 +22,8 @@ from typing import Any
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from blockdiff import store
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
+from blockdiff.weights import store
 from tests.editors.nvim.neovim import ROOT, Neovim, neovim
 
 IMAGES = ROOT / "docs" / "images"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from tests.editors.nvim.conftest import Open
 from tests.editors.nvim.neovim import HERE, Neovim, neovim
 from tests.editors.nvim.script import Frame, Scripted

@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
-from blockdiff import store
-from blockdiff.client import EngineClient
-from blockdiff.endpoint import Runtime
+from blockdiff.client.client import EngineClient
+from blockdiff.client.endpoint import Runtime
+from blockdiff.weights import store
 from tests.editors.nvim.neovim import Neovim, neovim
 from tests.editors.nvim.test_infill import AREA, is_open, no_marks
 from tests.unit.scripted_service import run

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from blockdiff import store
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from blockdiff.engine.engine import Engine
+from blockdiff.weights import store
 from tests.editors.nvim.script import Scripted
 from tests.editors.vscode.traffic import Traffic
 from tests.editors.vscode.vscode import (

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from blockdiff import store
+from blockdiff.weights import store
 
 VERSION = "4.139.1"
 NODE_MAJOR = 24

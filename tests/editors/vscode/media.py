@@ -22,8 +22,8 @@ from typing import Any
 
 from PIL import Image, ImageChops
 
-from blockdiff import store
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
+from blockdiff.weights import store
 from tests.editors.nvim.script import Frame, Scripted
 from tests.editors.vscode.test_infill import gone, in_diff, infill, ready
 from tests.editors.vscode.vscode import (

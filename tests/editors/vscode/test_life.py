@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import ModelNotFound
 from tests.editors.nvim.script import Frame, Scripted
 from tests.editors.vscode.conftest import Open

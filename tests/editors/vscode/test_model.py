@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from blockdiff.endpoint import Runtime
+from blockdiff.client.endpoint import Runtime
 from tests.editors.vscode.conftest import Open
 from tests.editors.vscode.test_infill import gone, in_diff, infill
 from tests.editors.vscode.vscode import Window

@@ -1,0 +1,249 @@
+"""The command line: parse, delegate, report. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+import blockdiff
+from blockdiff.cli import console, interrupt
+from blockdiff.cli import infill as infill_command
+from blockdiff.cli import options as options
+from blockdiff.client import wire
+from blockdiff.config import DecodingConfig
+from blockdiff.errors import BlockdiffError, Cancelled, ExitCode, InvalidRequest
+from blockdiff.weights.catalog import DEFAULT_MODEL
+
+_DEFAULTS = options.DEFAULTS
+
+_EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {c.value:<4} {c.meaning}" for c in ExitCode)
+_USAGE_HINT = "add --help to see what is accepted"
+
+app = typer.Typer(
+    name="blockdiff",
+    help="Fill holes in source files and rewrite them by block diffusion, on this machine.",
+    epilog=_EXIT_CODES,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def run(argv: list[str]) -> int:
+    """Run the command line `argv`, report what fails in one clear line, return the exit status."""
+    try:
+        command = typer.main.get_command(app)
+        result = command.main(argv, prog_name="blockdiff", standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # typer turns it into a status of 1
+            return int(console.pipe_closed())
+        return error.code if isinstance(error.code, int) else int(ExitCode.INTERNAL)
+    except BrokenPipeError:
+        return int(console.pipe_closed())
+    except typer.TyperException as error:  # a bad option
+        message = " ".join(error.format_message().split())
+        return _report(InvalidRequest(message), argv)
+    except typer.Abort:
+        return _report(Cancelled("interrupted"), argv)
+    except (Exception, KeyboardInterrupt) as error:
+        return _report(console.as_error(error), argv)
+    if result == interrupt.STATUS:  # typer turns KeyboardInterrupt into a status
+        return _report(Cancelled("interrupted"), argv)
+    return result if isinstance(result, int) else int(ExitCode.OK)
+
+
+def _report(error: BlockdiffError, argv: list[str]) -> int:
+    if isinstance(error, InvalidRequest) and not error.hint:
+        error.hint = _USAGE_HINT
+    try:
+        if "--json" in argv:
+            infill_command.print_json(wire.error_to_json(error))
+        else:
+            console.show(error)
+    except BrokenPipeError:
+        return int(console.pipe_closed())
+    return int(error.exit_code)
+
+
+@app.callback(invoke_without_command=True)
+def _main(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command(epilog=_EXIT_CODES)
+def infill(
+    file: options.FileArgument,
+    at: Annotated[
+        list[str] | None, typer.Option(metavar="L:C", help="insert at this line and column")
+    ] = None,
+    lines: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A-B",
+            help="replace these lines; the first one's indentation and the last newline stay",
+        ),
+    ] = None,
+    hole: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="L:C-L:C", help="replace from the first position up to before the second"
+        ),
+    ] = None,
+    write: options.WriteOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    mode: options.ModeOption = _DEFAULTS.mode,
+    rule: options.RuleOption = _DEFAULTS.rule,
+    block_size: options.BlockSizeOption = _DEFAULTS.block_size,
+    denoising_steps: options.DenoisingStepsOption = _DEFAULTS.denoising_steps,
+    threshold: options.ThresholdOption = _DEFAULTS.threshold,
+    entropy_bound: options.EntropyBoundOption = _DEFAULTS.entropy_bound,
+    edit_threshold: options.EditThresholdOption = _DEFAULTS.edit_threshold,
+    cache: options.CacheOption = _DEFAULTS.cache,
+    max_tokens: options.MaxTokensOption = _DEFAULTS.max_tokens,
+    temperature: options.TemperatureOption = _DEFAULTS.temperature,
+    top_p: options.TopPOption = _DEFAULTS.top_p,
+    seed: options.SeedOption = _DEFAULTS.seed,
+    context_tokens: options.ContextTokensOption = options.CONTEXT_TOKENS,
+    revise: Annotated[
+        bool,
+        typer.Option(
+            "--revise", help="with several holes: write them once more with the others' texts there"
+        ),
+    ] = False,
+    language: options.LanguageOption = "",
+    model: options.ModelOption = DEFAULT_MODEL,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    download: options.DownloadOption = True,
+    engine: options.EngineOption = True,
+) -> None:
+    """Fill a hole of a file, or up to eight together, and print the diff.
+
+    Name each hole by --at, --lines or --hole. Text between two holes is kept, and each hole is
+    written with what stands on both its sides; they are numbered in the order of the file.
+
+    Lines and columns count from 1; columns count characters (Unicode code points), and the column
+    after the last character of a line is valid. The file changes only with --write, and then in
+    one step.
+    """
+    infill_command.infill(
+        file,
+        infill_command.hole_finder(at or (), lines or (), hole or ()),
+        DecodingConfig(
+            mode=mode,
+            rule=rule,
+            block_size=block_size,
+            denoising_steps=denoising_steps,
+            threshold=threshold,
+            entropy_bound=entropy_bound,
+            edit_threshold=edit_threshold,
+            cache=cache,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        ),
+        language=language,
+        context_tokens=context_tokens,
+        revise=revise,
+        model=infill_command.ModelChoice(model, device, dtype, download, join=engine),
+        output=infill_command.Output(write=write, as_json=as_json, quiet=quiet),
+    )
+
+
+def _delegated(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A command whose arguments, `--help` included, go to another typer app as they are."""
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+    return app.command(name, add_help_option=False, context_settings=settings)
+
+
+def _delegate(module: str, context: typer.Context, name_of_app: str = "app") -> None:
+    """Run the app of a module that is imported only now."""
+    delegate: typer.Typer = getattr(importlib.import_module(module), name_of_app)
+    delegate.rich_markup_mode = None  # all help looks alike
+    behind = typer.main.get_command(delegate)
+    name = f"blockdiff {context.info_name}"
+    result = behind.main(context.args, prog_name=name, standalone_mode=False)
+    raise typer.Exit(result if isinstance(result, int) else int(ExitCode.OK))
+
+
+@_delegated("rewrite")
+def rewrite(context: typer.Context) -> None:
+    """Rewrite a part of a file and print the diff."""
+    _delegate("blockdiff.cli.rewrite", context)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
+    model: Annotated[str, typer.Option(help="name of the model to look for")] = DEFAULT_MODEL,
+) -> None:
+    """Show what this machine has and what to fix.
+
+    Exits with 0 if everything is in place, otherwise with the exit code of the first problem.
+    """
+    from blockdiff.cli import doctor as diagnosis
+
+    checks = diagnosis.examine(model)
+    code = diagnosis.exit_code(checks)
+    if as_json:
+        report = [check.to_json() for check in checks]
+        infill_command.print_json({"ok": code is ExitCode.OK, "checks": report})
+    else:
+        print(diagnosis.render(checks))
+    raise typer.Exit(int(code))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(blockdiff.__version__)
+
+
+@_delegated("models")
+def models(context: typer.Context) -> None:
+    """Download, list and remove models."""
+    _delegate("blockdiff.cli.models", context)
+
+
+@_delegated("serve")
+def serve(context: typer.Context) -> None:
+    """Serve a model to all editors of this user."""
+    _delegate("blockdiff.cli.serve", context, "serve_app")
+
+
+@_delegated("status")
+def status(context: typer.Context) -> None:
+    """Show whether an engine is running and what it does."""
+    _delegate("blockdiff.cli.serve", context, "status_app")
+
+
+@_delegated("stop")
+def stop(context: typer.Context) -> None:
+    """Stop the engine."""
+    _delegate("blockdiff.cli.serve", context, "stop_app")
+
+
+@_delegated("train")
+def train(context: typer.Context) -> None:
+    """Build a corpus and train a gated adapter."""
+    _delegate("blockdiff.cli.train", context)
+
+
+@_delegated("bench")
+def bench(context: typer.Context) -> None:
+    """Measure speed against llama.cpp."""
+    _delegate("blockdiff.cli.bench", context)
+
+
+@_delegated("eval")
+def evaluate(context: typer.Context) -> None:
+    """Measure infilling quality and speed."""
+    _delegate("blockdiff.cli.eval", context)

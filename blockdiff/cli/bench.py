@@ -1,0 +1,153 @@
+"""`blockdiff bench`: speed beside the rival's, in one run. Nothing heavy is imported early."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from blockdiff.cli import bench_holes, interrupt
+from blockdiff.cli.console import reported_errors
+from blockdiff.config import DecodingConfig, Mode
+from blockdiff.weights.catalog import DEFAULT_MODEL
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure speed: against llama.cpp on the same file, and where the time goes.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command("peers")
+@reported_errors()
+def peers_command(
+    places: Annotated[int, typer.Option(min=1, help="Places in real code, for each context.")] = 8,
+    context: Annotated[
+        list[int], typer.Option(min=32, help="Tokens of context; may be given several times.")
+    ] = [512, 2048],  # noqa: B006
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens to write.")] = 32,
+    window: Annotated[
+        int, typer.Option(min=64, help="Tokens of context in which typing is counted.")
+    ] = 2048,
+    rewrites: Annotated[int, typer.Option(min=1, help="Functions to rename a variable in.")] = 4,
+    clients: Annotated[
+        int, typer.Option(min=0, help="Clients who write at once; 0 leaves that out.")
+    ] = 8,
+    ngram: Annotated[
+        bool, typer.Option(help="Compare with llama.cpp's own n-gram speculation, too.")
+    ] = True,
+    transformers: Annotated[
+        bool, typer.Option(help="Compare with transformers in bfloat16, too: slow, 3 GB.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the places.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each.")] = 2,
+    model: Annotated[str, typer.Option(help="A catalogue model or a GGUF file.")] = DEFAULT_MODEL,
+    dtype: Annotated[str, typer.Option(help="auto, int8, bfloat16, float32")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON object only.")] = False,
+) -> None:
+    """Time our engine on the CPU beside llama.cpp and transformers, in turn in one run.
+
+    All have the same weights and prompts and write the same number of tokens. The last line on
+    standard output is one JSON object; figures in it are a median with quartiles (`median`, `low`,
+    `high`) over places in the standard library.
+
+    completions: by tokens of context, `cold` (nothing is cached) and `warm` (a line's indentation
+    and five characters were typed since), for each that writes: `seconds`, `ratio` to llama.cpp,
+    `ours_over` (verify's time over its own), `encoded` (context tokens), `tokens_per_forward`.
+
+    typing: context tokens that a real request encodes again after five characters typed `at_once`
+    or `one_by_one`, in a `window` of context tokens.
+
+    rewrite: a function of 60 to 68 tokens of which three change. Ours is made to write the right
+    answer, its drafts being its own; others write as many tokens. `free`: what ours writes by
+    itself, to its end.
+
+    together: what clients write at once over what one alone writes in that time, and how many of
+    the texts are the `same`.
+
+    forward_ms: of a forward by its positions, behind the least context; context_token_ms: for each
+    token of a context; llama_cpp_token_ms: of llama.cpp's forward of one. ceilings: what the
+    machine reads and multiplies at most. shares: which part of that our forwards reach.
+
+    ratios: the medians of all this, flat; without another name, verify's over llama.cpp's.
+    targets: our aims. load_before, load_after: of the machine; above `threads`, times say little.
+    """
+    with interrupt.held():
+        import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with interrupt.held():
+        from blockdiff.bench import peer_report, peers, rivals
+        from blockdiff.engine.engine import Engine
+
+    torch.set_num_threads(threads)
+    scope = peers.Scope(
+        places=places,
+        contexts=tuple(dict.fromkeys(context)),
+        tokens=tokens,
+        window=window,
+        rewrites=rewrites,
+        clients=clients,
+        seed=seed,
+    )
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    quiet = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=quiet, disable=as_json) as bar:
+        task = bar.add_task("loading", total=None)
+        engine = Engine.load(model, device="cpu", dtype=dtype)
+        others: dict[str, rivals.Writer] = {peer_report.BASE: rivals.LlamaCpp(model, threads)}
+        if ngram:
+            others[f"{peer_report.BASE}-ngram"] = rivals.LlamaCpp(model, threads, rivals.NGRAM)
+        if transformers:
+            others["transformers"] = rivals.Transformers.load(model)
+        report: dict[str, Any] = {"threads": threads, "llama_cpp": rivals.llama_cpp_build()}
+        report |= peers.measure(
+            engine,
+            others,
+            scope,
+            lambda done, total: bar.update(
+                task, completed=done, total=total, description="measuring"
+            ),
+        )
+    if not as_json:
+        from blockdiff.cli.bench_tables import show
+
+        show(report)
+    typer.echo(json.dumps(report))
+
+
+@app.command("profile")
+@reported_errors()
+def profile_command(
+    places: Annotated[int, typer.Option(min=1, help="Places in real code to fill.")] = 6,
+    context: Annotated[int, typer.Option(min=32, help="Tokens of context.")] = 512,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 32,
+    mode: Annotated[Mode, typer.Option(help="How to write.")] = Mode.VERIFY,
+    seed: Annotated[int, typer.Option(help="Seed of the places.")] = 0,
+    model: Annotated[str, typer.Option(help="A catalogue model or a GGUF file.")] = DEFAULT_MODEL,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, int8, bfloat16, float32")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON object only.")] = False,
+) -> None:
+    """Show where the time of a request goes, from the document to the last text.
+
+    The service and the editor's protocol add what `make bench-overhead` measures.
+    """
+    with interrupt.held():
+        from blockdiff.bench import profile
+        from blockdiff.engine.engine import Engine
+
+    engine = Engine.load(model, device=device, dtype=dtype)
+    requests = profile.requests(places, context, DecodingConfig(mode=mode, max_tokens=tokens), seed)
+    report = profile.profile(engine, requests)
+    if not as_json:
+        for name, row in report["parts"].items():
+            typer.echo(f"{name:<10} {row['ms']:9.1f} ms a request  {100 * row['share']:5.1f}%")
+        typer.echo(f"outside the model's forwards: {100 * report['outside']:.1f}%")
+    typer.echo(json.dumps(report))
+
+
+bench_holes.register(app)

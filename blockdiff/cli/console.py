@@ -1,0 +1,55 @@
+"""How failures reach a person: one clear line, one hint, the documented exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from blockdiff import errors
+from blockdiff.cli import interrupt
+from blockdiff.errors import BlockdiffError, Cancelled, ExitCode
+
+
+def show(error: BlockdiffError) -> None:
+    """Print `error` and its hint on standard error."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(Text("error: ", "bold red").append(error.message, "not bold default"))
+    if error.hint:
+        console.print(Text("hint: ", "bold cyan").append(error.hint, "not bold default"))
+
+
+def fail(error: BlockdiffError) -> NoReturn:
+    """Print `error` and its hint on standard error and exit with its status."""
+    show(error)
+    sys.exit(int(error.exit_code))
+
+
+def as_error(exception: BaseException) -> BlockdiffError:
+    """As `errors.as_error`; after Ctrl-C whatever went wrong is that."""
+    return Cancelled("interrupted") if interrupt.pressed() else errors.as_error(exception)
+
+
+def pipe_closed() -> ExitCode:
+    """The reader of our output is gone: keep the interpreter from flushing into it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.PIPE_CLOSED
+
+
+@contextmanager
+def reported_errors() -> Iterator[None]:
+    """Turns every failure into `fail`; also a decorator for commands: `@reported_errors()`.
+
+    A defect of ours prints its type and message; BLOCKDIFF_DEBUG=1 adds the traceback.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        sys.exit(int(pipe_closed()))
+    except (Exception, KeyboardInterrupt) as exception:
+        fail(as_error(exception))

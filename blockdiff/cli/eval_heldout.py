@@ -1,0 +1,285 @@
+"""`blockdiff eval draft|revise|rewrite|bits`: measure on held-out files; `cli_eval` has them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from blockdiff.cli import interrupt
+from blockdiff.cli.console import reported_errors
+from blockdiff.cli.eval_parts import Bar, adapter_digest
+from blockdiff.config import DecodingConfig, Mode, Rule
+from blockdiff.errors import InputFileError, InvalidRequest
+from blockdiff.weights.catalog import DEFAULT_MODEL
+
+_DEFAULTS = DecodingConfig()
+
+Data = Annotated[Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz.")]
+Limit = Annotated[int, typer.Option(min=0, help="Files to draw; 0 takes all.")]
+Seed = Annotated[int, typer.Option(help="Seed of the draw and of the places in a file.")]
+Out = Annotated[Path | None, typer.Option(help="Results file; a run goes on from it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON object only.")]
+Model = Annotated[str, typer.Option(help="Model, by name or path.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, int8, bfloat16, float16 or float32.")]
+BlockSize = Annotated[int, typer.Option(min=0, max=64, help="Tokens per block; 0: as trained.")]
+T = TypeVar("T")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `blockdiff eval`."""
+    app.command("held-out")(reported_errors()(held_out_command))
+    app.command("draft")(reported_errors()(draft_command))
+    app.command("revise")(reported_errors()(revise_command))
+    app.command("rewrite")(reported_errors()(rewrite_command))
+    app.command("bits")(reported_errors()(bits_command))
+
+
+def held_out_command(
+    corpus: Annotated[Path, typer.Option(help="Folder that `train corpus` wrote.")],
+    out: Annotated[Path, typer.Option(help="File to write, .jsonl.gz.")],
+    each: Annotated[int, typer.Option(min=1, help="Most files of a language.")] = 12,
+    python: Annotated[int, typer.Option(min=1, help="Most files of Python.")] = 60,
+    most_bytes: Annotated[int, typer.Option(min=600, help="Of a file.")] = 16_000,
+) -> None:
+    """Take a small set of a corpus's held-out files, under licences that let it be passed on.
+
+    The last line on standard output is one JSON object.
+    """
+    with interrupt.held():
+        from blockdiff.eval import heldout
+
+    files = list(heldout.of_corpus(corpus))
+    chosen = heldout.sample(files, each, python, most_bytes)
+    heldout.write(chosen, out)
+    counts: dict[str, int] = {}
+    for file in chosen:
+        counts[file.language] = counts.get(file.language, 0) + 1
+    typer.echo(json.dumps({"files": len(chosen), "languages": counts, "of": len(files)}))
+
+
+def draft_command(
+    data: Data,
+    limit: Limit = 0,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+    block_size: BlockSize = 0,
+    model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Draft in held-out files: accuracy by offset, mean accepted run, both by language.
+
+    The last line on standard output is one JSON object.
+    """
+    with interrupt.held():
+        from blockdiff.engine.checkpoint import Checkpoint, quiet
+        from blockdiff.engine.devices import choose_device, choose_dtype
+        from blockdiff.eval import draft, heldout
+
+    where = choose_device(device)
+    point = Checkpoint.load(model, where, choose_dtype(dtype, where), quiet)
+    if point.adapter is None:
+        raise InvalidRequest(f"{model} has no adapter to draft with", "name a model that has one")
+    size = block_size or point.drafting.block_size
+    files = heldout.choose(heldout.load(data), limit, seed)
+    settings = settings_of("draft", data, seed, model, device, dtype, {"block_size": size})
+    rows = _through(
+        files,
+        lambda index: draft.draft(point, files[index], size, seed),
+        settings,
+        out,
+        draft.Drafted,
+    )
+    figures = draft.summarise(rows)
+    text = f"mean accepted run {figures['mean_accepted']:.2f} over {figures['starts']} starts"
+    _report(settings, limit, figures, text, as_json)
+
+
+def revise_command(
+    data: Data,
+    limit: Limit = 0,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+    edit_threshold: Annotated[
+        float, typer.Option(help="Replace a token where another is above this.")
+    ] = _DEFAULTS.edit_threshold,
+    block_size: BlockSize = 0,
+    model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Spoil one to three tokens of held-out code and revise it by the rule `edit`.
+
+    Counts tokens fixed and broken, and positions that went back and forth. The last line on
+    standard output is one JSON object.
+    """
+    with interrupt.held():
+        from blockdiff.engine.contexts import resolved
+        from blockdiff.engine.engine import Engine
+        from blockdiff.eval import heldout, revise
+
+    files = heldout.choose(heldout.load(data), limit, seed)
+    engine = Engine.load(model, device=device, dtype=dtype)
+    decoding = DecodingConfig(
+        mode=Mode.DIFFUSION, rule=Rule.EDIT, edit_threshold=edit_threshold, block_size=block_size
+    )
+    decoding = resolved(decoding, engine.drafting)
+    settings = settings_of(
+        "revise", data, seed, model, device, dtype, {"decoding": asdict(decoding)}
+    )
+    rows = _through(
+        files,
+        lambda index: revise.revise(engine, files[index], decoding, seed),
+        settings,
+        out,
+        revise.Revised,
+    )
+    figures = revise.summarise(rows)
+    text = f"fixed {figures['fixed']} of {figures['wrong']}, broken {figures['broken']}"
+    _report(settings, limit, figures, text, as_json)
+
+
+def rewrite_command(
+    data: Data,
+    limit: Annotated[int, typer.Option(min=1, help="Most tasks of a kind.")] = 8,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+    mode: Annotated[Mode, typer.Option(help="How answers are written.")] = _DEFAULTS.mode,
+    context_tokens: Annotated[int, typer.Option(help="Most tokens of the file.")] = 1024,
+    model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Rewrite functions of held-out Python files by instruction: a rate for each kind of edit.
+
+    The tasks reverse mechanical edits; small functions with tests are added for bugs and bodies.
+    The last line on standard output is one JSON object.
+    """
+    with interrupt.held():
+        from blockdiff.engine.engine import Engine
+        from blockdiff.eval import heldout, rewrite
+
+    tasks = rewrite.tasks(heldout.load(data), limit, seed)
+    engine = Engine.load(model, device=device, dtype=dtype)
+    decoding = DecodingConfig(mode=mode)
+    more = {"decoding": asdict(decoding), "context_tokens": context_tokens}
+    settings = settings_of("rewrite", data, seed, model, device, dtype, more)
+    rows = _through(
+        tasks,
+        lambda index: rewrite.rewrite(engine, tasks[index], decoding, context_tokens),
+        settings,
+        out,
+        rewrite.Rewritten,
+    )
+    figures = rewrite.summarise(rows)
+    text = f"{figures['mean_over_kinds']:.1%} of {figures['tasks']} rewrites, mean over kinds"
+    _report(settings, limit, figures, text, as_json)
+
+
+def bits_command(
+    data: Data,
+    limit: Limit = 0,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+    length: Annotated[int, typer.Option(min=32, help="Most tokens of a file.")] = 256,
+    model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    dtype: Annotated[str, typer.Option(help="The number format that is judged.")] = "int8",
+    against: Annotated[str, typer.Option(help="The one that it is compared with.")] = "bfloat16",
+) -> None:
+    """Compare two number formats of the base: bits per token of the same held-out code.
+
+    Exact log-likelihood from left to right, without the adapter. The difference has an interval
+    over packages. The last line on standard output is one JSON object.
+    """
+    with interrupt.held():
+        from blockdiff.engine.checkpoint import Checkpoint, quiet
+        from blockdiff.engine.devices import choose_device, choose_dtype
+        from blockdiff.eval import bits, heldout
+
+    files = heldout.choose(heldout.load(data), limit, seed)
+    where = choose_device(device)
+    one, other = (
+        Checkpoint.load_base(model, where, choose_dtype(name, where), quiet)
+        for name in (dtype, against)
+    )
+    more = {"against": against, "length": length}
+    settings = settings_of("bits", data, seed, model, device, dtype, more)
+    rows = _through(
+        files,
+        lambda i: bits.compare(one.model, other.model, one.tokenizer, files[i], length, seed),
+        settings,
+        out,
+        bits.Surprised,
+    )
+    figures = bits.summarise(rows)
+    low, high = figures["difference_ci95"]
+    text = f"{figures['bits_per_token']:.4f} bits per token in {dtype}, "
+    text += f"{figures['against_bits_per_token']:.4f} in {against}: "
+    text += f"{figures['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+    _report(settings, limit, figures, text, as_json)
+
+
+def _through(
+    files: Sequence[Any],
+    work: Callable[[int], Any],
+    settings: dict[str, Any],
+    out: Path | None,
+    row: Callable[..., Any],
+) -> list[Any]:
+    with interrupt.held():
+        from blockdiff.eval.results import ResultsFile, gone_through
+
+    results: ResultsFile[Any] | None = ResultsFile(out, settings, row) if out else None
+    with Bar(len(files)) as bar:
+        return gone_through([file.id for file in files], work, results, bar.update)
+
+
+def settings_of(
+    what: str,
+    data: Path,
+    seed: int,
+    model: str,
+    device: str,
+    dtype: str,
+    more: dict[str, Any],
+) -> dict[str, Any]:
+    """Everything that changes a row. The limit is not among them: a larger one goes on."""
+    return {
+        "eval": what,
+        "model": model,
+        "data": data.name,
+        "seed": seed,
+        "data_sha256": digest_of(data),
+        "device": device,
+        "dtype": dtype,
+        "adapter_sha256": adapter_digest(model),
+        **more,
+    }
+
+
+def digest_of(data: Path) -> str:
+    """SHA-256 of a file. Raises InputFileError."""
+    try:
+        return hashlib.sha256(data.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputFileError(f"cannot read {data}: {error}") from None
+
+
+def _report(
+    settings: dict[str, Any], limit: int, figures: dict[str, Any], text: str, as_json: bool
+) -> None:
+    if not as_json:
+        typer.echo(text)
+    typer.echo(json.dumps({**settings, "limit": limit, **figures}))

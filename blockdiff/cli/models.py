@@ -1,0 +1,274 @@
+"""`blockdiff models`: what is known by name, what it needs, what is here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blockdiff.cli import interrupt
+from blockdiff.cli.console import reported_errors
+from blockdiff.errors import Cancelled, InvalidRequest, ModelNotFound
+from blockdiff.weights import store
+from blockdiff.weights.catalog import (
+    DEFAULT_MODEL,
+    CatalogEntry,
+    Published,
+    Skill,
+    catalog,
+    find,
+    published,
+)
+from blockdiff.weights.footprint import DTYPES, Shape, shape_of
+from blockdiff.weights.store import Status
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Download, inspect and remove models.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str, typer.Argument(help="A name that `blockdiff models list` shows.")]
+NameOrFolder = Annotated[
+    str, typer.Argument(help="A name that `blockdiff models list` shows, or a checkpoint's folder.")
+]
+
+
+@app.command("pull")
+@reported_errors()
+def pull_command(
+    name: Name = DEFAULT_MODEL,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="A file at hand, or a folder holding it; nothing is fetched."),
+    ] = None,
+) -> None:
+    """Download a model and check its digests. Interrupted, the next pull resumes.
+
+    Of a checkpoint that others published configuration, tokenizer and safetensors are fetched;
+    pickled weights and code never are.
+    """
+    from blockdiff.cli.tui import ProgressBar
+    from blockdiff.weights.download import pull
+
+    if (other := published().get(name)) and other.terms:
+        typer.echo(f"warning: {other.licence}: {other.terms}", err=True)
+    with ProgressBar() as bar:
+        files = pull(name, source, bar.transfer)
+    typer.echo(f"{files.name} is ready in {files.base.parent}")
+
+
+@app.command("list")
+@reported_errors()
+def list_command() -> None:
+    """Show the models known by name and which of them are downloaded."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("NAME", "STATE", "SIZE", "LICENCE", "CAN"):
+        table.add_column(title, justify="right" if title == "SIZE" else "left", no_wrap=True)
+    for entry in catalog().values():
+        table.add_row(
+            entry.name,
+            _state_text(entry.name),
+            _size(entry.base.size),
+            entry.licence,
+            ", ".join(skill.value for skill in Skill),
+        )
+    for other in published().values():
+        licence = f"{other.licence} (!)" if other.terms else other.licence
+        size = _size(store.state(other.name).total)
+        can = ", ".join(skill.value for skill in other.can)
+        table.add_row(other.name, _state_text(other.name), size, licence, can)
+    # as wide as its longest row, on a narrow terminal too: a cut name cannot be copied
+    Console(highlight=False, markup=False, soft_wrap=True, width=160).print(table)
+
+
+@app.command("info")
+@reported_errors()
+def info_command(name: NameOrFolder = DEFAULT_MODEL) -> None:
+    """Show where a model lies, its sizes, digest, licence and needs.
+
+    The memory of a checkpoint that others published, or of a folder of one, is computed from its
+    shape: weights, keys and values, and one forward at 2,048 tokens of context.
+    """
+    if store.is_path(name):
+        _print_rows(_folder_rows(Path(name).expanduser().absolute()))
+        return
+    if other := published().get(name):
+        _print_rows(_published_rows(other))
+        return
+    entry = find(name)
+    files, found = store.files_of(entry), store.state(name)
+    rows = [
+        ("name", entry.name),
+        ("summary", entry.summary),
+        ("state", _state_text(entry.name)),
+        ("licence", entry.licence),
+        ("family", entry.family),
+        ("context", f"{entry.context_length} tokens"),
+        ("base", str(files.base)),
+        ("size", f"{_size(entry.base.size)} ({entry.base.size} bytes)"),
+        ("sha256", entry.base.sha256),
+        ("prepared", f"{files.prepared} ({_size(found.prepared_bytes)})"),
+        ("adapter", str(files.adapter or "none: decoding mode ar only")),
+        ("memory", ", ".join(f"{_size(n)} in {dtype}" for dtype, n in entry.memory.items())),
+        ("sources", "; ".join(_sources(entry))),
+    ]
+    _print_rows(rows)
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    for label, text in rows:
+        typer.echo(f"{label:<9} {text}")
+
+
+def _published_rows(entry: Published) -> list[tuple[str, str]]:
+    shape = shape_of(entry.config, entry.name)
+    return [
+        ("name", entry.name),
+        ("summary", entry.summary),
+        ("state", _state_text(entry.name)),
+        ("licence", entry.licence),
+        ("terms", entry.terms or "-"),
+        ("family", entry.family),
+        ("can", ", ".join(skill.value for skill in entry.can)),
+        ("context", f"{entry.context_length} tokens"),
+        ("folder", str(store.folder_of(entry.name))),
+        ("sources", f"hub {entry.repo}@{entry.revision or 'main (not pinned)'}"),
+        *_memory_rows(shape),
+    ]
+
+
+def _folder_rows(folder: Path) -> list[tuple[str, str]]:
+    """Of a folder in the hub's layout, whose weights are not opened."""
+    with interrupt.held():
+        from blockdiff.model.load.kinds import kind_of
+
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(f"{folder} holds no config.json", "give a checkpoint folder")
+    kind = kind_of(folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    block = "one canvas" if kind.block_size is None else f"blocks of {kind.block_size}"
+    can = f"infill ({kind.layout.value})" if kind.layout else "rewrite by instruction only"
+    return [
+        ("folder", str(folder)),
+        ("family", kind.family.value),
+        ("attention", f"{kind.attention.value}, {block}"),
+        ("mask", "none" if kind.mask_token_id is None else str(kind.mask_token_id)),
+        ("can", can),
+        *_memory_rows(shape_of(config, str(folder))),
+    ]
+
+
+def _memory_rows(shape: Shape) -> list[tuple[str, str]]:
+    rows = [("size", f"{shape.parameters / 1e9:.2f} billion parameters")]
+    for dtype in DTYPES:
+        need = shape.footprint(dtype)
+        parts = f"weights {_size(need.weights)}, keys and values {_size(need.keys_values)}"
+        rows.append(("memory", f"{_size(need.total)} in {dtype} ({parts}), computed"))
+    return rows
+
+
+@app.command("convert")
+@reported_errors()
+def convert_command(
+    source: Annotated[
+        str, typer.Argument(help="A published checkpoint: its name, or its folder.")
+    ],
+    target: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
+    bits: Annotated[int, typer.Option(help="8, or 4: a third of the room, and less exact.")] = 8,
+) -> None:
+    """Write a published checkpoint anew, its matrices packed for int8 arithmetic on CPUs.
+
+    The new folder starts at once, and goes where --model takes a folder, with --dtype int8. In 4
+    bits embedding and head keep 8.
+    """
+    if bits not in (4, 8):
+        raise InvalidRequest(f"bits must be 4 or 8, got {bits}")
+    with interrupt.held():
+        from blockdiff.model.load.convert import convert
+    from blockdiff.cli.tui import ProgressBar
+
+    folder = store.resolve(source).base
+    if not folder.is_dir():
+        raise InvalidRequest(
+            f"{source} is a GGUF file", "it is prepared for int8 on first use by itself"
+        )
+    with ProgressBar() as bar:
+        size = convert(folder, target, bar.share, bits=bits)
+    typer.echo(f"wrote {target}, {_size(size)}")
+
+
+@app.command("check")
+@reported_errors()
+def check_command(
+    name: NameOrFolder = DEFAULT_MODEL,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, int8, bfloat16, float16, float32")
+    ] = "auto",
+) -> None:
+    """Load a model, run one forward and one small infill with it, or a rewrite."""
+    from blockdiff.cli.infill import ModelChoice, load_engine
+
+    engine = load_engine(ModelChoice(name, device, dtype, download=False), silent=False)
+    with interrupt.held():
+        from blockdiff.eval.smoke import checked
+
+    typer.echo(f"load      {engine.name} on {engine.device} in {engine.dtype}")
+    for what, result in checked(engine):
+        typer.echo(f"{what:<9} {result}")
+
+
+@app.command("remove")
+@reported_errors()
+def remove_command(
+    name: Annotated[str, typer.Argument(help="A model's name, or the path of a GGUF file.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete what the cache holds of a model. A file of your own stays where it is."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InvalidRequest("remove asks before it deletes", "add --yes to go ahead")
+        if not _confirmed(f"Delete {name} from {store.cache_root()}?"):
+            typer.echo("kept")
+            return
+    typer.echo(f"removed {name}, {_size(store.remove(name))} freed")
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return typer.confirm(question)
+    except typer.Abort as abort:
+        raise Cancelled("interrupted, nothing was deleted") from abort
+
+
+def _state_text(name: str) -> str:
+    found = store.state(name)
+    if found.status is Status.PARTIAL:
+        return f"partial ({100 * found.bytes // max(found.total, 1)}%)"
+    return str(found.status.value)
+
+
+def _sources(entry: CatalogEntry) -> Iterator[str]:
+    if hub := entry.base.hub:
+        yield f"hub {hub.repo}@{hub.revision}"
+    if wheels := entry.base.wheels:
+        yield f"{wheels.parts} wheels {wheels.project.format(part='*')} {wheels.version}"
+
+
+def _size(count: int) -> str:
+    """Bytes for people, in powers of 1000 as disks and downloads are sold."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"

@@ -1,0 +1,159 @@
+"""`blockdiff rewrite`: its options, and the request that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from blockdiff.cli import infill, source_file
+from blockdiff.cli import options as options
+from blockdiff.cli.source_file import SourceFile
+from blockdiff.config import DecodingConfig, Mode
+from blockdiff.errors import InvalidRequest
+from blockdiff.types import Hole, RewriteRequest
+from blockdiff.weights.catalog import DEFAULT_MODEL
+
+_DEFAULTS = options.DEFAULTS
+_STRENGTH = RewriteRequest("x", Hole(0, 1)).strength
+_EXAMPLES = """\b
+Examples:
+  blockdiff rewrite app.py --lines 10-24 --instruction "add type hints"
+  blockdiff rewrite app.py --lines 10-24 --instruction "handle an empty list" --write
+  blockdiff rewrite app.py --lines 10-24 --strength 0.3
+  blockdiff rewrite app.py --range 3:9-3:20 --strength 1
+"""
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command(epilog=_EXAMPLES)
+def rewrite(
+    file: options.FileArgument,
+    lines: Annotated[str, typer.Option(metavar="A-B", help="rewrite these lines")] = "",
+    between: Annotated[
+        str,
+        typer.Option(
+            "--range",
+            metavar="L:C-L:C",
+            help="rewrite from the first position up to before the second",
+        ),
+    ] = "",
+    instruction: Annotated[
+        str,
+        typer.Option("--instruction", "-i", metavar="TEXT", help="what to change, in your words"),
+    ] = "",
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="without an instruction: the share of the text's tokens that is masked, 0 to 1; "
+            f"default: {_STRENGTH}",
+            show_default=False,
+        ),
+    ] = None,
+    write: options.WriteOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            help="how the answer to an instruction is written, as for infill; "
+            f"default: {_DEFAULTS.mode.value}",
+            show_default=False,
+        ),
+    ] = None,
+    rule: options.RuleOption = _DEFAULTS.rule,
+    block_size: options.BlockSizeOption = _DEFAULTS.block_size,
+    denoising_steps: options.DenoisingStepsOption = _DEFAULTS.denoising_steps,
+    threshold: options.ThresholdOption = _DEFAULTS.threshold,
+    entropy_bound: options.EntropyBoundOption = _DEFAULTS.entropy_bound,
+    edit_threshold: options.EditThresholdOption = _DEFAULTS.edit_threshold,
+    cache: options.CacheOption = _DEFAULTS.cache,
+    max_tokens: options.MaxTokensOption = _DEFAULTS.max_tokens,
+    temperature: options.TemperatureOption = _DEFAULTS.temperature,
+    top_p: options.TopPOption = _DEFAULTS.top_p,
+    seed: options.SeedOption = _DEFAULTS.seed,
+    context_tokens: options.ContextTokensOption = options.CONTEXT_TOKENS,
+    language: options.LanguageOption = "",
+    model: options.ModelOption = DEFAULT_MODEL,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    download: options.DownloadOption = True,
+    engine: options.EngineOption = True,
+) -> None:
+    """Rewrite a part of a file and print the diff.
+
+    With --instruction the model is told what to change. Without one it changes what it would not
+    have written itself: the --strength most surprising tokens are masked and denoised again, all
+    others stay. A strength of 0 changes nothing, at 1 nothing of the text is left but its length.
+
+    Lines and columns count from 1, as for `blockdiff infill`. Blanks at both ends of the text, and
+    so its indentation and its last line ending, stay as they are. The file changes only with
+    --write, and then in one step.
+    """
+    instructed = bool(instruction.strip())
+    if instruction and not instructed:
+        raise InvalidRequest("the instruction is blank", "say what to change, or leave it out")
+    if instructed and strength is not None:
+        raise InvalidRequest(
+            "--strength is for rewriting without an instruction", "leave one of them out"
+        )
+    if mode is not None and mode is not Mode.DIFFUSION and not instructed:
+        raise InvalidRequest(
+            f"without an instruction there is no mode {mode.value}, it is always diffusion",
+            "give an instruction, or leave --mode out",
+        )
+    find = span_finder(lines, between)
+    source = source_file.read(file)
+    if write:
+        source_file.check_writable(source)
+    request = RewriteRequest(
+        document=source.text,
+        span=find(source),
+        instruction=instruction,
+        strength=_STRENGTH if strength is None else strength,
+        path="" if source.path is None else source.path.as_posix(),
+        language=language,
+        decoding=DecodingConfig(
+            mode=mode or (_DEFAULTS.mode if instructed else Mode.DIFFUSION),
+            rule=rule,
+            block_size=block_size,
+            denoising_steps=denoising_steps,
+            threshold=threshold,
+            entropy_bound=entropy_bound,
+            edit_threshold=edit_threshold,
+            cache=cache,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        ),
+        context_tokens=context_tokens,
+    )
+    mode, unchanged = request.decoding.mode, "the model left the text as it is"
+    infill.apply(
+        infill.Edit(source, request.span, mode, unchanged),
+        lambda engine, stop: engine.rewrite(request, stop),
+        infill.ModelChoice(model, device, dtype, download, join=engine),
+        infill.Output(write=write, as_json=as_json, quiet=quiet),
+    )
+
+
+def span_finder(lines: str, between: str) -> Callable[[SourceFile], Hole]:
+    """How to find the text once the file is read, from the values of two options.
+
+    Raises:
+        InvalidRequest: unless exactly one of them is given.
+    """
+    if bool(lines) == bool(between):
+        problem = "name one place, not two" if lines else "say which part to rewrite"
+        raise InvalidRequest(problem, "give --lines A-B or --range L:C-L:C")
+    if lines:
+        return lambda source: source_file.hole_of_lines(source, lines)
+    return lambda source: source_file.hole_between(source, between, "--range")

@@ -1,0 +1,185 @@
+"""`blockdiff serve`, `blockdiff status` and `blockdiff stop`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from blockdiff.client import endpoint, wire
+from blockdiff.client.endpoint import Address, Runtime
+from blockdiff.client.starter import Deaths, Starter, StartOptions, model_name
+from blockdiff.errors import EngineUnavailable
+from blockdiff.weights.catalog import DEFAULT_MODEL
+
+_STOP_SECONDS = 15.0
+
+_NOT_RUNNING = "no engine is running"
+_HOW_TO_START = "it starts when an editor needs it, or with: blockdiff serve"
+
+serve_app = typer.Typer(rich_markup_mode=None, add_completion=False)
+status_app = typer.Typer(rich_markup_mode=None, add_completion=False)
+stop_app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+class LogLevel(str, Enum):
+    """How much the engine tells; only `debug` may show source text."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@serve_app.command()
+def serve(
+    model: Annotated[
+        str, typer.Option(help="name of a model, or path to a GGUF file or a folder")
+    ] = DEFAULT_MODEL,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, int8, bfloat16, float16, float32")
+    ] = "auto",
+    download: Annotated[
+        bool, typer.Option("--download/--no-download", help="fetch a missing model first")
+    ] = True,
+    idle_stop: Annotated[
+        float, typer.Option(metavar="SECONDS", help="stop after so long without work; 0: never")
+    ] = 0.0,
+    cache_mib: Annotated[
+        int, typer.Option(metavar="MIB", help="encoded context to keep for later requests")
+    ] = 512,
+    host: Annotated[
+        str, typer.Option(help="interface to listen on; default: a Unix socket, or loopback")
+    ] = "",
+    port: Annotated[int, typer.Option(help="TCP port instead of a Unix socket")] = 0,
+    tls_cert: Annotated[str, typer.Option(help="certificate, a PEM file")] = "",
+    tls_key: Annotated[str, typer.Option(help="its key, a PEM file")] = "",
+    allow_plain_http: Annotated[
+        bool, typer.Option("--allow-plain-http", help="listen beyond this machine without TLS")
+    ] = False,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="only debug may show source text")
+    ] = LogLevel.INFO,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the address as one line of JSON")
+    ] = False,
+) -> None:
+    """Serve a model to all editors of this user, until Ctrl-C.
+
+    Editors start an engine by themselves; this is for one that stays, or on another machine.
+    """
+    from blockdiff.service.launcher import ServeOptions
+    from blockdiff.service.launcher import serve as run
+
+    options = ServeOptions(
+        model=model_name(model),
+        device=device,
+        dtype=dtype,
+        download=download,
+        idle_seconds=idle_stop,
+        cache_mib=cache_mib,
+        host=host,
+        port=port,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        allow_plain_http=allow_plain_http,
+    )
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=log_level.value.upper(),
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    runtime = Runtime.default()
+
+    def started(address: Address) -> None:
+        what = {"model": options.model, "url": address.url, "token_file": str(runtime.token_file)}
+        if as_json:
+            print(json.dumps({"event": "serving", **what, "pid": os.getpid()}), flush=True)
+        else:
+            print("serving {model} at {url}, token in {token_file}".format(**what), flush=True)
+
+    raise typer.Exit(int(run(options, runtime, started=started)))
+
+
+@status_app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="print what /health answers")] = False,
+) -> None:
+    """Show whether an engine is running and what it does."""
+    joined = Starter(Runtime.default(), StartOptions()).join()
+    if joined is None:
+        raise EngineUnavailable(_NOT_RUNNING, _HOW_TO_START)
+    if as_json:
+        print(json.dumps({**joined.health.to_json(), "url": joined.address.url}))
+        return
+    for line in _describe(joined.health, joined.address):
+        print(line)
+
+
+@stop_app.command()
+def stop() -> None:
+    """Stop the engine; a running request ends with an error."""
+    runtime = Runtime.default()
+    starter = Starter(runtime, StartOptions())
+    alive = starter.is_alive()
+    Deaths(runtime).forget()
+    if not alive:
+        print(_NOT_RUNNING)
+        return
+    with contextlib.suppress(EngineUnavailable):  # it hangs
+        _ask_to_stop(starter)
+    if _is_gone(starter, _STOP_SECONDS):
+        print("stopped")
+        return
+    announced = runtime.announced()
+    if announced is None:
+        raise EngineUnavailable("the engine does not stop", "end its process by hand")
+    os.kill(announced.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    if not _is_gone(starter, _STOP_SECONDS):
+        raise EngineUnavailable(f"process {announced.pid} cannot be ended", "end it by hand")
+    runtime.retract()
+    print("it did not answer and was killed")
+
+
+def _describe(health: wire.Health, address: Address) -> list[str]:
+    doing = f": {health.doing}, {health.share:.0%}" if health.doing else ""
+    where = f"{health.device}, {health.dtype}" if health.device else "not loaded"
+    lines = [
+        f"state    {health.state.value}{doing}",
+        f"model    {health.model} ({where})",
+        f"waiting  {health.waiting}",
+        f"process  {health.pid}, blockdiff {health.version}",
+        f"address  {address.url}",
+    ]
+    return [*lines, f"error    {health.message}"] if health.message else lines
+
+
+def _ask_to_stop(starter: Starter) -> None:
+    import httpx
+
+    joined = starter.join()
+    if joined is None:
+        return
+    try:
+        with endpoint.sync_client(joined.address, joined.token, 5.0) as client:
+            endpoint.check(client.post("/v1/stop"))
+    except httpx.HTTPError as error:
+        raise endpoint.unreachable(joined.address, error) from error
+
+
+def _is_gone(starter: Starter, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while starter.is_alive():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True

@@ -1,0 +1,1 @@
+"""The handle on the engine service, for everything outside its process; never torch."""

@@ -1,0 +1,414 @@
+"""The handle on the engine that everything outside the engine process uses.
+
+    async with EngineClient() as engine:
+        async with aclosing(engine.infill(request)) as events:
+            async for event in events:
+                ...
+
+The engine is started or joined when it is first needed, and again whenever it is gone. Closing the
+iterator cancels the request. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from blockdiff.client import endpoint, wire
+from blockdiff.client.endpoint import Address, Runtime
+from blockdiff.client.starter import Joined, Starter, StartOptions, model_name, silent
+from blockdiff.errors import (
+    BlockdiffError,
+    EngineBusy,
+    EngineDied,
+    EngineMismatch,
+    EngineStopping,
+    EngineUnavailable,
+    InvalidRequest,
+    RequestTooLarge,
+    Unauthorized,
+)
+from blockdiff.types import (
+    Filled,
+    Finished,
+    InfillRequest,
+    Priority,
+    Request,
+    RewriteRequest,
+    StreamEvent,
+    Warmed,
+)
+
+_TIMEOUT = httpx.Timeout(10.0, read=13.0, pool=None)  # the engine sends something every 4 s
+_ATTEMPTS = 2
+_PATIENCE_SECONDS = 10.0  # with an engine that lives and does not answer
+_AUTOMATIC_SECONDS = 3.0  # the same, where nobody asked for anything
+_AUTOMATIC_TIMEOUT = httpx.Timeout(_AUTOMATIC_SECONDS, read=5.0, pool=None)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Which engine to use.
+
+    Attributes:
+        url: an engine that others look after, such as `https://host:8443`; empty: the one of this
+            user on this machine.
+        token: of the engine at `url`.
+        ca_file: certificates to trust at `url`, as a PEM file; empty: those of the system.
+        allow_plain_http: let code and token travel unencrypted to another machine.
+        start: the engine to start where `url` is empty.
+    """
+
+    url: str = ""
+    token: str = ""
+    ca_file: str = ""
+    allow_plain_http: bool = False
+    start: StartOptions = field(default_factory=StartOptions)
+
+    def __post_init__(self) -> None:
+        if self.url and not (self.token.isascii() and self.token.split() == [self.token]):
+            raise InvalidRequest(
+                "engine.url needs the token of that engine", "it is in its token file"
+            )
+
+
+class EngineClient:
+    """Talks to one engine; safe to use from any number of tasks of one event loop."""
+
+    def __init__(
+        self,
+        options: EngineOptions | None = None,
+        runtime: Runtime | None = None,
+        name: str = "",
+    ) -> None:
+        """`name` tells the engine that clients with different options are one and the same.
+
+        Raises InvalidRequest for options that contradict each other.
+        """
+        self._options = options or EngineOptions()
+        self._starter = Starter(runtime or Runtime.default(), self._options.start)
+        self._remote: Address | None = None
+        if self._options.url:
+            self._remote = endpoint.remote(
+                self._options.url,
+                ca_file=self._options.ca_file,
+                allow_plain_http=self._options.allow_plain_http,
+            )
+        self._name = name or secrets.token_hex(8)
+        self._connecting = asyncio.Lock()
+        self._session: _Session | None = None
+
+    async def __aenter__(self) -> EngineClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cut all connections; the engine goes on for other clients."""
+        if self._session is not None:
+            await self._leave(self._session)
+
+    async def connect(self) -> wire.Health:
+        """Start or join the engine if that is not done yet. The model may still be loading.
+
+        Raises EngineUnavailable, EngineMismatch, Unauthorized, NotPermitted, and what keeps an
+        engine from starting, such as NotInstalled.
+        """
+        return (await self._join()).health
+
+    async def health(self, *, start: bool = True) -> wire.Health:
+        """How the engine is now; one that is gone is started, unless told not to.
+
+        Raises as `connect`, EngineUnavailable if none runs and none may be started.
+        """
+        return wire.Health.from_json(await self._get("/health", start))
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models the engine knows, as docs/service.md shows them. Raises as `connect`."""
+        return list((await self._get("/v1/models"))["models"])
+
+    async def infill(
+        self,
+        request: InfillRequest,
+        *,
+        priority: Priority = Priority.EXPLICIT,
+        source: str = "",
+        start: bool = True,
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """Yield progress while the model loads, refinements, then exactly one `Finished`; of a
+        request with several holes, one `Filled`.
+
+        A newer automatic request replaces an older one with the same, non-empty `source`. A
+        request that the engine had not begun to answer when it went away is sent once more. Unless
+        told not to `start` one, an engine that is gone is started anew.
+
+        Raises:
+            Cancelled: a Superseded, if a newer automatic request took the place of this one.
+            EngineDied: in the middle of the request; the next one starts the engine again.
+            EngineStopping: it was told to stop in the middle of the request.
+            BlockdiffError: as `connect`, and what the engine says: InvalidRequest, OutOfMemory ...
+        """
+        body = _body(request, wire.call_to_json, priority, source)
+        hurry = priority is Priority.AUTOMATIC
+        async with contextlib.aclosing(self._stream("/v1/infill", body, start, hurry)) as events:
+            async for event in events:
+                yield event
+
+    async def rewrite(
+        self,
+        request: RewriteRequest,
+        *,
+        priority: Priority = Priority.EXPLICIT,
+        source: str = "",
+        start: bool = True,
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """The same for rewriting a span. ModelUnsupported if the model cannot do it this way."""
+        body = _body(request, wire.call_to_json, priority, source)
+        async with contextlib.aclosing(self._stream("/v1/rewrite", body, start)) as events:
+            async for event in events:
+                yield event
+
+    async def warm(self, request: InfillRequest, *, source: str = "") -> Warmed:
+        """Let the engine encode the context of a request that is expected, while it is idle.
+
+        An engine that is gone is not started for that: it stopped because nobody used it.
+        Cancelling the task cancels that, too; what is encoded by then is kept.
+
+        Raises:
+            Superseded: anything else was asked for meanwhile; nothing is lost by that.
+            BlockdiffError: as `infill`.
+        """
+        body = _body(request, wire.warm_call_to_json, Priority.AHEAD, source)
+        async with contextlib.aclosing(self._stream("/v1/warm", body, start=False)) as events:
+            async for event in events:
+                if isinstance(event, Warmed):
+                    return event
+        raise InvalidRequest("the stream ended without a result")
+
+    async def _stream(
+        self, path: str, body: bytes, start: bool = True, hurry: bool = False
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """The events of one request, which is sent once more if the engine was gone already."""
+        timeout = _AUTOMATIC_TIMEOUT if hurry else _TIMEOUT
+        patience = _AUTOMATIC_SECONDS if hurry else _PATIENCE_SECONDS
+        for attempt in range(1, _ATTEMPTS + 1):
+            session = await self._join(start, patience)
+            stream = _Stream(session, path, body, attempt < _ATTEMPTS, timeout)
+            async with contextlib.aclosing(stream.events()) as events:
+                async for event in events:
+                    yield event
+            if not stream.lost:
+                return
+            await self._leave(session)
+
+    async def stop(self) -> None:
+        """Tell the engine to stop, if one runs. Raises as `connect`, without starting one."""
+        session = self._session
+        if session is None and self._remote is None:
+            joined = await asyncio.to_thread(self._starter.find)
+            if joined is None:
+                return
+            session = self._session = self._open(joined)
+        session = session or await self._join()
+        try:
+            endpoint.check(await session.http.post("/v1/stop"))
+        except httpx.HTTPError as error:
+            raise endpoint.unreachable(session.address, error) from error
+        finally:
+            await self._leave(session)
+
+    async def _get(self, path: str, start: bool = True) -> dict[str, Any]:
+        for attempt in range(1, _ATTEMPTS + 1):
+            session = await self._join(start)
+            try:
+                response = await session.http.get(path)
+                endpoint.check(response)
+                return dict(response.json())
+            except (httpx.HTTPError, Unauthorized) as error:
+                await self._leave(session)
+                if attempt == _ATTEMPTS:
+                    raise _typed(session.address, error) from error
+        raise AssertionError("unreachable")
+
+    async def _join(self, start: bool = True, patience: float = _PATIENCE_SECONDS) -> _Session:
+        async with self._connecting:
+            if self._session is None:
+                if self._remote is not None:
+                    token = self._options.token
+                    health = await asyncio.to_thread(endpoint.health, self._remote, token, 10.0)
+                    joined = Joined(self._remote, token, health)
+                elif start:
+                    joined = await asyncio.to_thread(self._starter.join_or_start, patience)
+                    if not self._serves(joined.health):
+                        joined = await self._replaced(joined)
+                else:
+                    found = await asyncio.to_thread(self._starter.join)
+                    if found is None:
+                        raise EngineUnavailable("no engine runs")
+                    joined = found
+                self._check_model(joined.health)
+                self._session = self._open(joined)
+            return self._session
+
+    def _serves(self, health: wire.Health) -> bool:
+        """Whether it is the model that is wanted."""
+        wanted = self._options.start.model
+        return not wanted or health.model == model_name(wanted)
+
+    def _check_model(self, health: wire.Health, why: str = "") -> None:
+        if not self._serves(health):
+            wanted = model_name(self._options.start.model)
+            raise EngineMismatch(
+                f"the engine that runs serves {health.model}, not {wanted}" + why,
+                "stop it, so that the next request starts the right one: blockdiff stop",
+            )
+
+    async def _replaced(self, joined: Joined) -> Joined:
+        """An engine of the model that is wanted in place of one that only this client uses.
+
+        Raises EngineMismatch if others use it.
+        """
+        session = self._open(joined)
+        try:
+            endpoint.check(await session.http.post("/v1/stop", params={"unless_shared": "1"}))
+        except EngineBusy as error:
+            self._check_model(joined.health, f"; {error.message}")
+        except httpx.HTTPError as error:
+            raise endpoint.unreachable(joined.address, error) from error
+        finally:
+            await session.close_when_unused()
+        return await asyncio.to_thread(self._starter.join_or_start)
+
+    def _open(self, joined: Joined) -> _Session:
+        options = joined.address.http_options(joined.token)
+        options["headers"]["Blockdiff-Client"] = self._name
+        path = joined.address.socket_path
+        transport = httpx.AsyncHTTPTransport(uds=path, verify=False) if path is not None else None
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=8)
+        http = httpx.AsyncClient(transport=transport, timeout=_TIMEOUT, limits=limits, **options)
+        return _Session(http, joined.address, joined.health)
+
+    async def _leave(self, session: _Session) -> None:
+        """Join anew next time, unless another task has done that already."""
+        if self._session is session:
+            self._session = None
+        await session.close_when_unused()
+
+
+@dataclass(eq=False)
+class _Session:
+    """Connections to one engine process, closed once nobody streams over them any more."""
+
+    http: httpx.AsyncClient
+    address: Address
+    health: wire.Health
+    _streams: int = 0
+    _left: bool = False
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, body: bytes, timeout: httpx.Timeout
+    ) -> AsyncIterator[httpx.Response]:
+        self._streams += 1
+        try:
+            sent = self.http.stream("POST", path, content=body, timeout=timeout)
+            async with sent as response:
+                yield response
+        finally:
+            self._streams -= 1
+            if self._left:
+                await self.close_when_unused()
+
+    async def close_when_unused(self) -> None:
+        self._left = True
+        if not self._streams:
+            await self.http.aclose()
+
+
+class _Stream:
+    """One attempt at a request.
+
+    Attributes:
+        lost: the engine was gone before it said anything, and the caller may try `again`.
+    """
+
+    def __init__(
+        self, session: _Session, path: str, body: bytes, again: bool, timeout: httpx.Timeout
+    ) -> None:
+        self._session, self._path, self._body, self._again = session, path, body, again
+        self._timeout = timeout
+        self._begun = False
+        self.lost = False
+
+    async def events(self) -> AsyncGenerator[StreamEvent, None]:
+        finished = False
+        try:
+            async with self._session.stream(self._path, self._body, self._timeout) as got:
+                if got.status_code >= 400:
+                    await got.aread()
+                endpoint.check(got)
+                self._begun = True
+                async with contextlib.aclosing(_events(got)) as events:
+                    async for event in events:
+                        finished = isinstance(event, (Finished, Filled, Warmed))
+                        yield event
+            if not finished:
+                raise httpx.RemoteProtocolError("the stream ended early")
+        except (httpx.HTTPError, EngineStopping, Unauthorized) as error:
+            if finished:
+                return
+            slow = isinstance(error, httpx.TimeoutException)  # it lives: nothing starts another
+            self.lost = self._again and not self._begun and not slow
+            if not self.lost:
+                raise _typed(self._session.address, error) from error
+
+
+async def _events(response: httpx.Response) -> AsyncGenerator[StreamEvent, None]:
+    """What a stream carries; a `failed` is raised."""
+    async for line in response.aiter_lines():
+        if line.startswith("data: "):
+            yield wire.event_from_json(json.loads(line.removeprefix("data: ")))
+
+
+def _body(
+    request: Request,
+    to_json: Callable[[wire.Call], dict[str, Any]],
+    priority: Priority,
+    source: str,
+) -> bytes:
+    """The JSON of a request. Raises RequestTooLarge, before writing what cannot fit."""
+    fits = len(request.document) <= wire.MOST_BYTES
+    body = json.dumps(to_json(wire.Call(request, priority, source))).encode() if fits else b""
+    if not fits or len(body) > wire.MOST_BYTES:
+        raise RequestTooLarge(f"the request has more than {wire.MOST_BYTES >> 20} MiB")
+    return body
+
+
+def _typed(address: Address, error: Exception) -> BlockdiffError:
+    if isinstance(error, BlockdiffError):
+        return error
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+        return endpoint.unreachable(address, error)
+    if isinstance(error, httpx.TimeoutException):
+        return silent()
+    return EngineDied(
+        "the engine went away in the middle of the request",
+        "ask again: it is started anew; its log says why",
+    )
+
+
+__all__ = ["EngineClient", "EngineOptions", "StartOptions"]

@@ -1,0 +1,212 @@
+"""Requests, events and errors as JSON: one shape for `--json` and for every process boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from blockdiff.client import decode
+from blockdiff.errors import BlockdiffError, EngineMismatch, InvalidRequest
+from blockdiff.types import (
+    Filled,
+    Finished,
+    InfillRequest,
+    Priority,
+    Progress,
+    Refinement,
+    Request,
+    Span,
+    StreamEvent,
+    Warmed,
+)
+
+API_VERSION = 4
+"""Of the engine service; raised whenever a message changes."""
+
+MOST_BYTES = 64 << 20
+"""Of a request's body."""
+
+
+class EngineState(str, Enum):
+    """What the engine service is doing."""
+
+    STARTING = "starting"  # downloading or loading the model; requests wait
+    READY = "ready"
+    BUSY = "busy"
+    ERROR = "error"  # the model did not load; a request tries again
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What `GET /health` answers.
+
+    Attributes:
+        api: `API_VERSION` of the engine.
+        version: of its blockdiff.
+        model: as it was asked for: a name of the catalogue or a path.
+        device, dtype: empty until the model is loaded.
+        message: why the model did not load; empty otherwise.
+        doing: what is going on while it starts, `share` (0 to 1) of it is done.
+        waiting: requests in the queue.
+        context_speed: context tokens encoded per second, lately; 0.0 while unknown.
+    """
+
+    api: int
+    version: str
+    pid: int
+    state: EngineState
+    model: str
+    device: str = ""
+    dtype: str = ""
+    message: str = ""
+    doing: str = ""
+    share: float = 0.0
+    waiting: int = 0
+    context_speed: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "state": self.state.value}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Health:
+        """Raises EngineMismatch for an engine of another protocol, InvalidRequest for no engine."""
+        api = value.get("api")
+        if isinstance(api, int) and api != API_VERSION:
+            version = value.get("version")
+            raise EngineMismatch(
+                f"the engine that runs is of blockdiff {version}, which speaks protocol {api}; "
+                f"this one speaks {API_VERSION}",
+                "stop it, so that the next request starts the right one: blockdiff stop",
+            )
+        return decode.decode(cls, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request as it is posted to the engine service.
+
+    Attributes:
+        source: names the document among those of all clients; an automatic completion replaces
+            an older one with the same source. Empty: it replaces none.
+    """
+
+    request: Request
+    priority: Priority = Priority.EXPLICIT
+    source: str = ""
+
+
+def call_to_json(call: Call) -> dict[str, Any]:
+    """The body of `POST /v1/infill` and `/v1/rewrite`: what is asked for, `priority`, `source`."""
+    return {**asdict(call.request), "priority": call.priority.value, "source": call.source}
+
+
+def call_from_json(value: dict[str, Any], kind: type[Request] = InfillRequest) -> Call:
+    """The inverse of `call_to_json`; what has a default may be left out. Raises InvalidRequest."""
+    rest = dict(value)
+    priority = decode.decode(Priority, rest.pop("priority", "explicit"), "priority")
+    source = decode.decode(str, rest.pop("source", ""), "source")
+    return Call(decode.decode(kind, rest), priority, source)
+
+
+def warm_call_to_json(call: Call) -> dict[str, Any]:
+    """The body of `POST /v1/warm`: that of an infill, without a priority of its own."""
+    body = call_to_json(call)
+    del body["priority"]
+    return body
+
+
+def warm_call_from_json(value: dict[str, Any]) -> Call:
+    """The inverse of `warm_call_to_json`; the priority is always `ahead`. Raises InvalidRequest."""
+    if value.get("priority", Priority.AHEAD.value) != Priority.AHEAD.value:
+        raise InvalidRequest("encoding ahead has no other priority", "leave it out")
+    return call_from_json(value | {"priority": Priority.AHEAD.value})
+
+
+def event_to_json(event: StreamEvent) -> dict[str, Any]:
+    """Progress, a refinement or how a stream ended well; `event` names which.
+
+    `settled` holds half-open ranges of `text` in code points, `spans` one
+    `[start, end, settled, confidence]` for each token of the draft.
+    """
+    if isinstance(event, Progress):
+        return {"event": "progress", **asdict(event), "share": round(event.share, 4)}
+    if isinstance(event, Warmed):
+        return {"event": "warmed", **asdict(event), "elapsed_ms": round(event.elapsed_ms, 1)}
+    if isinstance(event, Refinement):
+        return {
+            "event": "refinement",
+            "request_id": event.request_id,
+            "seq": event.seq,
+            "hole": event.hole,
+            "text": event.text,
+            "settled": [list(span) for span in event.settled],
+            "confidence": round(event.confidence, 4),
+            "spans": [[s.start, s.end, s.settled, round(s.confidence, 4)] for s in event.spans],
+            "step": event.step,
+            "forwards": event.forwards,
+            "elapsed_ms": round(event.elapsed_ms, 1),
+        }
+    if isinstance(event, Filled):
+        return {
+            "event": "filled",
+            "request_id": event.request_id,
+            "holes": [_finished_to_json(hole) for hole in event.holes],
+            "elapsed_ms": round(event.elapsed_ms, 1),
+        }
+    return {"event": "finished", **_finished_to_json(event)}
+
+
+def _finished_to_json(finished: Finished) -> dict[str, Any]:
+    values = asdict(finished)
+    for name in ("elapsed_ms", "first_ms"):
+        values[name] = round(values[name], 1)
+    return values | {"finish": finished.finish.value, "syntax": finished.syntax.value}
+
+
+def event_from_json(value: dict[str, Any]) -> StreamEvent:
+    """The inverse of `event_to_json`. A `failed` is raised as the error it carries.
+
+    Raises InvalidRequest on anything that is no event.
+    """
+    rest = dict(value)
+    kind = rest.pop("event", None)
+    if kind == "failed":
+        raise error_from_json(rest)
+    if kind == "progress":
+        return decode.decode(Progress, rest)
+    if kind == "finished":
+        return decode.decode(Finished, rest)
+    if kind == "filled":
+        return decode.decode(Filled, rest)
+    if kind == "warmed":
+        return decode.decode(Warmed, rest)
+    if kind != "refinement":
+        raise InvalidRequest("not an event of a stream")
+    rest.pop("settled", None)  # both follow from the spans
+    rest.pop("confidence", None)
+    try:
+        spans = tuple(Span(*span) for span in rest.pop("spans"))
+    except (KeyError, TypeError) as error:
+        raise InvalidRequest("a refinement without spans") from error
+    return Refinement(**{**rest, "spans": spans})
+
+
+def error_to_json(error: BlockdiffError) -> dict[str, Any]:
+    """How a stream ends that failed."""
+    return {"event": "failed", **error.to_json()}
+
+
+def error_from_json(value: dict[str, Any]) -> BlockdiffError:
+    """The typed error with this `code`; a plain BlockdiffError for a code of a newer version."""
+    kinds = {kind.code: kind for kind in _kinds(BlockdiffError)}
+    kind = kinds.get(str(value.get("code")), BlockdiffError)
+    return kind(str(value.get("message") or "no reason given"), str(value.get("hint") or ""))
+
+
+def _kinds(base: type[BlockdiffError]) -> Iterator[type[BlockdiffError]]:
+    yield base
+    for kind in base.__subclasses__():
+        yield from _kinds(kind)

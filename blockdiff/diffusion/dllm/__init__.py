@@ -1,0 +1,1 @@
+"""Published diffusion checkpoints: their canvas, their loops."""

@@ -1,0 +1,347 @@
+"""The block loop of checkpoints that are diffusion models themselves, without an adapter.
+
+One loop for all of them. Where logits come from is the reader's business, which positions settle
+that of the unmasking rule, how long the hole is that of `length`; this file puts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
+from blockdiff.diffusion.choose import BlockProposal, Chooser
+from blockdiff.diffusion.dllm.length import FIRST_LENGTH, Resizing, calibrated_length
+from blockdiff.diffusion.dllm.readers import BlockReader, CanvasReader, KeptReader, Reader
+from blockdiff.diffusion.draft import Draft
+from blockdiff.diffusion.sampler import Constraint, Forwards, Snapshot, Steps
+from blockdiff.diffusion.unmask import most_confident, schedule_counts, settle, timestep_counts
+from blockdiff.errors import Cancelled, InvalidRequest
+from blockdiff.model.cache import BlockCache
+from blockdiff.model.load.kinds import Attention, DiffusionKind, Family
+from blockdiff.model.transformer import Transformer
+
+# Their published loop ranks positions by entropy and has a schedule of its own.
+_DREAMS = frozenset({Family.DREAM, Family.DREAMON, Family.OPEN_DCODER, Family.CODA})
+
+
+@dataclass
+class NativeSampler:
+    """Writes the hole between two parts of a sequence.
+
+    What is written ends before the first of `stop` that has nothing but settled tokens before it.
+    Block-causal checkpoints write on from `prompt`, `config.max_tokens` at most; `cache` holds a
+    prefix of the prompt and afterwards as many whole blocks of it as there are. Bidirectional ones
+    fill a hole between `prompt` and `after`, whose length the checkpoint finds itself where it was
+    trained to, and otherwise a search, up to `config.max_tokens`; they have no cache.
+
+    Attributes:
+        by_entropy: the rule `schedule` ranks positions by entropy; None: as the family's own loop.
+        length: tokens of a bidirectional hole; None: found as above.
+    """
+
+    model: Transformer
+    kind: DiffusionKind
+    cache: BlockCache
+    chooser: Chooser
+    stop: frozenset[int]
+    config: DecodingConfig
+    cancelled: Callable[[], bool]
+    after: Sequence[int] = ()
+    constraint: Constraint | None = None
+    by_entropy: bool | None = None
+    length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.rule not in (Rule.SCHEDULE, Rule.THRESHOLD, Rule.ENTROPY_BOUND):
+            raise InvalidRequest(
+                f"the rule {self.config.rule.value} works with an adapter of ours only",
+                "use --rule threshold",
+            )
+        assert self.kind.mask_token_id is not None
+        self._mask = self.kind.mask_token_id
+        size, asked = self.kind.block_size, self.config.block_size
+        self._reader: BlockReader | CanvasReader | KeptReader
+        if self.kind.attention is Attention.BLOCK:
+            assert size is not None
+            if asked not in (0, size):
+                raise InvalidRequest(
+                    f"block_size is {asked}, the checkpoint was trained with blocks of {size}",
+                    "leave the block size out",
+                )
+            self._reader = BlockReader(self.model, self.cache, size, self.kind.shift, self._check)
+        elif self.config.cache is Reuse.EXACT:
+            self._reader = CanvasReader(self.model, self.kind.shift)
+        else:
+            both = self.config.cache is Reuse.DUAL
+            self._reader = KeptReader(self.model, self.kind.shift, both)
+        if self.by_entropy is None:
+            self.by_entropy = self.kind.family in _DREAMS
+
+    @property
+    def forwards(self) -> int:
+        """So far, the encoding of the prompt excluded."""
+        return self._reader.forwards
+
+    @torch.inference_mode()
+    def encode(self, prompt: Sequence[int]) -> None:
+        """Commit the whole blocks of a prompt. Raises Cancelled; what is committed then is exact.
+
+        A bidirectional checkpoint has nothing that could be kept.
+        """
+        if isinstance(self._reader, BlockReader):
+            self._reader.encode(prompt)
+
+    @torch.inference_mode()
+    def run(self, prompt: Sequence[int]) -> Generator[Snapshot, None, None]:
+        """Yield a snapshot after every denoising step; the last one has everything settled.
+
+        Raises Cancelled between two forwards, InvalidRequest where the model's context ends.
+        """
+        draft = Draft(list(prompt), list(self.after), self._mask)
+        self._fits(len(prompt) + len(self.after))
+        if not isinstance(self._reader, BlockReader):
+            yield from self._fill(draft, self._reader)
+            return
+        home = len(prompt) // self._reader.size * self._reader.size
+        try:
+            self._reader.encode(prompt)
+            yield from self._append(draft, self._reader)
+        finally:
+            self.cache.truncate(min(home, self.cache.length))
+
+    def encoding(self, prompt: Sequence[int]) -> Forwards[None]:
+        """`encode`; it runs its forwards itself, so that no other request shares them."""
+        self.encode(prompt)
+        yield from ()
+
+    def steps(self, prompt: Sequence[int]) -> Steps[None]:
+        """`run`; it runs its forwards itself, too."""
+        yield from self.run(prompt)
+
+    # --- block-causal ---------------------------------------------------------------------------
+
+    def _append(self, draft: Draft, reader: BlockReader) -> Iterator[Snapshot]:
+        """Block after block behind the prompt (SDAR, LLaDA2, Fast-dLLM v2, Tiny-A2D)."""
+        start, size = len(draft.before), reader.size
+        sub = self.kind.sub_block_size or size
+        last = self.model.config.max_positions
+        most = min(self.config.max_tokens, last - start)
+        while len(draft.tokens) < most and not self._ended(draft):
+            block = (start + len(draft.tokens)) // size * size
+            draft.grow(min(block + size, last) - start - len(draft.tokens))
+            row = reader.first_row(draft.sequence, block) if block >= start else None
+            if row is not None:
+                # exact, as an autoregressive model's next token
+                limit = self._limit(draft)
+                row = self.chooser.without_banned(row[None])[0]
+                token, probability, _ = self.chooser.verify(row, None, limit)
+                self._settle(draft, block - start, token, probability)
+            for low in range(block, block + size, sub):
+                end = min(low + sub - start, len(draft.tokens))
+                window = range(max(low - start, 0), max(end, 0))
+                for _ in self._denoise(draft, window, reader):
+                    if self._ended(draft):
+                        break
+                    yield self._snapshot(draft, most)
+                if self._ended(draft):
+                    break
+        yield self._snapshot(draft, most, final=True)
+
+    def _ended(self, draft: Draft) -> bool:
+        """Whether an end token stands behind nothing but settled ones."""
+        return any(token in self.stop for token in draft.tokens[: draft.open_at])
+
+    # --- bidirectional --------------------------------------------------------------------------
+
+    def _fill(self, draft: Draft, reader: Reader) -> Iterator[Snapshot]:
+        """A hole between two texts: Dream, DreamOn, LLaDA and their like."""
+        most = self.config.max_tokens
+        self._fits(len(draft.sequence) + 1)
+        most = min(most, self.model.config.max_positions - len(draft.sequence))
+        resizing = None
+        if (expand := self.kind.expand_token_id) is not None and self.length is None:
+            resizing = Resizing(expand, self.kind.delete_token_id, most)
+        draft.grow(self._first_length(draft, reader, most, resizing))
+        size = self.config.block_size or len(draft.tokens)
+        if resizing is not None:
+            yield from self._resize(draft, reader, resizing)
+        else:
+            for low in range(0, len(draft.tokens), size):
+                window = range(low, min(low + size, len(draft.tokens)))
+                for _ in self._denoise(draft, window, reader):
+                    if self._ended(draft):
+                        break
+                    yield self._snapshot(draft, most)
+                if self._ended(draft):
+                    break
+        yield self._snapshot(draft, most, final=True)
+
+    def _first_length(
+        self, draft: Draft, reader: Reader, most: int, resizing: Resizing | None
+    ) -> int:
+        if self.length is not None:
+            return min(self.length, most)
+        if resizing is not None:
+            return min(FIRST_LENGTH, most)
+
+        def confidence(length: int) -> float:
+            self._check()
+            tokens = [*draft.before, *[self._mask] * length, *draft.after]
+            start = len(draft.before)
+            rows = self.chooser.without_banned(reader.logits(tokens, start, start + length))
+            return float(rows.softmax(-1).amax(-1).mean())
+
+        return calibrated_length(confidence, most)
+
+    def _resize(self, draft: Draft, reader: Reader, resizing: Resizing) -> Iterator[Snapshot]:
+        """Denoise while masks become two, or none (DreamOn)."""
+        grown = step = 0
+        while draft.open_at < len(draft.tokens):
+            never = [resizing.expand] if resizing.full(len(draft.tokens), grown) else []
+            whole = range(len(draft.tokens))
+            proposal, masked = self._propose(draft, whole, reader, never)
+            if self._settled_bound(draft, whole, proposal):
+                yield self._snapshot(draft, resizing.most)
+                continue
+            chosen = self._chosen(proposal, masked, step, int(masked.sum()), resizing=True)
+            step += 1
+            for at in reversed(chosen.nonzero()[:, 0].tolist()):
+                token = int(proposal.tokens[at])
+                if token == resizing.expand and not resizing.full(len(draft.tokens), grown):
+                    draft.grow(1, at)
+                    grown += 1
+                elif token == resizing.expand:
+                    continue  # others of this step took the room; it is asked again
+                elif token == resizing.delete:
+                    draft.remove(at)
+                    for behind in reversed(range(at, len(draft.tokens))):
+                        if draft.masked[behind]:
+                            draft.remove(behind)
+                else:
+                    self._settle(draft, at, token, float(proposal.confidence[at]))
+            yield self._snapshot(draft, resizing.most)
+
+    # --- one step -------------------------------------------------------------------------------
+
+    def _denoise(self, draft: Draft, window: range, reader: Reader) -> Iterator[None]:
+        """Settle every mask of a window, as many steps as the rule takes; yields after each."""
+        n, step = sum(draft.masked[i] for i in window), 0
+        if isinstance(reader, BlockReader):  # schedules count a whole block, where it begins filled
+            n = self.kind.sub_block_size or reader.size
+        while any(draft.masked[i] for i in window):
+            proposal, masked = self._propose(draft, window, reader)
+            if not self._settled_bound(draft, window, proposal):
+                chosen = self._chosen(proposal, masked, step, n)
+                step += 1
+                for index in chosen.nonzero()[:, 0].tolist():
+                    token, sure = proposal.tokens[index], proposal.confidence[index]
+                    self._settle(draft, window.start + index, int(token), float(sure))
+            yield
+
+    def _propose(
+        self,
+        draft: Draft,
+        window: range,
+        reader: Reader,
+        never: Sequence[int] = (),
+    ) -> tuple[BlockProposal, Tensor]:
+        """A token for every position of a window, which is shown at its masks; and its masks."""
+        self._check()
+        start = len(draft.before)
+        rows = reader.logits(draft.sequence, start + window.start, start + window.stop)
+        rows = self.chooser.without_banned(rows)
+        rows[:, list(never)] = -torch.inf
+        limit = self._limit(draft)
+        if limit is not None and draft.open_at in window:
+            row = rows[draft.open_at - window.start]
+            kept = row[list(limit)].clone()
+            row.fill_(-torch.inf)
+            row[list(limit)] = kept
+        proposal = self.chooser.sample(rows)
+        masked = torch.tensor(draft.masked[window.start : window.stop])
+        for index in masked.nonzero()[:, 0].tolist():
+            draft.shown[window.start + index] = int(proposal.tokens[index])
+            draft.confidence[window.start + index] = float(proposal.confidence[index])
+        return proposal, masked
+
+    def _chosen(
+        self, proposal: BlockProposal, masked: Tensor, step: int, n: int, resizing: bool = False
+    ) -> Tensor:
+        """The masks that settle now, by the rule; `n` there were to begin with."""
+        config = self.config
+        if config.rule is not Rule.SCHEDULE:
+            return settle(config, proposal.confidence, proposal.entropy, masked, step, n)
+        rank = proposal.confidence
+        if self.by_entropy:
+            rank = -proposal.entropy
+        if resizing:  # how many there will be is not known: as many as would suffice from here
+            left = max(config.denoising_steps - step, 1) if config.denoising_steps else n
+            return most_confident(rank, masked, -(-n // left))
+        steps = min(config.denoising_steps or n, n)
+        dream = self.kind.family in _DREAMS
+        counts = timestep_counts(n, steps) if dream else schedule_counts(n, steps)
+        counts = [count for count in counts if count]
+        return most_confident(rank, masked, counts[step] if step < len(counts) else len(masked))
+
+    def _settled_bound(self, draft: Draft, window: range, proposal: BlockProposal) -> bool:
+        """A healed token is bound to its text: it settles alone, before the others."""
+        at = draft.open_at
+        if at not in window or self._limit(draft) is None:
+            return False
+        index = at - window.start
+        token, sure = proposal.tokens[index], proposal.confidence[index]
+        self._settle(draft, at, int(token), float(sure))
+        return True
+
+    def _settle(self, draft: Draft, at: int, token: int, confidence: float) -> None:
+        draft.tokens[at] = draft.shown[at] = token
+        draft.masked[at] = False
+        draft.confidence[at] = confidence
+
+    def _limit(self, draft: Draft) -> Sequence[int] | None:
+        """Ids that the first mask is bound to; None: it is free."""
+        if self.constraint is None:
+            return None
+        return self.constraint.allowed(draft.tokens[: draft.open_at])
+
+    def _fits(self, positions: int) -> None:
+        if positions > (most := self.model.config.max_positions):
+            raise InvalidRequest(
+                f"{positions} tokens exceed the model's context of {most}",
+                "lower --context-tokens or --max-tokens",
+            )
+
+    def _check(self) -> None:
+        if self.cancelled():
+            raise Cancelled("the request was cancelled")
+
+    def _snapshot(self, draft: Draft, most: int, final: bool = False) -> Snapshot:
+        """The hole up to `most` tokens, or up to its end token once all before that is settled."""
+        end = min(len(draft.tokens), most)
+        fits = not isinstance(self._reader, BlockReader) and self.length is None
+        stops = [i for i in range(min(end, draft.open_at)) if draft.tokens[i] in self.stop]
+        if stops:
+            end = stops[0]
+        return Snapshot(
+            tokens=tuple(draft.shown[:end]),
+            settled=tuple(not masked for masked in draft.masked[:end]),
+            confidence=tuple(draft.confidence[:end]),
+            forwards=self.forwards,
+            ended=final and (fits or bool(stops)),
+        )
+
+
+def as_diffusion(config: DecodingConfig) -> DecodingConfig:
+    """What a request for the default mode means to a checkpoint that has no other than diffusion.
+
+    Raises InvalidRequest for the mode `ar`.
+    """
+    if config.mode is Mode.AR:
+        raise InvalidRequest(
+            "this checkpoint writes by diffusion, it has no mode ar", "use --mode diffusion"
+        )
+    return replace(config, mode=Mode.DIFFUSION)

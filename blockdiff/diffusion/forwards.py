@@ -1,0 +1,158 @@
+"""The state of one generation, and how a forward of it is built.
+
+A forward holds exact positions first, which run under the base weights and may be committed, and
+noisy ones behind them, where the adapter acts and whose keys and values are thrown away. What is
+done with the logits is the business of `verify.py` and `denoise.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blockdiff.config import DecodingConfig, Mode
+from blockdiff.diffusion.canvas import BLANK, Canvas
+from blockdiff.diffusion.choose import Chooser, Proposal
+from blockdiff.diffusion.snapshot import Constraint, Forwards, Snapshot
+from blockdiff.errors import Cancelled, ModelUnsupported
+from blockdiff.model import masks
+from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.cache import BlockCache
+from blockdiff.model.forward import Forward, run
+from blockdiff.model.transformer import Gate, Transformer
+
+# Context tokens committed at a time, by device: what a cancel may lose. The flag itself is looked
+# at before every layer. On a CPU 64 cost 17% more than 256, 128 cost 5%.
+_CHUNK = {"cpu": 128}
+_CHUNK_ELSEWHERE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """How `verify` drafts, as far as it depends on what a row of a forward costs.
+
+    Attributes:
+        every_length: a forward drafts for every number of draft tokens that may be accepted, not
+            only for all of them, and beside copies, too: more drafts, for more rows.
+        lookup: most tokens of a draft from the text itself; 0: none.
+        crowded: the same where others write in the same forwards, which then have no masks: the
+            weights are read anyway, and a row must bring more to be worth its arithmetic. None:
+            nothing changes. Greedy requests only: what a sampled one writes depends on its drafts.
+    """
+
+    every_length: bool = True
+    lookup: int = 0
+    crowded: int | None = None
+
+
+@dataclass
+class Generation:
+    """What one generation is made of: weights, cache, settings, and what it has cost so far.
+
+    The cache holds a committed prefix of the prompt. Nothing here commits; `verify` and `denoise`
+    do, once they know what was accepted.
+    """
+
+    model: Transformer
+    adapter: GatedAdapter | None
+    cache: BlockCache
+    chooser: Chooser
+    stop: frozenset[int]
+    config: DecodingConfig
+    cancelled: Callable[[], bool]
+    constraint: Constraint | None = None
+    speculation: Speculation = Speculation()
+    original: Sequence[int] = ()  # what a rewrite starts from: `verify` drafts from it
+    company: Callable[[], int] = lambda: 0  # how many others write in the same forwards
+    forwards: int = 0
+    edits: int = 0  # settled tokens replaced, rule `edit`
+    returns: int = 0  # positions of a block that wanted an earlier token back
+
+    def __post_init__(self) -> None:
+        if self.adapter is None and self.config.mode is not Mode.AR:
+            raise ModelUnsupported(
+                f"mode {self.config.mode.value} needs a drafting adapter, this model has none",
+                "use --mode ar",
+            )
+
+    def verifying_forward(
+        self, last: int, draft: Sequence[int], lengths: Sequence[int], width: int
+    ) -> Forwards[tuple[Tensor, dict[int, Tensor]]]:
+        """Base logits (1 + draft, vocab); for each accepted length, draft logits (width, vocab)."""
+        exact, noisy = 1 + len(draft), len(lengths) * width
+        past, device = self.cache.length, self.model.device
+        offsets = [*range(exact)] + [n + 1 + i for n in lengths for i in range(width)]
+        tokens = self.ids([last, *draft] + [0] * noisy)
+        positions = past + torch.tensor(offsets, device=device)[None]
+        mask = masks.verifying(past, exact, lengths, width, device)
+        gate = self.gate(exact, noisy)
+        logits = yield from self.forward(Forward(tokens, positions, mask, self.cache, gate))
+        groups = logits[exact:].view(len(lengths), width, logits.shape[-1]) if noisy else ()
+        return logits[:exact], dict(zip(lengths, groups, strict=True))
+
+    @property
+    def positions_left(self) -> int:
+        """Of the model's context, behind what is committed."""
+        return self.cache.most_positions - self.cache.length
+
+    def gate(self, exact: int, noisy: int) -> Gate | None:
+        """The adapter acts on the `noisy` masks behind `exact` positions."""
+        if not noisy:
+            return None
+        assert self.adapter is not None
+        masked = torch.arange(exact + noisy, device=self.model.device)[None] >= exact
+        return Gate(self.adapter, masked, exact)
+
+    def causal(self, tokens: Sequence[int]) -> Forward:
+        """The next tokens under the base weights, behind the committed ones."""
+        past, count = self.cache.length, len(tokens)
+        mask = masks.causal(past, count, self.model.device)
+        return Forward(self.ids(tokens), self.positions(past, count), mask, self.cache)
+
+    def forward(self, forward: Forward) -> Forwards[Tensor]:
+        """Its logits (rows, vocab) float32, tokens that may never appear at -inf."""
+        logits = yield forward
+        self.forwards += 1
+        return self.chooser.without_banned(logits)
+
+    def alone(self, forwards: Sequence[Forward]) -> list[Tensor]:
+        return run(self.model, forwards)
+
+    @property
+    def chunk(self) -> int:
+        """Context tokens that are committed at a time."""
+        return _CHUNK.get(self.model.device.type, _CHUNK_ELSEWHERE)
+
+    def ids(self, tokens: Sequence[int]) -> Tensor:
+        return torch.tensor([list(tokens)], device=self.model.device)
+
+    def positions(self, start: int, count: int) -> Tensor:
+        return torch.arange(start, start + count, device=self.model.device)[None]
+
+    def check(self) -> None:
+        if self.cancelled():
+            raise Cancelled("the request was cancelled")
+
+    def snapshot(
+        self,
+        accepted: list[int],
+        confidence: list[float],
+        draft: Proposal | None = None,
+        ended: bool = False,
+        settled: list[bool] | None = None,
+        canvas: Canvas = BLANK,
+    ) -> Snapshot:
+        draft = draft or Proposal((), ())
+        decided = settled if settled is not None else [False] * len(draft.tokens)
+        every = (True,) * len(accepted)
+        rest = len(accepted) + len(draft.tokens)  # of the canvas, not reached yet
+        return Snapshot(
+            tokens=(*accepted, *draft.tokens, *canvas.tokens[rest:]),
+            settled=(*every, *decided, *(not m for m in canvas.masked[rest:])),
+            confidence=(*confidence, *draft.confidence, *canvas.confidence[rest:]),
+            forwards=self.forwards,
+            ended=ended,
+        )

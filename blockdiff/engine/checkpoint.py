@@ -1,0 +1,119 @@
+"""A checkpoint with all that belongs to it, from its name to memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from blockdiff.config import Layout
+from blockdiff.engine import published
+from blockdiff.engine.devices import check_memory
+from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.int8.quantized import install_adapter
+from blockdiff.model.load.hub_tokenizer import frame_of, load_tokenizer
+from blockdiff.model.load.kinds import DiffusionKind, kind_of
+from blockdiff.model.load.load import (
+    DraftingConfig,
+    Progress,
+    load_adapter,
+    load_transformer,
+)
+from blockdiff.model.load.prepare import is_prepared, prepare_gguf
+from blockdiff.model.load.shards import shard_files
+from blockdiff.model.load.tokenizer import Tokenizer
+from blockdiff.model.transformer import Transformer
+from blockdiff.weights import store
+
+_INT8_MASKS = 1  # of a draft in `verify`: each costs what a position costs
+
+
+def quiet(what: str, share: float) -> None:
+    """The progress of a caller who does not look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All that belongs to one model in memory.
+
+    Attributes:
+        kind: how a published checkpoint writes; None for one of ours and for GGUF files.
+        frame: ids before and behind an infill in place.
+    """
+
+    name: str
+    model: Transformer
+    adapter: GatedAdapter | None
+    tokenizer: Tokenizer
+    drafting: DraftingConfig
+    kind: DiffusionKind | None = None
+    frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    @classmethod
+    def load(
+        cls, name_or_path: str, device: torch.device, dtype: torch.dtype, progress: Progress
+    ) -> Checkpoint:
+        """Read a catalogue model, a GGUF file or a checkpoint folder; see `store.resolve`."""
+        return cls._read(name_or_path, device, dtype, progress, with_adapter=True)
+
+    @classmethod
+    def load_base(
+        cls, name_or_path: str, device: torch.device, dtype: torch.dtype, progress: Progress
+    ) -> Checkpoint:
+        """The same without its adapter, for training another."""
+        return cls._read(name_or_path, device, dtype, progress, with_adapter=False)
+
+    @classmethod
+    def _read(
+        cls,
+        name_or_path: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Progress,
+        *,
+        with_adapter: bool,
+    ) -> Checkpoint:
+        files = store.resolve(
+            name_or_path, lambda phase, done, size: progress(phase, done / max(size, 1))
+        )
+        int8 = dtype is torch.int8 and device.type == "cpu"  # packed, with arithmetic in it
+        weights, stored = files.base, 2  # bytes of a number in published safetensors
+        kind, from_gguf = None, None
+        if files.base.is_file():
+            from_gguf = Tokenizer.cached(files.base, files.tokenizer)  # before weights are unpacked
+            weights = files.packed if int8 else files.prepared
+            stored = dtype.itemsize if int8 else 2
+            if not is_prepared(weights):
+                with store.locked(weights.parent.name):
+                    if not is_prepared(weights):
+                        prepare_gguf(files.base, weights, progress, int8=int8)
+        else:
+            kind = kind_of(files.base)
+        check_memory(_weight_bytes(weights) * dtype.itemsize // stored, device)
+        progress("loading weights", 0.0)
+        model = load_transformer(weights, dtype=dtype, device=device)
+        adapter, drafting = None, DraftingConfig(Layout.PSM, 1, 1, None)
+        if kind is not None:
+            drafting = published.drafting_of(kind)
+        if with_adapter and files.adapter is not None:
+            drafting = DraftingConfig.read(files.adapter / "config.json")
+            adapter = load_adapter(files.adapter, model.config, drafting).to(device, model.dtype)
+        if int8 and adapter is not None:
+            install_adapter(adapter)
+        if int8:
+            masks = min(drafting.draft_length, _INT8_MASKS)
+            drafting = replace(drafting, draft_length=masks)
+        progress("loading weights", 1.0)
+        rows = model.config.vocab_size
+        if kind is None:
+            assert from_gguf is not None
+            tokenizer = from_gguf.with_rows(rows, str(files.base))
+            return cls(files.name, model, adapter, tokenizer, drafting)
+        tokenizer = load_tokenizer(files.base, kind, rows)
+        frame = frame_of(files.base, kind)
+        return cls(files.name, model, adapter, tokenizer, drafting, kind, frame)
+
+
+def _weight_bytes(weights: Path) -> int:
+    return sum(shard.stat().st_size for shard in shard_files(weights))

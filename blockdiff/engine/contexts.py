@@ -1,0 +1,214 @@
+"""From a checkpoint and what was encoded before to a sampler on a prompt's longest known prefix.
+
+What writes a request (`Infilling`, `Several`, `Renoise`) is given the `Contexts` of an engine, and
+no more of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from blockdiff.config import DecodingConfig, Mode
+from blockdiff.diffusion.choose import Chooser
+from blockdiff.diffusion.dllm.sampler import NativeSampler
+from blockdiff.diffusion.sampler import Sampler, Speculation
+from blockdiff.engine import published
+from blockdiff.engine.checkpoint import Checkpoint
+from blockdiff.engine.prefix_store import PrefixStore
+from blockdiff.errors import ModelUnsupported, OutOfMemory
+from blockdiff.infill.healing import HealingConstraint
+from blockdiff.infill.layout import Prompt
+from blockdiff.model.cache import BlockCache
+from blockdiff.model.int8.quantized import is_quantized
+from blockdiff.model.load.load import DraftingConfig
+from blockdiff.model.load.tokenizer import Tokenizer
+from blockdiff.syntax.grammars import give_way_by
+
+R = TypeVar("R")
+
+DRAFT_ROOM = 64
+"""Positions of the cache for what a forward tries out behind the text."""
+
+MAX_TOKENS = 256  # of a hole whose request leaves it open
+_TOGETHER = 8  # requests of a batch: what all of them hold of the context stays in memory
+_GIVEN_SECONDS = 0.003  # to a forward, for each millisecond that a parse takes
+_THREADS = 4  # that parse and lay out; more requests wait for them
+
+
+def never() -> bool:
+    """The cancel flag of a request that nobody cancels."""
+    return False
+
+
+class Contexts:
+    """Samplers on encoded contexts, and what else a request needs of the engine it is written by.
+
+    Attributes:
+        checkpoint: the model and all that belongs to it.
+        store: what was encoded for earlier requests.
+        speculation: how `verify` drafts here.
+        open: contexts that requests are at work on.
+        passing: held by a forward.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, cache_bytes: int) -> None:
+        self.checkpoint = checkpoint
+        self.store = PrefixStore(self.empty_cache, cache_bytes)
+        # In int8 a CPU pays for every row of a forward; elsewhere some more cost next to nothing.
+        cheap_rows = not is_quantized(checkpoint.model)
+        self.speculation = (
+            Speculation(True, lookup=16) if cheap_rows else Speculation(False, lookup=8, crowded=2)
+        )
+        self.open = 0
+        self.passing = threading.Lock()
+        self._banned = _banned(checkpoint)
+        self._aside = ThreadPoolExecutor(
+            _THREADS, "blockdiff-aside", initializer=give_way_by, initargs=(self._give_way,)
+        )
+
+    @property
+    def together(self) -> int:
+        """How many requests may share forwards."""
+        return _TOGETHER
+
+    def has_room(self) -> bool:
+        """Whether one more context may be worked on: each takes memory of its own."""
+        return self.open < self.together
+
+    def aside(self, call: Callable[[], R]) -> Future[R]:
+        """Do what needs no forward in another thread, so that other requests go on."""
+        return self._aside.submit(call)
+
+    def _give_way(self) -> None:
+        """In another thread: let a forward have Python's lock, of which its many calls need a
+        little each."""
+        if self.passing.acquire(timeout=_GIVEN_SECONDS):
+            self.passing.release()
+
+    @contextmanager
+    def behind(
+        self, tokens: Sequence[int], decoding: DecodingConfig, heal: str = ""
+    ) -> Iterator[Sampler]:
+        """A sampler for bare tokens, without hole and seams: what benchmarks time.
+
+        What it writes begins with the text of `heal`.
+
+        Raises ModelUnsupported for a checkpoint that is a diffusion model itself.
+        """
+        with self.context(Prompt(tuple(tokens), heal, 0), decoding, never) as sampler:
+            if not isinstance(sampler, Sampler):
+                raise ModelUnsupported(f"{self.checkpoint.name} does not write from left to right")
+            yield sampler
+
+    @contextmanager
+    def context(
+        self,
+        prompt: Prompt,
+        decoding: DecodingConfig,
+        cancelled: Callable[[], bool],
+        banned: Sequence[int] = (),
+    ) -> Iterator[Sampler | NativeSampler]:
+        """A sampler on the longest known prefix of a prompt; what it commits of it is kept.
+
+        It writes no token that is `banned`.
+        """
+        cache = self.store.take(prompt.tokens, room=decoding.max_tokens + DRAFT_ROOM)
+        self.open += 1
+        try:
+            yield self.sampler(cache, prompt, decoding, cancelled, banned)
+        except torch.OutOfMemoryError as error:
+            self.store.clear()
+            raise _out_of_memory(error) from error
+        finally:
+            self.open -= 1
+            self.store.put(prompt.tokens[: cache.length], cache)
+
+    def sampler(
+        self,
+        cache: BlockCache,
+        prompt: Prompt,
+        decoding: DecodingConfig,
+        cancelled: Callable[[], bool],
+        banned: Sequence[int] = (),
+    ) -> Sampler | NativeSampler:
+        point, tokenizer = self.checkpoint, self.checkpoint.tokenizer
+        chooser = Chooser(
+            {*self._banned, *banned}, decoding.temperature, decoding.top_p, decoding.seed
+        )
+        constraint = _Healing(tokenizer, prompt.heal) if prompt.heal else None
+        if point.kind is not None and published.is_native(point.kind):
+            return published.sampler(
+                point.model,
+                point.kind,
+                tokenizer,
+                cache=cache,
+                prompt=prompt,
+                chooser=chooser,
+                decoding=decoding,
+                cancelled=cancelled,
+                constraint=constraint,
+            )
+        return Sampler(
+            model=point.model,
+            adapter=point.adapter,
+            cache=cache,
+            chooser=chooser,
+            stop=frozenset(tokenizer.special.stop),
+            config=decoding,
+            cancelled=cancelled,
+            constraint=constraint,
+            speculation=self.speculation,
+            company=lambda: self.open - 1,
+        )
+
+    def empty_cache(self) -> BlockCache:
+        model = self.checkpoint.model
+        return BlockCache(model.config, dtype=model.dtype, device=model.device)
+
+
+def resolved(
+    decoding: DecodingConfig, drafting: DraftingConfig, max_tokens: int = MAX_TOKENS
+) -> DecodingConfig:
+    """Fill in what a request leaves to the checkpoint, and `max_tokens` where it is open."""
+    decoding = replace(decoding, max_tokens=decoding.max_tokens or max_tokens)
+    if decoding.block_size:
+        return decoding
+    verify = decoding.mode is Mode.VERIFY
+    return replace(decoding, block_size=drafting.draft_length if verify else drafting.block_size)
+
+
+class _Healing:
+    """Token healing as the sampler's constraint on ids."""
+
+    def __init__(self, tokenizer: Tokenizer, heal: str) -> None:
+        self._tokenizer, self._healing = tokenizer, HealingConstraint(tokenizer, heal)
+        self._size = len(heal.encode())
+
+    def allowed(self, so_far: Sequence[int]) -> Sequence[int] | None:
+        written = b""
+        for token in so_far:
+            if len(written) >= self._size:
+                break  # what follows is free
+            written += self._tokenizer.token_bytes(token)
+        return self._healing.allowed(written)
+
+
+def _banned(point: Checkpoint) -> list[int]:
+    """Ids that may never be written: special ones that do not end the middle, and unused rows."""
+    special = point.tokenizer.is_special
+    may = {*point.tokenizer.special.stop, *published.unbanned(point.kind)}
+    return [i for i in range(point.model.config.vocab_size) if special(i) and i not in may]
+
+
+def _out_of_memory(error: Exception) -> OutOfMemory:
+    return OutOfMemory(
+        f"not enough memory for this request: {str(error).splitlines()[0]}",
+        "lower --context-tokens or --max-tokens",
+    )

@@ -1,0 +1,98 @@
+"""What the engine does otherwise for a checkpoint that others published, in a folder of the hub's
+layout: its kind says how it is prompted, and those that are diffusion models have a loop of their
+own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from blockdiff.config import DecodingConfig, Layout, Reuse
+from blockdiff.diffusion.choose import Chooser
+from blockdiff.diffusion.dllm.sampler import NativeSampler, as_diffusion
+from blockdiff.diffusion.sampler import Constraint
+from blockdiff.errors import InvalidRequest, ModelUnsupported
+from blockdiff.infill.layout import Prompt
+from blockdiff.model.cache import BlockCache
+from blockdiff.model.load.kinds import Attention, DiffusionKind
+from blockdiff.model.load.load import DraftingConfig
+from blockdiff.model.load.tokenizer import Tokenizer
+from blockdiff.model.transformer import Transformer
+from blockdiff.types import InfillRequest
+
+
+def is_native(kind: DiffusionKind | None) -> bool:
+    """Whether a checkpoint is a diffusion model itself; None: it is ours."""
+    return kind is not None and kind.attention is not Attention.CAUSAL
+
+
+def drafting_of(kind: DiffusionKind) -> DraftingConfig:
+    """A checkpoint without an adapter, prompted as its kind says."""
+    return DraftingConfig(kind.layout or Layout.CHAT, kind.block_size or 0, 1, None)
+
+
+def adapted(request: InfillRequest, kind: DiffusionKind | None, instructed: bool) -> InfillRequest:
+    """The request as a checkpoint of this kind can take it.
+
+    Raises ModelUnsupported for an infill where it was only trained to follow instructions,
+    InvalidRequest for the mode `ar` of a diffusion model, and for an approximate cache where the
+    cache is exact.
+    """
+    reuse = request.decoding.cache
+    if reuse is not Reuse.EXACT and (kind is None or kind.attention is not Attention.FULL):
+        raise InvalidRequest(
+            f"cache {reuse.value} is for bidirectional checkpoints, the cache of this one is exact",
+            "leave --cache out",
+        )
+    if kind is None:
+        return request
+    if kind.layout is None and not instructed:
+        raise ModelUnsupported(
+            "this checkpoint cannot infill, only rewrite by instruction",
+            "use `blockdiff rewrite --instruction ...`, or a model that `blockdiff models list` "
+            "says can infill",
+        )
+    if not is_native(kind):
+        return request
+    return replace(request, decoding=as_diffusion(request.decoding))
+
+
+def unbanned(kind: DiffusionKind | None) -> frozenset[int]:
+    """Special ids that a checkpoint may propose all the same: those that change a hole's length."""
+    if kind is None:
+        return frozenset()
+    both = (kind.expand_token_id, kind.delete_token_id)
+    return frozenset(token for token in both if token is not None)
+
+
+def sampler(
+    model: Transformer,
+    kind: DiffusionKind,
+    tokenizer: Tokenizer,
+    *,
+    cache: BlockCache,
+    prompt: Prompt,
+    chooser: Chooser,
+    decoding: DecodingConfig,
+    cancelled: Callable[[], bool],
+    constraint: Constraint | None,
+) -> NativeSampler:
+    """The sampler of a checkpoint that is a diffusion model itself.
+
+    A hole with nothing behind it ends where the checkpoint ends it, like an answer; what its canvas
+    holds behind that is none of it.
+    """
+    after: Sequence[int] = prompt.after
+    return NativeSampler(
+        model=model,
+        kind=kind,
+        cache=cache,
+        chooser=chooser,
+        stop=frozenset(tokenizer.special.stop) if not after else frozenset(),
+        config=decoding,
+        cancelled=cancelled,
+        after=after,
+        constraint=constraint,
+        length=None if after else decoding.max_tokens,
+    )
+

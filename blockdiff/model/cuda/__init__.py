@@ -1,0 +1,1 @@
+"""What only a GPU uses: recorded graphs, weights of 8 bits."""

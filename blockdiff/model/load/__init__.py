@@ -1,0 +1,1 @@
+"""From files of a model to a checkpoint in memory."""

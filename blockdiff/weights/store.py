@@ -1,0 +1,358 @@
+"""Where models live: the cache folder and what is in it.
+
+    <cache>/models/<name>/<base>.gguf      the published base, checked against its SHA-256
+    <cache>/models/<name>/verified.json    size, time and digest of the base as last checked
+    <cache>/models/<name>/tokenizer.json   built from the base
+    <cache>/models/<name>/prepared-bf16/   its weights, unpacked
+    <cache>/models/<name>/prepared-int8/   its weights, packed for int8 arithmetic
+    <cache>/models/<name>/*.safetensors    a checkpoint that others published, in the hub's layout
+
+The cache is `BLOCKDIFF_CACHE`, or the user's cache folder. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from blockdiff.errors import (
+    DiskFull,
+    ModelCorrupt,
+    ModelNotFound,
+    ModelUnsupported,
+    OutputFileError,
+)
+from blockdiff.weights import gguf_parts, hub
+from blockdiff.weights.catalog import (
+    DEFAULT_MODEL,
+    CatalogEntry,
+    Published,
+    bundled_models,
+    catalog,
+    find,
+    published,
+)
+from blockdiff.weights.footprint import shape_of
+
+__all__ = [
+    "DEFAULT_MODEL", "ROOM_HINT", "CatalogEntry", "ModelFiles", "ModelState", "Progress",
+    "Published", "Status",
+    "bundled_models", "cache_root", "catalog", "files_of", "find", "folder_of", "is_path",
+    "is_verified", "lock", "locked", "mark_verified", "own_cache_root", "partial_of", "published",
+    "remove", "resolve", "silent", "state", "writing_errors",
+]  # fmt: skip
+
+ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
+_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quotas
+
+PREPARED, PACKED = "prepared-bf16", "prepared-int8"
+HUB = "bfloat16"  # what checkpoints are published in
+
+Progress = Callable[[str, int, int], None]
+"""Called with the phase (`hub`, `wheels`, `copy`, `check`, `waiting`), bytes done, bytes in all."""
+
+
+def silent(phase: str, done: int, total: int) -> None:
+    """The progress of a caller who does not look."""
+
+
+class Status(str, Enum):
+    """What the cache holds of a model."""
+
+    ABSENT = "absent"
+    PARTIAL = "partial"
+    PRESENT = "present"
+    CORRUPT = "corrupt"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """Status of a model; `bytes` of `total` of its base are there, `prepared_bytes` unpacked."""
+
+    status: Status
+    bytes: int
+    total: int
+    prepared_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Paths of a model that is there.
+
+    Attributes:
+        base: a GGUF file, or a folder of safetensors.
+        tokenizer: where the tokenizer.json is, or will be once it is built from the base.
+        adapter: folder with config.json and adapter.safetensors; None where there is none.
+        prepared: folder for the weights in bfloat16, which may not exist yet.
+        packed: folder for the weights as int8 arithmetic takes them, likewise.
+        entry: None for a model given by path.
+    """
+
+    name: str
+    base: Path
+    tokenizer: Path
+    adapter: Path | None
+    prepared: Path
+    packed: Path
+    entry: CatalogEntry | None
+
+
+def cache_root() -> Path:
+    """Folder that everything downloaded or derived goes to; it may not exist yet."""
+    if chosen := os.environ.get("BLOCKDIFF_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    return own_cache_root()
+
+
+def own_cache_root() -> Path:
+    """The cache folder of this user, whatever `BLOCKDIFF_CACHE` says."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("blockdiff", appauthor=False)).absolute()
+
+
+def folder_of(name: str) -> Path:
+    """Folder of the cache that belongs to the model `name`."""
+    return cache_root() / "models" / name
+
+
+def partial_of(entry: CatalogEntry) -> Path:
+    """The unfinished download of a base."""
+    return folder_of(entry.name) / f"{entry.base.file}.partial"
+
+
+def state(name: str, verify: bool = False) -> ModelState:
+    """What is there of a catalogue model; `verify` reads its base against the SHA-256.
+
+    Of a published checkpoint `total` is an estimate until it is there, and its files were read
+    against their digests when they came.
+
+    Raises ModelNotFound for a name the catalogue does not have.
+    """
+    if other := published().get(name):
+        return _state_of(other)
+    entry = find(name)
+    folder = folder_of(name)
+    base, partial = folder / entry.base.file, partial_of(entry)
+    prepared = _size_below(folder / PREPARED) + _size_below(folder / PACKED)
+    if base.is_file():
+        size = base.stat().st_size
+        intact = size == entry.base.size and (not verify or _digest(base) == entry.base.sha256)
+        status = Status.PRESENT if intact else Status.CORRUPT
+        return ModelState(status, size, entry.base.size, prepared)
+    size = partial.stat().st_size if partial.is_file() else 0
+    status = Status.PARTIAL if partial.is_file() else Status.ABSENT
+    return ModelState(status, size, entry.base.size, prepared)
+
+
+def _state_of(entry: Published) -> ModelState:
+    folder = folder_of(entry.name)
+    there = _size_below(folder) if folder.is_dir() else 0
+    if hub.is_complete(folder, entry.revision):
+        return ModelState(Status.PRESENT, there, there, 0)
+    status = Status.PARTIAL if there else Status.ABSENT
+    return ModelState(status, there, shape_of(entry.config, entry.name).footprint(HUB).weights, 0)
+
+
+def is_path(name_or_path: str) -> bool:
+    """Whether a model is given by path: it ends with .gguf or holds a separator."""
+    if name_or_path.endswith(".gguf") or "/" in name_or_path or os.sep in name_or_path:
+        return True
+    return name_or_path in (".", "..", "~")
+
+
+def resolve(name_or_path: str, progress: Progress = silent) -> ModelFiles:
+    """Paths of a model that can be loaded, by catalogue name, GGUF file or checkpoint folder.
+
+    A base whose size or time changed since it was last checked is read against its SHA-256 again
+    (about two seconds a gigabyte).
+
+    Raises:
+        ModelNotFound: unknown, not downloaded, or only half downloaded.
+        ModelCorrupt: the base has another size or digest than the catalogue says.
+        ModelUnsupported: a path with weights we refuse or do not know.
+    """
+    if is_path(name_or_path):
+        return _resolve_path(Path(name_or_path).expanduser().absolute())
+    entry = published().get(name_or_path) or find(name_or_path)
+    found = state(entry.name)
+    pull = f"blockdiff models pull {entry.name}"
+    if found.status is Status.ABSENT:
+        raise ModelNotFound(f"{entry.name} is not downloaded", f"download it: {pull}")
+    if found.status is Status.PARTIAL:
+        share = f"{found.bytes / 1e6:.0f} of {found.total / 1e6:.0f} MB"
+        raise ModelNotFound(
+            f"{entry.name} is only half downloaded ({share})", f"continue the download: {pull}"
+        )
+    if isinstance(entry, Published):
+        return replace(_resolve_path(folder_of(entry.name)), name=entry.name)
+    base = folder_of(entry.name) / entry.base.file
+    if found.status is Status.CORRUPT or not is_verified(base, entry.base.sha256, progress):
+        raise ModelCorrupt(
+            f"{base} is damaged: it is not the file whose SHA-256 the catalogue names",
+            f"download it again: {pull}",
+        )
+    return files_of(entry)
+
+
+def files_of(entry: CatalogEntry) -> ModelFiles:
+    """Paths of a catalogue model, there or not."""
+    folder = folder_of(entry.name)
+    adapter = bundled_models() / entry.adapter
+    return ModelFiles(
+        name=entry.name,
+        base=folder / entry.base.file,
+        tokenizer=folder / "tokenizer.json",
+        adapter=adapter if (adapter / "adapter.safetensors").is_file() else None,
+        prepared=folder / PREPARED,
+        packed=folder / PACKED,
+        entry=entry,
+    )
+
+
+def is_verified(base: Path, sha256: str, progress: Progress = silent) -> bool:
+    """Whether `base` has this digest; reads it only if it changed since the last time."""
+    try:
+        if json.loads(_marker(base).read_text("utf-8")) == _seen(base, sha256):
+            return True
+    except (OSError, ValueError):
+        pass
+    if _digest(base, progress) != sha256:
+        return False
+    mark_verified(base, sha256)
+    return True
+
+
+def mark_verified(base: Path, sha256: str) -> None:
+    """Remembers that `base`, as it is now, has this digest."""
+    try:
+        _marker(base).write_text(json.dumps(_seen(base, sha256)), "utf-8")
+    except OSError:
+        pass  # a cache we cannot write to is read again next time
+
+
+def _marker(base: Path) -> Path:
+    return base.with_name("verified.json")
+
+
+def _seen(base: Path, sha256: str) -> dict[str, str | int]:
+    status = base.stat()
+    return {"sha256": sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def remove(name_or_path: str) -> int:
+    """Deletes what the cache holds of a model and returns the bytes freed.
+
+    A file or folder of the user's own is never touched. Raises ModelNotFound.
+    """
+    if is_path(name_or_path):
+        name = _path_key(Path(name_or_path).expanduser().absolute())
+    else:
+        name = (published().get(name_or_path) or find(name_or_path)).name
+    folder = folder_of(name)
+    if not folder.is_dir():
+        raise ModelNotFound(f"the cache holds nothing of {name_or_path}")
+    with locked(name):
+        freed = _size_below(folder)
+        shutil.rmtree(folder)
+    return freed
+
+
+def lock(name: str) -> Any:
+    """A lock between processes over the cache folder of `name`, as a context manager."""
+    from filelock import FileLock
+
+    path = folder_of(name).with_name(f".{name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Holds the lock of `name`. Raises as `writing_errors`."""
+    with writing_errors(), lock(name):
+        yield
+
+
+@contextmanager
+def writing_errors() -> Iterator[None]:
+    """Turns what the system says about the cache folder into DiskFull or OutputFileError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise DiskFull(f"the disk of {cache_root()} is full", ROOM_HINT) from error
+        raise OutputFileError(
+            f"cannot write in the cache folder {cache_root()}: {error}",
+            "set BLOCKDIFF_CACHE to a folder you can write to",
+        ) from error
+
+
+def _resolve_path(path: Path) -> ModelFiles:
+    if path.is_file() and path.suffix == ".gguf":
+        if not (first := gguf_parts.parts_of(path)[0]).is_file():
+            raise ModelCorrupt(f"{first} is missing", "put all parts into one folder")
+        path = first
+        folder = folder_of(_path_key(path))
+        tokenizer, derived = folder / "tokenizer.json", (folder / PREPARED, folder / PACKED)
+        return ModelFiles(path.stem, path, tokenizer, None, *derived, None)
+    if path.is_file():
+        raise ModelUnsupported(f"{path} is not a GGUF file", "give a .gguf file or a folder")
+    if not path.is_dir():
+        raise ModelNotFound(f"there is no file or folder {path}", "check the path")
+    adapter = path if (path / "adapter.safetensors").is_file() else None
+    if adapter is not None and not (path / "model.safetensors").is_file():
+        # An adapter of one's own over the default base.
+        files = resolve(DEFAULT_MODEL)
+        return replace(files, name=path.name, adapter=path, entry=None)
+    if any(path.glob("*.safetensors")):
+        return ModelFiles(path.name, path, path / "tokenizer.json", None, path, path, None)
+    ggufs = gguf_parts.whole(path.glob("*.gguf"))
+    if len(ggufs) == 1:
+        return _resolve_path(next(p for p in gguf_parts.parts_of(ggufs[0]) if p.is_file()))
+    if ggufs:
+        raise ModelNotFound(f"{path} holds GGUF files of {len(ggufs)} models", "name one of them")
+    if any(p for end in ("*.bin", "*.pt", "*.pth") for p in path.glob(end)):
+        raise ModelUnsupported(
+            f"{path} holds pickled weights, which can run code when opened",
+            "convert them to safetensors first",
+        )
+    raise ModelNotFound(f"{path} holds no .gguf and no .safetensors file", "check the path")
+
+
+def _path_key(path: Path) -> str:
+    """Cache folder of a file that is not ours: another one as soon as it or a part changes."""
+    seen = ""
+    parts = gguf_parts.parts_of(path)
+    try:
+        for part in parts:
+            if part == path or part.is_file():  # the reader names the one that is missing
+                status = part.stat()
+                seen += f"{part}\0{status.st_size}\0{status.st_mtime_ns}"
+    except OSError as error:
+        raise ModelNotFound(f"there is no file or folder {path}", "check the path") from error
+    path = parts[0]
+    return f"{path.stem}-{hashlib.sha256(seen.encode()).hexdigest()[:12]}"
+
+
+def _digest(path: Path, progress: Progress = silent) -> str:
+    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+            done += len(chunk)
+            progress("check", done, total)
+    return digest.hexdigest()
+
+
+def _size_below(folder: Path) -> int:
+    return sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file())
