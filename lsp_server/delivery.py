@@ -17,6 +17,7 @@ from pygls.exceptions import JsonRpcException
 from pygls.lsp.server import LanguageServer
 
 from blockdiff.errors import BlockdiffError, Cancelled
+from blockdiff.types import FinishReason
 from lsp_server.actions import ActionParams, Work
 from lsp_server.document import TextEdit
 from lsp_server.failures import ContentModified
@@ -85,6 +86,8 @@ class Delivery:
             self._say(error.message + hint, types.MessageType.Error)
         else:
             if outcome.edits:
+                if outcome.finish == FinishReason.LENGTH.value:
+                    self._say("the text was cut off at the limit, decoding.maxTokens")
                 return outcome
             self._say("there is nothing to change")
         return None

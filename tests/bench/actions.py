@@ -89,7 +89,7 @@ def emptied(text: str, function: Function, language: str) -> tuple[str, int] | N
         line = text.rfind("\n", 0, function.body_start) + 1
         kept = body[: end + 3] + "\n" + text[line : function.body_start]
     made = text[: function.body_start] + kept + placeholder
-    return made + body[len(body.rstrip()) :] + text[function.body_end :], function.start
+    return made + body[len(body.rstrip()) :] + text[function.body_end :], function.body_start
 
 
 def broken(
@@ -130,7 +130,7 @@ def cases(seed: int) -> Iterator[Case]:
             if not known:
                 continue
             function = chance.choice(known)
-            made: tuple[str, int] | None = (file.text, function.start)
+            made: tuple[str, int] | None = (file.text, function.body_start)
             if action is Action.COMPLETE:
                 made = emptied(file.text, function, language)
             elif action is Action.FIX:

@@ -43,9 +43,9 @@ class _Protocol(LanguageClientProtocol):
 
 class Editor(LanguageClient):
     """Attributes:
-        refinements, statuses: as received.
-        edits: applied on the server's demand.
-        refusal: why none is; empty: they are.
+    refinements, statuses: as received.
+    edits: applied on the server's demand.
+    refusal: why none is; empty: they are.
     """
 
     def __init__(self, settings: dict[str, Any] | None = None) -> None:

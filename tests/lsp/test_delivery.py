@@ -9,7 +9,7 @@ import pytest
 from lsprotocol import types
 
 from blockdiff.client.endpoint import Runtime
-from blockdiff.types import RewriteRequest, SyntaxState
+from blockdiff.types import FinishReason, RewriteRequest, SyntaxState
 from tests.editors.nvim.script import Scripted
 from tests.lsp.editor import Editor, capabilities, editing, hole, infill, run
 from tests.lsp.raw import URI as RAW_URI
@@ -159,6 +159,20 @@ def test_what_the_engine_finds_broken_is_not_applied(writer: Writer) -> None:
             await command(editor, argument("complete", hole((3, 0))))
             await until(lambda: bool(editor.messages))
             assert "does not parse" in said(editor)[0] and editor.edits == []
+
+    run(story())
+
+
+def test_what_ended_at_the_limit_is_applied_and_says_so(writer: Writer) -> None:
+    writer[1].writes("return w *\\\n        h")
+    writer[1].finish = FinishReason.LENGTH
+
+    async def story() -> None:
+        async with editing(writer[0]) as editor:
+            editor.open(STUB)
+            await command(editor, argument("complete", hole((3, 0))))
+            await until(lambda: bool(editor.edits and editor.messages))
+            assert "cut off at the limit" in said(editor)[0]
 
     run(story())
 

@@ -58,7 +58,7 @@ class Scripted(OneByOne):
     def reset(self) -> None:
         self.frames: list[list[Frame]] = [[Frame("pass", 4)]]
         self._gate: threading.Semaphore | None = None
-        self.syntax = SyntaxState.OK
+        self.syntax, self.finish = SyntaxState.OK, FinishReason.EOM
         self.requests: list[Request] = []
         self.cancelled: list[float] = []
         self.hold = False
@@ -92,7 +92,7 @@ class Scripted(OneByOne):
             step += 1
         yield Finished(
             request_id=request.request_id, hole=0, text=frames[-1].text, tokens=len(frames),
-            forwards=len(frames), finish=FinishReason.EOM, syntax=self.syntax,
+            forwards=len(frames), finish=self.finish, syntax=self.syntax,
             mode=request.decoding.mode.value, model=self.name, elapsed_ms=2.0, first_ms=1.0,
             context_tokens=100, cached_tokens=80,
         )  # fmt: skip
