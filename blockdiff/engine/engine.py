@@ -57,6 +57,7 @@ class Engine:
 
     Attributes:
         checkpoint: the model and all that belongs to it.
+        contexts: what a request is written on.
         name: of the model.
         device, dtype: where and how it runs.
     """
@@ -69,7 +70,7 @@ class Engine:
         floats = str(checkpoint.model.dtype).removeprefix("torch.")
         packed = is_quantized(checkpoint.model)
         self.dtype = "int8" if packed or is_weight_only(checkpoint.model) else floats
-        self._contexts = Contexts(checkpoint, cache_bytes)
+        self.contexts = Contexts(checkpoint, cache_bytes)
         self._speed = MovingRate()
         self._runner = choose_runner(checkpoint.model, checkpoint.adapter)
 
@@ -102,11 +103,11 @@ class Engine:
     @property
     def together(self) -> int:
         """How many requests may share its forwards."""
-        return self._contexts.together
+        return self.contexts.together
 
     def has_room(self) -> bool:
         """Whether one more context may be worked on: each takes memory of its own."""
-        return self._contexts.has_room()
+        return self.contexts.has_room()
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -124,17 +125,17 @@ class Engine:
 
     def forget(self) -> None:
         """Drop all encoded contexts."""
-        self._contexts.store.clear()
+        self.contexts.store.clear()
 
     @property
     def cache_entries(self) -> int:
         """How many encoded contexts are kept."""
-        return self._contexts.store.entries
+        return self.contexts.store.entries
 
     @property
     def cache_bytes(self) -> int:
         """What they take."""
-        return self._contexts.store.nbytes
+        return self.contexts.store.nbytes
 
     def infill(
         self, request: InfillRequest, cancelled: Callable[[], bool] = never
@@ -179,13 +180,13 @@ class Engine:
 
     def aside(self, call: Callable[[], R]) -> Future[R]:
         """Do what needs no forward in another thread, so that other requests go on."""
-        return self._contexts.aside(call)
+        return self.contexts.aside(call)
 
     def behind(
         self, tokens: Sequence[int], decoding: DecodingConfig, heal: str = ""
     ) -> AbstractContextManager[Sampler]:
         """A sampler for bare tokens; see `Contexts.behind`."""
-        return self._contexts.behind(tokens, decoding, heal)
+        return self.contexts.behind(tokens, decoding, heal)
 
     def batch(self, tell: Callable[[K, Told], None]) -> Batch[K]:
         """Where requests share forwards; see `Batch` for what `tell` is told."""
@@ -194,7 +195,7 @@ class Engine:
     def forward(self, waiting: Sequence[Forward]) -> list[Tensor]:
         """Run forwards together, see `model.forward.run`; from those alone the speed is taken."""
         began = time.monotonic()
-        with self._contexts.passing:
+        with self.contexts.passing:
             answers = self._runner(waiting)
         if len(waiting) == 1 and waiting[0].wanted is None:
             if self.checkpoint.model.device.type == "cuda":
@@ -204,16 +205,16 @@ class Engine:
 
     def _filling(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
         kind = Several if request.also else Infilling
-        return kind(self._contexts, request, cancelled).steps()
+        return kind(self.contexts, request, cancelled).steps()
 
     def _rewriting(self, request: RewriteRequest, cancelled: Callable[[], bool]) -> Steps:
         frame = Frame.of(request.document, request.span)
         inner = request.infill(frame.hole)
         writer: Infilling | renoise.Renoise
         if request.instruction.strip():
-            writer = Infilling(self._contexts, inner, cancelled, request.instruction)
+            writer = Infilling(self.contexts, inner, cancelled, request.instruction)
         else:
-            writer = renoise.Renoise(self._contexts, inner, request.strength, cancelled)
+            writer = renoise.Renoise(self.contexts, inner, request.strength, cancelled)
         writer.drafts.before, writer.drafts.after = frame.before, frame.after
         return _framed(frame, writer.steps())
 
@@ -225,7 +226,7 @@ class Engine:
         request = published.adapted(request, point.kind, instructed=False)
         prompt = build_prompt(request, point.tokenizer, point.drafting.layout)
         decoding = resolved(request.decoding, point.drafting)
-        with self._contexts.context(prompt, decoding, cancelled) as sampler:
+        with self.contexts.context(prompt, decoding, cancelled) as sampler:
             cached = sampler.cache.length
             yield from sampler.encoding(prompt.tokens)
         elapsed = 1e3 * (time.monotonic() - began)
@@ -236,14 +237,14 @@ class Engine:
         """Run a forward of its own; raises what that raises."""
         device = self.checkpoint.model.device
         ids, positions = torch.zeros(1, 2, dtype=torch.long), torch.arange(2)[None]
-        mask, cache = masks.causal(0, 2, device), self._contexts.empty_cache()
+        mask, cache = masks.causal(0, 2, device), self.contexts.empty_cache()
         one = Forward(ids.to(device), positions.to(device), mask, cache)
         self._runner([one])[0].cpu()  # a GPU tells of its faults only when it is waited for
 
     def _measure(self) -> None:
         """Find out how fast context is encoded. The first forward reads the weights in."""
         decoding = DecodingConfig(mode=Mode.AR)
-        contexts, nothing = self._contexts, Prompt((), "", 0)
+        contexts, nothing = self.contexts, Prompt((), "", 0)
         sampler = contexts.sampler(contexts.empty_cache(), nothing, decoding, never)
         for length in _MEASURED_LENGTHS:
             finish(sampler.encoding([0] * (length + 1)), self.forward)

@@ -10,7 +10,8 @@ interpreter has loaded by itself by then.
 import os
 import sys
 
-PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+_HERE = os.path.dirname(os.path.realpath(__file__))
+PACKAGE_ROOT = os.path.dirname(os.path.dirname(_HERE))
 """The folder that this package is imported from: site-packages, or a checkout."""
 
 

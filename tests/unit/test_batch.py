@@ -334,7 +334,7 @@ def test_what_another_thread_raises_is_raised_in_the_request_that_waits_for_it()
 @pytest.mark.parametrize("every_length", [True, False])
 def test_drafts_for_every_length_share_forwards_too(every_length: bool) -> None:
     engine, other = Engine(checkpoint()), Engine(checkpoint())
-    engine._contexts.speculation = other._contexts.speculation = Speculation(every_length, lookup=8)
+    engine.contexts.speculation = other.contexts.speculation = Speculation(every_length, lookup=8)
     reader, wanted = Reader(engine), [infill(3 * n + 1) for n in range(3)]
     for number, request in enumerate(wanted):
         reader.batch.add(number, engine.steps(request, never))
@@ -346,7 +346,7 @@ def test_drafts_for_every_length_share_forwards_too(every_length: bool) -> None:
 def test_a_crowd_drafts_less_and_writes_the_same() -> None:
     """Greedy requests have no masks while others write; what they write stays that of `ar`."""
     engine = Engine(checkpoint())
-    engine._contexts.speculation = Speculation(False, lookup=8, crowded=2)
+    engine.contexts.speculation = Speculation(False, lookup=8, crowded=2)
     reader = Reader(engine)
     greedy = DecodingConfig(mode=Mode.VERIFY, max_tokens=24)
     wanted = [replace(infill(n), decoding=greedy) for n in range(3)]

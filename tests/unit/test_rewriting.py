@@ -67,7 +67,8 @@ def test_an_answer_follows_the_original_from_what_is_healed_on() -> None:
     wanted = replace(request(document, hole, context_tokens=64), instruction="use add")
     roomy = replace(checkpoint().model.config, max_positions=4096)
     roomy_engine = Engine(replace(checkpoint(), model=tiny.transformer(roomy)))
-    writer = Infilling(roomy_engine, wanted.infill(hole), lambda: False, wanted.instruction)
+    inner, instruction = wanted.infill(hole), wanted.instruction
+    writer = Infilling(roomy_engine.contexts, inner, lambda: False, instruction)
     written = roomy_engine.tokenizer.decode(writer._original())
     assert writer._prompt.heal == "  ", "the model may indent otherwise"
     assert written == "  def area(self):\n    return 1"
@@ -145,7 +146,7 @@ def rewrites(draw: st.DrawFn) -> RewriteRequest:
 def canvas_of(wanted: RewriteRequest) -> tuple[Renoise, Canvas]:
     """What the engine would start from."""
     inner = wanted.infill(Frame.of(wanted.document, wanted.span).hole)
-    writer = Renoise(engine(), inner, wanted.strength, lambda: False)
+    writer = Renoise(engine().contexts, inner, wanted.strength, lambda: False)
     with engine()._context(writer._prompt, replace(wanted.decoding, max_tokens=9), bool) as made:
         return writer, forwards.finish(writer._canvas(made), engine().forward)
 

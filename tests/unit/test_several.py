@@ -65,8 +65,8 @@ def alone(wanted: InfillRequest, speculation: Speculation | None = None) -> list
     ends = []
     for index, prompt in enumerate(prompts):
         engine = Engine(checkpoint())
-        engine._contexts.speculation = speculation or engine._contexts.speculation
-        one = Infilling(engine, wanted.only(index), never, prompt=prompt)
+        engine.contexts.speculation = speculation or engine.contexts.speculation
+        one = Infilling(engine.contexts, wanted.only(index), never, prompt=prompt)
         *_, end = drive(one.steps(), engine.forward)
         assert isinstance(end, Finished)
         ends.append(end)
@@ -190,7 +190,7 @@ def test_a_revision_is_written_with_the_texts_of_the_others_in_place(mode: Mode)
     prompts = build_prompts(wanted, tokenizer(), Layout.PSM, written)
     for index, (before, after) in enumerate(zip(first.holes, second.holes, strict=True)):
         engine = Engine(checkpoint())
-        one = Infilling(engine, wanted.only(index, written), never, prompt=prompts[index])
+        one = Infilling(engine.contexts, wanted.only(index, written), never, prompt=prompts[index])
         *_, end = drive(one.steps(), engine.forward)
         assert isinstance(end, Finished) and texts([after]) == texts([end])
         assert after.forwards > before.forwards
@@ -229,7 +229,7 @@ def test_each_is_written_as_it_would_be_alone(mode: Mode, temperature: float) ->
 def test_drafting_less_in_company_changes_no_greedy_text() -> None:
     crowded = Speculation(False, lookup=8, crowded=2)
     engine = Engine(checkpoint())
-    engine._contexts.speculation = crowded
+    engine.contexts.speculation = crowded
     wanted = request(DecodingConfig(mode=Mode.VERIFY, max_tokens=12))
     assert texts(filled(engine, wanted)[1].holes) == texts(alone(wanted, crowded))
 
@@ -273,7 +273,7 @@ def test_cancelled_at_any_point_all_end_and_nothing_is_left(looks: int) -> None:
         pass
     else:
         assert isinstance(end, Filled)
-    assert engine._contexts.open == 0
+    assert engine.contexts.open == 0
     assert texts(filled(engine, wanted)[1].holes) == texts(alone(wanted))
 
 
@@ -288,7 +288,7 @@ def test_without_memory_the_request_fails_as_a_whole_and_the_next_one_does_not()
 
     with pytest.raises(OutOfMemory):
         list(drive(engine.steps(wanted, never), runner))
-    assert engine._contexts.open == 0
+    assert engine.contexts.open == 0
     full[0] = False
     *_, end = drive(engine.steps(wanted, never), runner)
     assert isinstance(end, Filled) and texts(end.holes) == texts(alone(wanted))
@@ -330,7 +330,7 @@ def test_many_requests_with_many_holes_hold_no_more_contexts_than_there_is_room_
         batch.add(number, engine.steps(request(), never))
     while len(batch):
         batch.step()
-        most = max(most, engine._contexts.open)
+        most = max(most, engine.contexts.open)
     assert 4 <= most <= 6  # each request has one, whatever the others hold
     for events in told.values():
         *_, end, over = events
@@ -343,6 +343,6 @@ def test_closing_the_stream_gives_every_copy_of_the_context_back() -> None:
     events = engine.infill(request())
     for _ in range(3):
         next(events)
-    assert engine._contexts.open == 3
+    assert engine.contexts.open == 3
     events.close()  # type: ignore[attr-defined]
-    assert engine._contexts.open == 0 and engine._contexts.store._lent == []
+    assert engine.contexts.open == 0 and engine.contexts.store._lent == []
