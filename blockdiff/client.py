@@ -144,7 +144,7 @@ class EngineClient:
             EngineStopping: it was told to stop in the middle of the request.
             BlockdiffError: as `connect`, and what the engine says: InvalidRequest, OutOfMemory ...
         """
-        body = _body(wire.call_to_json(wire.Call(request, priority, source)))
+        body = wire.body_of(wire.call_to_json(wire.Call(request, priority, source)))
         async with contextlib.aclosing(self._stream("/v1/infill", body)) as events:
             async for event in events:
                 yield event
@@ -153,7 +153,7 @@ class EngineClient:
         self, request: RewriteRequest, *, priority: Priority = Priority.EXPLICIT, source: str = ""
     ) -> AsyncGenerator[StreamEvent, None]:
         """The same for rewriting a span. ModelUnsupported if the model cannot do it this way."""
-        body = _body(wire.call_to_json(wire.Call(request, priority, source)))
+        body = wire.body_of(wire.call_to_json(wire.Call(request, priority, source)))
         async with contextlib.aclosing(self._stream("/v1/rewrite", body)) as events:
             async for event in events:
                 yield event
@@ -169,7 +169,7 @@ class EngineClient:
             BlockdiffError: as `infill`.
         """
         call = wire.Call(request, Priority.AHEAD, source)
-        body = _body(wire.warm_call_to_json(call))
+        body = wire.body_of(wire.warm_call_to_json(call))
         async with contextlib.aclosing(self._stream("/v1/warm", body, start=False)) as events:
             async for event in events:
                 if isinstance(event, Warmed):
@@ -327,13 +327,6 @@ async def _events(response: httpx.Response) -> AsyncGenerator[StreamEvent, None]
     async for line in response.aiter_lines():
         if line.startswith("data: "):
             yield wire.event_from_json(json.loads(line.removeprefix("data: ")))
-
-
-def _body(call: dict[str, Any]) -> bytes:
-    body = json.dumps(call).encode()
-    if len(body) > wire.MOST_BYTES:
-        raise InvalidRequest(f"the request has more than {wire.MOST_BYTES >> 20} MiB")
-    return body
 
 
 def _typed(address: Address, error: Exception) -> BlockdiffError:

@@ -69,6 +69,12 @@ class InvalidRequest(BlockdiffError):
     exit_code = ExitCode.USAGE
 
 
+class RequestTooLarge(InvalidRequest):
+    """A request about more text than a source file may have."""
+
+    code = "too_large"
+
+
 class PositionOutside(InvalidRequest):
     """A line or column that the document does not have."""
 
