@@ -14,6 +14,9 @@ from typing import Any
 
 from blockdiff.errors import InvalidRequest
 
+MAX_BYTES = 8 << 20
+"""Of a source file, and of the document of a request."""
+
 MOST_TOKENS = 8192
 """That one request may write."""
 

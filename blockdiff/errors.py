@@ -72,16 +72,16 @@ class InvalidRequest(BlockdiffError):
     exit_code = ExitCode.USAGE
 
 
+class RequestTooLarge(InvalidRequest):
+    """A request about more text than a source file may have."""
+
+    code = "too_large"
+
+
 class PositionOutside(InvalidRequest):
     """A line or column that the document does not have."""
 
     code = "position_outside"
-
-
-class RequestTooLarge(InvalidRequest):
-    """A request with more text than an engine takes."""
-
-    code = "request_too_large"
 
 
 class InputFileError(BlockdiffError):

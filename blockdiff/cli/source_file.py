@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from blockdiff.config import MAX_BYTES
 from blockdiff.errors import (
     DiskFull,
     InputFileError,
@@ -29,7 +30,6 @@ from blockdiff.errors import (
 )
 from blockdiff.types import Hole
 
-MAX_BYTES = 8 * 1024 * 1024
 STDIN = "-"
 
 _BOM = b"\xef\xbb\xbf"

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -33,7 +33,6 @@ from blockdiff.errors import (
     EngineStopping,
     EngineUnavailable,
     InvalidRequest,
-    RequestTooLarge,
     Unauthorized,
 )
 from blockdiff.types import (
@@ -41,7 +40,6 @@ from blockdiff.types import (
     Finished,
     InfillRequest,
     Priority,
-    Request,
     RewriteRequest,
     StreamEvent,
     Warmed,
@@ -162,7 +160,7 @@ class EngineClient:
             EngineStopping: it was told to stop in the middle of the request.
             BlockdiffError: as `connect`, and what the engine says: InvalidRequest, OutOfMemory ...
         """
-        body = _body(request, wire.call_to_json, priority, source)
+        body = wire.body_of(wire.call_to_json(wire.Call(request, priority, source)))
         hurry = priority is Priority.AUTOMATIC
         async with contextlib.aclosing(self._stream("/v1/infill", body, start, hurry)) as events:
             async for event in events:
@@ -177,7 +175,7 @@ class EngineClient:
         start: bool = True,
     ) -> AsyncGenerator[StreamEvent, None]:
         """The same for rewriting a span. ModelUnsupported if the model cannot do it this way."""
-        body = _body(request, wire.call_to_json, priority, source)
+        body = wire.body_of(wire.call_to_json(wire.Call(request, priority, source)))
         async with contextlib.aclosing(self._stream("/v1/rewrite", body, start)) as events:
             async for event in events:
                 yield event
@@ -192,7 +190,8 @@ class EngineClient:
             Superseded: anything else was asked for meanwhile; nothing is lost by that.
             BlockdiffError: as `infill`.
         """
-        body = _body(request, wire.warm_call_to_json, Priority.AHEAD, source)
+        call = wire.Call(request, Priority.AHEAD, source)
+        body = wire.body_of(wire.warm_call_to_json(call))
         async with contextlib.aclosing(self._stream("/v1/warm", body, start=False)) as events:
             async for event in events:
                 if isinstance(event, Warmed):
@@ -382,20 +381,6 @@ async def _events(response: httpx.Response) -> AsyncGenerator[StreamEvent, None]
     async for line in response.aiter_lines():
         if line.startswith("data: "):
             yield wire.event_from_json(json.loads(line.removeprefix("data: ")))
-
-
-def _body(
-    request: Request,
-    to_json: Callable[[wire.Call], dict[str, Any]],
-    priority: Priority,
-    source: str,
-) -> bytes:
-    """The JSON of a request. Raises RequestTooLarge, before writing what cannot fit."""
-    fits = len(request.document) <= wire.MOST_BYTES
-    body = json.dumps(to_json(wire.Call(request, priority, source))).encode() if fits else b""
-    if not fits or len(body) > wire.MOST_BYTES:
-        raise RequestTooLarge(f"the request has more than {wire.MOST_BYTES >> 20} MiB")
-    return body
 
 
 def _typed(address: Address, error: Exception) -> BlockdiffError:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
 from blockdiff.client import decode
-from blockdiff.errors import BlockdiffError, EngineMismatch, InvalidRequest
+from blockdiff.config import MAX_BYTES
+from blockdiff.errors import BlockdiffError, EngineMismatch, InvalidRequest, RequestTooLarge
 from blockdiff.types import (
     Filled,
     Finished,
@@ -25,8 +27,10 @@ from blockdiff.types import (
 API_VERSION = 4
 """Of the engine service; raised whenever a message changes."""
 
-MOST_BYTES = 64 << 20
-"""Of a request's body."""
+MOST_BYTES = 2 * MAX_BYTES + (1 << 20)
+"""Of a request's body: its document is a source file, and JSON doubles that at most."""
+
+TOO_LARGE_HINT = "send the part around the hole"
 
 
 class EngineState(str, Enum):
@@ -108,7 +112,30 @@ def call_from_json(value: dict[str, Any], kind: type[Request] = InfillRequest) -
     rest = dict(value)
     priority = decode.decode(Priority, rest.pop("priority", "explicit"), "priority")
     source = decode.decode(str, rest.pop("source", ""), "source")
+    if isinstance(document := rest.get("document"), str):
+        check_size(document)
     return Call(decode.decode(kind, rest), priority, source)
+
+
+def check_size(document: str) -> None:
+    """Raises RequestTooLarge for a document that the command line would not take either."""
+    size = len(document)
+    if size <= MAX_BYTES:
+        size = len(document.encode("utf-8", "surrogatepass"))
+    if size > MAX_BYTES:
+        raise RequestTooLarge(f"the document is larger than {MAX_BYTES >> 20} MiB", TOO_LARGE_HINT)
+
+
+def body_of(value: dict[str, Any]) -> bytes:
+    """A call as it is sent. Raises RequestTooLarge."""
+    check_size(value["document"])
+    try:
+        body = json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        body = json.dumps(value).encode()
+    if len(body) > MOST_BYTES:
+        raise RequestTooLarge(f"the request has more than {MOST_BYTES >> 20} MiB", TOO_LARGE_HINT)
+    return body
 
 
 def warm_call_to_json(call: Call) -> dict[str, Any]:

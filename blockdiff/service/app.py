@@ -8,7 +8,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -29,9 +28,11 @@ from blockdiff.errors import (
     EngineStopping,
     InvalidRequest,
     NotPermitted,
+    RequestTooLarge,
     Unauthorized,
     as_error,
 )
+from blockdiff.service.bodies import Bodies
 from blockdiff.service.metrics import Metrics
 from blockdiff.service.scheduler import Job, Message, Result, Scheduler
 from blockdiff.service.stream import EventStream, Mailbox
@@ -52,6 +53,7 @@ _log = logging.getLogger("blockdiff.service")
 _IN_USE_SECONDS = 120.0  # a client that asked so lately uses the engine
 
 _STATUS: dict[type[BlockdiffError], int] = {
+    RequestTooLarge: 413,
     InvalidRequest: 400,
     Unauthorized: 401,
     NotPermitted: 403,
@@ -80,6 +82,7 @@ class Service:
         self._asked: dict[str, float] = {}  # when each client asked last, by the monotonic clock
         self._scheduler, self._worker, self._model, self._stop = scheduler, worker, model, stop
         self._metrics = Metrics(scheduler, worker)
+        self._bodies = Bodies()
 
     def app(self, token: str) -> ASGIApp:
         """The ASGI application; every request must carry `token`."""
@@ -149,15 +152,28 @@ class Service:
         return await self._write(http, RewriteRequest)
 
     async def _write(self, http: Request, kind: type[types.Request]) -> Response:
-        call = wire.call_from_json(decode.parse(await _body(http)), kind)
-        if call.priority is Priority.AHEAD:
-            raise InvalidRequest("only context is encoded ahead", "that is POST /v1/warm")
-        return self._stream(http, call)
+        def parse(value: Any) -> wire.Call:
+            call = wire.call_from_json(value, kind)
+            if call.priority is Priority.AHEAD:
+                raise InvalidRequest("only context is encoded ahead", "that is POST /v1/warm")
+            return call
+
+        return await self._answer(http, parse)
 
     async def _warm(self, http: Request) -> Response:
-        return self._stream(http, wire.warm_call_from_json(decode.parse(await _body(http))))
+        return await self._answer(http, wire.warm_call_from_json)
 
-    def _stream(self, http: Request, call: wire.Call) -> Response:
+    async def _answer(self, http: Request, parse: Callable[[Any], wire.Call]) -> Response:
+        body = await self._bodies.read(http)
+        try:
+            return self._stream(http, parse(decode.parse(body.data)), body.release)
+        except BaseException:
+            body.release()
+            raise
+        finally:
+            body.data = b""
+
+    def _stream(self, http: Request, call: wire.Call, over: Callable[[], None]) -> Response:
         mailbox = Mailbox(asyncio.get_running_loop())
         job = Job(
             call.request,
@@ -173,7 +189,12 @@ class Service:
         if progress := self._worker.progress:
             job.post(Progress(call.request.request_id, *progress))
         gone = Cancelled("the client closed the connection")
-        return EventStream(mailbox, partial(self._scheduler.cancel, job, gone))
+
+        def end() -> None:
+            self._scheduler.cancel(job, gone)
+            over()
+
+        return EventStream(mailbox, end)
 
     def _deliver(self, job: Job, mailbox: Mailbox, message: Message) -> None:
         if isinstance(message, (Finished, Filled, Warmed, BlockdiffError)):
@@ -262,19 +283,11 @@ def _without_host(path: str) -> str:
     return "/" + rest.partition("/")[2]
 
 
-async def _body(http: Request) -> bytes:
-    parts, size = [], 0
-    async for part in http.stream():
-        size += len(part)
-        if size > wire.MOST_BYTES:
-            raise InvalidRequest(f"the body has more than {wire.MOST_BYTES >> 20} MiB")
-        parts.append(part)
-    return b"".join(parts)
-
-
 def _json(error: BlockdiffError) -> JSONResponse:
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
-    return JSONResponse(error.to_json(), status)
+    # What is left of a body that was refused is not waited for.
+    headers = {"connection": "close"} if isinstance(error, (RequestTooLarge, EngineBusy)) else None
+    return JSONResponse(error.to_json(), status, headers)
 
 
 async def _answer_error(http: Request, error: Exception) -> Response:

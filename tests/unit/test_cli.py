@@ -327,7 +327,7 @@ def test_version(blockdiff: Any) -> None:
 
 @pytest.mark.parametrize("command", ["models", "train", "eval"])
 def test_commands_of_other_modules_get_their_own_help(blockdiff: Any, command: str) -> None:
-    pytest.importorskip(f"blockdiff.cli_{command}")
+    pytest.importorskip(f"blockdiff.cli.{command}")
     result = blockdiff(command, "--help")
     assert result.status == 0
     assert f"Usage: blockdiff {command}" in result.out

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,18 @@ from blockdiff.client import endpoint, wire
 from blockdiff.client.client import EngineClient
 from blockdiff.client.endpoint import Runtime
 from blockdiff.client.wire import EngineState
+from blockdiff.config import MAX_BYTES
 from blockdiff.errors import (
     BlockdiffError,
+    EngineBusy,
     EngineStopping,
     ExitCode,
     ModelNotFound,
     OutOfMemory,
+    RequestTooLarge,
     Superseded,
 )
+from blockdiff.service import bodies
 from blockdiff.service.worker import Engine, Report
 from blockdiff.types import Finished, Priority, Progress, Refinement, RewriteRequest
 from tests.unit.scripted_service import (
@@ -177,12 +182,82 @@ def test_unknown_endpoints_methods_and_protocols_are_typed_errors(http: httpx.Cl
     assert (response.status_code, response.json()["code"]) == (409, "engine_mismatch")
 
 
-def test_a_body_that_is_too_large_is_refused(
-    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("path", ["/v1/infill", "/v1/rewrite", "/v1/warm"])
+@pytest.mark.parametrize(
+    "document",
+    ["x" * (MAX_BYTES + 1), "é" * (MAX_BYTES // 2 + 1), "\x01" * (MAX_BYTES // 2)],
+    ids=["a byte more", "of two bytes each", "six times as JSON"],
+)
+def test_a_document_that_is_larger_than_a_source_file_is_refused(
+    http: httpx.Client, runtime: Runtime, path: str, document: str
 ) -> None:
-    monkeypatch.setattr(wire, "MOST_BYTES", 1000)
-    response = http.post("/v1/infill", json=body(document="x" * 1000))
-    assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
+    response = http.post(path, json=body(document=document))
+    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+    assert response.json()["hint"]
+
+    async def story() -> None:
+        async with EngineClient(runtime=runtime) as client:
+            with pytest.raises(RequestTooLarge):
+                await collect(client, replace(request(), document=document))
+
+    run(story())
+
+
+def test_a_body_without_a_length_is_refused_where_it_becomes_too_large(http: httpx.Client) -> None:
+    sent = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 4 * wire.MOST_BYTES:
+            sent += 1 << 20
+            yield b" " * (1 << 20)
+
+    try:
+        response = http.post("/v1/infill", content=pieces())
+        assert (response.status_code, response.json()["code"]) == (413, "too_large")
+    except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
+        pass  # it hung up while more was being sent
+    assert sent < 2 * wire.MOST_BYTES
+
+
+@pytest.mark.parametrize("text", ["a\tb\n", '"\\', "é", "\U0001f600"])
+def test_a_document_as_large_as_a_source_file_may_be_is_taken(
+    http: httpx.Client, runtime: Runtime, text: str
+) -> None:
+    document = text * (MAX_BYTES // len(text.encode()))
+
+    async def story() -> None:
+        async with EngineClient(runtime=runtime) as client:
+            events = await collect(client, replace(request(), document=document))
+            assert isinstance(events[-1], Finished)
+
+    run(story())
+
+
+def test_waiting_requests_hold_a_bounded_amount_of_text(
+    http: httpx.Client, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all of it is given back when they are over, however that was."""
+    monkeypatch.setattr(bodies, "MOST_HELD", 200_000)
+    document = "x" * 60_000
+
+    async def story() -> None:
+        async with EngineClient(runtime=runtime) as client:
+            large = [replace(request(50, 10, name=f"r{n}"), document=document) for n in range(6)]
+            ends = await asyncio.gather(
+                *(collect(client, one) for one in large), return_exceptions=True
+            )
+            refused = [end for end in ends if isinstance(end, EngineBusy)]
+            assert len(refused) == 3 and "too much text" in refused[0].message
+            gone = asyncio.create_task(collect(client, replace(large[0], request_id="gone")))
+            await asyncio.sleep(0.2)
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+
+    run(story())
+    for _ in range(8):
+        assert http.post("/v1/infill", json=body(document=document)).status_code == 200
+        assert http.post("/v1/infill", json={"document": document}).status_code == 400
 
 
 def test_health_and_models(http: httpx.Client) -> None:
