@@ -96,7 +96,7 @@ class Infilling:
                     yield self._refinement(replace(draft.snapshot, forwards=sampler.forwards))
         snapshot, reason = draft.snapshot, draft.reason
         raw = self._text(snapshot.settled_prefix)
-        text = self._seams.finish(raw, reason)
+        text = self._finished(raw, reason)
         if reason is FinishReason.LENGTH and self._seams.has_ended(raw):
             reason = FinishReason.EOM  # what was cut off is behind its end
         if self._instructed:
@@ -187,7 +187,7 @@ class Infilling:
     def _faults(self, draft: Draft) -> Faults:
         """What does not parse of a draft where it stands, by offsets of its text as generated."""
         raw = self._text(draft.snapshot.settled_prefix)
-        found = self._faults_of(self._seams.finish(raw, draft.reason))
+        found = self._faults_of(self._finished(raw, draft.reason))
         return replace(self._faults_of(self._kept(draft)), size=found.size)
 
     def _faults_of(self, text: str) -> Faults:
@@ -201,6 +201,12 @@ class Infilling:
         """What is kept of a draft's text, as it was generated."""
         text = self._text(draft.snapshot.settled_prefix)
         return self._seams.cut(text, True, draft.reason)[0]
+
+    def _finished(self, raw: str, reason: FinishReason) -> str:
+        """The text for the document. One that was stopped breaks off anywhere behind its end."""
+        if not self._prompt.after and self._seams.cut(raw, final=False)[1]:
+            reason = FinishReason.LENGTH
+        return self._seams.finish(raw, reason)
 
     # --- text ----------------------------------------------------------------------------------
 
