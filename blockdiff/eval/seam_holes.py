@@ -15,7 +15,7 @@ from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.seam_faults import is_fenced, is_prose, repeats
 from blockdiff.eval.seam_places import KINDS, Span, places
 from blockdiff.syntax.check import check
-from blockdiff.syntax.grammars import parsed
+from blockdiff.syntax.grammars import grammar_of, parsed
 from blockdiff.types import Snippet, SyntaxState
 
 LANGUAGES = (
@@ -157,8 +157,10 @@ class _Stock:
 def _is_sound(hole: SeamHole) -> bool:
     before, text, after, language = hole.before, hole.text, hole.after, hole.language
     start = len(before)
+    verdict = check(before + text + after, start, start + len(text), language)
+    known = SyntaxState.SKIPPED if grammar_of(language) is None else SyntaxState.OK
     return (
-        check(before + text + after, start, start + len(text), language) is not SyntaxState.BROKEN
+        verdict is known
         and not repeats(text, before, after, language)
         and not is_fenced(text, before, after)
         and not is_prose(text, before, after, language)

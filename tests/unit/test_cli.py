@@ -612,7 +612,7 @@ def test_ctrl_c_at_any_moment(program: Path, seed: int) -> None:
 @posix
 def test_a_second_ctrl_c_leaves_at_once(program: Path) -> None:
     code = (
-        "import os, signal, time; from blockdiff import interrupt; interrupt.install()\n"
+        "import os, signal, time; from blockdiff.cli import interrupt; interrupt.install()\n"
         "def press(): os.kill(os.getpid(), signal.SIGINT); time.sleep(1)\n"
         "try: press()\n"
         "except KeyboardInterrupt: press()\n"
@@ -627,7 +627,7 @@ def test_a_second_ctrl_c_leaves_at_once(program: Path) -> None:
 def test_ctrl_c_while_a_library_is_imported_waits_for_its_end() -> None:
     """Inside the set-up of a C extension it would abort the process."""
     code = (
-        "import os, signal; from blockdiff import interrupt; interrupt.install()\n"
+        "import os, signal; from blockdiff.cli import interrupt; interrupt.install()\n"
         "try:\n"
         "    with interrupt.held():\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
@@ -645,7 +645,7 @@ def test_ctrl_c_while_a_library_is_imported_waits_for_its_end() -> None:
 def test_ctrl_c_during_the_write_lets_it_finish(program: Path) -> None:
     code = (
         "import os, signal; from pathlib import Path\n"
-        "from blockdiff import interrupt, source_file; interrupt.install()\n"
+        "from blockdiff.cli import interrupt, source_file; interrupt.install()\n"
         "real = os.replace\n"
         "def replace(*a): os.kill(os.getpid(), signal.SIGINT); real(*a)\n"
         "os.replace = replace\n"
