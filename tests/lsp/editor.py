@@ -9,9 +9,10 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import jsonschema
+from cattrs import Converter
 from lsprotocol import types
 from pytest_lsp import LanguageClient
 from pytest_lsp.protocol import LanguageClientProtocol
@@ -35,6 +36,19 @@ def schema(name: str) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(value)
 
 
+def _converter() -> Converter:
+    """That of the server; a code action that carries a command is none, as lsprotocol takes it."""
+    made = converter()
+
+    def structured(value: Any, kind: Any) -> Any:
+        bare = isinstance(value.get("command"), str)
+        return made.structure(value, types.Command if bare else types.CodeAction)
+
+    both = Union[types.Command, types.CodeAction]  # noqa: UP007 (what cattrs is asked for)
+    made.register_structure_hook(both, structured)
+    return made
+
+
 class _Protocol(LanguageClientProtocol):
     def _send_data(self, data: Any) -> None:
         if self.writer is not None:
@@ -49,7 +63,7 @@ class Editor(LanguageClient):
     """
 
     def __init__(self, settings: dict[str, Any] | None = None) -> None:
-        super().__init__(protocol_cls=_Protocol, converter_factory=converter)
+        super().__init__(protocol_cls=_Protocol, converter_factory=_converter)
         self.settings: Any = settings or {}
         self.refinements: list[dict[str, Any]] = []
         self.statuses: list[dict[str, Any]] = []

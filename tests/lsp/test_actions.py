@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +136,9 @@ def test_a_client_that_resolves_no_edits_gets_a_command_that_applies_one(writer:
         async with editing(writer[0], settings=SHORT, can=can) as editor:
             editor.open(EMPTY)
             answer = await menu(editor, (1, 4), (1, 4))
-            # pygls takes a code action with a command for a bare command, its inside as text
-            made = ast.literal_eval(answer[0].command)
-            assert made["command"] == "blockdiff.run"
-            assert await command(editor, made["arguments"][0]) is None
+            made = answer[0].command
+            assert made.command == "blockdiff.run"
+            assert await command(editor, made.arguments[0]) is None
             await until(lambda: bool(editor.edits))
             (applied,) = editor.edits
             assert applied.edit.changes and list(applied.edit.changes) == [URI]

@@ -132,8 +132,8 @@ from pathlib import Path
 from blockdiff.model.int8 import library as int8_library
 from blockdiff.model.int8.packing import *
 import numpy as np
-library = native.Native(Path(sys.argv[1]))
-native.native = lambda: library
+built = int8_library.Native(Path(sys.argv[1]))
+int8_library.native = lambda: built
 from blockdiff.model.int8.quantized import QuantizedLinear
 sys.path.insert(0, "tests/unit")
 from test_int8 import k_quant, PACK, Kind
@@ -145,7 +145,7 @@ from blockdiff.model.cache import BlockCache
 model = packed(SHAPES["qwen2"])
 with torch.inference_mode():
     hidden = run(model, BlockCache(model.config), TOKENS[:40])
-torch.save((library.backend, product, hidden), sys.argv[2])
+torch.save((built.backend, product, hidden), sys.argv[2])
 """
 
 

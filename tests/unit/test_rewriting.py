@@ -147,7 +147,8 @@ def canvas_of(wanted: RewriteRequest) -> tuple[Renoise, Canvas]:
     """What the engine would start from."""
     inner = wanted.infill(Frame.of(wanted.document, wanted.span).hole)
     writer = Renoise(engine().contexts, inner, wanted.strength, lambda: False)
-    with engine()._context(writer._prompt, replace(wanted.decoding, max_tokens=9), bool) as made:
+    decoding = replace(wanted.decoding, max_tokens=9)
+    with engine().contexts.context(writer._prompt, decoding, bool) as made:
         return writer, forwards.finish(writer._canvas(made), engine().forward)
 
 
@@ -369,12 +370,14 @@ class Saying(Engine):
     def __init__(self, text: str) -> None:
         super().__init__(checkpoint())
         self._says, self._ids = text, list[int]()
+        self._sampler = self.contexts.sampler
+        self.contexts.sampler = self._saying  # type: ignore[method-assign]
 
     def allowed(self, so_far: Sequence[int]) -> Sequence[int]:
         return self._ids[len(so_far) : len(so_far) + 1]
 
-    def _sampler(self, cache: Any, prompt: Any, *args: Any, **options: Any) -> Any:
-        made = super()._sampler(cache, prompt, *args, **options)
+    def _saying(self, cache: Any, prompt: Any, *args: Any, **options: Any) -> Any:
+        made = self._sampler(cache, prompt, *args, **options)
         ids = self.tokenizer.encode(prompt.heal + self._says)
         self._ids = [*ids, min(self.tokenizer.special.stop)]
         made.constraint = self
