@@ -282,7 +282,7 @@ def _contrast(one: int, other: int) -> float:
 
 def test_without_a_server_there_is_a_state_and_a_notice_only_on_command(editor: Open) -> None:
     with editor(AREA, setup={"cmd": ["no-such-server"]}) as nvim:
-        nvim.until("require('blockdiff.client.client').status.state == 'error'")
+        nvim.until("require('blockdiff.client').status.state == 'error'")
         assert nvim.notices == [] and "no-such-server" in logged(nvim)
         nvim.command("2BlockDiff infill")
         nvim.until(lambda: nvim.notices)
@@ -331,7 +331,7 @@ def test_servers_that_do_not_serve(editor: Open, program: str, patience: int, no
     setup = {"cmd": [sys.executable, "-c", program], "patience": patience}
     with editor(AREA, setup=setup) as nvim:
         if "exit" in notice:  # started with the file, it ends without a notification
-            nvim.until("require('blockdiff.client.client').status.state == 'error'")
+            nvim.until("require('blockdiff.client').status.state == 'error'")
             assert notice in logged(nvim)
         assert nvim.notices == []
         nvim.command("2BlockDiff infill")
