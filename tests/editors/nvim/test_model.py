@@ -89,8 +89,10 @@ def test_several_holes_among_awkward_characters_and_an_edit_meanwhile(
 ) -> None:
     """CRLF, tabs, an emoji before the hole, typing above while the draft is written."""
     text = (
-        "class Fox:\r\n\tdef name(self):\r\n\t\treturn '🦊', ?\r\n\r\n"
-        "\tdef legs(self):\r\n\t\treturn '🦊🦊', ?\r\n"
+        "class Fox:\r\n\tdef area(self, width, height):\r\n"
+        "\t\tname, area = '🦊', width * ?\r\n\t\treturn area\r\n\r\n"
+        "\tdef volume(self, width, height, depth):\r\n"
+        "\t\tname, volume = '🦊🦊', width * height * ?\r\n\t\treturn volume\r\n"
     )
     with opened(runtime, tmp_path / "fox.py", text, maxTokens=6) as nvim:
         nvim.command("BlockDiff infill /?/")
