@@ -25,7 +25,7 @@ from blockdiff.weights import store
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 MOST_BITS = 0.02  # a token that 8 bits may cost
-TOKENS = 384  # of each file
+TOKENS = 192  # of each file
 
 
 @pytest.fixture
