@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blockdiff.infill.seams import Seams
@@ -437,17 +437,19 @@ LINES = st.lists(
 
 def derived(text: str, raw: str) -> bool:
     """Whether the text is the start of `raw`, up to line endings and indentation."""
-    if not raw.startswith(text) and text.endswith("\n") and derived(text.rstrip("\r\n"), raw):
+    text, raw = (t.replace("\r\n", "\n").replace("\r", "\n") for t in (text, raw))
+    if not raw.startswith(text) and text.endswith("\n") and derived(text.rstrip("\n"), raw):
         return True
 
     def plain(lines: str) -> list[str]:
-        return [line.lstrip(" \t") for line in lines.replace("\r\n", "\n").split("\n")]
+        return [line.lstrip(" \t") for line in lines.split("\n")]
 
     kept, given_ = plain(text), plain(raw)
     return kept[:-1] == given_[: len(kept) - 1] and given_[len(kept) - 1].startswith(kept[-1])
 
 
 @settings(deadline=None, max_examples=300)
+@example("", "\r", "\n", 0, "python", "", "", FinishReason.EOM)  # a document of lone CR
 @given(
     prefix=TEXT | LINES,
     suffix=TEXT | LINES,
