@@ -7,8 +7,9 @@ done with the logits is the business of `verify.py` and `denoise.py`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.diffusion.choose import Chooser, Proposal
+from blockdiff.diffusion.drafter import DraftTokens, Source, Speculation
 from blockdiff.diffusion.snapshot import Constraint, Forwards, Snapshot
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
@@ -28,24 +30,6 @@ from blockdiff.model.transformer import Gate, Transformer
 # at before every layer. On a CPU 64 cost 17% more than 256, 128 cost 5%.
 _CHUNK = {"cpu": 128}
 _CHUNK_ELSEWHERE = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Speculation:
-    """How `verify` drafts, as far as it depends on what a row of a forward costs.
-
-    Attributes:
-        every_length: a forward drafts for every number of draft tokens that may be accepted, not
-            only for all of them, and beside copies, too: more drafts, for more rows.
-        lookup: most tokens of a draft from the text itself; 0: none.
-        crowded: the same where others write in the same forwards, which then have no masks: the
-            weights are read anyway, and a row must bring more to be worth its arithmetic. None:
-            nothing changes. Greedy requests only: what a sampled one writes depends on its drafts.
-    """
-
-    every_length: bool = True
-    lookup: int = 0
-    crowded: int | None = None
 
 
 @dataclass
@@ -68,6 +52,7 @@ class Generation:
     original: Sequence[int] = ()  # what a rewrite starts from: `verify` drafts from it
     company: Callable[[], int] = lambda: 0  # how many others write in the same forwards
     forwards: int = 0
+    drafted: Counter[Source] = field(default_factory=Counter)  # accepted tokens, by source
     edits: int = 0  # settled tokens replaced, rule `edit`
     returns: int = 0  # positions of a block that wanted an earlier token back
 
@@ -140,7 +125,7 @@ class Generation:
         self,
         accepted: list[int],
         confidence: list[float],
-        draft: Proposal | None = None,
+        draft: Proposal | DraftTokens | None = None,
         ended: bool = False,
         settled: list[bool] | None = None,
         canvas: Canvas = BLANK,

@@ -1,113 +1,125 @@
-"""Drafts that cost no forward: what followed the last tokens where they stood before.
+"""Drafts that cost no forward: what the text itself, counted code, or an original say comes next.
 
-Code repeats itself, and an answer that rewrites code repeats most of it (prompt lookup decoding;
-Saxena 2023). Verified like any other draft, it cannot change what is written.
+Code repeats itself, so the tokens that stood behind the same tokens before are a good guess (prompt
+lookup decoding; Saxena 2023), the better the more of them agree. Where the text knows nothing,
+tables of n-grams counted in other code do. Verified like any other draft, a guess cannot change
+what is written.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Protocol
 
-DRAFT_FLOOR = 0.2
-"""A draft ends before the probability of all of it falls below this."""
-_EXPECTED, _WEIGHT = 0.7, 4.0  # share of drafted tokens that come true, as if seen in so many
+from blockdiff.diffusion.ngrams import FLOOR, NgramTable
+
+LONGEST = 10
+"""Tokens before that two places are compared over."""
+SUREST = 0.95
+"""Chance that the longest match gives; such matches held for nine tokens of ten."""
+_DISCOUNT = 0.7  # of every count; the share of what it leaves goes to shorter matches
+_PLACES = 64  # earlier places looked at, the latest first
+_FEW = 16  # so few, and those that agree in one token count as well
+_ALSO_COUNTED = 0.5  # share of a table in what the tables before it say, where it knows the place
+_UNKNOWN = math.exp(FLOOR)
+
+_RIGHT, _WEIGHT = 0.9, 6.0  # share of an original's tokens that come back, as if seen in so many
 _KEPT = 0.9  # of what was seen, with every draft
-_CANDIDATES = 64  # earlier places looked at, the latest first
-_LONGEST = 8  # tokens that two places are compared over
 _AHEAD = 4  # tokens that may have been left out where two texts part and meet again
 _LOST = 3  # tokens in a row that are not the original's: then it is no guide any more
+_MOST_RIGHT = 0.99
 
 
-class Source(Protocol):
-    """Where drafts come from without a forward."""
+class TextNgrams:
+    """The n-grams of a growing text, on top of tables counted elsewhere.
 
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Append what was accepted."""
-        ...
-
-    def draft(self) -> tuple[tuple[int, ...], int]:
-        """(tokens, how many before them speak for them; 0: there are none)."""
-        ...
-
-
-class Acceptance:
-    """How often a drafted token came true lately, given that those before it in its draft did."""
-
-    def __init__(self) -> None:
-        self._right, self._judged = _EXPECTED * _WEIGHT, _WEIGHT
-
-    @property
-    def length(self) -> int:
-        """Tokens of a draft that is still right as a whole with a chance of `DRAFT_FLOOR`."""
-        rate = min(self._right / self._judged, 0.99)
-        return max(1, int(math.log(DRAFT_FLOOR) / math.log(rate))) if rate > 0.0 else 1
-
-    def add(self, draft: Sequence[int], came: Sequence[int]) -> None:
-        """Judge a draft by the tokens that came in its place, as far as there are any."""
-        pairs = list(zip(draft, came, strict=False))
-        right = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
-        self._right = _KEPT * self._right + right
-        self._judged = _KEPT * self._judged + right + (right < len(pairs))
-
-
-class Lookup:
-    """The places of a growing text where each pair of tokens stood.
-
-    Attributes:
-        most: tokens of a draft at most; fewer while drafts are wrong soon.
+    The chance of a token is interpolated from the longest match down to the tables, with absolute
+    discounting (Ney, Essen, Kneser 1994).
     """
 
-    def __init__(self, tokens: Sequence[int], most: int) -> None:
+    def __init__(self, tokens: Sequence[int], tables: Sequence[NgramTable] = ()) -> None:
         self._tokens: list[int] = []
-        self._after: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        self._acceptance, self._drafted = Acceptance(), tuple[int, ...]()
-        self.most = most
+        self._after: defaultdict[int, list[int]] = defaultdict(list)
+        self._after_two: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        self._tables = tables
         self.extend(tokens)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Append what was accepted."""
-        if self._drafted:
-            self._acceptance.add(self._drafted, tokens)
-            self._drafted = ()
         for token in tokens:
+            place = len(self._tokens) + 1  # of the token behind this one
             if self._tokens:
-                # behind its pair there is a token to propose only once the next one has come
-                self._after[self._tokens[-1], token].append(len(self._tokens) + 1)
+                self._after_two[self._tokens[-1], token].append(place)
+            self._after[token].append(place)
             self._tokens.append(token)
 
-    def draft(self) -> tuple[tuple[int, ...], int]:
-        """What followed the longest earlier match of the last tokens; of equals, the latest.
+    def context(self) -> list[int]:
+        """The last tokens, as many as `following` looks at."""
+        return self._tokens[-LONGEST:]
+
+    def following(self, context: Sequence[int]) -> tuple[dict[int, float], frozenset[int]]:
+        """What may come behind `context`, the last of which are compared.
 
         Returns:
-            (tokens, number of tokens that match; 0 where nothing does). A draft is twice as long
-            as its match, as the longer that is, the further it holds; and no longer than drafts
-            have held lately.
+            (chance of each token that is known to have come there, those that the text knows)
         """
-        tokens, end = self._tokens, len(self._tokens)
-        if end < 2 or not self.most:
-            return (), 0
-        best, longest = 0, 0
-        places = self._after[tokens[-2], tokens[-1]]
-        for place in reversed(places[-_CANDIDATES - 1 :]):
+        chance = self._counted(context)
+        places = self._places(context)
+        if not places:
+            return chance, frozenset()
+        known = {token for token, _ in places}
+        for token in known:
+            chance.setdefault(token, _UNKNOWN)
+        for length in range(1, max(match for _, match in places) + 1):
+            counts = Counter(token for token, match in places if match >= length)
+            total = sum(counts.values())
+            rest = _DISCOUNT * len(counts) / total
+            chance = {
+                token: max(counts[token] - _DISCOUNT, 0.0) / total + rest * below
+                for token, below in chance.items()
+            }
+        return {t: min(p, SUREST) for t, p in chance.items()}, frozenset(known)
+
+    def _counted(self, context: Sequence[int]) -> dict[int, float]:
+        chance: dict[int, float] = {}
+        for table in self._tables:
+            tokens, above = table.behind(context)
+            said = {t: math.exp(a + FLOOR) for t, a in zip(tokens, above, strict=True)}
+            if not chance or not said:
+                chance = chance or said
+                continue
+            chance = {
+                token: (1 - _ALSO_COUNTED) * chance.get(token, _UNKNOWN)
+                + _ALSO_COUNTED * said.get(token, _UNKNOWN)
+                for token in chance.keys() | said.keys()
+            }
+        return chance
+
+    def _places(self, context: Sequence[int]) -> list[tuple[int, int]]:
+        """(token, tokens before it that match) at earlier places like this, the latest first."""
+        if not context:
+            return []
+        tokens, last, end = self._tokens, context[-1], len(self._tokens)
+        found: list[tuple[int, int]] = []
+        before = context[-2] if len(context) > 1 else None
+        two = self._after_two.get((before, last), ()) if before is not None else ()
+        for place in reversed(two[-_PLACES - 1 :]):
             if place == end:
-                continue  # the very tokens that are looked for
-            length = 2
+                continue  # nothing stands behind the end yet
+            match = 2
             while (
-                length < _LONGEST
-                and place > length
-                and tokens[place - 1 - length] == tokens[end - 1 - length]
+                match < LONGEST
+                and match < min(place, len(context))
+                and tokens[place - 1 - match] == context[-1 - match]
             ):
-                length += 1
-            if length > longest:
-                best, longest = place, length
-            if length == _LONGEST:
-                break
-        size = min(self.most, 2 * longest, self._acceptance.length)
-        self._drafted = tuple(tokens[best : best + size])
-        return self._drafted, longest
+                match += 1
+            found.append((tokens[place], match))
+        if len(two) < _FEW:
+            for place in reversed(self._after.get(last, ())[-_FEW - 1 :]):
+                if place != end and (place < 2 or tokens[place - 2] != before):
+                    found.append((tokens[place], 1))
+        return found
 
 
 class Original:
@@ -115,37 +127,37 @@ class Original:
 
     Most of it comes back, so the draft is what stands next in it. A token that differs is taken to
     replace one; where more do, tokens were put in or left out, and the place is looked for where
-    the two texts agree again. Elsewhere `Lookup` serves.
+    the two texts agree again.
     """
 
-    def __init__(self, prompt: Sequence[int], original: Sequence[int], most: int) -> None:
-        self._lookup = Lookup(prompt, most)
+    def __init__(self, original: Sequence[int]) -> None:
         self._original = tuple(original)
         self._at = 0  # of the original's token that should come next
         self._last = -1  # token written
         self._agreeing, self._differing = 0, 0  # tokens in a row
-        self.most = most
+        self._right, self._judged = _RIGHT * _WEIGHT, _WEIGHT
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Append what was accepted."""
-        self._lookup.extend(tokens)
+        self._right, self._judged = _KEPT * self._right, _KEPT * self._judged
         for token in tokens:
             self._follow(token)
             self._last = token
 
-    def draft(self) -> tuple[tuple[int, ...], int]:
-        """What comes next in the original: more, the longer the texts agree."""
-        size = self.most if self._differing < 2 else self.most // 2
-        size = min(max(size, 2 * self._agreeing), 2 * self.most)
-        rest = self._original[self._at : self._at + size]
-        if not rest or self._differing >= _LOST:
-            return self._lookup.draft()
-        return rest, max(self._agreeing, _LONGEST)
+    def draft(self) -> tuple[Sequence[int], float]:
+        """What comes next in the original, and the chance of each token given those before it."""
+        if self._differing >= _LOST:
+            return (), 0.0
+        rate = min(self._right / self._judged, _MOST_RIGHT) if self._judged else _RIGHT
+        doubt = self._differing / (self._agreeing + self._differing + 1)
+        return self._original[self._at :], rate * (1.0 - doubt)
 
     def _follow(self, token: int) -> None:
         text, at = self._original, self._at
+        self._judged += at < len(text)
         if text[at : at + 1] == (token,):
             self._at, self._agreeing, self._differing = at + 1, self._agreeing + 1, 0
+            self._right += 1
             return
         self._agreeing, self._differing = 0, self._differing + 1
         if self._differing == 1:

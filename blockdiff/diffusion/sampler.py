@@ -16,7 +16,8 @@ import torch
 from blockdiff.config import Mode
 from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.diffusion.denoise import Denoising
-from blockdiff.diffusion.forwards import Generation, Speculation
+from blockdiff.diffusion.drafter import Speculation
+from blockdiff.diffusion.forwards import Generation
 from blockdiff.diffusion.snapshot import Constraint, Forwards, Snapshot, Steps, next_snapshot
 from blockdiff.diffusion.verify import Verification
 from blockdiff.model.forward import drive, finish

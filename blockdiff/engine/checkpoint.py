@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from blockdiff.config import Layout
+from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.engine import published
 from blockdiff.engine.devices import check_memory
+from blockdiff.errors import ModelCorrupt
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.int8.quantized import install_adapter
 from blockdiff.model.load.hub_tokenizer import frame_of, load_tokenizer
@@ -26,7 +29,10 @@ from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 from blockdiff.weights import store
 
-_INT8_MASKS = 1  # of a draft in `verify`: each costs what a position costs
+NGRAMS = "ngrams.safetensors"
+"""Beside the adapter: its table of counted n-grams."""
+
+_log = logging.getLogger(__name__)
 
 
 def quiet(what: str, share: float) -> None:
@@ -40,6 +46,7 @@ class Checkpoint:
     Attributes:
         kind: how a published checkpoint writes; None for one of ours and for GGUF files.
         frame: ids before and behind an infill in place.
+        tables: of n-grams that `verify` drafts from.
     """
 
     name: str
@@ -49,6 +56,7 @@ class Checkpoint:
     drafting: DraftingConfig
     kind: DiffusionKind | None = None
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    tables: tuple[NgramTable, ...] = ()
 
     @classmethod
     def load(
@@ -101,18 +109,29 @@ class Checkpoint:
             adapter = load_adapter(files.adapter, model.config, drafting).to(device, model.dtype)
         if int8 and adapter is not None:
             install_adapter(adapter)
-        if int8:
-            masks = min(drafting.draft_length, _INT8_MASKS)
-            drafting = replace(drafting, draft_length=masks)
         progress("loading weights", 1.0)
         rows = model.config.vocab_size
         if kind is None:
             assert from_gguf is not None
             tokenizer = from_gguf.with_rows(rows, str(files.base))
-            return cls(files.name, model, adapter, tokenizer, drafting)
+            tables: tuple[NgramTable, ...] = ()
+            if with_adapter and files.adapter is not None:
+                tables = _tables(files.adapter / NGRAMS, tokenizer.vocab_size)
+            return cls(files.name, model, adapter, tokenizer, drafting, tables=tables)
         tokenizer = load_tokenizer(files.base, kind, rows)
         frame = frame_of(files.base, kind)
         return cls(files.name, model, adapter, tokenizer, drafting, kind, frame)
+
+
+def _tables(path: Path, vocab_size: int) -> tuple[NgramTable, ...]:
+    """The table of n-grams that came with an adapter; none, said so, where it cannot be used."""
+    if not path.is_file():
+        return ()
+    try:
+        return (NgramTable.load(path, vocab_size),)
+    except ModelCorrupt as error:
+        _log.warning("drafting without counted n-grams: %s", error.message)
+        return ()
 
 
 def _weight_bytes(weights: Path) -> int:

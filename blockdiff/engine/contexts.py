@@ -18,7 +18,8 @@ import torch
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.sampler import NativeSampler
-from blockdiff.diffusion.sampler import Sampler, Speculation
+from blockdiff.diffusion.drafter import CHEAP, INT8, Speculation
+from blockdiff.diffusion.sampler import Sampler
 from blockdiff.engine import published
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.prefix_store import PrefixStore
@@ -62,9 +63,9 @@ class Contexts:
         self.checkpoint = checkpoint
         self.store = PrefixStore(self.empty_cache, cache_bytes)
         # In int8 a CPU pays for every row of a forward; elsewhere some more cost next to nothing.
-        cheap_rows = not is_quantized(checkpoint.model)
-        self.speculation = (
-            Speculation(True, lookup=16) if cheap_rows else Speculation(False, lookup=8, crowded=2)
+        dear = is_quantized(checkpoint.model)
+        self.speculation = Speculation(
+            INT8 if dear else CHEAP, tables=checkpoint.tables, shared=dear
         )
         self.open = 0
         self.passing = threading.Lock()

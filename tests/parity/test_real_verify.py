@@ -14,7 +14,8 @@ import torch
 
 from blockdiff.config import AdapterConfig, DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.sampler import Sampler, Snapshot, Speculation
+from blockdiff.diffusion.drafter import CHEAP, INT8, Speculation
+from blockdiff.diffusion.sampler import Sampler, Snapshot
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
@@ -143,7 +144,7 @@ def test_verify_writes_what_ar_writes(
             config = DecodingConfig(mode=mode, block_size=width, max_tokens=LIMIT)
             run = Sampler(
                 base, adapter, cache, Chooser(()), stop, config, lambda: False,
-                speculation=Speculation(not is_quantized(base), lookup=8),
+                speculation=Speculation(INT8 if is_quantized(base) else CHEAP, 8),
             )  # fmt: skip
             for snapshot in run.run(hole.prompt):
                 found[mode] = snapshot

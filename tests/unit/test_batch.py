@@ -15,7 +15,7 @@ from tiny import FAMILIES, adapter, transformer
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode
-from blockdiff.diffusion.sampler import Speculation
+from blockdiff.diffusion.drafter import CHEAP, INT8, RowCosts, Speculation
 from blockdiff.engine.batch import Batch, Steps
 from blockdiff.engine.contexts import never
 from blockdiff.engine.engine import Engine
@@ -331,11 +331,11 @@ def test_what_another_thread_raises_is_raised_in_the_request_that_waits_for_it()
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("every_length", [True, False])
-def test_drafts_for_every_length_share_forwards_too(every_length: bool) -> None:
+@pytest.mark.parametrize("costs", [CHEAP, INT8])
+def test_drafts_for_every_length_share_forwards_too(costs: RowCosts) -> None:
     engine, other = Engine(checkpoint()), Engine(checkpoint())
-    engine.contexts.speculation = other.contexts.speculation = Speculation(every_length, lookup=8)
-    reader, wanted = Reader(engine), [infill(3 * n + 1) for n in range(3)]
+    engine.contexts.speculation = other.contexts.speculation = Speculation(costs, 8)
+    reader, wanted = Reader(engine), [infill(3 * n + 2) for n in range(3)]
     for number, request in enumerate(wanted):
         reader.batch.add(number, engine.steps(request, never))
     reader.finish()
@@ -346,7 +346,7 @@ def test_drafts_for_every_length_share_forwards_too(every_length: bool) -> None:
 def test_a_crowd_drafts_less_and_writes_the_same() -> None:
     """Greedy requests have no masks while others write; what they write stays that of `ar`."""
     engine = Engine(checkpoint())
-    engine.contexts.speculation = Speculation(False, lookup=8, crowded=2)
+    engine.contexts.speculation = Speculation(INT8, 8, shared=True)
     reader = Reader(engine)
     greedy = DecodingConfig(mode=Mode.VERIFY, max_tokens=24)
     wanted = [replace(infill(n), decoding=greedy) for n in range(3)]

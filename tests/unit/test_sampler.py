@@ -30,8 +30,9 @@ from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.canvas import Canvas
+from blockdiff.diffusion.drafter import CHEAP, INT8, RowCosts, Speculation
 from blockdiff.diffusion.revision import MOST_EDITS
-from blockdiff.diffusion.sampler import Sampler, Snapshot, Speculation
+from blockdiff.diffusion.sampler import Sampler, Snapshot
 from blockdiff.diffusion.unmask import LEAST_SURE, next_size, settle
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
@@ -48,7 +49,7 @@ PROMPT = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=10)
 AR = DecodingConfig(mode=Mode.AR, max_tokens=12)
 VERIFY = DecodingConfig(mode=Mode.VERIFY, block_size=3, max_tokens=12)
 DIFFUSION = DecodingConfig(mode=Mode.DIFFUSION, block_size=4, max_tokens=12)
-SPECULATION = st.builds(Speculation, st.booleans(), st.sampled_from([0, 4, 16]))
+SPECULATION = st.builds(Speculation, st.sampled_from([CHEAP, INT8]), st.sampled_from([0, 4, 16]))
 MODES = pytest.mark.parametrize("decoding", [AR, VERIFY, DIFFUSION], ids=lambda d: d.mode.value)
 
 
@@ -125,16 +126,16 @@ def test_text_that_repeats_is_copied_several_tokens_a_forward() -> None:
     prompt = Letters().encode("abcdefghijabcdefghijabc")
     expected = last(sampler(model, None, replace(AR, max_tokens=24)).run(prompt))
     forwards = {}
-    for lookup in (0, 8):
-        speculation = Speculation(False, lookup)
+    for most in (0, 8):
+        speculation = Speculation(INT8, most)
         verify = replace(VERIFY, max_tokens=24)
         run = sampler(model, drafter, verify, speculation=speculation)
         assert last(run.run(prompt)).tokens == expected.tokens
-        forwards[lookup] = run.forwards
+        forwards[most] = run.forwards
     assert forwards[8] < forwards[0]
 
 
-@pytest.mark.parametrize("speculation", [Speculation(), Speculation(False), Speculation(True, 4)])
+@pytest.mark.parametrize("speculation", [Speculation(), Speculation(INT8), Speculation(CHEAP, 4)])
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
 def test_verify_writes_what_ar_writes_with_an_adapter_that_has_learned(
     width: int, speculation: Speculation
@@ -194,7 +195,9 @@ def test_a_draft_is_what_the_adapter_says_behind_what_is_accepted(
     if learned:
         model, drafter = toy_base(), toy_adapter()
         prompt = Letters().encode(toy_line(random.Random(sum(prompt)), 12))
-    for snapshot in sampler(model, drafter, replace(VERIFY, block_size=width)).run(prompt):
+    speculation = Speculation(RowCosts(row=0.1, mask=0.0, adapter=0.0), most=0)
+    verify = replace(VERIFY, block_size=width)
+    for snapshot in sampler(model, drafter, verify, speculation=speculation).run(prompt):
         accepted = snapshot.settled_prefix
         draft = snapshot.tokens[len(accepted) :]
         logits = noisy_logits(
@@ -236,9 +239,9 @@ def exact_distribution(
     ("mode", "speculation", "original"),
     [
         (Mode.AR, Speculation(), []),
+        (Mode.VERIFY, Speculation(most=0), []),
         (Mode.VERIFY, Speculation(), []),
-        (Mode.VERIFY, Speculation(False, 4), []),
-        (Mode.VERIFY, Speculation(False, 4), [1, 0, 0, 1]),
+        (Mode.VERIFY, Speculation(most=4), [1, 0, 0, 1]),
     ],
 )
 def test_sampling_keeps_the_distribution_of_the_base(
@@ -284,7 +287,7 @@ def test_the_original_of_a_rewrite_changes_no_token_of_it(
 ) -> None:
     model, drafter = MODELS["qwen2"], ADAPTERS["qwen2"]
     plain = last(sampler(model, drafter, AR, stop=stop).run(prompt))
-    run = sampler(model, drafter, VERIFY, stop=stop, speculation=Speculation(False, 8))
+    run = sampler(model, drafter, VERIFY, stop=stop, speculation=Speculation(INT8, 8))
     run.original = original
     assert last(run.run(prompt)).tokens == plain.tokens
 
@@ -516,8 +519,8 @@ def within_the_context(run: Sampler, prompt: list[int], canvas: Canvas = Canvas(
 SHORT_SHAPE = replace(FAMILIES["qwen2"], max_positions=16)
 SHORT, SHORT_ADAPTER = transformer(SHORT_SHAPE, seed=11), adapter(SHORT_SHAPE, 12)
 LATE = [
-    *((replace(VERIFY, block_size=width), Speculation(True, 4)) for width in (1, 3, 8)),
-    (VERIFY, Speculation(False, 16)),
+    *((replace(VERIFY, block_size=width), Speculation(CHEAP, 4)) for width in (1, 3, 8)),
+    (VERIFY, Speculation(INT8, 16)),
     *((replace(DIFFUSION, rule=rule, threshold=0.3), Speculation()) for rule in Rule),
     (replace(DIFFUSION, block_size=1), Speculation()),
     (replace(DIFFUSION, block_size=16), Speculation()),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Layout, Mode
-from blockdiff.diffusion.sampler import Speculation
+from blockdiff.diffusion.drafter import INT8, Speculation
 from blockdiff.engine.batch import Batch
 from blockdiff.engine.contexts import never
 from blockdiff.engine.engine import Engine
@@ -227,7 +227,7 @@ def test_each_is_written_as_it_would_be_alone(mode: Mode, temperature: float) ->
 
 
 def test_drafting_less_in_company_changes_no_greedy_text() -> None:
-    crowded = Speculation(False, lookup=8, crowded=2)
+    crowded = Speculation(INT8, 8, shared=True)
     engine = Engine(checkpoint())
     engine.contexts.speculation = crowded
     wanted = request(DecodingConfig(mode=Mode.VERIFY, max_tokens=12))

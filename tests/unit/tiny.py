@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from blockdiff.config import AdapterConfig, DecodingConfig, SpecialTokens, TransformerConfig
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.sampler import Constraint, Sampler, Snapshot, Speculation
+from blockdiff.diffusion.drafter import Speculation
+from blockdiff.diffusion.sampler import Constraint, Sampler, Snapshot
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache

@@ -1,0 +1,92 @@
+"""Count the n-grams of source text, and keep those that say most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from blockdiff.diffusion.ngrams import FLOOR, ORDERS, Hashes, NgramTable, hashes
+
+_DISCOUNT = 0.5  # of every count, for what was not seen (absolute discounting)
+_SEPARATOR = -1
+_MOST_BEHIND = 48  # tokens that are listed behind one context
+_MIXER = np.uint64(0x9E3779B97F4A7C15)
+
+Ids = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
+
+
+def stream(documents: Iterable[Sequence[int]]) -> Ids:
+    """All documents' tokens one after the other; no n-gram spans two of them."""
+    parts = [part for d in documents for part in (np.asarray(d, np.int32), _END)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
+_END = np.array([_SEPARATOR], np.int32)
+
+
+def count(
+    tokens: Ids, *, vocab_size: int, entries: int, least: int = 2, per_document: bool = True
+) -> NgramTable:
+    """The table of the `entries` n-grams that say most, of those seen `least` times.
+
+    The probability behind a longer context is smoothed by that behind the next shorter one. What an
+    n-gram says is its count times what it changes of the log-probability that would be there
+    without it (Stolcke 1998, without the change of the others).
+
+    Args:
+        tokens: of all documents, see `stream`.
+        per_document: an n-gram counts once in a document, however often it stands there: what one
+            repeats says nothing of others, and its own n-grams know it better.
+    """
+    document = np.cumsum(tokens == _SEPARATOR, dtype=np.uint64)
+    kept: list[tuple[Hashes, Ids, Floats, Floats]] = []
+    shorter: tuple[Hashes, Floats] | None = None
+    for n in ORDERS:
+        if len(tokens) <= n:
+            break
+        window = np.lib.stride_tricks.sliding_window_view(tokens, n + 1)
+        inside = (window >= 0).all(1)
+        whole = window[inside]
+        context = hashes(whole[:, :n])
+        key = _with_token(context, whole[:, n])
+        if per_document:
+            where = document[: len(window)][inside]
+            _, once = np.unique(key ^ (where * _MIXER), return_index=True)
+            whole, context, key = whole[once], context[once], key[once]
+        by_key, first, seen = np.unique(key, return_index=True, return_counts=True)
+        _, at, kinds = np.unique(context[first], return_inverse=True, return_counts=True)
+        total = np.bincount(at, seen)
+        share = (seen - _DISCOUNT) / total[at]
+        rest = _DISCOUNT * kinds[at] / total[at]
+        if shorter is None:
+            below = np.full(len(first), 1.0 / vocab_size)
+        else:
+            tail = _with_token(hashes(whole[first, 1:n]), whole[first, n])
+            below = shorter[1][np.searchsorted(shorter[0], tail)]
+        nats = np.log(share + rest * below)
+        shorter = by_key, share + rest * below
+        gain = seen * (nats - np.maximum(np.log(below), FLOOR))
+        good = (seen >= least) & (nats > FLOOR) & (gain > 0)
+        kept.append((context[first][good], whole[first, n][good], nats[good], gain[good]))
+    contexts, behind, nats, gains = (
+        (np.concatenate(column) for column in zip(*kept, strict=True))
+        if kept
+        else (np.zeros(0, np.uint64), np.zeros(0, np.int32), np.zeros(0), np.zeros(0))
+    )
+    if len(gains) > entries:
+        best = np.argpartition(-gains, entries)[:entries]
+        contexts, behind, nats = contexts[best], behind[best], nats[best]
+    order = np.lexsort((-nats, contexts))
+    sorted_contexts = contexts[order]
+    likeliest = np.arange(len(order)) - np.searchsorted(sorted_contexts, sorted_contexts)
+    order = order[likeliest < _MOST_BEHIND]
+    contexts, behind, nats = contexts[order], behind[order], nats[order]
+    return NgramTable.pack(contexts, behind, nats, vocab_size)
+
+
+def _with_token(context: Hashes, token: Ids) -> Hashes:
+    mixed = (context ^ token.astype(np.uint64)) * np.uint64(0xD6E8FEB86659FD93)
+    return mixed ^ (mixed >> np.uint64(32))
