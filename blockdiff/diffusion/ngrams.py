@@ -27,7 +27,7 @@ FLOOR = -7.75
 """Nats; what a table does not list is taken to be that unlikely."""
 STEP = 0.25  # nats between two values that an entry can hold
 TOKEN_BITS, VALUE_BITS, PRINT_BITS = 18, 5, 9
-_PER_BUCKET = 4  # entries
+_PER_BUCKET = 8  # entries
 _BACKOFF = 1.0  # nats off, for each longer context that is known without the token
 _VERSION = "1"
 _MULTIPLIER = 0x9E3779B97F4A7C15
