@@ -36,8 +36,9 @@ class Mode(str, Enum):
 
 
 class Rule(str, Enum):
-    """Which masked positions of a block settle in one denoising step."""
+    """Which positions of a draft settle in one step."""
 
+    TRUST = "trust"  # what the base holds for likely enough, from left to right
     SCHEDULE = "schedule"
     THRESHOLD = "threshold"
     ENTROPY_BOUND = "entropy_bound"
@@ -74,7 +75,10 @@ class DecodingConfig:
     """How to write the text of a hole."""
 
     mode: Mode = _help("ar, verify (same text as ar, fewer forwards) or diffusion", Mode.VERIFY)
-    rule: Rule = _help("diffusion: which masks settle in a step", Rule.THRESHOLD)
+    rule: Rule = _help("diffusion: which tokens of a draft settle in a step", Rule.TRUST)
+    trust: float = _help(
+        "diffusion, rule trust: settle tokens at least so likely, against the likeliest one", 0.3
+    )
     block_size: int = _help("tokens per block (0: as the checkpoint was trained)", 0)
     denoising_steps: int = _help("diffusion, rule schedule: steps per block (0: one per token)", 0)
     threshold: float = _help("diffusion: settle tokens above this", 0.9)
@@ -99,6 +103,7 @@ class DecodingConfig:
         need(0 <= self.block_size <= 64, f"block_size must be 0..64, got {self.block_size}")
         steps = self.denoising_steps
         need(0 <= steps <= MOST_TOKENS, f"denoising_steps must be 0..{MOST_TOKENS}, got {steps}")
+        need(0.0 <= self.trust <= 1.0, f"trust must be 0..1, got {self.trust}")
         need(0.0 < self.threshold <= 1.0, f"threshold must be in (0, 1], got {self.threshold}")
         bound = self.entropy_bound
         need(0.0 < bound < math.inf, f"entropy_bound must be finite and above 0, got {bound}")

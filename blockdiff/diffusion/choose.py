@@ -60,13 +60,15 @@ class Chooser:
         return logits.index_fill_(-1, self._banned.to(logits.device), -torch.inf)
 
     def verify(
-        self, logits: Tensor, guess: int | None, allowed: Sequence[int] | None
+        self, logits: Tensor, guess: int | None, allowed: Sequence[int] | None, trust: float = 1.0
     ) -> tuple[int, float, bool]:
         """Choose the next token from exact logits (vocab,), knowing what was drafted for it.
 
         Args:
             guess: the drafted token; None where nothing was drafted.
             allowed: ids to choose among; None: all.
+            trust: below 1, the drafted token is taken, too, where its probability is at least this
+                share of the likeliest one's: another text, in fewer forwards.
 
         Returns:
             (token, its un-noised probability, whether it is the drafted one)
@@ -76,6 +78,9 @@ class Chooser:
             ids = torch.tensor(allowed, dtype=torch.long, device=logits.device)
             logits = limited.index_copy_(0, ids, logits[ids])
         probabilities = logits.softmax(-1)
+        if guess is not None and trust < 1.0:
+            if float(probabilities[guess]) >= trust * float(probabilities.max()):
+                return guess, float(probabilities[guess]), True
         if self._greedy:
             token = int(logits.argmax())
         else:

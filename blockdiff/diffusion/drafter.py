@@ -24,6 +24,8 @@ MOST_ROWS = 48
 _WEIGHTS = (0.7, 1.0)  # of the n-grams' log-probabilities on the first mask's logits, the others'
 _TOKEN = 0.5  # of a forward of one row: what a token that comes true saves
 _GAINS = (0.8, 1.05, 1.2, 1.25)  # tokens that come true thanks to 1, 2, ... masks
+_LEAST_COST, _GREATEST_COST = 0.005, 0.3  # of a row
+_TRUSTED = 0.5  # of the doubt in a token goes where any likely one will do
 _OTHERS = 0.45  # share of its forward's weights that a request pays, for each that shares them
 
 
@@ -50,9 +52,21 @@ class RowCosts:
     mask: float
     adapter: float
 
+    @classmethod
+    def measured(cls, one: float, exact: float, masked: float, rows: int) -> RowCosts:
+        """From the seconds of a forward of one row, of `rows` more, and of as many masks besides.
+
+        Held to what a machine can be: a moment of other work must not end all drafting.
+        """
+        row = min(max((exact - one) / rows / one, _LEAST_COST), _GREATEST_COST)
+        adapter = min(max((masked - exact) / one - rows * row, 0.0), 1.0)
+        return cls(row, row, adapter)
+
 
 CHEAP = RowCosts(0.01, 0.01, 0.02)
 """Where weights are read anyway and arithmetic is free: a GPU, or numbers of 16 bits."""
+FREE = RowCosts(0.0, 0.0, 0.0)
+"""Where only what is drafted counts."""
 INT8 = RowCosts(0.14, 0.14, 0.11)
 """A CPU in int8, where a row costs a seventh of a forward (two cores with VNNI)."""
 
@@ -106,10 +120,18 @@ class Drafter:
         speculation: Speculation,
         original: Sequence[int] = (),
         *,
+        trust: float = 1.0,
         drafted: Callable[[int], bool] = lambda token: True,
         company: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`drafted` says whether a token may be in a draft; `company`, how many others write."""
+        """What is drafted of a text, and from what.
+
+        Args:
+            trust: share of the likeliest token's probability that is enough for a drafted one.
+            drafted: whether a token may be in a draft.
+            company: how many others write in the same forwards.
+        """
+        self._power = 1.0 - _TRUSTED * (1.0 - trust)
         self._speculation, self._drafted, self._company = speculation, drafted, company
         self._text = TextNgrams(prompt, speculation.tables)
         self._original = Original(original) if original else None
@@ -142,6 +164,7 @@ class Drafter:
             else:
                 weight = _WEIGHTS[min(index, len(_WEIGHTS) - 1)]
                 token, chance, source = self._next(row, context, weight)
+            chance = chance**self._power
             survival *= chance
             if token < 0 or survival < floor or not self._drafted(token):
                 break

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from blockdiff.config import Mode
+from blockdiff.config import Mode, Rule
 from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.diffusion.denoise import Denoising
 from blockdiff.diffusion.drafter import Speculation
@@ -60,7 +60,8 @@ class Sampler(Generation):
         try:
             yield from self.encoding(prompt)
             home = self.cache.length
-            if self.config.mode is Mode.DIFFUSION:
+            denoises = canvas.tokens or self.config.rule is not Rule.TRUST
+            if self.config.mode is Mode.DIFFUSION and denoises:
                 yield from Denoising(self).steps(prompt[-1], canvas)
             else:
                 yield from Verification(self, prompt).steps()

@@ -1,4 +1,5 @@
-"""`verify`: one forward checks a draft and writes the next; without drafts that is `ar`."""
+"""One forward checks a draft and writes the next: `verify`, `ar` without drafts, and `diffusion`
+where the base is content with less than its first choice."""
 
 from __future__ import annotations
 
@@ -11,23 +12,26 @@ from blockdiff.diffusion.snapshot import Steps
 
 
 class Verification:
-    """One generation in `verify` (TiDAR, arXiv 2511.08923), or in `ar`.
+    """One generation in `verify` (TiDAR, arXiv 2511.08923), in `ar`, or in `diffusion`.
 
     A forward carries the last accepted token, its draft (causal, base weights) and groups of masks,
     each for a number of draft tokens that may turn out accepted (adapter on). The longest agreeing
     part of the draft and one further token are accepted; what the `Drafter` makes of the group
-    behind them and of the text so far is the next draft.
+    behind them and of the text so far is the next draft. In `diffusion` a drafted token agrees
+    where the base holds it for `trust` times as likely as its own choice.
     """
 
     def __init__(self, sampler: Generation, prompt: Sequence[int]) -> None:
         self._sampler, self._last = sampler, prompt[-1]
         self._drafter: Drafter | None = None
-        if sampler.config.mode is Mode.VERIFY:
+        self._trust = sampler.config.trust if sampler.config.mode is Mode.DIFFUSION else 1.0
+        if sampler.config.mode is not Mode.AR:
             greedy = sampler.config.greedy
             self._drafter = Drafter(
                 prompt,
                 sampler.speculation if greedy else sampler.speculation.steady(),
                 sampler.original,
+                trust=self._trust,
                 drafted=lambda t: not (t in sampler.stop or sampler.chooser.never(t)),
                 company=sampler.company,
             )
@@ -50,7 +54,9 @@ class Verification:
             for index in range(len(draft.tokens) + 1):
                 guess = draft.tokens[index] if index < len(draft.tokens) else None
                 limit = sampler.constraint.allowed(accepted) if sampler.constraint else None
-                token, probability, agreed = sampler.chooser.verify(logits[index], guess, limit)
+                token, probability, agreed = sampler.chooser.verify(
+                    logits[index], guess, limit, self._trust
+                )
                 ended = token in sampler.stop
                 if ended:
                     break

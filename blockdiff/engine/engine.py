@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode
+from blockdiff.diffusion.drafter import RowCosts
 from blockdiff.diffusion.sampler import Forwards, Sampler
 from blockdiff.engine import published, renoise
 from blockdiff.engine.batch import Batch, Steps, Told, WarmingSteps
@@ -49,6 +52,7 @@ from blockdiff.weights import store
 K = TypeVar("K")
 R = TypeVar("R")
 
+_ROWS, _TRIES = 4, 3  # of the forwards whose rows are timed
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
 
 
@@ -248,6 +252,29 @@ class Engine:
         sampler = contexts.sampler(contexts.empty_cache(), nothing, decoding, never)
         for length in _MEASURED_LENGTHS:
             finish(sampler.encoding([0] * (length + 1)), self.forward)
+        if self.drafts:
+            contexts.speculation = replace(contexts.speculation, costs=self._row_costs())
+
+    def _row_costs(self) -> RowCosts:
+        """What rows of a small forward cost here, each kind the fastest of a few tries."""
+        contexts, nothing = self.contexts, Prompt((), "", 0)
+        verify = DecodingConfig(mode=Mode.VERIFY, block_size=_ROWS)
+        sampler = contexts.sampler(contexts.empty_cache(), nothing, verify, never)
+        assert isinstance(sampler, Sampler)  # it has an adapter
+
+        def seconds(rows: int, lengths: Sequence[int]) -> float:
+            best = math.inf
+            for _ in range(_TRIES):
+                began = time.perf_counter()
+                steps = sampler.verifying_forward(0, [0] * rows, lengths, _ROWS)
+                logits, _ = finish(steps, self.forward)
+                float(logits[0, 0])  # a GPU is done when its answer is there
+                best = min(best, time.perf_counter() - began)
+            return best
+
+        one, exact, masked = seconds(0, ()), seconds(_ROWS, ()), seconds(_ROWS, (_ROWS,))
+        return RowCosts.measured(one, exact, masked, _ROWS)
+
 
 def _framed(frame: Frame, steps: Steps) -> Steps:
     """With the text that it ends with put in the frame, as that of its drafts is."""

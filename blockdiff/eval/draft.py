@@ -31,6 +31,7 @@ class Drafted:
     agreed: tuple[int, ...] = ()
     accepted: int = 0
     starts: int = 0
+    served: int = 0
 
 
 def draft(point: Checkpoint, file: HeldOutFile, block_size: int, seed: int) -> Drafted:
@@ -39,7 +40,9 @@ def draft(point: Checkpoint, file: HeldOutFile, block_size: int, seed: int) -> D
     rng = random.Random(f"{seed}/{file.id}")
     for sequence in sequences([file], point.tokenizer, SequenceConfig(), rng):
         g = torch.Generator().manual_seed(rng.randrange(1 << 30))
-        counts = count_drafts(point.model, point.adapter, sequence, block_size, BLOCKS, g)
+        counts = count_drafts(
+            point.model, point.adapter, sequence, block_size, BLOCKS, g, point.tables
+        )
         if counts is not None:
             return Drafted(file.id, file.language, **asdict(counts))
     return Drafted(file.id, file.language)
@@ -50,7 +53,7 @@ def summarise(rows: Sequence[Drafted]) -> dict[str, Any]:
     counted = [row for row in rows if row.starts]
     low, high = resampled_ratio(
         [row.task_id for row in counted],
-        [float(row.accepted) for row in counted],
+        [float(row.served) for row in counted],
         [float(row.starts) for row in counted],
     )
     by_language: dict[str, list[Drafted]] = defaultdict(list)
@@ -73,5 +76,6 @@ def _figures(rows: Sequence[Drafted]) -> dict[str, Any]:
         "starts": starts,
         "accuracy": [round(a / max(n, 1), 4) for a, n in zip(hits, seen, strict=True)],
         "agreement": [round(a / max(n, 1), 4) for a, n in zip(agreed, seen, strict=True)],
-        "mean_accepted": round(sum(row.accepted for row in rows) / max(starts, 1), 4),
+        "adapter_alone": round(sum(row.accepted for row in rows) / max(starts, 1), 4),
+        "mean_accepted": round(sum(row.served for row in rows) / max(starts, 1), 4),
     }

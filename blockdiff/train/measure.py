@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blockdiff.diffusion.drafter import FREE, Drafter, Speculation
+from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.transformer import Transformer
 from blockdiff.train.corrupt import at_level, choose_starts, fully_masked
@@ -49,6 +51,7 @@ class DraftCounts:
         seen, hits, agreed: by offset 2, 3, ...: drafts, those that are the true token, those that
             are the base's most likely one.
         accepted: tokens that one verifying forward at each start would settle, summed.
+        served: the same where copies and counted n-grams draft beside the adapter.
         starts: block starts drafted at.
     """
 
@@ -57,6 +60,7 @@ class DraftCounts:
     agreed: tuple[int, ...]
     accepted: int
     starts: int
+    served: int = 0
 
 
 @torch.no_grad()
@@ -67,15 +71,20 @@ def count_drafts(
     block_size: int,
     blocks: int,
     g: torch.Generator,
+    tables: Many[NgramTable] = (),
 ) -> DraftCounts | None:
-    """Draft `blocks` fully masked blocks in a sequence; None where it is too short for any."""
+    """Draft `blocks` fully masked blocks in a sequence; None where it is too short for any.
+
+    With `tables`, what these and the text before know counts in `served`.
+    """
     tokens = torch.tensor(sequence.tokens)
     starts = choose_starts(sequence.first_target, len(tokens), block_size, blocks, g)
     if not starts:
         return None
     clean = clean_pass(model, tokens)
     noisy = fully_masked(tokens, sequence.real, starts, block_size)
-    drafted = model.head(noisy_pass(model, adapter, clean, noisy)).argmax(-1).cpu()
+    logits = model.head(noisy_pass(model, adapter, clean, noisy)).float().cpu()
+    drafted = logits.argmax(-1)
     base = model.head(clean.hidden).argmax(-1).cpu()
     counts = (noisy.targets.weights > 0).view(-1, block_size)
     right = (drafted == noisy.targets.ids).view(-1, block_size) & counts
@@ -86,7 +95,31 @@ def count_drafts(
         agreed=tuple(same.sum(0).tolist()),
         accepted=int((1 + (right & same).long().cumprod(1).sum(1)).sum()),
         starts=len(starts),
+        served=_served(sequence, starts, logits.view(len(starts), block_size, -1), base, tables),
     )
+
+
+def _served(
+    sequence: Sequence,
+    starts: Many[int],
+    logits: Tensor,
+    base: Tensor,
+    tables: Many[NgramTable],
+) -> int:
+    """Tokens that verifying forwards settle at block starts, drafts as long as they may be."""
+    tokens, settled, known = sequence.tokens, 0, 0
+    drafter = Drafter((), Speculation(FREE, tables=tuple(tables)))
+    for index in sorted(range(len(starts)), key=lambda i: starts[i]):
+        start = starts[index]
+        drafter.extend(tokens[known : start + 1])
+        known = start + 1
+        run = 1
+        for at, token in enumerate(drafter.draft(logits[index], sequence.real - known).tokens):
+            if not token == tokens[known + at] == int(base[known + at - 1]):
+                break
+            run += 1
+        settled += run
+    return settled
 
 
 @torch.no_grad()

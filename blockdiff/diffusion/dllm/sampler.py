@@ -344,4 +344,5 @@ def as_diffusion(config: DecodingConfig) -> DecodingConfig:
         raise InvalidRequest(
             "this checkpoint writes by diffusion, it has no mode ar", "use --mode diffusion"
         )
-    return replace(config, mode=Mode.DIFFUSION)
+    rule = Rule.THRESHOLD if config.rule is Rule.TRUST else config.rule  # no base to trust
+    return replace(config, mode=Mode.DIFFUSION, rule=rule)
