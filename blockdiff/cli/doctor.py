@@ -16,6 +16,7 @@ from typing import Any
 import blockdiff
 from blockdiff.cli import console
 from blockdiff.errors import BlockdiffError, ExitCode
+from blockdiff.syntax.grammars import LANGUAGES, grammar_of
 from blockdiff.weights import store
 from blockdiff.weights.footprint import shape_of
 
@@ -59,7 +60,7 @@ def examine(model: str = store.DEFAULT_MODEL) -> list[Check]:
     ]
     if torch is not None:
         checks += [*_devices(torch), _int8(), _default_device()]
-    return [*checks, *_model(model), _memory(model), *_disk(model)]
+    return [*checks, _grammars(), *_model(model), _memory(model), *_disk(model)]
 
 
 def exit_code(checks: list[Check]) -> ExitCode:
@@ -143,6 +144,16 @@ def _int8() -> Check:
     if reason := library.available():
         return Check("int8", f"{reason}; a CPU then takes bfloat16, slower: {library.HINT}")
     return Check("int8", library.native().backend)
+
+
+def _grammars() -> Check:
+    """The languages whose code is parsed. All else works without, so that none is no error."""
+    there = [name for name in sorted(LANGUAGES) if grammar_of(name) is not None]
+    missing = ", ".join(sorted(LANGUAGES.difference(there)))
+    value = ", ".join(there) or "none"
+    if missing:
+        value += f"; {missing} cannot be parsed: pip install 'blockdiff[grammars]'"
+    return Check("grammars", value)
 
 
 def _model(name: str) -> list[Check]:
