@@ -194,7 +194,7 @@ def _memory(model: str) -> Check:
         other = store.published().get(model)
         if other is not None:
             shape = shape_of(other.config, model)
-            need = min(shape.footprint(dtype).total for dtype in ("int8", "bfloat16"))
+            need = min(shape.footprint(dtype).total for dtype in shape.dtypes if dtype != "int4")
         else:
             need = min(store.find(model).memory.values())
         if free < need:

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 
 from blockdiff.config import Layout
+from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma
 from blockdiff.engine import published
 from blockdiff.engine.devices import check_memory
+from blockdiff.errors import ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.int8.quantized import install_adapter
-from blockdiff.model.load.hub_tokenizer import frame_of, load_tokenizer
+from blockdiff.model.load.hub_tokenizer import load_tokenizer
 from blockdiff.model.load.kinds import DiffusionKind, kind_of
 from blockdiff.model.load.load import (
     DraftingConfig,
@@ -43,12 +45,22 @@ class Checkpoint:
     """
 
     name: str
-    model: Transformer
+    model: Transformer | DiffusionGemma
     adapter: GatedAdapter | None
     tokenizer: Tokenizer
     drafting: DraftingConfig
     kind: DiffusionKind | None = None
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    @property
+    def transformer(self) -> Transformer:
+        """The stack. Raises ModelUnsupported where the model is none of ours."""
+        if isinstance(self.model, DiffusionGemma):
+            raise ModelUnsupported(
+                f"{self.name} runs by a library, for infills and rewrites alone",
+                "use another model of `blockdiff models list`",
+            )
+        return self.model
 
     @classmethod
     def load(
@@ -92,10 +104,13 @@ class Checkpoint:
             kind = kind_of(files.base)
         check_memory(_weight_bytes(weights) * dtype.itemsize // stored, device)
         progress("loading weights", 0.0)
-        model = load_transformer(weights, dtype=dtype, device=device)
         adapter, drafting = None, DraftingConfig(Layout.PSM, 1, 1, None)
+        model: Transformer | DiffusionGemma
         if kind is not None:
+            model = published.model_of(weights, kind, dtype=dtype, device=device)
             drafting = published.drafting_of(kind)
+        else:
+            model = load_transformer(weights, dtype=dtype, device=device)
         if with_adapter and files.adapter is not None:
             drafting = DraftingConfig.read(files.adapter / "config.json")
             adapter = load_adapter(files.adapter, model.config, drafting).to(device, model.dtype)
@@ -111,7 +126,7 @@ class Checkpoint:
             tokenizer = from_gguf.with_rows(rows, str(files.base))
             return cls(files.name, model, adapter, tokenizer, drafting)
         tokenizer = load_tokenizer(files.base, kind, rows)
-        frame = frame_of(files.base, kind)
+        frame = published.frame_in(files.base, kind, tokenizer)
         return cls(files.name, model, adapter, tokenizer, drafting, kind, frame)
 
 

@@ -39,7 +39,7 @@ def draft(point: Checkpoint, file: HeldOutFile, block_size: int, seed: int) -> D
     rng = random.Random(f"{seed}/{file.id}")
     for sequence in sequences([file], point.tokenizer, SequenceConfig(), rng):
         g = torch.Generator().manual_seed(rng.randrange(1 << 30))
-        counts = count_drafts(point.model, point.adapter, sequence, block_size, BLOCKS, g)
+        counts = count_drafts(point.transformer, point.adapter, sequence, block_size, BLOCKS, g)
         if counts is not None:
             return Drafted(file.id, file.language, **asdict(counts))
     return Drafted(file.id, file.language)
