@@ -77,11 +77,8 @@ class UniformSampler:
         stops = sorted(self.stop) if self.after else []
         self._stops = torch.tensor(stops, dtype=torch.long, device=self.model.device)
 
-    def encode(self, prompt: Sequence[int]) -> None:
-        """There is nothing that could be kept for another request."""
-
     def encoding(self, prompt: Sequence[int]) -> Forwards[None]:
-        """`encode`."""
+        """There is nothing that could be kept for another request."""
         yield from ()
 
     def steps(self, prompt: Sequence[int]) -> Steps[None]:
