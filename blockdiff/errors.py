@@ -232,8 +232,8 @@ _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _DEFECT_HINT = "this is a defect; run again with BLOCKDIFF_DEBUG=1 for the traceback and report it"
 _EXTRAS = {
     "engine": (
-        *("torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy"),
-        *("starlette", "uvicorn", "prometheus_client"),
+        *("torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy", "psutil"),
+        *("starlette", "uvicorn", "prometheus_client", "huggingface_hub"),
     ),
     "train": ("matplotlib", "accelerate"),
     "bench": ("xllamacpp",),

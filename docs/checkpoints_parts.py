@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from blockdiff.model.load.kinds import Attention, read_kind
 from blockdiff.model.load.kinds import published as line_of
@@ -94,15 +93,17 @@ def memory() -> list[str]:
         f"|---|---|---|{'---|' * len(DTYPES)}",
     ]
     for name, entry in catalogue().items():
-        sizes = " | ".join(f"{_gigabytes(entry, dtype):.1f} GB" for dtype in DTYPES)
+        sizes = " | ".join(_gigabytes(entry, dtype) for dtype in DTYPES)
         licence = f"{entry.licence}: {entry.terms}" if entry.terms else entry.licence
         rows.append(f"| `{name}` | `{entry.repo}` | {licence} | {sizes} |")
     return rows
 
 
-def _gigabytes(entry: Published, dtype: str) -> float:
-    config: dict[str, Any] = dict(entry.config)
-    return shape_of(config, entry.name).footprint(dtype, CONTEXT).total / 1e9
+def _gigabytes(entry: Published, dtype: str) -> str:
+    shape = shape_of(dict(entry.config), entry.name)
+    if dtype not in shape.dtypes:
+        return "-"
+    return f"{shape.footprint(dtype, CONTEXT).total / 1e9:.1f} GB"
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def shares(
         ms: milliseconds of a forward by its positions.
         context_s: seconds for each token of a context.
     """
-    model = engine.checkpoint.model
+    model = engine.checkpoint.transformer
     size, each = weight_bytes(model), operations(model)
     kind = "int8" if engine.dtype == "int8" else "bfloat16"
     return {

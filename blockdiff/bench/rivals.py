@@ -174,7 +174,7 @@ class Transformers:
     def load(cls, model: str) -> Transformers:
         """On the weights of a model by its name, unpacked on first use; its errors are theirs."""
         cpu = torch.device("cpu")
-        return cls(Checkpoint.load_base(model, cpu, torch.bfloat16, quiet).model)
+        return cls(Checkpoint.load_base(model, cpu, torch.bfloat16, quiet).transformer)
 
     @torch.inference_mode()
     def __call__(self, prompt: Sequence[int], tokens: int, *, cold: bool) -> Run:

@@ -16,6 +16,7 @@ from typing import Any
 import blockdiff
 from blockdiff.cli import console
 from blockdiff.errors import BlockdiffError, ExitCode
+from blockdiff.syntax.grammars import LANGUAGES, grammar_of
 from blockdiff.weights import store
 from blockdiff.weights.footprint import shape_of
 
@@ -59,7 +60,7 @@ def examine(model: str = store.DEFAULT_MODEL) -> list[Check]:
     ]
     if torch is not None:
         checks += [*_devices(torch), _int8(), _default_device()]
-    return [*checks, *_model(model), _memory(model), *_disk(model)]
+    return [*checks, _grammars(), *_model(model), _memory(model), *_disk(model)]
 
 
 def exit_code(checks: list[Check]) -> ExitCode:
@@ -145,6 +146,16 @@ def _int8() -> Check:
     return Check("int8", library.native().backend)
 
 
+def _grammars() -> Check:
+    """The languages whose code is parsed. All else works without, so that none is no error."""
+    there = [name for name in sorted(LANGUAGES) if grammar_of(name) is not None]
+    missing = ", ".join(sorted(LANGUAGES.difference(there)))
+    value = ", ".join(there) or "none"
+    if missing:
+        value += f"; {missing} cannot be parsed: pip install 'blockdiff[grammars]'"
+    return Check("grammars", value)
+
+
 def _model(name: str) -> list[Check]:
     pull = f"blockdiff models pull {name}"
     try:
@@ -183,7 +194,7 @@ def _memory(model: str) -> Check:
         other = store.published().get(model)
         if other is not None:
             shape = shape_of(other.config, model)
-            need = min(shape.footprint(dtype).total for dtype in ("int8", "bfloat16"))
+            need = min(shape.footprint(dtype).total for dtype in shape.dtypes if dtype != "int4")
         else:
             need = min(store.find(model).memory.values())
         if free < need:

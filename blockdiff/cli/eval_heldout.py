@@ -216,9 +216,10 @@ def bits_command(
     )
     more = {"against": against, "length": length}
     settings = settings_of("bits", data, seed, model, device, dtype, more)
+    stacks = one.transformer, other.transformer
     rows = _through(
         files,
-        lambda i: bits.compare(one.model, other.model, one.tokenizer, files[i], length, seed),
+        lambda i: bits.compare(*stacks, one.tokenizer, files[i], length, seed),
         settings,
         out,
         bits.Surprised,

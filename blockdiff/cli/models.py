@@ -12,7 +12,7 @@ import typer
 
 from blockdiff.cli import interrupt
 from blockdiff.cli.console import reported_errors
-from blockdiff.errors import Cancelled, InvalidRequest, ModelNotFound
+from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.weights import store
 from blockdiff.weights.catalog import (
     DEFAULT_MODEL,
@@ -23,7 +23,7 @@ from blockdiff.weights.catalog import (
     find,
     published,
 )
-from blockdiff.weights.footprint import DTYPES, Shape, shape_of
+from blockdiff.weights.footprint import Shape, shape_of
 from blockdiff.weights.store import Status
 
 app = typer.Typer(
@@ -149,19 +149,20 @@ def _published_rows(entry: Published) -> list[tuple[str, str]]:
 def _folder_rows(folder: Path) -> list[tuple[str, str]]:
     """Of a folder in the hub's layout, whose weights are not opened."""
     with interrupt.held():
-        from blockdiff.model.load.kinds import kind_of
+        from blockdiff.model.load.kinds import Attention, kind_of
 
-    if not (folder / "config.json").is_file():
-        raise ModelNotFound(f"{folder} holds no config.json", "give a checkpoint folder")
     kind = kind_of(folder)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     block = "one canvas" if kind.block_size is None else f"blocks of {kind.block_size}"
+    mask = "none" if kind.mask_token_id is None else str(kind.mask_token_id)
+    if kind.attention is Attention.CANVAS:
+        block, mask = f"{kind.block_size} tokens", "none: its noise is wrong tokens"
     can = f"infill ({kind.layout.value})" if kind.layout else "rewrite by instruction only"
     return [
         ("folder", str(folder)),
         ("family", kind.family.value),
         ("attention", f"{kind.attention.value}, {block}"),
-        ("mask", "none" if kind.mask_token_id is None else str(kind.mask_token_id)),
+        ("mask", mask),
         ("can", can),
         *_memory_rows(shape_of(config, str(folder))),
     ]
@@ -169,7 +170,7 @@ def _folder_rows(folder: Path) -> list[tuple[str, str]]:
 
 def _memory_rows(shape: Shape) -> list[tuple[str, str]]:
     rows = [("size", f"{shape.parameters / 1e9:.2f} billion parameters")]
-    for dtype in DTYPES:
+    for dtype in shape.dtypes:
         need = shape.footprint(dtype)
         parts = f"weights {_size(need.weights)}, keys and values {_size(need.keys_values)}"
         rows.append(("memory", f"{_size(need.total)} in {dtype} ({parts}), computed"))

@@ -135,7 +135,7 @@ def measure_command(
         raise InvalidRequest(f"{model} has no adapter to measure", "train one: blockdiff train run")
     config = TrainConfig(held_out=sequences)
     held_out = held_out_sequences(TrainingCorpus.open(corpus), point.tokenizer, config)
-    report = measure_drafts(point.model, point.adapter, held_out, point.drafting.block_size)
+    report = measure_drafts(point.transformer, point.adapter, held_out, point.drafting.block_size)
     typer.echo(json.dumps(dataclasses.asdict(report)))
 
 
@@ -169,7 +169,7 @@ def _trainer(
 
     documents = TrainingCorpus.open(corpus)
     point = Checkpoint.load_base(model, choose_device(device), choose_dtype(dtype), quiet)
-    return trainer(point.model, point.tokenizer, documents, adapter, config, folder, initial)
+    return trainer(point.transformer, point.tokenizer, documents, adapter, config, folder, initial)
 
 
 def _train(trainer: Trainer) -> None:

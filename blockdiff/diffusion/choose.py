@@ -120,11 +120,15 @@ class Chooser:
 
     def _sharpened(self, logits: Tensor) -> Tensor:
         """Probabilities at the temperature, outside the nucleus set to 0; (rows, vocab)."""
-        p = (logits / self._temperature).softmax(-1)
-        if self._top_p < 1.0:
-            values, order = p.sort(-1, descending=True)
-            outside = values.cumsum(-1) - values >= self._top_p
-            outside[..., 0] = False  # a mass too small for float32 is 0, and nothing is below it
-            p = p.scatter(-1, order, values.masked_fill(outside, 0.0))
-            p = p / p.sum(-1, keepdim=True)
+        return nucleus((logits / self._temperature).softmax(-1), self._top_p)
+
+
+def nucleus(p: Tensor, top_p: float) -> Tensor:
+    """Probabilities (rows, vocab) with 0 outside the smallest set with a mass of `top_p`."""
+    if top_p >= 1.0:
         return p
+    values, order = p.sort(-1, descending=True)
+    outside = values.cumsum(-1) - values >= top_p
+    outside[..., 0] = False  # a mass too small for float32 is 0, and nothing is below it
+    p = p.scatter(-1, order, values.masked_fill(outside, 0.0))
+    return p / p.sum(-1, keepdim=True)

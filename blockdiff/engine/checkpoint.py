@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from blockdiff.config import Layout
+from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma
 from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.engine import published
 from blockdiff.engine.devices import check_memory
-from blockdiff.errors import ModelCorrupt
+from blockdiff.errors import ModelCorrupt, ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.int8.quantized import install_adapter
-from blockdiff.model.load.hub_tokenizer import frame_of, load_tokenizer
+from blockdiff.model.load.hub_tokenizer import load_tokenizer
 from blockdiff.model.load.kinds import DiffusionKind, kind_of
 from blockdiff.model.load.load import (
     DraftingConfig,
@@ -50,13 +51,23 @@ class Checkpoint:
     """
 
     name: str
-    model: Transformer
+    model: Transformer | DiffusionGemma
     adapter: GatedAdapter | None
     tokenizer: Tokenizer
     drafting: DraftingConfig
     kind: DiffusionKind | None = None
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     tables: tuple[NgramTable, ...] = ()
+
+    @property
+    def transformer(self) -> Transformer:
+        """The stack. Raises ModelUnsupported where the model is none of ours."""
+        if isinstance(self.model, DiffusionGemma):
+            raise ModelUnsupported(
+                f"{self.name} runs by a library, for infills and rewrites alone",
+                "use another model of `blockdiff models list`",
+            )
+        return self.model
 
     @classmethod
     def load(
@@ -100,10 +111,13 @@ class Checkpoint:
             kind = kind_of(files.base)
         check_memory(_weight_bytes(weights) * dtype.itemsize // stored, device)
         progress("loading weights", 0.0)
-        model = load_transformer(weights, dtype=dtype, device=device)
         adapter, drafting = None, DraftingConfig(Layout.PSM, 1, 1, None)
+        model: Transformer | DiffusionGemma
         if kind is not None:
+            model = published.model_of(weights, kind, dtype=dtype, device=device)
             drafting = published.drafting_of(kind)
+        else:
+            model = load_transformer(weights, dtype=dtype, device=device)
         if with_adapter and files.adapter is not None:
             drafting = DraftingConfig.read(files.adapter / "config.json")
             adapter = load_adapter(files.adapter, model.config, drafting).to(device, model.dtype)
@@ -119,7 +133,7 @@ class Checkpoint:
                 tables = _tables(files.adapter / NGRAMS, tokenizer.vocab_size)
             return cls(files.name, model, adapter, tokenizer, drafting, tables=tables)
         tokenizer = load_tokenizer(files.base, kind, rows)
-        frame = frame_of(files.base, kind)
+        frame = published.frame_in(files.base, kind, tokenizer)
         return cls(files.name, model, adapter, tokenizer, drafting, kind, frame)
 
 

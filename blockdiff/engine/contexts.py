@@ -17,12 +17,12 @@ import torch
 
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.dllm.sampler import NativeSampler
 from blockdiff.diffusion.drafter import CHEAP, INT8, Speculation
 from blockdiff.diffusion.sampler import Sampler
 from blockdiff.engine import published
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.prefix_store import PrefixStore
+from blockdiff.engine.published import PublishedSampler
 from blockdiff.errors import ModelUnsupported, OutOfMemory
 from blockdiff.infill.healing import HealingConstraint
 from blockdiff.infill.layout import Prompt
@@ -115,7 +115,7 @@ class Contexts:
         decoding: DecodingConfig,
         cancelled: Callable[[], bool],
         banned: Sequence[int] = (),
-    ) -> Iterator[Sampler | NativeSampler]:
+    ) -> Iterator[Sampler | PublishedSampler]:
         """A sampler on the longest known prefix of a prompt; what it commits of it is kept.
 
         It writes no token that is `banned`.
@@ -138,7 +138,7 @@ class Contexts:
         decoding: DecodingConfig,
         cancelled: Callable[[], bool],
         banned: Sequence[int] = (),
-    ) -> Sampler | NativeSampler:
+    ) -> Sampler | PublishedSampler:
         point, tokenizer = self.checkpoint, self.checkpoint.tokenizer
         chooser = Chooser(
             {*self._banned, *banned}, decoding.temperature, decoding.top_p, decoding.seed
@@ -157,7 +157,7 @@ class Contexts:
                 constraint=constraint,
             )
         return Sampler(
-            model=point.model,
+            model=point.transformer,
             adapter=point.adapter,
             cache=cache,
             chooser=chooser,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from enum import Enum
 from functools import partial
 
 import psutil
 import torch
+from torch import Tensor
 
 from blockdiff.errors import DeviceUnavailable, InvalidRequest, OutOfMemory
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cuda.graphs import CudaGraphs, GraphedRunner, eagerly
-from blockdiff.model.forward import Runner, run
+from blockdiff.model.forward import Forward, Runner, run
 from blockdiff.model.int8 import library
 from blockdiff.model.transformer import Transformer
 
@@ -93,8 +95,10 @@ def check_memory(needed: int, device: torch.device) -> None:
         )
 
 
-def choose_runner(model: Transformer, adapter: GatedAdapter | None) -> Runner:
+def choose_runner(model: object, adapter: GatedAdapter | None) -> Runner:
     """How forwards run: on CUDA the small ones as graphs, unless `GRAPHS` says otherwise.
+
+    A model that is no `Transformer` has a sampler that runs them itself.
 
     Raises InvalidRequest for a value that `Graphs` does not have.
     """
@@ -103,8 +107,14 @@ def choose_runner(model: Transformer, adapter: GatedAdapter | None) -> Runner:
         raise InvalidRequest(
             f"{GRAPHS} is {wanted!r}", f"use one of {', '.join(choice.value for choice in Graphs)}"
         )
+    if not isinstance(model, Transformer):
+        return _runs_itself
     if wanted == Graphs.EAGER.value:
         return GraphedRunner(model, adapter, eagerly)
     if wanted == Graphs.ON.value and model.device.type == "cuda":
         return GraphedRunner(model, adapter, CudaGraphs(model.device))
     return partial(run, model)
+
+
+def _runs_itself(waiting: Sequence[Forward]) -> list[Tensor]:
+    raise AssertionError("the sampler of this model asks for no forwards")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode
+from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma
 from blockdiff.diffusion.drafter import RowCosts
 from blockdiff.diffusion.sampler import Forwards, Sampler
 from blockdiff.engine import published, renoise
@@ -239,7 +240,11 @@ class Engine:
     @torch.inference_mode()
     def check(self) -> None:
         """Run a forward of its own; raises what that raises."""
-        device = self.checkpoint.model.device
+        model = self.checkpoint.model
+        if isinstance(model, DiffusionGemma):
+            model.probe([0]).cpu()
+            return
+        device = model.device
         ids, positions = torch.zeros(1, 2, dtype=torch.long), torch.arange(2)[None]
         mask, cache = masks.causal(0, 2, device), self.contexts.empty_cache()
         one = Forward(ids.to(device), positions.to(device), mask, cache)

@@ -6,19 +6,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
 
 from blockdiff.config import DecodingConfig, Layout, Reuse
 from blockdiff.diffusion.choose import Chooser
+from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma, load_diffusion_gemma
 from blockdiff.diffusion.dllm.sampler import NativeSampler, as_diffusion
+from blockdiff.diffusion.dllm.uniform_sampler import UniformSampler
 from blockdiff.diffusion.sampler import Constraint
 from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.layout import Prompt
+from blockdiff.infill.turns import conversation, style_of
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.load.kinds import Attention, DiffusionKind
-from blockdiff.model.load.load import DraftingConfig
+from blockdiff.model.load.hub_tokenizer import frame_of
+from blockdiff.model.load.kinds import Attention, Body, DiffusionKind
+from blockdiff.model.load.load import DraftingConfig, load_transformer
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 from blockdiff.types import InfillRequest
+
+PublishedSampler: TypeAlias = NativeSampler | UniformSampler
+
+_SYSTEM = "You write source code."
+_ASKED = "Write a source file. Answer with one code block and nothing else."
+_FENCE = "```"
 
 
 def is_native(kind: DiffusionKind | None) -> bool:
@@ -28,7 +42,33 @@ def is_native(kind: DiffusionKind | None) -> bool:
 
 def drafting_of(kind: DiffusionKind) -> DraftingConfig:
     """A checkpoint without an adapter, prompted as its kind says."""
-    return DraftingConfig(kind.layout or Layout.CHAT, kind.block_size or 0, 1, None)
+    block = 0 if kind.attention is Attention.CANVAS else kind.block_size
+    return DraftingConfig(kind.layout or Layout.CHAT, block or 0, 1, None)
+
+
+def model_of(
+    folder: Path, kind: DiffusionKind, *, dtype: torch.dtype, device: torch.device
+) -> Transformer | DiffusionGemma:
+    """Load a folder of the hub's layout; errors as `load_transformer`."""
+    if kind.body is Body.DIFFUSION_GEMMA:
+        return load_diffusion_gemma(folder, dtype=dtype, device=device)
+    return load_transformer(folder, dtype=dtype, device=device)
+
+
+def frame_in(
+    folder: Path, kind: DiffusionKind, tokenizer: Tokenizer
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids before and behind an infill in place.
+
+    A checkpoint that was only published as a partner in a conversation is told there to write a
+    file; the text around the hole is a part of its answer.
+    """
+    if kind.attention is not Attention.CANVAS:
+        return frame_of(folder, kind)
+    style = style_of(tokenizer.special)
+    begin = conversation(_SYSTEM, _ASKED, f"{_FENCE}\n", style, tokenizer)
+    ends = [token for token in style.closing if isinstance(token, int)]
+    return tuple(begin), (*tokenizer.encode(f"\n{_FENCE}"), *ends)
 
 
 def adapted(request: InfillRequest, kind: DiffusionKind | None, instructed: bool) -> InfillRequest:
@@ -66,7 +106,7 @@ def unbanned(kind: DiffusionKind | None) -> frozenset[int]:
 
 
 def sampler(
-    model: Transformer,
+    model: Transformer | DiffusionGemma,
     kind: DiffusionKind,
     tokenizer: Tokenizer,
     *,
@@ -76,13 +116,24 @@ def sampler(
     decoding: DecodingConfig,
     cancelled: Callable[[], bool],
     constraint: Constraint | None,
-) -> NativeSampler:
+) -> PublishedSampler:
     """The sampler of a checkpoint that is a diffusion model itself.
 
     A hole with nothing behind it ends where the checkpoint ends it, like an answer; what its canvas
     holds behind that is none of it.
     """
     after: Sequence[int] = prompt.after
+    if isinstance(model, DiffusionGemma):
+        return UniformSampler(
+            model=model,
+            cache=cache,
+            chooser=chooser,
+            stop=frozenset(tokenizer.special.stop),
+            config=decoding,
+            cancelled=cancelled,
+            after=after,
+            constraint=constraint,
+        )
     return NativeSampler(
         model=model,
         kind=kind,

@@ -41,7 +41,7 @@ def draft(point: Checkpoint, file: HeldOutFile, block_size: int, seed: int) -> D
     for sequence in sequences([file], point.tokenizer, SequenceConfig(), rng):
         g = torch.Generator().manual_seed(rng.randrange(1 << 30))
         counts = count_drafts(
-            point.model, point.adapter, sequence, block_size, BLOCKS, g, point.tables
+            point.transformer, point.adapter, sequence, block_size, BLOCKS, g, point.tables
         )
         if counts is not None:
             return Drafted(file.id, file.language, **asdict(counts))

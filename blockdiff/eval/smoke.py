@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import torch
 
 from blockdiff.config import DecodingConfig, Mode
+from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma
 from blockdiff.engine.engine import Engine
 from blockdiff.engine.published import is_native
 from blockdiff.errors import ModelCorrupt
 from blockdiff.model import masks
+from blockdiff.model.transformer import Transformer
 from blockdiff.types import Finished, Hole, InfillRequest, RewriteRequest
 
 _BEFORE, _AFTER = "def add(a, b):\n    return ", "\n\nprint(add(2, 3))\n"
@@ -24,11 +26,7 @@ def checked(engine: Engine) -> Iterator[tuple[str, str]]:
     """
     point = engine.checkpoint
     tokens = point.tokenizer.encode(_BEFORE + _AFTER)
-    ids = torch.tensor([tokens], device=point.model.device)
-    positions = torch.arange(len(tokens), device=point.model.device)[None]
-    with torch.inference_mode():
-        mask = masks.causal(0, len(tokens), point.model.device)
-        logits = point.model(ids, positions, mask)
+    logits = _logits(point.model, tokens)
     if not bool(torch.isfinite(logits).all()):
         raise ModelCorrupt(f"{engine.name}: a forward gives numbers that are not finite")
     yield "forward", f"{len(tokens)} tokens, logits of {logits.shape[-1]} ids, all finite"
@@ -48,3 +46,14 @@ def checked(engine: Engine) -> Iterator[tuple[str, str]]:
     *_, done = events
     assert isinstance(done, Finished)
     yield what, f"{done.tokens} tokens in {done.forwards} forwards: {done.text!r}"
+
+
+@torch.inference_mode()
+def _logits(model: Transformer | DiffusionGemma, tokens: list[int]) -> torch.Tensor:
+    """Of one forward of these tokens; (1, positions, vocab)."""
+    if isinstance(model, DiffusionGemma):
+        return model.probe(tokens)
+    ids = torch.tensor([tokens], device=model.device)
+    positions = torch.arange(len(tokens), device=model.device)[None]
+    logits: torch.Tensor = model(ids, positions, masks.causal(0, len(tokens), model.device))
+    return logits

@@ -6,7 +6,7 @@ followed by the positions of the forward itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,36 +29,6 @@ def block(past: int, new: int, block_size: int, device: torch.device | str = "cp
     """
     keys = torch.arange(past + new, device=device) // block_size
     return keys[past:, None] >= keys[None, :]
-
-
-def padded(
-    build: Callable[[int, int], Tensor],
-    past: int,
-    new: int,
-    padding: Sequence[int],
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """The mask of a batch of rows that begin with padding.
-
-    Each row has the mask of its tokens alone: nothing sees padding, and blocks count from the first
-    token. A padding position sees itself only, so that its attention is defined.
-
-    Args:
-        build: the mask of a row by (past, new).
-        padding: of each row, how many of its past + new positions are padding.
-
-    Returns:
-        (batch, 1, new, past + new)
-    """
-    rows = []
-    for count in padding:
-        skipped = min(max(count - past, 0), new)  # padding among the new positions
-        row = torch.zeros(new, past + new, dtype=torch.bool)
-        row[:, past:].fill_diagonal_(True)
-        if skipped < new:
-            row[skipped:, count:] = build(max(past - count, 0), new - skipped)
-        rows.append(row)
-    return torch.stack(rows)[:, None].to(device)
 
 
 def windowed(mask: Tensor, positions: Tensor, window: int) -> Tensor:

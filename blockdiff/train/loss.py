@@ -1,4 +1,4 @@
-"""The block diffusion NELBO, from the definition and in the form that training uses.
+"""The block diffusion NELBO in the form that training uses.
 
 L = E_t[ 1/t * sum over corrupted positions of -log p(x_i | noisy block, clean prefix) ]
 (Sahoo et al. 2024, arXiv 2406.07524, eq. 10; Arriola et al. 2025, arXiv 2503.09573, eq. 8),
@@ -13,20 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-def nelbo(log_probs: Tensor, corrupted: Tensor, t: float) -> Tensor:
-    """One draw of the bound for one block, in nats per position.
-
-    Args:
-        log_probs: (block,) log-probability of the clean token at each position.
-        corrupted: boolean (block,), positions that count.
-        t: noise level that `corrupted` was drawn at.
-
-    Returns:
-        Scalar: -(1/t) * sum of the corrupted log-probabilities / block.
-    """
-    return -(log_probs * corrupted).sum() / (t * log_probs.numel())
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:

@@ -63,20 +63,9 @@ def absorbing(vocab_size: int) -> Noise:
     return Noise(1.0, vocab_size)
 
 
-def uniform(vocab_size: int) -> Noise:
-    """Every corrupted token becomes a random one."""
-    return Noise(0.0, vocab_size)
-
-
 def hybrid(vocab_size: int, mask_share: float) -> Noise:
     """A share is masked, the rest replaced."""
     return Noise(mask_share, vocab_size)
-
-
-def pattern_probability(corrupted: Tensor, t: float) -> float:
-    """q(pattern | clean) = t^k (1 - t)^(n - k) for k corrupted of n positions (LLaDA, eq. 7)."""
-    n, k = corrupted.numel(), int(corrupted.sum())
-    return float(t**k * (1.0 - t) ** (n - k))
 
 
 def loss_weight(t: Tensor) -> Tensor:

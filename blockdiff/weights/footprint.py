@@ -13,7 +13,8 @@ from typing import Any
 from blockdiff.errors import ModelCorrupt
 
 CONTEXT = 2048  # tokens
-_ROWS = 64  # whose logits exist at the same time, in float32
+_ROWS = 64  # tokens whose logits exist at the same time, in float32
+_COPIES = 6  # of those of a canvas: scores, shares, entropies, and what the next step is told
 
 # Bytes of a number of a layer's matrix, of one of embedding or head, and of any other (activations,
 # keys, norms), as `blockdiff models convert` writes them and the engine holds them.
@@ -43,6 +44,11 @@ class Shape:
     """What the size of a decoder stack depends on.
 
     Attributes:
+        attention: numbers in the matrices of attention, of all layers.
+        keys: numbers that are kept of a token, in all layers.
+        windowed: of these, those of layers that keep the last `window` tokens only.
+        rows: tokens whose logits exist at the same time.
+        active_attention: width of queries, keys and values of one token in one layer.
         ffn_sizes: width of the feed-forward of each layer; for a layer of experts that of all its
             experts, shared ones included.
         ffn_matrices: 3 with a gate, 2 without.
@@ -52,23 +58,29 @@ class Shape:
 
     vocab_size: int
     hidden_size: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
+    attention: int
+    keys: int
+    active_attention: int
     ffn_sizes: tuple[int, ...]
     ffn_matrices: int
     active_ffn: int
     router: int
     vectors: int
     tied: bool
+    windowed: int = 0
+    window: int = 0
+    rows: int = _ROWS
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Those that it runs in: 8 and 4 bits do not cover mixtures of experts."""
+        return ("bfloat16",) if self.router else DTYPES
 
     @property
     def matrices(self) -> int:
         """Numbers in all matrices."""
-        heads = 2 * self.n_heads + 2 * self.n_kv_heads
-        attention = len(self.ffn_sizes) * self.hidden_size * self.head_dim * heads
         ffn = self.ffn_matrices * self.hidden_size * sum(self.ffn_sizes)
-        return attention + ffn + self.router + self.ends
+        return self.attention + ffn + self.router + self.ends
 
     @property
     def ends(self) -> int:
@@ -80,16 +92,15 @@ class Shape:
         return self.matrices + self.vectors
 
     def footprint(self, dtype: str, context: int = CONTEXT) -> Footprint:
-        """Bytes with weights in `dtype`, one of `DTYPES`, and `context` tokens."""
+        """Bytes with weights in `dtype`, one of `dtypes`, and `context` tokens."""
         layer, end, other = _SIZES[dtype]
         weights = (self.matrices - self.ends) * layer + self.ends * end + self.vectors * other
-        keys = 2 * len(self.ffn_sizes) * self.n_kv_heads * self.head_dim * context
-        width = 2 * self.hidden_size + self.ffn_matrices * self.active_ffn
-        width += (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+        keys = (self.keys - self.windowed) * context + self.windowed * min(context, self.window)
+        width = 2 * self.hidden_size + self.ffn_matrices * self.active_ffn + self.active_attention
         return Footprint(
             round(weights),
             round(keys * other),
-            round(context * width * other + _ROWS * self.vocab_size * 4),
+            round(context * width * other + self.rows * self.vocab_size * 4),
         )
 
 
@@ -98,14 +109,12 @@ def shape_of(config: Mapping[str, Any], source: str) -> Shape:
 
     LLaDA names the same numbers otherwise than the transformers library does.
     """
-
-    def need(*names: str) -> int:
-        for name in names:
-            value = config.get(name)
-            if isinstance(value, int) and 0 < value < 1 << 31:
-                return value
-        raise ModelCorrupt(f"{source}: config.json: {names[0]} is missing or no plausible number")
-
+    if config.get("model_type") == "diffusion_gemma":
+        canvas = config.get("canvas_length")
+        return _diffusion_gemma(
+            config.get("text_config"), canvas if isinstance(canvas, int) else 256, source
+        )
+    need = _Numbers(config, source)
     hidden, layers = need("hidden_size", "d_model"), need("num_hidden_layers", "n_layers")
     if layers > 1000:
         raise ModelCorrupt(f"{source}: config.json: {layers} layers are not plausible")
@@ -131,9 +140,9 @@ def shape_of(config: Mapping[str, Any], source: str) -> Shape:
     return Shape(
         vocab_size=need("embedding_size", "vocab_size"),
         hidden_size=hidden,
-        n_heads=heads,
-        n_kv_heads=kv_heads,
-        head_dim=head_dim,
+        attention=layers * hidden * head_dim * (2 * heads + 2 * kv_heads),
+        keys=2 * layers * kv_heads * head_dim,
+        active_attention=(heads + 2 * kv_heads) * head_dim,
         ffn_sizes=ffn_sizes,
         ffn_matrices=3 if gate else 2,
         active_ffn=active,
@@ -141,6 +150,71 @@ def shape_of(config: Mapping[str, Any], source: str) -> Shape:
         vectors=vectors,
         tied=bool(config.get("tie_word_embeddings", config.get("weight_tying", False))),
     )
+
+
+class _Numbers:
+    """The numbers of a configuration, by any of their names."""
+
+    def __init__(self, config: Mapping[str, Any], source: str) -> None:
+        self._config, self._source = config, source
+
+    def __call__(self, *names: str) -> int:
+        for name in names:
+            value = self._config.get(name)
+            if type(value) is int and 0 < value < 1 << 31:
+                return value
+        raise ModelCorrupt(
+            f"{self._source}: config.json: {names[0]} is missing or no plausible number"
+        )
+
+
+def _diffusion_gemma(config: object, canvas: int, source: str) -> Shape:
+    """Of the text alone: what reads images is not kept. Every layer has a dense part and experts.
+
+    Every sixth layer sees everything, with heads of its own and keys that are the values, too.
+    """
+    if not isinstance(config, Mapping):
+        raise ModelCorrupt(f"{source}: config.json: text_config is missing")
+    need = _Numbers(config, source)
+    hidden, layers = need("hidden_size"), need("num_hidden_layers")
+    heads = need("num_attention_heads")
+    kinds = config.get("layer_types") or [i % 6 == 5 for i in range(layers)]
+    if layers > 1000 or not isinstance(kinds, list) or len(kinds) != layers:
+        raise ModelCorrupt(f"{source}: config.json: {layers} layers are not plausible")
+    seeing = sum(kind in ("full_attention", True) for kind in kinds)
+    narrow, own = need("num_key_value_heads") * need("head_dim"), _Numbers(_of_full(config), source)
+    wide_head, wide = own("head_dim"), own("num_key_value_heads") * own("head_dim")
+    experts, expert = need("num_experts"), need("moe_intermediate_size")
+    dense = need("intermediate_size")
+    windowed, queries = layers - seeing, heads * need("head_dim")
+    norms = 7 * hidden * layers + 2 * (windowed * need("head_dim") + seeing * wide_head)
+    return Shape(
+        vocab_size=need("vocab_size"),
+        hidden_size=hidden,
+        attention=hidden
+        * (windowed * 2 * (queries + narrow) + seeing * (2 * heads * wide_head + wide)),
+        keys=2 * (windowed * narrow + seeing * wide),
+        active_attention=max(queries + 2 * narrow, heads * wide_head + 2 * wide),
+        # the last: what the step before says of the canvas goes through a part of its own
+        ffn_sizes=(*(dense + experts * expert,) * layers, dense),
+        ffn_matrices=3,
+        active_ffn=dense + need("top_k_experts") * expert,
+        router=layers * hidden * experts,
+        vectors=norms + layers * (hidden + experts) + 2 * hidden,
+        tied=True,
+        windowed=2 * windowed * narrow,
+        window=need("sliding_window"),
+        rows=_COPIES * canvas,
+    )
+
+
+def _of_full(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Head size and key heads of the layers that see everything: one place or another has them."""
+    for each in (config.get("per_layer_config") or {}).values():
+        return {**config, **each}
+    heads = config.get("num_global_key_value_heads") or config.get("num_key_value_heads")
+    size = config.get("global_head_dim") or 512
+    return {"head_dim": size, "num_key_value_heads": heads}
 
 
 _BIASED = {"qwen2", "Dream", "Fast_dLLM_Qwen", "a2d-qwen2"}  # on q, k and v, without saying so

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def measure(tiny: Tiny, folder: Path) -> dict[str, float]:
     ids, build = tokens(tiny.family), builder(kind)
     with torch.no_grad():
         full = model(ids, torch.arange(LENGTH)[None], build(0, LENGTH))
-        padded = model(ids, POSITIONS, masks.padded(build, 0, LENGTH, [0, PADDING]))
+        padded = model(ids, POSITIONS, padded_mask(build, 0, LENGTH, [0, PADDING]))
         found = {
             "logits": _distance(full, theirs["full"]),
             "padded": _distance(padded, theirs["padded"], PADDING),
@@ -87,6 +87,30 @@ def builder(kind: DiffusionKind) -> Maker:
     return masks.causal if kind.attention is Attention.CAUSAL else masks.full
 
 
+def padded_mask(build: Maker, past: int, new: int, padding: Sequence[int]) -> Tensor:
+    """The mask of a batch of rows that begin with padding.
+
+    Each row has the mask of its tokens alone: nothing sees padding, and blocks count from the first
+    token. A padding position sees itself only, so that its attention is defined.
+
+    Args:
+        build: the mask of a row by (past, new).
+        padding: of each row, how many of its past + new positions are padding.
+
+    Returns:
+        (batch, 1, new, past + new)
+    """
+    rows = []
+    for count in padding:
+        skipped = min(max(count - past, 0), new)  # padding among the new positions
+        row = torch.zeros(new, past + new, dtype=torch.bool)
+        row[:, past:].fill_diagonal_(True)
+        if skipped < new:
+            row[skipped:, count:] = build(max(past - count, 0), new - skipped)
+        rows.append(row)
+    return torch.stack(rows)[:, None]
+
+
 def _blocks(size: int, past: int, new: int) -> Tensor:
     return masks.block(past, new, size)
 
@@ -98,7 +122,7 @@ def cached(
     cache, parts = BlockCache(model.config, batch=len(ids), capacity=4), []
     skipped = torch.tensor(padding)[:, None]
     for start in range(0, LENGTH, size):
-        mask = masks.padded(build, start, size, padding)
+        mask = padded_mask(build, start, size, padding)
         positions = (torch.arange(start, start + size) - skipped).clamp(min=0)
         parts.append(model(ids[:, start : start + size], positions, mask, cache))
         cache.commit(size)

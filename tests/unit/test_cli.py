@@ -20,6 +20,7 @@ import pytest
 from blockdiff.cli import app, console, doctor, infill
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.errors import BlockdiffError, ExitCode
+from blockdiff.syntax.grammars import grammar_of
 from blockdiff.types import InfillRequest
 from blockdiff.weights import store
 from tests.unit import scripted_cli
@@ -541,7 +542,13 @@ def test_without_torch_nothing_is_downloaded(
 
 
 @pytest.mark.parametrize(
-    ("package", "extra"), [("torch", "engine"), ("matplotlib", "train"), ("xllamacpp", "bench")]
+    ("package", "extra"),
+    [
+        ("torch", "engine"),
+        ("huggingface_hub", "engine"),
+        ("matplotlib", "train"),
+        ("xllamacpp", "bench"),
+    ],
 )
 def test_a_package_that_was_left_out_is_named_with_its_extra(package: str, extra: str) -> None:
     missing = ModuleNotFoundError(f"No module named '{package}'", name=f"{package}.nn")
@@ -736,7 +743,8 @@ def test_doctor_as_json(blockdiff: Any) -> None:
     report = json.loads(blockdiff("doctor", "--json").out)
     assert report["ok"] is False
     names = [check["name"] for check in report["checks"]]
-    wanted = {"blockdiff", "python", "platform", "torch", "model", "memory", "disk", "cache"}
+    wanted = {"blockdiff", "python", "platform", "torch", "grammars"}
+    wanted |= {"model", "memory", "disk", "cache"}
     assert wanted <= set(names)
     assert all(check["ok"] or check["fix"] for check in report["checks"])
 
@@ -749,6 +757,21 @@ def test_doctor_without_torch_says_how_to_get_it(
     assert result.status == ExitCode.MODEL
     assert "torch      not installed" in result.out
     assert "fix: pip install 'blockdiff[engine]'" in result.out
+
+
+def test_doctor_without_grammars_says_how_to_get_them(
+    blockdiff: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tree_sitter_lua", None)
+    grammar_of.cache_clear()
+    try:
+        checks = {check.name: check for check in doctor.examine()}
+    finally:
+        grammar_of.cache_clear()
+    assert checks["grammars"].ok  # nothing else needs them
+    said = "; lua cannot be parsed: pip install 'blockdiff[grammars]'"
+    assert checks["grammars"].value.endswith(said)
+    assert "python" in checks["grammars"].value.split(";")[0]
 
 
 @pytest.mark.parametrize(

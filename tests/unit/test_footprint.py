@@ -15,6 +15,7 @@ PUBLISHED = {
     "qwen2.5-coder-3b": 3.09, "qwen2.5-coder-14b": 14.77, "qwen2.5-coder-32b": 32.76,
     "stable-diffcoder-8b": 8.25, "sdar-8b": 8.19, "sdar-30b-a3b": 30.53, "llada2.0-mini": 16.26,
     "tiny-a2d-0.6b": 0.60, "starcoder2-3b": 3.03, "starcoder2-7b": 7.17,
+    "diffusiongemma-26b": 25.25,  # published with one digit: 25.2
 }  # fmt: skip
 
 

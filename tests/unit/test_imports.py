@@ -9,12 +9,20 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from blockdiff.syntax import grammars
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT = "light"  # the files that lie loose in `blockdiff/`, and nothing else
@@ -41,6 +49,7 @@ MAY: dict[str, set[str]] = {
     "cli": {"bench", "eval", "service", *_BELOW_EVAL, *_BELOW_SERVICE},
     "lsp_server": {"client", "syntax", "weights", "system"},
 }
+LIGHT_ROOMS = ("system", "syntax", "weights", "client", LIGHT)
 LOOSE = {"__init__", "__main__", "types", "config", "errors"}
 HEAVY = ("torch", "transformers", "numpy", "tokenizers", "safetensors", "gguf", "matplotlib")
 PACKAGES = ("blockdiff", "lsp_server")
@@ -189,6 +198,56 @@ def names_made_in(tree: ast.Module) -> set[str]:
     return made
 
 
+# Which libraries are installed with what
+
+
+def declared() -> dict[str, set[str]]:
+    """Modules by the extra that installs them; "" is what every installation has."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    return {
+        extra: {re.split(r"[>\[;]", wanted)[0].replace("-", "_") for wanted in wanted_ones}
+        for extra, wanted_ones in groups.items()
+    }
+
+
+def libraries_of(module: str, *, at_once: bool) -> set[str]:
+    """What a module imports that is neither ours nor Python's; `at_once`: with itself."""
+    later = {
+        inner
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree_of(module)):
+        if at_once and node in later:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(absolute(node, module).split(".")[0])
+    return found - set(PACKAGES) - sys.stdlib_module_names - {"tomllib"}
+
+
+def test_what_runs_without_the_engine_needs_none_of_its_libraries() -> None:
+    """An installation without extras: for an engine on another machine."""
+    light = [m for m in modules() if room_of(m) in LIGHT_ROOMS or room_of(m) == "lsp_server"]
+    light += ["blockdiff.cli.app", "blockdiff.cli.infill", "blockdiff.cli.join"]
+    for module in light:
+        assert libraries_of(module, at_once=True) <= declared()[""], module
+
+
+def test_every_library_is_declared_and_every_declared_one_is_used() -> None:
+    used = set().union(*(libraries_of(module, at_once=False) for module in modules()))
+    used |= {module for module, _ in grammars._GRAMMARS.values()}  # by their names
+    groups = declared()
+    assert used <= set().union(*groups.values())
+    serving = groups[""] | groups["grammars"] | groups["engine"]
+    assert serving - used == {"blockdiff"}
+
+
 # What really gets loaded
 
 
@@ -204,7 +263,6 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(run.stdout.splitlines()[-1]))
 
 
-LIGHT_ROOMS = ("system", "syntax", "weights", "client", LIGHT)
 STARTED = [m for m in modules() if room_of(m) in LIGHT_ROOMS and not m.endswith("__main__")]
 
 

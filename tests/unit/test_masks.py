@@ -134,27 +134,6 @@ def test_every_query_sees_at_least_itself() -> None:
         assert bool(allowed.any(dim=1).all())
 
 
-@pytest.mark.parametrize("size", [1, 3, 99])
-@given(past=PAST, new=NEW, padding=st.lists(st.integers(0, 8), min_size=1, max_size=3))
-@FEW
-def test_padding_is_seen_by_nothing_but_itself(
-    size: int, past: int, new: int, padding: list[int]
-) -> None:
-    """Each row is the mask of its own tokens, its blocks counted from the first of them."""
-    padding = [min(count, past + new - 1) for count in padding]
-    found = masks.padded(lambda past, new: masks.block(past, new, size), past, new, padding)
-    assert found.shape == (len(padding), 1, new, past + new)
-    for row, count in zip(found[:, 0], padding, strict=True):
-
-        def sees(query: int, key: int, count: int = count) -> bool:
-            query += past
-            if query < count:
-                return key == query
-            return key >= count and (key - count) // size <= (query - count) // size
-
-        assert torch.equal(row, oracle(new, past + new, sees))
-
-
 @given(past=PAST, new=NEW, window=st.integers(1, 6), start=st.integers(0, 3))
 @FEW
 def test_a_window_hides_what_is_far_behind(past: int, new: int, window: int, start: int) -> None:

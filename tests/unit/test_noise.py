@@ -16,8 +16,6 @@ from blockdiff.train.noise import (
     absorbing,
     hybrid,
     loss_weight,
-    pattern_probability,
-    uniform,
 )
 
 VOCAB = 8
@@ -29,27 +27,19 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def pattern_probability(corrupted: torch.Tensor, t: float) -> float:
+    """q(pattern | clean) = t^k (1 - t)^(n - k) for k corrupted of n positions (LLaDA, eq. 7)."""
+    n, k = corrupted.numel(), int(corrupted.sum())
+    return float(t**k * (1.0 - t) ** (n - k))
+
+
 def near(count: float, draws: int, probability: float) -> bool:
     """Within five standard deviations of a binomial count."""
     deviation = math.sqrt(draws * probability * (1.0 - probability))
     return abs(count - draws * probability) <= 5.0 * deviation
 
 
-def test_worked_example_of_two_masks_on_four_tokens() -> None:
-    """t = 0.3: one pattern with two of four corrupted has probability 0.3^2 * 0.7^2."""
-    pattern = torch.tensor([True, False, False, True])
-    assert pattern_probability(pattern, 0.3) == pytest.approx(0.0441, abs=1e-12)
-
-
-@given(n=st.integers(1, 7), t=LEVEL)
-@settings(max_examples=25, deadline=None)
-def test_patterns_are_all_that_can_happen(n: int, t: float) -> None:
-    patterns = itertools.product([False, True], repeat=n)
-    total = sum(pattern_probability(torch.tensor(p), t) for p in patterns)
-    assert total == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("noise", [absorbing(VOCAB), uniform(VOCAB), hybrid(VOCAB, 0.4)])
+@pytest.mark.parametrize("noise", [absorbing(VOCAB), hybrid(VOCAB, 0.0), hybrid(VOCAB, 0.4)])
 def test_every_pattern_comes_as_often_as_its_probability_says(noise: Noise) -> None:
     tokens = torch.zeros(DRAWS, 4, dtype=torch.long)
     drawn = noise.corrupt(tokens, torch.tensor(0.3), generator())
@@ -84,7 +74,7 @@ def test_absorbing_noise_masks_all_that_it_corrupts() -> None:
 def test_uniform_noise_draws_every_token_alike() -> None:
     """The clean token too: one replacement in VOCAB changes nothing."""
     tokens = torch.full((DRAWS,), 3)
-    drawn = uniform(VOCAB).corrupt(tokens, torch.tensor(1.0), generator())
+    drawn = hybrid(VOCAB, 0.0).corrupt(tokens, torch.tensor(1.0), generator())
     assert not bool(drawn.masked.any())
     assert bool(drawn.corrupted.all())
     for count in torch.bincount(drawn.tokens, minlength=VOCAB).tolist():

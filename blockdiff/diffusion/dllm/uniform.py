@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from blockdiff.diffusion.sampler import Snapshot
-from blockdiff.errors import Cancelled, InvalidRequest
+from blockdiff.diffusion.choose import nucleus
+from blockdiff.diffusion.snapshot import Snapshot
 
-_NEVER = -1e4  # a score: nothing of it is left after a softmax, and float16 can hold it
+NEVER = -1e4
+"""A score: nothing of it is left after a softmax, and float16 can hold it."""
 
 
 class Denoiser(Protocol):
@@ -31,14 +32,14 @@ class Denoiser(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def logits(self, canvas: Tensor, conditioning: Tensor | None) -> Tensor:
-        """(1, canvas_length) to (1, canvas_length, vocab_size), float32."""
+    def logits(self, read: Any, canvas: Tensor, conditioning: Tensor | None) -> Tensor:
+        """(1, canvas_length) to (1, canvas_length, vocab_size), float32, behind what was `read`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class UniformConfig:
-    """The published settings of DiffusionGemma.
+    """How a canvas is denoised; the defaults are the published settings of DiffusionGemma.
 
     Attributes:
         steps: forwards at most.
@@ -47,6 +48,7 @@ class UniformConfig:
         coldest, hottest: the temperature falls from about the second to about the first.
         stable: steps for which the best guess has to stay the same, to stop early.
         sure: mean entropy in nats that it has to be below, too.
+        top_p: tokens are drawn from the smallest set with this mass.
     """
 
     steps: int = 48
@@ -55,56 +57,57 @@ class UniformConfig:
     hottest: float = 0.8
     stable: int = 1
     sure: float = 0.005
+    top_p: float = 1.0
+
+
+def noise(model: Denoiser, random: torch.Generator, after: Sequence[int], hole: int) -> Tensor:
+    """A canvas (1, canvas_length) of random tokens with `after` behind the hole."""
+    canvas = torch.randint(
+        0, model.vocab_size, (1, model.canvas_length), generator=random, device=model.device
+    )
+    canvas[0, hole : hole + len(after)] = torch.tensor(
+        list(after), dtype=torch.long, device=model.device
+    )
+    return canvas
 
 
 @torch.inference_mode()
 def denoise(
     model: Denoiser,
+    read: Any,
     hole: int,
     after: Sequence[int],
     *,
+    random: torch.Generator,
     config: UniformConfig = UniformConfig(),
-    seed: int = 0,
-    cancelled: Callable[[], bool] = lambda: False,
+    limit: Callable[[Tensor], None] = lambda scores: None,
 ) -> Iterator[Snapshot]:
-    """Fill a hole behind the prompt that the model has read, and before `after`.
+    """Fill a hole behind what the model has `read`, and before `after`.
 
     What is left of the canvas behind `after` is denoised as well and belongs to nobody. Yields a
-    snapshot of the hole after every forward, all of it settled in the last one.
+    snapshot of the hole after every forward, all of it settled in the last one and nothing before.
 
-    Raises InvalidRequest where hole and `after` do not fit into the canvas, Cancelled between two
-    forwards.
+    Args:
+        hole: tokens; with those of `after` at most a canvas.
+        random: of the device of the model.
+        limit: takes the scores of the hole (hole, vocab) and puts `NEVER` where a token may not be.
     """
-    size, vocabulary, device = model.canvas_length, model.vocab_size, model.device
-    if not 1 <= hole <= size - len(after):
-        raise InvalidRequest(
-            f"a hole of {hole} tokens and {len(after)} behind it do not fit into {size}",
-            "lower --max-tokens or --context-tokens",
-        )
-    stream = torch.Generator(device=device).manual_seed(seed)
     pinned = slice(hole, hole + len(after))
-    text = torch.tensor([list(after)], dtype=torch.long, device=device)
-
-    def noise() -> Tensor:
-        return torch.randint(0, vocabulary, (1, size), generator=stream, device=device)
-
-    canvas, conditioning, history = noise(), None, list[Tensor]()
-    canvas[:, pinned] = text
+    canvas, conditioning, history = noise(model, random, after, hole), None, list[Tensor]()
+    text = canvas[:, pinned].clone()
     for step in range(config.steps, 0, -1):
-        if cancelled():
-            raise Cancelled("cancelled while denoising")
-        logits = model.logits(canvas, conditioning)
+        logits = model.logits(read, canvas, conditioning)
         heat = config.coldest + (config.hottest - config.coldest) * step / config.steps
         scores = logits / heat
-        scores[:, pinned] = _NEVER
+        scores[:, pinned] = NEVER
         scores[:, pinned].scatter_(-1, text[..., None], 0.0)
+        limit(scores[0, :hole])
         shares = scores.softmax(dim=-1)
-        sampled = torch.multinomial(shares[0], 1, generator=stream).T
+        sampled = torch.multinomial(nucleus(shares[0], config.top_p), 1, generator=random).T
         best = scores.argmax(dim=-1)
         entropy = -(shares * scores.log_softmax(dim=-1)).sum(dim=-1)
         accepted = within_bound(entropy, config.entropy_bound)
-        canvas = torch.where(accepted, sampled, noise())
-        canvas[:, pinned] = text
+        canvas = torch.where(accepted, sampled, noise(model, random, after, hole))
         conditioning = scores
         same = len(history) == config.stable and all(
             torch.equal(best[:, :hole], old) for old in history
@@ -114,7 +117,7 @@ def denoise(
         chosen = logits.softmax(dim=-1).gather(-1, best[..., None])[0, :hole, 0]
         yield Snapshot(
             tokens=tuple(best[0, :hole].tolist()),
-            settled=(True,) * hole if done else tuple(accepted[0, :hole].tolist()),
+            settled=(done,) * hole,
             confidence=tuple(chosen.tolist()),
             forwards=config.steps - step + 1,
             ended=done,

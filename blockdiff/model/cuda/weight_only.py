@@ -108,6 +108,6 @@ def in_eight_bits(model: Transformer, device: torch.device, source: str) -> Tran
     return model.to(device)
 
 
-def is_weight_only(model: Transformer) -> bool:
+def is_weight_only(model: object) -> bool:
     """Whether the matrices of a model are in 8 bits, and its arithmetic is not."""
-    return isinstance(model.head, WeightOnlyLinear)
+    return isinstance(model, Transformer) and isinstance(model.head, WeightOnlyLinear)

@@ -120,9 +120,9 @@ def install(model: Transformer, weights: Mapping[str, Sequence[Packed]]) -> None
         model.head = cast(nn.Linear, model.embedding.matrix)
 
 
-def is_quantized(model: Transformer) -> bool:
+def is_quantized(model: object) -> bool:
     """Whether the matrices of a model are packed."""
-    return isinstance(model.head, QuantizedLinear)
+    return isinstance(model, Transformer) and isinstance(model.head, QuantizedLinear)
 
 
 def arena_for(parts: Iterable[Packed]) -> Arena:

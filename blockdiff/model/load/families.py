@@ -117,6 +117,8 @@ def config_from_hf(config: Mapping[str, Any], source: str) -> TransformerConfig:
     """
     body = published(config, source).body
     keys = _Keys(config, f"{source}: config.json")
+    if body is Body.DIFFUSION_GEMMA:
+        raise ModelUnsupported(f"{keys.where}: this family runs by the transformers library alone")
     if config.get("quantization_config") is not None:
         raise ModelUnsupported(
             f"{keys.where}: quantization_config is not supported", "take the unquantized files"

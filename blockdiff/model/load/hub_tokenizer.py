@@ -19,6 +19,7 @@ from blockdiff.model.load.tokenizer import Tokenizer
 
 _CHAT_ENDS = (
     "<|im_end|>", "<|eot_id|>", "<|role_end|>", "<[end▁of▁sentence]>", "<|endoftext|>",
+    "<turn|>",
 )  # fmt: skip
 
 
@@ -119,6 +120,14 @@ def _chat_style(names: dict[str, int]) -> ChatStyle | None:
     if {"<[begin▁of▁sentence]>", "<[end▁of▁sentence]>"} <= names.keys():  # Seed-Coder
         begin, end = names["<[begin▁of▁sentence]>"], names["<[end▁of▁sentence]>"]
         return ChatStyle((), (begin, "{role}\n"), (end,), after_system="\n\n")
+    if {"<|turn>", "<turn|>"} <= names.keys():  # Gemma 4
+        start = names.get("<bos>")
+        return ChatStyle(
+            () if start is None else (start,),
+            (names["<|turn>"], "{role}\n"),
+            (names["<turn|>"], "\n"),
+            ("system", "user", "model"),
+        )
     return None
 
 

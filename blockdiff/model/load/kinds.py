@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from blockdiff.config import Layout
-from blockdiff.errors import ModelCorrupt, ModelUnsupported
+from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 
 
 class Family(str, Enum):
@@ -32,12 +32,14 @@ class Family(str, Enum):
     FAST_DLLM = "fast-dllm"  # Fast-dLLM v2, arXiv 2509.26328
     A2D = "a2d"  # Tiny-A2D
     CODA = "coda"
+    DIFFUSION_GEMMA = "diffusion-gemma"  # noise is wrong tokens, not masks
     AR = "ar"  # any autoregressive model: block size 1
 
 
 class Body(str, Enum):
     """The decoder stack: tensor names and configuration keys."""
 
+    DIFFUSION_GEMMA = "diffusion_gemma"  # that of transformers
     LLAMA = "llama"
     LLADA = "llada"
     LLADA2 = "llada2"
@@ -48,10 +50,11 @@ class Body(str, Enum):
 
 
 class Attention(str, Enum):
-    """What a position sees; the masks of these names are in `masks`."""
+    """What a position sees; the masks of these names are in `masks`, but for a canvas."""
 
     CAUSAL = "causal"  # what is before it
     BLOCK = "block"  # its own block, and the blocks before it
+    CANVAS = "canvas"  # what is before it; in the canvas, which is denoised, all of that, too
     FULL = "full"  # everything
 
 
@@ -70,8 +73,9 @@ class DiffusionKind:
 
     Attributes:
         shift: the logits of position p predict the token of p + 1, and not of p.
-        mask_token_id: the noise; None where there is none (autoregressive).
-        block_size: tokens of a block: 1 for autoregressive ones, None for one bidirectional canvas.
+        mask_token_id: the noise; None where there is none (autoregressive), or any token is.
+        block_size: tokens of a block, or of a canvas behind a causal prompt: 1 for autoregressive
+            ones, None for one bidirectional canvas.
         sub_block_size: tokens that settle before the next ones of their block begin to; None: all.
         expand_token_id: predicted at a mask, it makes two masks of it; None where not trained.
         delete_token_id: predicted at a mask, it takes the mask away; None where not trained.
@@ -111,11 +115,15 @@ class _Published:
 
 
 _FULL, _BLOCK, _CAUSAL = Attention.FULL, Attention.BLOCK, Attention.CAUSAL
+_CANVAS = Attention.CANVAS
 # By `architectures[0]` where that says more than `model_type`, else by that in small letters.
 _PUBLISHED = {
     "dream": _Published(Family.DREAM, Body.QWEN2, _FULL, True, 151666),
     "llada": _Published(Family.LLADA, Body.LLADA, _FULL, False, 126336),
     "coda": _Published(Family.CODA, Body.QWEN3, _FULL, True, 151669),
+    "diffusion_gemma": _Published(
+        Family.DIFFUSION_GEMMA, Body.DIFFUSION_GEMMA, _CANVAS, False, None, 256
+    ),
     "sdar": _Published(Family.SDAR, Body.QWEN3, _BLOCK, False, 151669, 4),
     "sdar_moe": _Published(Family.SDAR_MOE, Body.QWEN3_MOE, _BLOCK, False, 151669, 4),
     "llada2_moe": _Published(Family.LLADA2, Body.LLADA2, _BLOCK, False, 156895, 32),
@@ -146,6 +154,10 @@ _FIM = (
 )
 MOST_TOKENS = 1 << 22  # of a vocabulary; the largest known is 262,144
 _MOST_BYTES = 64 << 20  # of a JSON file; the largest tokenizers have 35 MB
+_BLOCK_KEYS: dict[Attention, tuple[tuple[str, ...], int]] = {  # and the largest size
+    Attention.BLOCK: (("block_size", "bd_size", "block_length"), 1024),
+    Attention.CANVAS: (("canvas_length",), 1 << 14),
+}
 _MASK_ROLE = "mask_token"  # how `special_tokens` names the token that the tokenizer calls its mask
 
 
@@ -184,13 +196,14 @@ def read_kind(
     """
     generation, names = generation or {}, tokens or {}
     base = published(config, source)
+    config = text_config(config, source)
     ids = _Ids(config, generation, source)
     mask = ids.get("mask_token_id")
     if mask is None:
         mask = _mask_of(names) if base.mask is None else base.mask
     if base == _PUBLISHED["qwen2"] and mask is not None:
         base = _OPEN_DCODER  # named as what it comes from: only its mask token tells them apart
-    if base.attention is Attention.CAUSAL:
+    if base.attention in (Attention.CAUSAL, Attention.CANVAS):
         mask = None
     elif mask is None:
         raise ModelCorrupt(f"{source}: neither config.json nor the tokenizer has a mask_token")
@@ -221,8 +234,26 @@ def read_kind(
     )
 
 
+def text_config(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    """The keys of a `config.json` with those of its `text_config` among them, if it has one.
+
+    Raises ModelCorrupt where that is no object, or where a family that has one lacks it.
+    """
+    text = config.get("text_config")
+    if published(config, source).body is not Body.DIFFUSION_GEMMA:
+        return config
+    if not isinstance(text, Mapping):
+        raise ModelCorrupt(f"{source}: config.json lacks the key 'text_config'")
+    return {**text, **config}
+
+
 def kind_of(folder: Path) -> DiffusionKind:
-    """The kind of the checkpoint in a folder of the hub's layout; errors as `read_kind`."""
+    """The kind of the checkpoint in a folder of the hub's layout.
+
+    Raises ModelNotFound without a config.json, and as `read_kind`.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(f"{folder} holds no config.json", "give a checkpoint folder")
     generation = folder / "generation_config.json"
     return read_kind(
         read_json(folder / "config.json"),
@@ -281,7 +312,7 @@ def _mask_of(names: Mapping[str, int]) -> int | None:
 def _layout(
     base: _Published, names: Mapping[str, int]
 ) -> tuple[Layout | None, FimTokens | None]:
-    if base.attention is Attention.FULL:
+    if base.attention in (Attention.FULL, Attention.CANVAS):
         return Layout.IN_PLACE, None
     for prefix, suffix, middle, layout in _FIM if base.fim else ():
         if prefix in names and suffix in names and middle in names:
@@ -290,12 +321,11 @@ def _layout(
 
 
 def _block_size(base: _Published, config: Mapping[str, Any], source: str) -> int | None:
-    if base.attention is not Attention.BLOCK:
-        return base.block_size
-    for key in ("block_size", "bd_size", "block_length"):
+    keys, most = _BLOCK_KEYS.get(base.attention, ((), 0))
+    for key in keys:
         if (size := config.get(key)) is not None:
-            if not isinstance(size, int) or not 1 <= size <= 1024:
-                raise ModelCorrupt(f"{source}: config.json: {key} is {size!r}, not 1..1024")
+            if type(size) is not int or not 1 <= size <= most:
+                raise ModelCorrupt(f"{source}: config.json: {key} is {size!r}, not 1..{most}")
             return size
     return base.block_size
 

@@ -1,4 +1,5 @@
-"""Byte-level BPE tokenizer of the Qwen2 kind, built from a GGUF file or a tokenizer.json.
+"""BPE tokenizers: byte-level of the Qwen2 kind, from a GGUF file or a tokenizer.json, and those of
+Gemma, whose tokens are text with `▁` for a space, and bytes where no token says it.
 
 Text and special tokens never mix here: `encode` treats "<|fim_middle|>" as the fourteen characters
 it is, and `decode` drops special ids, so no text can steer the layout and no layout can leak into
@@ -8,6 +9,7 @@ the text. The layouts put special ids into the sequence themselves.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from reprlib import repr  # texts of a file may have any length
@@ -61,7 +63,8 @@ class Tokenizer:
         backend.encode_special_tokens = True  # special tokens written in a text stay plain text
         self._backend = backend
         added = backend.get_added_tokens_decoder()
-        self._special_ids = frozenset(added)
+        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._bytes_of = _bytes_of_level if _is_byte_level(backend) else _bytes_of_text
         self._bytes: dict[int, bytes] = {}
         self.vocab_size = max(backend.get_vocab_size(), 1 + max(added, default=-1))
         self.special = _special_tokens({str(t.content): i for i, t in added.items()})
@@ -108,7 +111,7 @@ class Tokenizer:
         Raises:
             ModelNotFound: there is no such file.
             ModelCorrupt: the file does not parse.
-            ModelUnsupported: its tokenizer is not byte-level BPE.
+            ModelUnsupported: its tokenizer is not BPE of a kind that is known here.
         """
         import tokenizers
 
@@ -123,13 +126,14 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the backend raises bare Exception
             raise ModelCorrupt(f"{path} is not a tokenizer: {error}", _PULL_HINT) from error
-        if not isinstance(backend.model, tokenizers.models.BPE) or not isinstance(
-            backend.decoder, tokenizers.decoders.ByteLevel
-        ):
-            raise ModelUnsupported(f"{path} is not a byte-level BPE tokenizer")
+        known = _is_byte_level(backend) or _is_with_byte_fallback(backend)
+        if not isinstance(backend.model, tokenizers.models.BPE) or not known:
+            raise ModelUnsupported(f"{path} is no byte-level BPE tokenizer, nor one like Gemma's")
         # Published files leave some added tokens "not special", which text could then produce.
+        # Runs of white space (Gemma) are nothing but text.
         added = backend.get_added_tokens_decoder()
-        contents = [added[i].content for i in sorted(added) if not added[i].special]
+        loose = [added[i].content for i in sorted(added) if not added[i].special]
+        contents = [content for content in loose if content.replace(_SPACE, " ").strip()]
         contents += [f"{_UNUSED}{i}]" for i in range(backend.get_vocab_size(), vocab_size)]
         backend.add_special_tokens([_added(content) for content in contents])
         return cls(backend)
@@ -204,7 +208,7 @@ class Tokenizer:
         cached = self._bytes.get(token)
         if cached is None:
             content = None if self.is_special(token) else self._backend.id_to_token(token)
-            cached = bytes(_BYTE_OF[c] for c in content) if content else b""
+            cached = self._bytes_of(content) if content else b""
             self._bytes[token] = cached
         return cached
 
@@ -284,3 +288,37 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_alphabet()
+_SPACE = "▁"
+_ONE_BYTE = re.compile("<0x([0-9A-F]{2})>")
+
+
+def _is_byte_level(backend: tokenizers.Tokenizer) -> bool:
+    import tokenizers
+
+    return isinstance(backend.decoder, tokenizers.decoders.ByteLevel)
+
+
+def _is_with_byte_fallback(backend: tokenizers.Tokenizer) -> bool:
+    """Whether text is tokens that spell it, with `▁` for a space and nothing in front, as Gemma's.
+
+    Tried on a text, since the parts of a pipeline cannot be looked into.
+    """
+    import tokenizers
+
+    if not isinstance(backend.decoder, tokenizers.decoders.Sequence):
+        return False
+    tokens = backend.encode(_TRIED, add_special_tokens=False).tokens
+    return b"".join(map(_bytes_of_text, tokens)) == _TRIED.encode()
+
+
+_TRIED = " a  b\n\n\tc é\U0001f600"
+
+
+def _bytes_of_level(content: str) -> bytes:
+    return bytes(_BYTE_OF[c] for c in content)
+
+
+def _bytes_of_text(content: str) -> bytes:
+    if byte := _ONE_BYTE.fullmatch(content):
+        return bytes([int(byte[1], 16)])
+    return content.replace(_SPACE, " ").encode()
