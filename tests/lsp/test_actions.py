@@ -97,6 +97,7 @@ def test_what_is_offered_fits_the_place(
             if "fix" not in expected:
                 assert set(await offered(editor, start, end)) == expected
             assert await offered(editor, start, end, only=["quickfix"]) == {}
+            assert set(await offered(editor, start, end, only=[""])) >= expected  # all kinds
             some = await offered(editor, start, end, only=["refactor.rewrite.blockdiff.fill"])
             assert set(some) == expected & {"fill"}
 
