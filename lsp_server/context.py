@@ -53,7 +53,7 @@ class Context:
             document=whole_characters(text),
             hole=holes[0],
             also=tuple(holes[1:]),
-            path=str(path or ""),
+            path=name_of(document.uri),
             language=document.language,
             indentation=indentation(path),
             snippets=self._snippets(document),
@@ -79,7 +79,7 @@ class Context:
             span=span,
             instruction=instruction,
             strength=strength,
-            path=str(path_of(document.uri) or ""),
+            path=name_of(document.uri),
             language=document.language,
             snippets=self._snippets(document),
             decoding=decoding,
@@ -111,7 +111,7 @@ class Context:
         if not self.settings.snippets:
             return ()
         return tuple(
-            Snippet(str(path_of(uri) or "untitled"), whole_characters(snippet.text))
+            Snippet(name_of(uri) or "untitled", whole_characters(snippet.text))
             for uri, snippet in self.ring.related(document)
             if self.ignored.verdict_of(uri) is Verdict.OPEN
         )
@@ -125,6 +125,11 @@ def whole_characters(text: str) -> str:
     except UnicodeEncodeError:
         return re.sub("[\ud800-\udfff]", "\ufffd", text)
     return text
+
+
+def name_of(uri: str) -> str:
+    """The path of a document as a model reads it; empty where there is none."""
+    return whole_characters(str(path_of(uri) or ""))
 
 
 def path_of(uri: str) -> Path | None:

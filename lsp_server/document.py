@@ -141,8 +141,9 @@ class Document:
         )
 
     def offsets(self, span: Range) -> tuple[int, int]:
-        """The offsets of a range. Raises PositionOutside."""
-        return self.offset(span.start), self.offset(span.end)
+        """The offsets of a range; an end beyond the text, by which clients say all of it, means the
+        end. Raises PositionOutside."""
+        return self.offset(span.start), self.offset(span.end, clamp=True)
 
     def position(self, offset: int) -> Position:
         """The inverse of `offset`. Within a CRLF it is the end of the line."""

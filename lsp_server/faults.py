@@ -1,19 +1,22 @@
-"""What does not parse of a document, by tree-sitter."""
+"""What does not parse of a document: by tree-sitter, and where that is content by the compiler."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from blockdiff.syntax.grammars import parsed
+from blockdiff.syntax.grammars import NoGrammar, OutOfTime, parsed
+from blockdiff.syntax.syntax_errors import syntax_faults
 
 if TYPE_CHECKING:
     from tree_sitter import Node
 
 MOST_CHARACTERS = 1_000_000  # above, nothing is offered that needs a parse
 
+_MOST_JUDGED = 60_000  # characters: above, what the grammar lets pass is not looked for
 _MOST_ERRORS = 200
 _MOST_LINES = 12  # of an error that are written anew
 
@@ -33,9 +36,14 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Of a whole document, in order."""
+    """Of a whole document, in order.
+
+    Attributes:
+        hidden: the grammar accepts the document. Who refuses it stops at the first fault.
+    """
 
     all: tuple[Fault, ...]
+    hidden: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.all)
@@ -54,8 +62,28 @@ class Faults:
         return sum(fault.end - fault.start + 1 for fault in self.all)
 
 
+@lru_cache(maxsize=4)  # editors ask at every move of the cursor
 def faults(text: str, language: str) -> Faults | None:
     """What does not parse; None where that cannot be said: no grammar, too large, too slow."""
+    found = grammar_faults(text, language)
+    if found is None or len(text) > _MOST_JUDGED:
+        return found
+    try:
+        wrong = syntax_faults(text, language, 0, len(text))
+    except (NoGrammar, OutOfTime):
+        return found
+    if found and wrong:
+        return found
+    return Faults(tuple(Fault(fault.start, fault.end) for fault in wrong[:1]), hidden=True)
+
+
+def faults_with(text: str, language: str) -> Faults | None:
+    """The same of one of many texts that are tried, most of which the grammar refuses."""
+    return grammar_faults(text, language) or faults.__wrapped__(text, language)
+
+
+def grammar_faults(text: str, language: str) -> Faults | None:
+    """What tree-sitter refuses."""
     if len(text) > MOST_CHARACTERS:
         return None
     data = text.encode("utf-8", "replace")

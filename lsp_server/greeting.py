@@ -19,11 +19,13 @@ CAPABILITIES = Path(__file__).with_name("capabilities.json")
 
 _ENCODINGS = ("utf-8", "utf-16", "utf-32")
 _MOST_HEADER_LINES = 16
-_MOST_BYTES = 64 << 20
+_AT_ONCE = 16 << 20  # bytes: a header may promise more than there is memory, or ever comes
 
 
 class Replay:
     """A stream whose beginning has been read already.
+
+    Its lines are those of headers, and come as pygls knows them, however a client writes them.
 
     Attributes:
         answered: id of the `initialize` request that has its answer; None if there was none.
@@ -33,16 +35,16 @@ class Replay:
         self._stream, self._read, self.answered = stream, read, answered
 
     def readline(self) -> bytes:
-        if not self._read:
-            return self._stream.readline()
         line, self._read = self._split(self._read.find(b"\n") + 1 or len(self._read))
-        return line if line.endswith(b"\n") else line + self._stream.readline()
+        line = line if line.endswith(b"\n") else line + self._stream.readline()
+        size = _length(line)
+        if size is None:
+            return line if line.strip() or not line else b"\r\n"
+        return b"Content-Length: %d\r\n" % size
 
     def read(self, size: int) -> bytes:
-        if not self._read:
-            return self._stream.read(size)
         part, self._read = self._split(size)
-        return part + self._stream.read(size - len(part)) if len(part) < size else part
+        return part + _read(self._stream, size - len(part))
 
     def _split(self, at: int) -> tuple[bytes, bytes]:
         return self._read[:at], self._read[at:]
@@ -54,12 +56,10 @@ def greet(stdin: BinaryIO, stdout: BinaryIO) -> Replay:
     for _ in range(_MOST_HEADER_LINES):
         line = stdin.readline()
         head += line
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"content-length" and value.strip().isdigit():
-            size = int(value)
+        size = _length(line) or size
         if not line.strip():
             break
-    body = stdin.read(size) if 0 < size <= _MOST_BYTES else b""
+    body = _read(stdin, size)
     number, encodings = _initialize(body)
     if number is not None:
         answer = json.dumps(
@@ -68,6 +68,23 @@ def greet(stdin: BinaryIO, stdout: BinaryIO) -> Replay:
         stdout.write(b"Content-Length: %d\r\n\r\n%s" % (len(answer), answer))
         stdout.flush()
     return Replay(stdin, head + body, number)
+
+
+def _length(header: bytes) -> int | None:
+    """Of the body, if that is what a line of a header says."""
+    name, _, value = header.partition(b":")
+    value = value.strip()
+    known = name.strip().lower() == b"content-length" and value.isdigit() and len(value) < 20
+    return int(value) if known else None
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    """So many bytes, fewer only where the stream ends."""
+    parts = []
+    while size > 0 and (part := stream.read(min(size, _AT_ONCE))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def initialize_result(encodings: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from enum import Enum
+from functools import partial
 from typing import Any, TypeAlias
 
 from cattrs import AttributeValidationNote, Converter, IterableValidationNote
@@ -44,6 +45,12 @@ def converter(detailed: bool = False) -> Converter:
     made.register_structure_hook(str, _text)
     made.register_structure_hook(int, _integer)
     made.register_structure_hook(bool, lambda value, kind: bool(value))  # 1 and 0 of old editors
+    as_listed = made.get_structure_hook(types.Diagnostic)
+    made.register_structure_hook(types.Diagnostic, partial(_readable, as_listed))
+    as_typed = made.get_unstructure_hook(types.Diagnostic)
+    made.register_unstructure_hook(
+        types.Diagnostic, lambda item: item if isinstance(item, dict) else as_typed(item)
+    )
     return made
 
 
@@ -117,6 +124,14 @@ def _member(value: Any, kind: Any) -> Any:
         if isinstance(value, base) and not isinstance(value, bool):
             return value
         raise
+
+
+def _readable(as_listed: Any, value: Any, kind: Any) -> Any:
+    """A diagnostic, which nothing here looks at, or the JSON of one that is otherwise than ours."""
+    try:
+        return as_listed(value, kind)
+    except Exception:  # any of those that a wrong value meets on its way
+        return value
 
 
 def _text(value: Any, kind: Any) -> str:

@@ -17,7 +17,7 @@ from itertools import accumulate, islice
 from blockdiff.syntax.grammars import grammar_of
 from blockdiff.syntax.nesting import Nesting, scan
 from blockdiff.syntax.whitespace import indent_width, line_ending
-from lsp_server.faults import Fault, Faults, faults
+from lsp_server.faults import Fault, Faults, faults, faults_with
 
 _MOST_PARSED = 8_000_000  # bytes in search of one repair
 _MOST_TRIED = 160
@@ -31,6 +31,7 @@ _WORD = re.compile(r"[^\W\d]\w+")
 _PYTHON_HEAD = re.compile(
     r"\s*(?:(?:async\s+)?(?:def|for|with)|class|if|elif|else|while|try|except|finally|match|case)\b"
 )
+_PRINT = re.compile(r"[ \t]*(?:print|exec)( +)(?=[\w'\"])")
 _CLOSES = re.compile(r"[)\]}]|end\b|else\b|elseif\b|until\b")
 _COMMENT = re.compile(r"\s*(?:#|//|--|/\*).*$")
 # Where nothing is open, what a line may still lack at its end.
@@ -69,7 +70,7 @@ def repaired(text: str, language: str, at: int) -> Change | None:
     if partial is None:
         return None
     change, after = partial
-    if len(after.all) < len(before.all):
+    if after.hidden or len(after.all) < len(before.all):
         return change
     made = change.made_in(text)
     second = _tried(made, language, after, after.all[0].start)
@@ -84,19 +85,21 @@ def _tried(text: str, language: str, before: Faults, at: int) -> Iterator[tuple[
         if change in tried:
             continue
         tried.add(change)
-        after = faults(change.made_in(text), language)
+        after = faults_with(change.made_in(text), language)
         if after is None:
             return  # out of time: it would be with every change
         yield change, after
 
 
 def _is_better(text: str, change: Change, before: Faults, after: Faults) -> bool:
+    if after.hidden:
+        return _is_another(text, change, before, after.all[0])
     return after.fewer_than(before) and _is_clean(change, after, text)
 
 
 def mends(text: str, change: Change, before: Faults, language: str) -> bool:
     """Whether all parses with a change, or at least what it changes, and no less of the rest."""
-    after = faults(change.made_in(text), language)
+    after = faults_with(change.made_in(text), language)
     if after is None:
         return False
     return not after or _is_better(text, change, before, after)
@@ -108,6 +111,15 @@ def _is_clean(change: Change, after: Faults, text: str) -> bool:
     end = change.start + len(change.new)
     stop = change.made_in(text).find("\n", end)
     return not any(f.start <= max(stop, end) and f.end >= start for f in after.all)
+
+
+def _is_another(text: str, change: Change, before: Faults, first: Fault) -> bool:
+    """Whether the first error that the grammar does not see comes after what was wrong before, and
+    not in the lines that were changed or right below them."""
+    end = change.start + len(change.new)
+    moved = end - change.end
+    last = max(end, *(fault.end + moved for fault in before.all))
+    return change.made_in(text).count("\n", last, first.start) > 1
 
 
 def _changes(text: str, language: str, fault: Fault, at: int) -> Iterator[Change]:
@@ -124,7 +136,7 @@ def _changes(text: str, language: str, fault: Fault, at: int) -> Iterator[Change
     yield from _blocks_closed(text, language, fault)
     if ends_block:
         yield lacks
-    for each in (_ended, _once, _opened, _spelled, _doubled, _less):
+    for each in (_indented, _called, _ended, _once, _opened, _spelled, _doubled, _less):
         for start, end in lines:
             yield from each(text, language, start, end)
 
@@ -161,7 +173,11 @@ def _closed(text: str, language: str, start: int, end: int) -> Iterator[Change]:
         line = _COMMENT.sub("", line)
         state = scan(line, language, Nesting())
     quote = state.inside if state.in_string and len(state.inside) == 1 else ""
-    for kept in (line.rstrip(), line.rstrip().rstrip(":;,{").rstrip()) if line.strip() else ():
+    whole = line.rstrip()
+    ends = [whole, whole.rstrip(":;,{").rstrip()]
+    if whole.endswith(";"):  # within a macro of Rust it may stand before the bracket
+        ends.reverse()
+    for kept in ends if whole else ():
         owed = scan(kept + quote, language, Nesting()).stack
         if kept.endswith("{"):  # a block: its end stands on another line
             owed = owed[:-1]
@@ -222,6 +238,33 @@ def _ended(text: str, language: str, start: int, end: int) -> Iterator[Change]:
         endings = ()
     for ending in endings:
         yield Change(place, place, ending)
+
+
+def _indented(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+    """A line of Python takes a level that is open above it; a head gets a body."""
+    line = text[start:end]
+    if language != "python" or not line.strip():
+        return
+    blanks = len(line) - len(line.lstrip())
+    above = [other for other in text[:start].splitlines() if other.strip()][-_MOST_BLOCK_LINES:]
+    if not above:
+        return
+    levels = [other[: len(other) - len(other.lstrip())] for other in reversed(above)]
+    inner = levels[0] + ("\t" if levels[0].startswith("\t") else " " * 4)
+    head = _PYTHON_HEAD.match(above[-1]) and _COMMENT.sub("", above[-1]).rstrip().endswith(":")
+    for level in dict.fromkeys((inner, *levels) if head else levels):
+        if level != line[:blanks] and (head or level in levels[:1] or len(level) < blanks):
+            yield Change(start, start + blanks, level)
+    if head:
+        place = len(text[:start].rstrip())
+        yield Change(place, place, f"{line_ending(text[:place], text[place:])}{inner}pass")
+
+
+def _called(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+    """A statement `print x` becomes a call."""
+    match = _PRINT.match(text, start, end) if language == "python" else None
+    if match is not None:
+        yield Change(match.start(1), end, f"({text[match.end() : end].rstrip()})")
 
 
 def _respelled(text: str, language: str, start: int, end: int) -> Iterator[Change]:

@@ -264,7 +264,8 @@ def _add_requests(server: Server) -> None:
     @server.feature(types.TEXT_DOCUMENT_INLINE_COMPLETION, types.InlineCompletionOptions())
     @_typed
     async def inline(params: types.InlineCompletionParams) -> types.InlineCompletionList:
-        invoked = params.context.trigger_kind is types.InlineCompletionTriggerKind.Invoked
+        asked = params.context.trigger_kind
+        invoked = asked in (types.InlineCompletionTriggerKind.Invoked, 0)  # 0 in earlier drafts
         await server.with_settings()
         edits = await server.inline.complete(
             params.text_document.uri, position_from(params.position), invoked=invoked
@@ -321,7 +322,7 @@ def _reported(server: Server, token: str) -> contextlib.AbstractAsyncContextMana
 
 def _covers(kind: str, action: Action) -> bool:
     """Whether a kind that a client asks for is that of an action or one above it."""
-    return action.kind == kind or action.kind.startswith(f"{kind}.")
+    return kind in ("", action.kind) or action.kind.startswith(f"{kind}.")
 
 
 def _code_action(

@@ -25,7 +25,7 @@ def proxy_for(url: str) -> httpx.Proxy | None:
     parts = urlsplit(url)
     found = getproxies()  # of the environment, else those of the system
     scheme = parts.scheme if found.get(parts.scheme) else "all"
-    wanted = found.get(scheme, "")
+    wanted = found.get(scheme, "").strip()
     if not wanted or _bypassed(parts.hostname or "", parts.port, found.get("no", "")):
         return None
     wanted = wanted if "://" in wanted else f"http://{wanted}"
@@ -91,7 +91,10 @@ def _bypassed(host: str, port: int | None, exceptions: str) -> bool:
             with contextlib.suppress(ValueError):  # a name, which is no address
                 if address in ipaddress.ip_network(word.strip("[]"), False):
                     return True
-        name, _, wanted_port = word.rpartition(":") if word.count(":") == 1 else (word, "", "")
+        has_port = word.count(":") == 1 or "]:" in word
+        name, _, wanted_port = word.rpartition(":") if has_port else (word, "", "")
+        if name == "*":
+            name = host
         name = name.removeprefix("*").strip(".[]")
         if wanted_port and wanted_port != str(port):
             continue

@@ -7,6 +7,9 @@ secret of ours while the program runs. When the last line has run it asks for a 
 back with the outcome: whatever else comes from it, or nothing, is no pass. Every descendant ends
 with the guard, in whatever session or group it is: orphans come to the guard, not to the system's
 first process.
+
+A program that is written against this protocol can still speak it: it runs in the process whose
+word counts, and nothing that process holds at its end can be kept from it until then.
 """
 
 from __future__ import annotations

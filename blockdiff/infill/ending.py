@@ -22,6 +22,10 @@ _GOES_ON = re.compile(
 _NOT_LESS_DEEP = re.compile(r"#\s*(?:if|else|elif|endif|define|undef|pragma|error)|\w+:\s*$|case\b")
 _OPENS_BLOCK = re.compile(r".*(?:[:{(\[]|\b(?:then|do|begin))\s*$")
 _CLOSES = re.compile(r"\s*(?:[)\]}]+[;,)]*|(?:end|fi|done|esac)\b.*|</\w.*)\s*$")
+_LAST_CLAUSE = re.compile(r"\s*\}?\s*(?:else\b(?!\s*if\b)|finally\b)")
+CLAUSE = re.compile(
+    r"\s*\}?\s*(?:else|elif|elseif|elsif|except|catch|rescue|finally|case|default|when)\b"
+)
 _IMPORT = re.compile(r"(?:import|from|use|using|package|require|#include|#!)\b|#include|#!")
 
 
@@ -53,6 +57,7 @@ class Ending:
             self._at_delimiter(raw),
             self._at_construct(raw, final),
             self._at_closer(raw, final),
+            self._at_clause(raw, final),
         ]
         return min((place for place in found if place is not None), default=None)
 
@@ -176,6 +181,26 @@ class Ending:
                 depth = indent_width(whole)
             elif depth > indent_width(closer) and line.rstrip() == closer:
                 return at if final or number < len(lines) - 1 else None
+            at += len(line) + 1
+        return None
+
+    def _at_clause(self, raw: str, final: bool) -> int | None:
+        """Before a clause that stands behind the hole, or one that none may follow."""
+        depth = indent_width(self.following)
+        if "\n" not in raw or self.before.in_text or not CLAUSE.match(self.following):
+            return None
+        if indent_width(self.tail) <= depth:
+            return None
+        closes = self.following.strip(" \t}").startswith("finally")
+        state, at = self.before, 0
+        lines = raw.split("\n")
+        for number, line in enumerate(lines):
+            if number and not state.in_text and indent_width(line) == depth:
+                last = _LAST_CLAUSE.match(line)
+                ends = bool(last) and (not closes or line.strip(" \t}").startswith("finally"))
+                if ends or line.rstrip() == self.following:
+                    return at if final or number < len(lines) - 1 else None
+            state = scan(line + "\n", self.language, state)
             at += len(line) + 1
         return None
 

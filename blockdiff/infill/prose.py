@@ -18,10 +18,13 @@ MARKUP = frozenset({
 """Languages in which prose is text like any other, and where no language is known."""
 
 _FENCE = re.compile(r"[ \t]*(?:```|~~~)[ \t]*[\w+#.-]*[ \t]*$")
-_SENTENCE = re.compile(
-    r"(?:[A-Z][a-z]*|I)[,']?(?: [`\"'(]?[\w`'\"./()-]+[,;:)`'\"]*){4,}[ \t]*"
+_SENTENCE = re.compile(r"[^\W\d_]+[,':]?(?: [`\"'(]?[\w`'\"./()-]+[,;:)`'\"]*){4,}[!? \t]*")
+_PLAIN_WORDS = re.compile(r"(?:\b(?:[^\W\d_]{2,}|[aI])\b[,:]? +){3}[^\W\d_]{2,}")
+_ITEM = re.compile(r"(?:[-*\u2022]|\d+[.)]) +(?=\*\*|`|[^\W\d_])")
+# A sentence in a script that puts no blanks between words.
+_UNSPACED = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff][\w\s`,.\u3001\uff0c\uff08\uff09-]{4,}[\u3002\uff1a\uff01:]\s*$"
 )
-_PLAIN_WORDS = re.compile(r"(?:\b[A-Za-z]{2,}\b[, ]+){3}[A-Za-z]{2,}")
 _TALK = re.compile(
     r"(?:(?:This|These|The|Here|In this|In the|Note|To|You|It|If you|Please|Sure|Certainly"
     r"|Explanation|However|Now|I|We|As|When)\b|\*\*|#{2,6} )"
@@ -66,17 +69,25 @@ def turns_to_prose(raw: str, tail: str, language: str, before: Nesting, final: b
 def _is_prose(line: str, language: str) -> bool:
     if line.startswith(comment_marks(language) or "\0"):
         return False
+    if language in LANGUAGES:
+        if line.startswith(("**", "## ", "### ")):
+            return not (language in ("c", "cpp") and line.startswith("#"))
+        if _UNSPACED.match(line):
+            return True
+        if item := _ITEM.match(line):
+            line = line[item.end() :]
+            if line.startswith("**"):
+                return True
     talk = bool(_TALK.match(line))
-    if line.startswith(("**", "## ", "### ")) and language in LANGUAGES:
-        return not (language in ("c", "cpp") and line.startswith("#"))
-    words = re.findall(r"[A-Za-z']+", line)
-    if len(words) < 4 or not _SENTENCE.match(line):
+    words = re.findall(r"[^\W\d_][^\W\d_']*", line)
+    if len(words) < 4 or line[0].islower() or not _SENTENCE.match(line):
         return False
     plain = _PLAIN_WORDS.search(line)
+    foreign = sum(not word.isascii() for word in words) > 1
     keywords = sum(word.lower() in _KEYWORDS for word in plain.group().split()) if plain else 0
     ends = line.rstrip().endswith((".", ":", "!", "?"))
     if language in LANGUAGES:
-        return plain is not None and (talk or ends or keywords == 0)
+        return (foreign and ends) or (plain is not None and (talk or ends or keywords == 0))
     return talk and ends and len(words) >= 6 and plain is not None
 
 

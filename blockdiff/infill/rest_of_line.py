@@ -82,9 +82,13 @@ class RestOfLine:
         While not `final`, `raw` may grow: what it says so far has to be enough. `ended` says that
         the model ended it.
         """
-        if not self.tail.strip() and _STARTS_STATEMENT.match(self.rest.lstrip()):
+        alone = bool(_STARTS_STATEMENT.match(self.rest.lstrip()))  # a line could begin with it
+        behind = self._begins_comment and self.rest[0].isspace()
+        if not self.tail.strip() and alone and not behind:
             return None  # whole statements come before that one
-        found = self._meeting(_Draft(raw[:_LOOKED_AT], final, ended))
+        begins_line = alone and not self.rest[0].isspace() and not self._at.in_string
+        torn = raw.endswith("\n") and not begins_line
+        found = self._meeting(_Draft(raw[:_LOOKED_AT], final, ended and not torn))
         if found is None:
             return None
         keep = raw[:found]
@@ -221,7 +225,7 @@ class RestOfLine:
         as a whole.
         """
         raw, missing = draft.text, self.excess(draft.text[:at])
-        fits = missing <= self.missing_elsewhere or self._opens_more
+        fits = sure or missing <= self.missing_elsewhere or self._opens_more
         if missing and draft.final and draft.ended and self.excess(raw) < missing:
             return False
         if _HEADER_END.match(self.rest) and self.next_indent > indent_width(self.tail):

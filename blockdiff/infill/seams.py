@@ -20,7 +20,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from blockdiff.infill.ending import Ending
+from blockdiff.infill.ending import CLAUSE, Ending
 from blockdiff.infill.prose import turns_to_prose
 from blockdiff.infill.repetition import repeats_from
 from blockdiff.infill.rest_of_line import RestOfLine
@@ -34,6 +34,7 @@ from blockdiff.syntax.whitespace import (
     line_ending,
     reindent,
     to_lf,
+    unit_at_cursor,
     without_blanks_twice,
 )
 from blockdiff.types import Extent, FinishReason, SyntaxState
@@ -139,7 +140,7 @@ class Seams:
             text = self._shown_at_cursor(text, len(text) == len(raw), reason)
         elif not self._ends_line and not self._rest and self._suffix:
             text = text.rstrip()  # the line break that follows is there
-        unit, at_line_start = self._unit or self._wished, not self._tail.strip()
+        unit, at_line_start = self._unit or self._unshown, not self._tail.strip()
         if not self._before.in_text and self._before.closers[-2:] not in (") ", "] "):
             text = without_blanks_twice(text, self._tail, self._above, unit)
         if self._extent not in (Extent.LINE, Extent.BLOCK):
@@ -237,9 +238,11 @@ class Seams:
                 and lines[i + run].text == self._following[run]
             ):
                 run += 1
-            telling = sum(map(_telling, self._following[:run]))
+            same = self._following[:run]
+            telling = sum(_telling(line) or bool(CLAUSE.match(line)) for line in same)
             whole = self._all_following and run == len(self._following)
-            if telling >= (2 if whole else _TELLING_RUN):
+            clause = run > 1 and any(map(CLAUSE.match, same))
+            if telling >= (2 if whole or clause else _TELLING_RUN) or (clause and run > 2):
                 return raw[:start]
         return raw
 
@@ -383,7 +386,7 @@ class Seams:
             before=self._before,
             line_start=len(self._prefix) - len(self._tail),
             next_indent=-1 if following is None else indent_width(following),
-            unit=max(4, len((self._unit or self._wished or " " * 4).expandtabs(8))),
+            unit=max(4, len((self._unit or self._unshown or " " * 4).expandtabs(8))),
             excess=self._excess,
             missing_elsewhere=excess(
                 scan(self._prefix[: len(self._prefix) - len(self._tail)], self._language),
@@ -427,6 +430,11 @@ class Seams:
     @cached_property
     def _unit(self) -> str:
         return indentation_unit(self._prefix, self._suffix)
+
+    @cached_property
+    def _unshown(self) -> str:
+        """One level of indentation where no line of text shows it."""
+        return unit_at_cursor(self._tail, self._above) or self._wished
 
 
 def _lines(raw: str, tail: str, final: bool) -> list[_Line]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from blockdiff.syntax.fillers import fillers
 from blockdiff.syntax.grammars import NoGrammar, OutOfTime
 from blockdiff.syntax.nesting import scan
-from blockdiff.syntax.syntax_errors import SyntaxFault, construct, syntax_faults
+from blockdiff.syntax.syntax_errors import SyntaxFault, construct, parses, syntax_faults
 from blockdiff.types import SyntaxState
 
 
@@ -127,9 +127,7 @@ def _mendable(document: str, start: int, end: int, language: str) -> bool:
     before, after = document[:start], document[end:]
     for text in fillers(before, after, language):
         filled = before + text + after
-        if text != document[start:end] and not syntax_faults(
-            filled, language, start, start + len(text)
-        ):
+        if text != document[start:end] and parses(filled, language, start, start + len(text)):
             return True
     return False
 

@@ -25,6 +25,11 @@ _NO_LINE_COMMENTS = frozenset({
     "html", "xml", "css", "json", "markdown", "plaintext", "restructuredtext", "latex",
 })  # fmt: skip
 _BACKTICK_STRINGS = frozenset({"javascript", "typescript", "tsx", "go"})
+_TRIPLE_QUOTES = frozenset({
+    "python", "java", "csharp", "kotlin", "scala", "swift", "julia", "elixir", "groovy", "dart",
+    "toml",
+})  # fmt: skip
+_TRIPLE_APOSTROPHES = frozenset({"python", "groovy", "dart", "toml"})
 _NO_BLOCK_COMMENTS = _HASH_COMMENTS | (_NO_LINE_COMMENTS - {"css"}) | {"lua", "haskell"}
 
 LINE_COMMENT = "\n"
@@ -111,16 +116,22 @@ def _tokens(language: str) -> re.Pattern[str]:
     if language == "lua":
         first = [r"\b(?:function|if|do|repeat|end|until)\b"]
         opens += [r"--\[=*\[", "--", r"\[=*\["]
+    elif language in _HASH_COMMENTS - {"python"}:
+        opens += [r"(?<![^\s;()|&])#"]  # elsewhere it is part of a word: ${#list}, $#
     else:
         opens += comment_marks(language)
     if language not in _NO_BLOCK_COMMENTS:
         opens += [r"/\*"]
     if language in _BACKTICK_STRINGS:
         opens += ["`"]
-    if language in ("python", "java"):
+    if language in _TRIPLE_QUOTES:
         opens += ['"""']
-    if language == "python":
+    if language in _TRIPLE_APOSTROPHES:
         opens += ["'''"]
+    if language in ("c", "cpp"):
+        opens += [r'R"[^\s()\\"]{0,16}\(']
+    if language == "rust":
+        opens += ['r#+"']
     opens += ['"']
     if language == "rust":  # 'a' is a character, 'a a lifetime
         first = [r"'(?:\\[^\n]*'?|[^\\'\n])'"]
@@ -138,6 +149,10 @@ def _ending_of(opener: str) -> str:
         return _BLOCK_COMMENT
     if "[" in opener:  # Lua's long brackets
         return opener.lstrip("-").replace("[", "]")
+    if opener[0] == "R":  # raw strings of C++
+        return f'){opener[2:-1]}"'
+    if opener[0] == "r":  # and of Rust
+        return opener[:0:-1]
     return opener
 
 
@@ -154,7 +169,8 @@ def _leave(text: str, position: int, inside: str, language: str) -> tuple[int, s
         if position >= len(text) or (text[position] == "\\" and position + 1 == len(text)):
             return len(text), inside
         return position + 1, ""  # its closing quote, or a line break it cannot span
-    raw = inside in ("\n", _BLOCK_COMMENT) or inside[0] == "]" or (inside, language) == ("`", "go")
+    raw = inside in ("\n", _BLOCK_COMMENT) or inside[0] in "])" or inside[-1] == "#"
+    raw = raw or (inside, language) == ("`", "go")
     while True:
         end = text.find(inside, position)
         if end < 0:

@@ -48,9 +48,19 @@ def syntax_faults(text: str, language: str, start: int, end: int) -> list[Syntax
     Raises:
         NoGrammar, OutOfTime: nothing is known.
     """
+    text, data, tree = _parsed(text, language)
+    return _faults(text, data, tree, language, start, end)
+
+
+def _parsed(text: str, language: str) -> tuple[str, bytes, tree_sitter.Tree]:
     text = re.sub("\r(?!\n)", "\n", text)  # grammars take a CR by itself for a blank
     data = text.encode("utf-8", "replace")  # a lone surrogate becomes one "?"
-    tree = parse(data, language)
+    return text, data, parse(data, language)
+
+
+def _faults(
+    text: str, data: bytes, tree: tree_sitter.Tree, language: str, start: int, end: int
+) -> list[SyntaxFault]:
     first = len(text[:start].rstrip().encode("utf-8", "replace"))
     last = len(data) - len(text[end:].lstrip().encode("utf-8", "replace"))
     found = [*_in_tree(tree.root_node), *refused(tree, language, first, last)]
@@ -69,6 +79,19 @@ def syntax_faults(text: str, language: str, start: int, end: int) -> list[Syntax
     if not faults and _too_new(tree, text, place):
         return []
     return [*faults, SyntaxFault(place, min(place + 1, len(text)))]
+
+
+def parses(text: str, language: str, start: int, end: int) -> bool:
+    """Whether `syntax_faults` would find nothing.
+
+    For many texts of which most are wrong: the compiler is not asked about what the grammar
+    refuses, so it is taken for wrong where only the compiler knows better.
+
+    Raises:
+        NoGrammar, OutOfTime: nothing is known.
+    """
+    text, data, tree = _parsed(text, language)
+    return not tree.root_node.has_error and not _faults(text, data, tree, language, start, end)
 
 
 _WRAPPER = "async def _():\n"

@@ -47,6 +47,19 @@ def indentation_unit(prefix: str, suffix: str) -> str:
     return " " * _unit(list(map(len, leading)))
 
 
+def unit_at_cursor(tail: str, above: str) -> str:
+    """One level of indentation as the blanks before the cursor show it; empty if they do not.
+
+    `tail` is what stands before the cursor in its line, `above` the lines before it.
+    """
+    if not tail or tail.strip() or " \t" in tail:
+        return ""
+    if tail[0] == "\t":
+        return "\t"
+    known = next((line for line in reversed(above.split("\n")) if line.strip()), "")
+    return tail if not indent_width(known) and _OPENS.search(known) else ""
+
+
 def reindent(
     text: str,
     unit: str,
@@ -94,7 +107,7 @@ def without_blanks_twice(text: str, tail: str, above: str, unit: str) -> str:
     known = next((line for line in reversed(above.split("\n")) if line.strip()), "")
     level = len(unit.expandtabs(8)) if unit else min(2, len(tail))
     needed = indent_width(known) + (level if _OPENS.search(known) else 0)
-    if indent_width(tail) < needed or not known or len(tail.expandtabs(8)) % len(unit or '  '):
+    if indent_width(tail) < needed or not known or len(tail.expandtabs(8)) % len(unit or "  "):
         return text
     lines = first.split("\n")
     deep = tail + extra

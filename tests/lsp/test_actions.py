@@ -84,6 +84,7 @@ async def command(editor: Editor, value: Any, token: str | None = None) -> Any:
         (EMPTY, (2, 0), (3, 0), {"fill"}),
         ('def f():\n    """Say."""\n    return 1\n', (2, 4), (2, 4), set()),
         ("def f(:\n    return 1\n", (0, 4), (0, 4), {"fix"}),
+        ("if x:\nprint(x)\n", (1, 0), (1, 0), {"fix"}),
     ],
 )
 def test_what_is_offered_fits_the_place(
@@ -96,6 +97,7 @@ def test_what_is_offered_fits_the_place(
             if "fix" not in expected:
                 assert set(await offered(editor, start, end)) == expected
             assert await offered(editor, start, end, only=["quickfix"]) == {}
+            assert set(await offered(editor, start, end, only=[""])) >= expected  # all kinds
             some = await offered(editor, start, end, only=["refactor.rewrite.blockdiff.fill"])
             assert set(some) == expected & {"fill"}
 

@@ -87,6 +87,11 @@ def test_a_line_that_is_not_there_is_an_error(position: Position, message: str) 
     assert Document("", "a\nb\n").offset(Position(2, 0)) == 4
 
 
+def test_a_range_that_ends_beyond_the_text_ends_with_it() -> None:
+    whole = Range(Position(0, 1), Position(2**31 - 1, 0))
+    assert Document("", "a\nb\n").offsets(whole) == (1, 4)
+
+
 def test_inverted_and_negative_positions_are_errors() -> None:
     with pytest.raises(PositionOutside, match="inverted"):
         Range(Position(1, 0), Position(0, 5))

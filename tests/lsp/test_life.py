@@ -92,6 +92,34 @@ def test_the_stream_goes_on_after_the_greeting() -> None:
     assert (replay.readline(), replay.read(9)) == (b"more\n", b"lines")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"content-length: %d\r\n\r\n",
+        b"CONTENT-LENGTH:%d\r\n\r\n",
+        b"Content-Length:  %d \r\n\r\n",
+        b"Content-Length: %d\n\n",
+        b"Content-Type: application/vscode-jsonrpc; charset=utf-8\r\nContent-length: %d\r\n\r\n",
+    ],
+)
+def test_a_header_may_be_written_in_any_way(header: bytes) -> None:
+    body = json.dumps(INITIALIZE).encode()
+    message, out = header % len(body) + body, io.BytesIO()
+    replay = greet(io.BytesIO(message + message), out)
+    assert replay.answered == 1
+    for _ in range(2):  # as the server itself reads it
+        lines = list(iter(replay.readline, b"\r\n"))
+        assert b"Content-Length: %d\r\n" % len(body) in lines
+        assert replay.read(len(body)) == body
+
+
+@pytest.mark.parametrize("size", [b"99999999999999", b"9" * 5_000])
+def test_a_header_may_promise_more_than_ever_comes(size: bytes) -> None:
+    replay = greet(io.BytesIO(b"Content-Length: " + size + b"\r\n\r\n{}"), io.BytesIO())
+    assert replay.answered is None
+    assert replay.read(10**14).endswith(b"\r\n\r\n{}")
+
+
 def test_a_replayed_stream_reads_across_its_seam() -> None:
     replay = Replay(io.BytesIO(b"cd\nef"), b"ab", None)
     assert (replay.readline(), replay.read(9)) == (b"abcd\n", b"ef")

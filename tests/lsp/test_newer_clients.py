@@ -76,9 +76,11 @@ def test_what_can_be_read_of_initialize_is_kept() -> None:
         ({"tags": [1, 77]}, None),
         ({"severity": 0, "code": 3, "codeDescription": {"href": "x"}}, 4),
         ({}, 99),
+        ({"message": {"kind": "markdown", "value": "**m**"}}, None),
+        ({"relatedInformation": [{"message": "m"}]}, None),
     ],
 )
-def test_a_number_that_is_not_listed_refuses_no_code_action(
+def test_a_diagnostic_that_is_not_as_listed_refuses_no_code_action(
     scripted: Scripted, diagnostic: dict[str, Any], kind: int | None
 ) -> None:
     raw = Raw(scripted[0])

@@ -98,7 +98,22 @@ IN_LINE = [
     ("typescript", "const user: User = { name: ¦, age: 30 };\n",
      "'John', age: 30 };\nconst other: User = { name: 'J", "'John'"),
     ("tsx", '<div className="¦">{name}</div>;\n', 'hello">{name}</div>;\n', "hello"),
+    # a line break at the end of a draft leaves no line for the rest
+    ("typescript", "let x: ¦ = 1;\nlet y = 2;\n",
+     "number = 1;\nlet y = 2;\nlet z = 1;\n", "number"),
+    ("java", "int x = ¦;\nint y = 2;\n", "1;\nint y = 2;\nint z = x + y;\n", "1"),
+    ("python", "from typing import Any, ¦, Union\n",
+     "Dict, List, Union\nimport os\nimport sys\n", "Dict, List"),
+    ("python", 're.compile(r"^(\\d+)¦$")\n', '-(\\d+)$")\nm = p.match(\'1-2\')\n', "-(\\d+)"),
+    ("rust", "fn area(w: u32, h: u32) -> u32 {\n    ¦ // square metres\n}\n",
+     "w * h // square metres\n}\n\nfn main() {\n", "w * h"),
+    # raw strings, and marks of a comment within a word
+    ("rust", '    let s = r#"¦"#;\n', '{"a": 1}"#;\n    let v = from_str(s);\n', '{"a": 1}'),
+    ("cpp", 'auto s = R"x(¦)x";\n', '{"a": (1)}")x";\nstd::cout << s;\n', '{"a": (1)}"'),
+    ("shell", "echo ${#¦[@]}\n", "arr[@]}\necho ${arr[0]}\n", "arr"),
+    ("shell", 'case "$1" in ¦) echo x;; esac\n', "start) echo x;; esac\n", "start"),
     # languages without a grammar here
+    ("makefile", "all: ¦ test\n", "build test\n\tgo build\n", "build"),
     ("sql", "SELECT ¦ FROM users WHERE id = 1;\n",
      "* FROM users WHERE id = 1;\nSELECT * FROM users WHERE id = 1;\nSELECT * ", "*"),
     ("css", "a { color: ¦; margin: 0 }\n", "#000; text-decoration: none; padding: 10px }", "#000"),
@@ -191,6 +206,27 @@ def test_what_fits_into_the_line_stays(language: str, text: str, raw: str) -> No
         ("go", "func main() {\n\tprintln(1)\n}\n\n¦\nvar x = 1\n",
          "func f() {\n}\n```\nThe function does nothing.\n", "func f() {\n}"),
         ("sql", "SELECT ¦\n", "id FROM users;\n```\n", "id FROM users;"),
+        ("lua", "local M = {}\n\n¦\nreturn M\n",
+         "function M.f() end\n\nThis module defines a function f that does it.\n",
+         "function M.f() end"),
+        *(("python", "x = 1\n¦\ny = 2\n", f"z = 3\n\n{prose}\n", "z = 3") for prose in (
+            "Объяснение: этот код делает то и это.", "以下是代码的解释：", "1. **z**: It is set.",
+            "이 코드는 변수 z 를 정의하고 출력합니다.", "- The variable z is set to three here.",
+        )),
+        # a clause that stands behind the hole
+        ("python", "if x:\n    ¦\nelse:\n    y()\n", "x()\nelse:\n    z()\n", "x()"),
+        ("python", "if x:\n    y = ¦\nelse:\n    y = 2\n", "1\nelse:\n    y = 3\nf(y)\n", "1"),
+        ("python", "match x:\n    case 1:\n        ¦\n    case _:\n        z()\n",
+         "y()\n    case _:\n        w()\n", "y()"),
+        ("javascript", "try {\n  ¦\n} catch (e) {\n  z();\n}\n", "y();\n} finally {\n  w();\n}\n",
+         "y();"),
+        ("lua", "if x then\n  ¦\nelse\n  z()\nend\n", "y()\nelse\n  w()\nend\n", "y()"),
+        ("cpp", "if (x)\n{\n    ¦\n}\nelse\n{\n    z();\n}\n", "y();\n}\nelse\n{\n    w();\n}\n",
+         "y();"),
+        ("c", "switch (x) {\ncase 1:\n  ¦\n  break;\ndefault:\n  z();\n}\n",
+         "y();\n  break;\ndefault:\n  w();\n}\n", "y();"),
+        ("go", "func f() {\n\tswitch x {\n\tcase 1:\n\t\t¦\n\tdefault:\n\t\tz()\n\t}\n}\n",
+         "y()\n\tdefault:\n\t\tw()\n\t}\n}\n", "y()"),
         # what repeats
         ("python", 'x = f"{¦}"\n', "1" + "0" * 64, "10"),
         ("sql", "SELECT id, ¦", "name, age, " * 12, "name, age"),
@@ -221,6 +257,11 @@ def test_it_ends_with_what_it_began(language: str, text: str, raw: str, kept: st
         ("python", "def f():\n    ¦", "if x:\n        return 1\n    else:\n        return 2"),
         ("python", "def f():\n    return 1\n\n\n¦", "@cache\ndef g():\n    x = 1\n\n    return x"),
         ("python", "x = 1\n¦", "try:\n    f()\nexcept OSError:\n    pass"),
+        ("python", "if x:\n    ¦\nelse:\n    y()\n", "if a:\n        b()\n    else:\n        c()"),
+        ("python", "if x:\n    ¦\nelse:\n    y()\n", "a()\nelif b:\n    c()"),
+        ("python", "try:\n    ¦\nfinally:\n    y()\n", "a()\nexcept E:\n    c()\nelse:\n    d()"),
+        ("python", "¦\ny = 2\n", "名前 = [1, 2]\n# これは合計です。\n合計 = sum(名前)"),
+        ("java", "¦\nclass A {}\n", "Foo bar, baz, qux;\npublic static final int A = 1;"),
         ("python", "x = [\n    ¦\n]\n", "0, 0, 0, 0, 0, 0, 0, 0, 0, 0,"),
         ("python", "¦\n", "# " + "-" * 60),
         ("c", "char s[] = ¦;\n", '"' + "=" * 70 + '"'),
@@ -278,9 +319,7 @@ def test_what_belongs_together_stays(language: str, text: str, raw: str) -> None
         (Extent.DELIMITER, "python", "x = '¦'\n", "a'\ny = 'b'\n", "a"),
     ],
 )  # fmt: skip
-def test_an_extent_ends_it(
-    extent: Extent, language: str, text: str, raw: str, kept: str
-) -> None:
+def test_an_extent_ends_it(extent: Extent, language: str, text: str, raw: str, kept: str) -> None:
     found = seams(language, text, extent)
     assert found.finish(raw, LENGTH).rstrip() == kept
     assert found.finish(raw, EOM).rstrip() == kept
@@ -302,6 +341,12 @@ def test_an_extent_ends_it(
         ("python", "def f(x):\n    ¦\n", "    if x:\n            y()\n        z()\n",
          "if x:\n        y()\n    z()"),
         ("python", "def f(x):\n  y = x + 1\n  ¦\n\nprint(f(2))\n", "return y\n\n  ", "return y"),
+        # no line of text shows what a level is
+        ("python", "def f(x):\n\t¦\n", "    y = x\n    return y\n", "y = x\n\treturn y"),
+        ("go", "func f() int {\n\t¦\n}\n", "if x {\n        return 1\n    }\n    return 2",
+         "if x {\n\t\treturn 1\n\t}\n\treturn 2"),
+        ("python", "def f(x):\n  ¦\n", "y = x\n    if y:\n        return y\n",
+         "y = x\n  if y:\n    return y"),
         # one level more is due
         ("python", "def f(x):\n    for y in x:\n    ¦\n", "    print(y)", "    print(y)"),
     ],

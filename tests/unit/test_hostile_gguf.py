@@ -78,6 +78,7 @@ ABSURD: list[tuple[str, Any]] = [
     ("qwen2.attention.layer_norm_rms_epsilon", float("inf")),
     ("qwen2.attention.layer_norm_rms_epsilon", None),
     ("qwen2.rope.scaling.type", "yarn"), ("qwen2.rope.scaling.type", 3),
+    ("qwen2.rope.scaling.factor", 4.0), ("qwen2.attention.causal", False),
     ("general.architecture", 7), ("general.architecture", "mamba"),
     ("general.alignment", 0), ("general.alignment", 24), ("general.alignment", "32"),
     ("tokenizer.ggml.tokens", [1, 2, 3]), ("tokenizer.ggml.tokens", "abc"),

@@ -40,7 +40,7 @@ def proxy_of(url: str) -> str:
         ("*:99999999", False), ("xample.com", False), ("example.org,example.com", True),
         (".example.com", True), ("*.example.com", True), ("engine.example.com:8443", True),
         ("engine.example.com:1", False), ("https://engine.example.com", True), ("*", True),
-        ("EXAMPLE.com", True),
+        ("EXAMPLE.com", True), ("*:8443", True), ("*:8444", False),
     ],
 )  # fmt: skip
 def test_no_proxy_is_read_word_by_word(
@@ -51,10 +51,15 @@ def test_no_proxy_is_read_word_by_word(
     assert proxy_of(REMOTE) == ("" if bypassed else PROXY)
 
 
+def test_blanks_around_a_proxy_are_none_of_it(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("HTTPS_PROXY", f" {PROXY} ")
+    assert proxy_of(REMOTE) == PROXY
+
+
 def test_no_proxy_names_addresses_and_networks(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("ALL_PROXY", PROXY)
-    environment.setenv("NO_PROXY", "fe11::/16,10.0.0.0/8,192.168.1.5")
-    for host in ("[fe11::1]", "10.2.3.4", "192.168.1.5"):
+    environment.setenv("NO_PROXY", "fe11::/16,10.0.0.0/8,192.168.1.5,[fe13::1]:1")
+    for host in ("[fe11::1]", "[fe13::1]", "10.2.3.4", "192.168.1.5"):
         assert proxy_of(f"https://{host}:1") == ""
     for host in ("[fe12::1]", "11.0.0.1", "192.168.1.6"):
         assert proxy_of(f"https://{host}:1") == PROXY

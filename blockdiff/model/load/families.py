@@ -304,6 +304,9 @@ def config_from_gguf(fields: Mapping[str, Any], source: str) -> TransformerConfi
 
     keys.expect(f"{family}.rope.scaling.type", "none")
     keys.expect(f"{family}.rope.scale_linear", 1.0)
+    if f"{family}.rope.scaling.type" not in fields:  # llama.cpp takes a factor alone for linear
+        keys.expect(f"{family}.rope.scaling.factor", 0.0, 1.0)
+    keys.expect(f"{family}.attention.causal", True)
     heads, width = size("attention.head_count"), size("embedding_length")
     head_dim = size("attention.key_length", max(width // heads, 1))
     if f"{family}.attention.key_length" not in fields and width % heads:
