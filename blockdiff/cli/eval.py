@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockdiff.cli import eval_heldout, eval_seams, eval_tune, interrupt
-from blockdiff.cli import options as options
+from blockdiff.cli import eval_heldout, eval_seams, eval_tune, interrupt, options
 from blockdiff.cli.console import reported_errors
 from blockdiff.cli.eval_parts import Bar, adapter_digest
 from blockdiff.config import DecodingConfig, Mode

@@ -75,7 +75,7 @@ def _check(kind: Any, value: Any, where: str) -> None:
         except UnicodeEncodeError as error:
             problem = f"{where} holds half of a surrogate pair at offset {error.start}"
             raise InvalidRequest(problem, "send whole characters") from error
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif isinstance(value, float) and kind is float and not math.isfinite(value):
         raise InvalidRequest(f"{where} is too large a number")
 
 
@@ -90,14 +90,14 @@ def _refusal(kind: Any, value: Any, where: str, said: str) -> InvalidRequest:
     kind_here = bare(kind)
     if isinstance(kind_here, type) and issubclass(kind_here, Enum):
         return InvalidRequest(f"{where} must be one of {', '.join(m.value for m in kind_here)}")
-    if found := re.fullmatch(r"Expected `(\w+)`, got `(\w+)`", wrong):
+    if found := re.fullmatch(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`", wrong):
         wanted, got = (_NAMES[word] for word in found.groups())
         return InvalidRequest(f"{where or 'the value'} must be {wanted}, not {got}")
     if found := re.fullmatch(r"Object missing required field `(\w+)`", wrong):
         return InvalidRequest(f"{_inside(where, found[1])} is missing")
     if wrong == "Number out of range":
         return InvalidRequest(f"{where} is too large a number")
-    return outside(where.rpartition(".")[2], value, kind)
+    return outside(where.rpartition(".")[2], bare(kind)(value), kind)
 
 
 def _inside(where: str, name: str) -> str:
