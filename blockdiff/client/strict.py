@@ -36,7 +36,7 @@ def parse(body: bytes) -> dict[str, Any]:
         raise InvalidRequest(f"not JSON: {error.msg} at offset {error.pos}") from error
     except (ValueError, RecursionError) as error:  # not UTF-8, absurd numbers, absurd nesting
         raise InvalidRequest(f"not JSON: {type(error).__name__}") from error
-    return read(dict, value, "the body")
+    return value if isinstance(value, dict) else read(dict, value, "the body")
 
 
 def read(kind: type[_T], value: Any, where: str = "") -> _T:
