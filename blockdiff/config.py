@@ -1,16 +1,21 @@
 """Typed settings. A mode is a value here, never a string compared in five places.
 
-Field metadata `help` becomes the help text of the command line. Contradictions are errors at
+The limits of a field and its help are annotations: the command line, the JSON that comes in, the
+editor's settings and the JSON Schemas have them from here. What contradicts them is an error at
 construction. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-import math
+import functools
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
 
 from blockdiff.errors import InvalidRequest
 
@@ -25,6 +30,10 @@ SEEDS = (-(2**63), 2**64 - 1)
 
 LEAST_TEMPERATURE = 1e-4
 """Below it choosing is greedy: logits divided by less leave the range of float32."""
+
+
+MOST_FLOAT = sys.float_info.max
+"""The limit of what is finite; the library takes no infinite one."""
 
 
 class Mode(str, Enum):
@@ -66,29 +75,105 @@ class Layout(str, Enum):
     CHAT = "chat"
 
 
-def _help(text: str, default: Any) -> Any:
-    return field(default=default, metadata={"help": text})
+def about(text: str, **limits: Any) -> Meta:
+    """What is said of a field: its help, and limits by their names in `msgspec.Meta`."""
+    made: Meta = Meta(description=text, **limits)
+    return made
+
+
+@functools.cache
+def annotations_of(kind: Any) -> dict[str, Any]:
+    """The types of the fields of a dataclass, with what is said of them."""
+    return get_type_hints(kind, include_extras=True)
+
+
+def bare(annotation: Any) -> Any:
+    """The type in an annotation."""
+    return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+
+
+def meta_of(annotation: Any) -> dict[str, Any]:
+    """The limits and the description in an annotation, by their names in `msgspec.Meta`."""
+    names = ("ge", "gt", "le", "min_length", "max_length", "description")
+    metas = getattr(annotation, "__metadata__", ())
+    said = ((name, getattr(meta, name)) for meta in metas for name in names)
+    return {name: value for name, value in said if value is not None}
+
+
+def check_limits(value: Any) -> None:
+    """Raises InvalidRequest for a field of a dataclass that is outside of its limits."""
+    kind: Any = type(value)
+    for name, annotation in annotations_of(kind).items():
+        try:
+            if bare(annotation) is not annotation:
+                msgspec.convert(getattr(value, name), annotation)
+        except msgspec.ValidationError:
+            raise outside(name, getattr(value, name), annotation) from None
+
+
+def outside(name: str, value: Any, annotation: Any) -> InvalidRequest:
+    """The error for a value outside of the limits of an annotation."""
+    limits = meta_of(annotation)
+    if "min_length" in limits:
+        wanted = f"be {limits['min_length']} to {limits['max_length']}, got {len(value)}"
+    elif "max_length" in limits:
+        wanted = f"have {limits['max_length']} characters at most"
+    elif limits.get("le") == MOST_FLOAT:
+        wanted = f"be finite and above {limits['gt']}, got {value}"
+    elif "gt" in limits:
+        wanted = f"be in ({limits['gt']}, {limits['le']}], got {value}"
+    else:
+        wanted = f"be {limits['ge']}..{limits['le']}, got {value}"
+    return InvalidRequest(f"{name} must {wanted}")
+
+
+MaxTokens = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
+BlockSize = Annotated[
+    int, about("tokens per block (0: as the checkpoint was trained)", ge=0, le=64)
+]
+Temperature = Annotated[float, about("0 is greedy, as is less than 0.0001", ge=0, le=10)]
+Seed = Annotated[int, about("the same seed gives the same text; -2^63 to 2^64-1")]
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingConfig:
     """How to write the text of a hole."""
 
-    mode: Mode = _help("ar, verify (same text as ar, fewer forwards) or diffusion", Mode.VERIFY)
-    rule: Rule = _help("diffusion: which tokens of a draft settle in a step", Rule.TRUST)
-    trust: float = _help(
-        "diffusion, rule trust: settle tokens at least so likely, against the likeliest one", 0.3
+    mode: Annotated[Mode, about("ar, verify (same text as ar, fewer forwards) or diffusion")] = (
+        Mode.VERIFY
     )
-    block_size: int = _help("tokens per block (0: as the checkpoint was trained)", 0)
-    denoising_steps: int = _help("diffusion, rule schedule: steps per block (0: one per token)", 0)
-    threshold: float = _help("diffusion: settle tokens above this", 0.9)
-    entropy_bound: float = _help("diffusion, rule entropy_bound: nats settled per step", 0.5)
-    edit_threshold: float = _help("diffusion, rule edit: replace where another is above this", 0.9)
-    cache: Reuse = _help("bidirectional models: exact, or faster and approximate", Reuse.EXACT)
-    max_tokens: int = _help("most tokens to write (0: 256, for a rewrite what its text needs)", 0)
-    temperature: float = _help("0 is greedy, as is less than 0.0001", 0.0)
-    top_p: float = _help("sample from the smallest set of tokens with this mass", 1.0)
-    seed: int = _help("the same seed gives the same text; -2^63 to 2^64-1", 0)
+    rule: Annotated[Rule, about("diffusion: which tokens of a draft settle in a step")] = Rule.TRUST
+    trust: Annotated[
+        float,
+        about(
+            "diffusion, rule trust: settle tokens at least so likely, against the likeliest one",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.3
+    block_size: BlockSize = 0
+    denoising_steps: Annotated[
+        int,
+        about("diffusion, rule schedule: steps per block (0: one per token)", ge=0, le=MOST_TOKENS),
+    ] = 0
+    threshold: Annotated[float, about("diffusion: settle tokens above this", gt=0, le=1)] = 0.9
+    entropy_bound: Annotated[
+        float, about("diffusion, rule entropy_bound: nats settled per step", gt=0, le=MOST_FLOAT)
+    ] = 0.5
+    edit_threshold: Annotated[
+        float, about("diffusion, rule edit: replace where another is above this", gt=0, le=1)
+    ] = 0.9
+    cache: Annotated[Reuse, about("bidirectional models: exact, or faster and approximate")] = (
+        Reuse.EXACT
+    )
+    max_tokens: Annotated[
+        MaxTokens, about("most tokens to write (0: 256, for a rewrite what its text needs)")
+    ] = 0
+    temperature: Temperature = 0.0
+    top_p: Annotated[
+        float, about("sample from the smallest set of tokens with this mass", gt=0, le=1)
+    ] = 1.0
+    seed: Seed = 0
 
     @property
     def greedy(self) -> bool:
@@ -96,25 +181,9 @@ class DecodingConfig:
         return self.temperature < LEAST_TEMPERATURE
 
     def __post_init__(self) -> None:
-        def need(ok: bool, message: str) -> None:
-            if not ok:
-                raise InvalidRequest(message)
-
-        need(0 <= self.block_size <= 64, f"block_size must be 0..64, got {self.block_size}")
-        steps = self.denoising_steps
-        need(0 <= steps <= MOST_TOKENS, f"denoising_steps must be 0..{MOST_TOKENS}, got {steps}")
-        need(0.0 <= self.trust <= 1.0, f"trust must be 0..1, got {self.trust}")
-        need(0.0 < self.threshold <= 1.0, f"threshold must be in (0, 1], got {self.threshold}")
-        bound = self.entropy_bound
-        need(0.0 < bound < math.inf, f"entropy_bound must be finite and above 0, got {bound}")
-        edit = self.edit_threshold
-        need(0.0 < edit <= 1.0, f"edit_threshold must be in (0, 1], got {edit}")
-        tokens = self.max_tokens
-        need(0 <= tokens <= MOST_TOKENS, f"max_tokens must be 0..{MOST_TOKENS}, got {tokens}")
-        need(0.0 <= self.temperature <= 10.0, f"temperature must be 0..10, got {self.temperature}")
-        need(0.0 < self.top_p <= 1.0, f"top_p must be in (0, 1], got {self.top_p}")
-        least, greatest = SEEDS
-        need(least <= self.seed <= greatest, f"seed must be -2^63..2^64-1, got {self.seed}")
+        check_limits(self)  # of the seed the library can say none: they exceed 64 bits with a sign
+        if not SEEDS[0] <= self.seed <= SEEDS[1]:
+            raise InvalidRequest(f"seed must be -2^63..2^64-1, got {self.seed}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import pairwise
+from typing import Annotated
 
-from blockdiff.config import DecodingConfig, Mode
+from msgspec import Meta
+
+from blockdiff.config import DecodingConfig, Mode, check_limits
 from blockdiff.errors import InvalidRequest
 
 
@@ -56,7 +59,8 @@ MOST_HOLES = 8
 MOST_CONTEXT = 1 << 20
 """Tokens of context that a request may ask for; the model's own limit is lower."""
 
-_MOST_ID = 1024  # characters of a request's id, which comes back in every event
+_ContextTokens = Annotated[int, Meta(ge=16, le=MOST_CONTEXT)]
+_RequestId = Annotated[str, Meta(max_length=1024)]  # it comes back in every event
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +92,8 @@ class InfillRequest:
     indentation: str = ""
     snippets: tuple[Snippet, ...] = ()
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    context_tokens: int = 1024
-    request_id: str = ""
+    context_tokens: _ContextTokens = 1024
+    request_id: _RequestId = ""
     also: tuple[Hole, ...] = ()
     revise: bool = False
     extent: Extent = Extent.HOLE
@@ -105,12 +109,7 @@ class InfillRequest:
         check_apart(self.holes)
         if self.indentation.strip(" ") not in ("", "\t") or len(self.indentation) > 16:
             raise InvalidRequest("indentation must be one tab or up to 16 spaces")
-        if not 16 <= self.context_tokens <= MOST_CONTEXT:
-            raise InvalidRequest(
-                f"context_tokens must be 16..{MOST_CONTEXT}, got {self.context_tokens}"
-            )
-        if len(self.request_id) > _MOST_ID:
-            raise InvalidRequest(f"request_id must have {_MOST_ID} characters at most")
+        check_limits(self)
 
     @property
     def holes(self) -> tuple[Hole, ...]:
@@ -177,14 +176,14 @@ class RewriteRequest:
     document: str
     span: Hole
     instruction: str = ""
-    strength: float = 0.5
+    strength: Annotated[float, Meta(ge=0, le=1)] = 0.5
     path: str = ""
     language: str = ""
     indentation: str = ""
     snippets: tuple[Snippet, ...] = ()
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    context_tokens: int = 1024
-    request_id: str = ""
+    context_tokens: _ContextTokens = 1024
+    request_id: _RequestId = ""
 
     def __post_init__(self) -> None:
         if self.span.end > len(self.document):
@@ -195,8 +194,7 @@ class RewriteRequest:
             raise InvalidRequest(
                 "there is no text to rewrite, the span is blank", "use infill to write new text"
             )
-        if not 0.0 <= self.strength <= 1.0:
-            raise InvalidRequest(f"strength must be 0..1, got {self.strength}")
+        check_limits(self)
         self.infill(self.span)  # refuses what an infill of it refuses
         if self.decoding.mode is Mode.AR and not self.instruction.strip():
             raise InvalidRequest(

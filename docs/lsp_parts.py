@@ -13,6 +13,7 @@ from typing import Any
 from lsprotocol import types
 
 from lsp_server.greeting import CAPABILITIES
+from lsp_server.messages import contract
 from lsp_server.server import advertised
 from lsp_server.settings import schema
 
@@ -24,9 +25,11 @@ def files() -> dict[Path, str]:
     """Path and content of each."""
     capabilities = advertised(types.ClientCapabilities())["capabilities"]
     del capabilities["positionEncoding"]  # follows from the client
+    schemas = {"settings": schema(), **contract()}
+    contracts = {ROOT / "tests" / "contract" / f"{name}.json": s for name, s in schemas.items()}
     return {
         CAPABILITIES: _json(capabilities),
-        ROOT / "tests" / "contract" / "settings.json": _json(schema()),
+        **{path: _json(value) for path, value in contracts.items()},
         GUIDE: _with_settings(GUIDE.read_text(encoding="utf-8")),
     }
 

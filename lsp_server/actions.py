@@ -196,7 +196,7 @@ class Actions:
         before = faults(document.text, language)
         after = faults(made_in(document, outcome.edits), language)
         worse = after and (not before or len(after.all) > len(before.all))
-        if worse or outcome.syntax == SyntaxState.BROKEN.value:
+        if worse or outcome.syntax is SyntaxState.BROKEN:
             raise DoesNotParse(
                 "what the model wrote does not parse here: nothing was changed",
                 "select the place and fill it in to have it anyway",

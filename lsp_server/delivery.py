@@ -86,7 +86,7 @@ class Delivery:
             self._say(error.message + hint, types.MessageType.Error)
         else:
             if outcome.edits:
-                if outcome.finish == FinishReason.LENGTH.value:
+                if outcome.finish is FinishReason.LENGTH:
                     self._say("the text was cut off at the limit, decoding.maxTokens")
                 return outcome
             self._say("there is nothing to change")

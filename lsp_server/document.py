@@ -13,8 +13,13 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
+from typing import Annotated
+
+from msgspec import Meta
 
 from blockdiff.errors import PositionOutside
+
+_NOT_NEGATIVE = Meta(extra_json_schema={"minimum": 0})  # in a schema; an error has its own words
 
 
 class Encoding(str, Enum):
@@ -29,8 +34,10 @@ class Encoding(str, Enum):
 class Position:
     """0-based line, and units of the negotiated encoding from its start."""
 
-    line: int
-    character: int
+    line: Annotated[int, _NOT_NEGATIVE]
+    character: Annotated[
+        int, _NOT_NEGATIVE, Meta(description="Counted in the negotiated position encoding.")
+    ]
 
     def __post_init__(self) -> None:
         if self.line < 0 or self.character < 0:

@@ -1,6 +1,6 @@
 """The messages of our own, `blockdiff/*`, and their JSON. The types are the schema.
 
-`tests/contract/` holds the same shapes as JSON Schemas, which the plugins check too. Positions are
+`tests/contract/` holds what `contract` writes of them, which the plugins check too. Positions are
 in the negotiated encoding.
 """
 
@@ -10,14 +10,17 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from blockdiff.client import decode
-from blockdiff.config import Mode
+from msgspec import Meta, to_builtins
+from msgspec.json import schema_components
+
+from blockdiff.client import strict
+from blockdiff.config import SEEDS, MaxTokens, Mode, about, check_limits
 from blockdiff.errors import InvalidRequest
-from blockdiff.types import MOST_HOLES
+from blockdiff.types import MOST_HOLES, FinishReason, SyntaxState
 from lsp_server.document import Range, TextEdit
 
 INFILL = "blockdiff/infill"
@@ -30,37 +33,49 @@ _MOST_VALUES = 10_000  # in the parameters of a request
 _T = TypeVar("_T")
 
 
+_MaxTokens = Annotated[
+    MaxTokens, about("Most to write; 0: as in the settings, for a rewrite enough for the text.")
+]
+_Mode = Annotated[str, Meta(extra_json_schema={"enum": ["", *[mode.value for mode in Mode]]})]
+_Seed = Annotated[
+    int, about("Negative: as in the settings.", extra_json_schema={"maximum": SEEDS[1]})
+]
+_RequestId = Annotated[
+    str, about("Comes back in every refinement; the server makes one if it is missing.")
+]
+_Token = Annotated[str, about("Where work-done progress is reported.")]
+_Version = Annotated[int, about("Of the document that it is about.")]
+_Count = Annotated[int, Meta(ge=0)]
+_Spans = tuple[tuple[_Count, _Count], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class DocumentId:
-    """Attributes: version: the one that positions refer to; 0 or less: whatever is open."""
+    """An open document."""
 
     uri: str
-    version: int = 0
+    version: Annotated[
+        int | None, about("The version that positions refer to; 0 or null: whatever is open.")
+    ] = 0
 
 
 @dataclass(frozen=True, slots=True)
 class InfillParams:
-    """`blockdiff/infill`.
-
-    Attributes:
-        holes: up to eight, none touching another; an empty range inserts.
-        max_tokens: of each hole; 0: as in the settings.
-        mode, seed: empty and -1: as in the settings.
-        request_id: comes back in every refinement; empty: the server makes one.
-        work_done_token: where progress is reported.
-    """
+    """Client to server: fill holes of an open document."""
 
     text_document: DocumentId
-    holes: tuple[Range, ...]
-    max_tokens: int = 0
-    mode: str = ""
-    seed: int = -1
-    request_id: str = ""
-    work_done_token: str = ""
+    holes: Annotated[
+        tuple[Range, ...],
+        about("None touches another; an empty range inserts.", min_length=1, max_length=MOST_HOLES),
+    ]
+    max_tokens: _MaxTokens = 0
+    mode: _Mode = ""
+    seed: _Seed = -1
+    request_id: _RequestId = ""
+    work_done_token: _Token = ""
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.holes) <= MOST_HOLES:
-            raise InvalidRequest(f"holes must be 1 to {MOST_HOLES}, got {len(self.holes)}")
+        check_limits(self)
         ordered = sorted(self.holes, key=lambda hole: hole.start)
         for one, other in zip(ordered, ordered[1:], strict=False):
             if other.start < one.end or other.start == one.start:
@@ -71,22 +86,23 @@ class InfillParams:
 
 @dataclass(frozen=True, slots=True)
 class RewriteParams:
-    """`blockdiff/rewrite`.
-
-    Attributes:
-        instruction: what to do; empty: the least likely `strength` of the text is written anew.
-        strength: 0 to 1; only without an instruction. Negative: as in the settings.
-        max_tokens: 0: enough for the text.
-    """
+    """Client to server: write a range of an open document anew."""
 
     text_document: DocumentId
     range: Range
-    instruction: str = ""
-    strength: float = -1.0
-    max_tokens: int = 0
-    seed: int = -1
-    request_id: str = ""
-    work_done_token: str = ""
+    instruction: Annotated[str, about("Empty: the least likely parts are written anew.")] = ""
+    strength: Annotated[
+        float,
+        about(
+            "Share of the text that is written anew, 0 to 1, without an instruction. "
+            "Negative: as in the settings.",
+            extra_json_schema={"maximum": 1},
+        ),
+    ] = -1.0
+    max_tokens: _MaxTokens = 0
+    seed: _Seed = -1
+    request_id: _RequestId = ""
+    work_done_token: _Token = ""
 
     def __post_init__(self) -> None:
         if self.strength > 1.0:
@@ -95,50 +111,44 @@ class RewriteParams:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What both requests answer.
-
-    Attributes:
-        version: the document's, to which `edits` apply; at most one edit a hole.
-        finish: how the last of the holes ended: `eom` or `length`.
-        syntax: whether the document with the edits parses: `ok`, `broken`, `skipped` where that
-            was not or cannot be judged.
-    """
+    """Server to client: edits that have not been applied, and how they were made."""
 
     request_id: str
-    version: int | None
-    edits: tuple[TextEdit, ...]
-    finish: str
-    syntax: str
-    tokens: int
-    forwards: int
-    elapsed_ms: float
+    version: _Version | None
+    edits: Annotated[
+        tuple[TextEdit, ...],
+        about(
+            "In the order of the holes; a hole that is right as it is has none.",
+            max_length=MOST_HOLES,
+        ),
+    ]
+    finish: Annotated[FinishReason, about("How the last of the holes ended.")]
+    syntax: Annotated[
+        SyntaxState,
+        about("Whether the document with the edits parses; skipped: it cannot be judged."),
+    ]
+    tokens: _Count
+    forwards: _Count
+    elapsed_ms: Annotated[float, Meta(ge=0)]
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class RefinementParams:
-    """`blockdiff/refinement`: the draft of one hole, always the whole of it.
-
-    Attributes:
-        seq: counts up within a request, over all its holes.
-        hole: index into the holes as they were sent.
-        range: what the draft would replace, in the document of `version`.
-        settled: half-open ranges of `text`, counted in the negotiated encoding from its start.
-        uncertain: the same, of the tokens that are least certain.
-        step: denoising steps taken in this hole.
-        done: this is the final text of the hole.
-    """
+    """Server to client: the draft of one hole, always the whole of it."""
 
     request_id: str
-    seq: int
-    version: int | None
-    hole: int
-    range: Range
+    seq: Annotated[int, about("Counts up within a request, over all its holes.", ge=0)]
+    version: _Version | None
+    hole: Annotated[int, about("Index into the holes as sent.", ge=0, le=MOST_HOLES - 1)]
+    range: Annotated[Range, about("What the draft would replace, in the document of `version`.")]
     text: str
-    settled: tuple[tuple[int, int], ...]
-    uncertain: tuple[tuple[int, int], ...]
-    step: int
-    done: bool
+    settled: Annotated[
+        _Spans, about("Half-open ranges of `text`, in units of the negotiated encoding.")
+    ]
+    uncertain: Annotated[_Spans, about("The same, of the tokens that are least certain.")]
+    step: Annotated[int, about("Denoising steps taken in this hole.", ge=0)]
+    done: Annotated[bool, about("This is the final text of the hole.")]
 
 
 class State(str, Enum):
@@ -153,38 +163,71 @@ class State(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class StatusParams:
-    """`blockdiff/status`.
-
-    Attributes:
-        message: what it is doing, or what went wrong and how to mend it.
-        progress: of starting, 0 to 1.
-        tokens_per_second: of the last request.
-    """
+    """Server to client: how the engine is."""
 
     state: State
     model: str = ""
     device: str = ""
-    message: str = ""
-    progress: float | None = None
-    tokens_per_second: float | None = field(default=None)
+    message: Annotated[str, about("What it does, or what went wrong and how to mend it.")] = ""
+    progress: Annotated[float, about("Of starting.", ge=0, le=1)] | None = None
+    tokens_per_second: Annotated[float, about("Of the last request.", ge=0)] | None = None
+
+
+def contract() -> dict[str, dict[str, Any]]:
+    """JSON Schemas of the messages, by the names of their files."""
+    return {
+        "infill-params": schema_of(InfillParams, INFILL),
+        "rewrite-params": schema_of(RewriteParams, REWRITE),
+        "outcome": schema_of(Outcome, f"result of {INFILL} and {REWRITE}", sent=True),
+        "refinement": schema_of(RefinementParams, REFINEMENT, sent=True),
+        "status": schema_of(StatusParams, STATUS, sent=True),
+    }
+
+
+def schema_of(kind: type, title: str, sent: bool = False) -> dict[str, Any]:
+    """JSON Schema of a dataclass with camelCase keys and no others.
+
+    Of what is `sent` all is there but what would be null; of what is read, what has no default.
+    """
+    (top,), parts = schema_components([kind])
+
+    def whole(part: Any) -> Any:
+        """A part with what it refers to in its place."""
+        if not isinstance(part, dict):
+            return [whole(item) for item in part] if isinstance(part, list) else part
+        part = parts.get(part.get("$ref", "").rpartition("/")[2], {}) | part
+        if either := part.pop("anyOf", None):  # something or null
+            part |= either[0] if sent else {"type": [one["type"] for one in either]}
+        made = {key: whole(part[key]) for key in part if key not in ("$ref", "title", "properties")}
+        if properties := part.get("properties"):
+            made["description"] = made["description"].partition("\n\n")[0].replace("\n", " ")
+            always = [name for name, rule in properties.items() if "anyOf" not in rule]
+            made["required"] = [camel(name) for name in (always if sent else part["required"])]
+            made["properties"] = {camel(name): whole(rule) for name, rule in properties.items()}
+            made["additionalProperties"] = False
+        return made
+
+    made: dict[str, Any] = whole(top)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title} | made
 
 
 def read(kind: type[_T], params: Any) -> _T:
     """Parameters of a request as a dataclass. Raises InvalidRequest that names the place."""
     try:
-        return decode.decode(kind, _plain(params, itertools.count(1)))
+        return strict.read(kind, _plain(params, itertools.count(1)))
     except RecursionError as error:
         raise InvalidRequest("the parameters are nested absurdly deep") from error
 
 
-def write(value: Any) -> Any:
+def write(message: Any) -> Any:
     """A message as JSON: camelCase keys; what has no value is left out."""
-    if is_dataclass(value) and not isinstance(value, type):
-        pairs = ((f.name, getattr(value, f.name)) for f in fields(value))
-        return {camel(name): write(item) for name, item in pairs if item is not None}
-    if isinstance(value, (list, tuple)):
-        return [write(item) for item in value]
-    return value.value if isinstance(value, Enum) else value
+
+    def written(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {camel(key): written(item) for key, item in value.items() if item is not None}
+        return [written(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return written(to_builtins(message))
 
 
 def _plain(value: Any, seen: Iterator[int]) -> Any:

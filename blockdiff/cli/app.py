@@ -18,8 +18,6 @@ from blockdiff.config import DecodingConfig
 from blockdiff.errors import BlockdiffError, Cancelled, ExitCode, InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
-_DEFAULTS = options.DEFAULTS
-
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {c.value:<4} {c.meaning}" for c in ExitCode)
 _USAGE_HINT = "add --help to see what is accepted"
 
@@ -77,6 +75,7 @@ def _main(context: typer.Context) -> None:
 
 
 @app.command(epilog=_EXIT_CODES)
+@options.decoding()
 def infill(
     file: options.FileArgument,
     at: Annotated[
@@ -98,18 +97,7 @@ def infill(
     write: options.WriteOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
-    mode: options.ModeOption = _DEFAULTS.mode,
-    rule: options.RuleOption = _DEFAULTS.rule,
-    block_size: options.BlockSizeOption = _DEFAULTS.block_size,
-    denoising_steps: options.DenoisingStepsOption = _DEFAULTS.denoising_steps,
-    threshold: options.ThresholdOption = _DEFAULTS.threshold,
-    entropy_bound: options.EntropyBoundOption = _DEFAULTS.entropy_bound,
-    edit_threshold: options.EditThresholdOption = _DEFAULTS.edit_threshold,
-    cache: options.CacheOption = _DEFAULTS.cache,
-    max_tokens: options.MaxTokensOption = _DEFAULTS.max_tokens,
-    temperature: options.TemperatureOption = _DEFAULTS.temperature,
-    top_p: options.TopPOption = _DEFAULTS.top_p,
-    seed: options.SeedOption = _DEFAULTS.seed,
+    decoding: DecodingConfig = options.DEFAULTS,
     context_tokens: options.ContextTokensOption = options.CONTEXT_TOKENS,
     revise: Annotated[
         bool,
@@ -136,20 +124,7 @@ def infill(
     infill_command.infill(
         file,
         infill_command.hole_finder(at or (), lines or (), hole or ()),
-        DecodingConfig(
-            mode=mode,
-            rule=rule,
-            block_size=block_size,
-            denoising_steps=denoising_steps,
-            threshold=threshold,
-            entropy_bound=entropy_bound,
-            edit_threshold=edit_threshold,
-            cache=cache,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-        ),
+        decoding,
         language=language,
         context_tokens=context_tokens,
         revise=revise,

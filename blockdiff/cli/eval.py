@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockdiff.cli import eval_heldout, eval_seams, eval_tune, interrupt
+from blockdiff.cli import eval_heldout, eval_seams, eval_tune, interrupt, options
 from blockdiff.cli.console import reported_errors
 from blockdiff.cli.eval_parts import Bar, adapter_digest
-from blockdiff.config import DecodingConfig, Mode, Rule
+from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import InvalidRequest
 from blockdiff.eval.infilling import EvalMode, Task, choose, evaluate, load_tasks, summarise
 from blockdiff.weights.catalog import DEFAULT_MODEL
@@ -27,13 +27,16 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-_DEFAULTS = DecodingConfig()
+_DECODING = (
+    "threshold", "rule", "entropy_bound", "edit_threshold", "denoising_steps", "block_size"
+)  # fmt: skip
 _SINGLE_LINE_TOKENS, _LONGER_TOKENS = 64, 256
 _OURS = {mode.value for mode in Mode}
 
 
 @app.command("infilling")
 @reported_errors()
+@options.decoding(*_DECODING)
 def infilling_command(
     data: Annotated[Path, typer.Option(help="HumanEval-Infilling, .jsonl or .jsonl.gz.")],
     mode: Annotated[EvalMode, typer.Option(help="Who fills the holes.")] = EvalMode.VERIFY,
@@ -45,22 +48,7 @@ def infilling_command(
         int, typer.Option(min=0, help="Most tokens of a hole; 0: 64 for single lines, else 256.")
     ] = 0,
     context_tokens: Annotated[int, typer.Option(help="Most tokens of prefix and suffix.")] = 2048,
-    threshold: Annotated[
-        float, typer.Option(help="diffusion: settle tokens above this probability.")
-    ] = _DEFAULTS.threshold,
-    rule: Annotated[Rule, typer.Option(help="diffusion: the unmasking rule.")] = _DEFAULTS.rule,
-    entropy_bound: Annotated[
-        float, typer.Option(help="diffusion, rule entropy_bound: nats settled per step.")
-    ] = _DEFAULTS.entropy_bound,
-    edit_threshold: Annotated[
-        float, typer.Option(help="diffusion, rule edit: replace where another is above this.")
-    ] = _DEFAULTS.edit_threshold,
-    denoising_steps: Annotated[
-        int, typer.Option(help="diffusion, rule schedule: steps per block.")
-    ] = _DEFAULTS.denoising_steps,
-    block_size: Annotated[
-        int, typer.Option(help="Tokens per block; 0: as trained.")
-    ] = _DEFAULTS.block_size,
+    decoding: DecodingConfig = options.DEFAULTS,
     model: Annotated[str, typer.Option(help="Model, by name or path.")] = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="Number format of the weights.")] = "auto",
@@ -71,16 +59,8 @@ def infilling_command(
     The last line on standard output is one JSON object.
     """
     tasks = choose(load_tasks(data), limit, seed)
-    decoding = _decoding(
-        mode,
-        rule=rule,
-        threshold=threshold,
-        entropy_bound=entropy_bound,
-        edit_threshold=edit_threshold,
-        denoising_steps=denoising_steps,
-        block_size=block_size,
-        max_tokens=max_tokens or _default_tokens(tasks),
-    )
+    most = max_tokens or _default_tokens(tasks)
+    decoding = replace(_checked(mode, decoding), max_tokens=most)
     settings = _settings(data, mode, seed, decoding, context_tokens, model, device, dtype)
 
     def filler() -> Filler:
@@ -93,7 +73,7 @@ def infilling_command(
     report |= {"seed": seed, "max_tokens": decoding.max_tokens}
     report |= {key: settings[key] for key in ("dtype", "adapter_sha256") if key in settings}
     if mode is EvalMode.DIFFUSION:
-        report["rule"] = rule.value
+        report["rule"] = decoding.rule.value
     report |= figures
     if not as_json:
         low, high = figures["pass@1_ci95"]
@@ -102,21 +82,16 @@ def infilling_command(
     typer.echo(json.dumps(report))
 
 
-def _decoding(mode: EvalMode, **options: Any) -> DecodingConfig:
+def _checked(mode: EvalMode, decoding: DecodingConfig) -> DecodingConfig:
     """Decoding of one of our modes. An option that the mode would ignore is an error."""
-    for name in ("rule", "threshold", "entropy_bound", "edit_threshold", "denoising_steps"):
-        if options[name] != getattr(_DEFAULTS, name) and mode is not EvalMode.DIFFUSION:
-            raise InvalidRequest(
-                f"--{name.replace('_', '-')} means nothing in mode {mode.value}",
-                "leave it out, or use --mode diffusion",
-            )
-    if options["block_size"] != _DEFAULTS.block_size and mode not in (
-        EvalMode.DIFFUSION,
-        EvalMode.VERIFY,
-    ):
-        raise InvalidRequest(f"--block-size means nothing in mode {mode.value}", "leave it out")
-    ours = Mode(mode.value) if mode.value in _OURS else Mode.AR
-    return DecodingConfig(mode=ours, **options)
+    drafting = (EvalMode.DIFFUSION, EvalMode.VERIFY)
+    for name in _DECODING:
+        heeded = drafting if name == "block_size" else (EvalMode.DIFFUSION,)
+        if getattr(decoding, name) != getattr(options.DEFAULTS, name) and mode not in heeded:
+            hint = "leave it out" + ("" if name == "block_size" else ", or use --mode diffusion")
+            option = name.replace("_", "-")
+            raise InvalidRequest(f"--{option} means nothing in mode {mode.value}", hint)
+    return replace(decoding, mode=Mode(mode.value) if mode.value in _OURS else Mode.AR)
 
 
 def _default_tokens(tasks: list[Task]) -> int:

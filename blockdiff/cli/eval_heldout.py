@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from blockdiff.cli import interrupt
+from blockdiff.cli import interrupt, options
 from blockdiff.cli.console import reported_errors
 from blockdiff.cli.eval_parts import Bar, adapter_digest
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.errors import InputFileError, InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
-
-_DEFAULTS = DecodingConfig()
 
 Data = Annotated[Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz.")]
 Limit = Annotated[int, typer.Option(min=0, help="Files to draw; 0 takes all.")]
@@ -28,7 +26,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON object only
 Model = Annotated[str, typer.Option(help="Model, by name or path.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, int8, bfloat16, float16 or float32.")]
-BlockSize = Annotated[int, typer.Option(min=0, max=64, help="Tokens per block; 0: as trained.")]
 T = TypeVar("T")
 
 
@@ -64,13 +61,14 @@ def held_out_command(
     typer.echo(json.dumps({"files": len(chosen), "languages": counts, "of": len(files)}))
 
 
+@options.decoding("block_size")
 def draft_command(
     data: Data,
     limit: Limit = 0,
     seed: Seed = 0,
     out: Out = None,
     as_json: AsJson = False,
-    block_size: BlockSize = 0,
+    decoding: DecodingConfig = options.DEFAULTS,
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -88,7 +86,7 @@ def draft_command(
     point = Checkpoint.load(model, where, choose_dtype(dtype, where), quiet)
     if point.adapter is None:
         raise InvalidRequest(f"{model} has no adapter to draft with", "name a model that has one")
-    size = block_size or point.drafting.block_size
+    size = decoding.block_size or point.drafting.block_size
     files = heldout.choose(heldout.load(data), limit, seed)
     settings = settings_of("draft", data, seed, model, device, dtype, {"block_size": size})
     rows = _through(
@@ -103,16 +101,14 @@ def draft_command(
     _report(settings, limit, figures, text, as_json)
 
 
+@options.decoding("edit_threshold", "block_size")
 def revise_command(
     data: Data,
     limit: Limit = 0,
     seed: Seed = 0,
     out: Out = None,
     as_json: AsJson = False,
-    edit_threshold: Annotated[
-        float, typer.Option(help="Replace a token where another is above this.")
-    ] = _DEFAULTS.edit_threshold,
-    block_size: BlockSize = 0,
+    decoding: DecodingConfig = options.DEFAULTS,
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -129,10 +125,8 @@ def revise_command(
 
     files = heldout.choose(heldout.load(data), limit, seed)
     engine = Engine.load(model, device=device, dtype=dtype)
-    decoding = DecodingConfig(
-        mode=Mode.DIFFUSION, rule=Rule.EDIT, edit_threshold=edit_threshold, block_size=block_size
-    )
-    decoding = resolved(decoding, engine.drafting)
+    edit = replace(decoding, mode=Mode.DIFFUSION, rule=Rule.EDIT)
+    decoding = resolved(edit, engine.drafting)
     settings = settings_of(
         "revise", data, seed, model, device, dtype, {"decoding": asdict(decoding)}
     )
@@ -148,13 +142,14 @@ def revise_command(
     _report(settings, limit, figures, text, as_json)
 
 
+@options.decoding("mode")
 def rewrite_command(
     data: Data,
     limit: Annotated[int, typer.Option(min=1, help="Most tasks of a kind.")] = 8,
     seed: Seed = 0,
     out: Out = None,
     as_json: AsJson = False,
-    mode: Annotated[Mode, typer.Option(help="How answers are written.")] = _DEFAULTS.mode,
+    decoding: DecodingConfig = options.DEFAULTS,
     context_tokens: Annotated[int, typer.Option(help="Most tokens of the file.")] = 1024,
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",
@@ -171,7 +166,6 @@ def rewrite_command(
 
     tasks = rewrite.tasks(heldout.load(data), limit, seed)
     engine = Engine.load(model, device=device, dtype=dtype)
-    decoding = DecodingConfig(mode=mode)
     more = {"decoding": asdict(decoding), "context_tokens": context_tokens}
     settings = settings_of("rewrite", data, seed, model, device, dtype, more)
     rows = _through(

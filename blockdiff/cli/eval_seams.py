@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockdiff.cli import interrupt
+from blockdiff.cli import interrupt, options
 from blockdiff.cli.console import reported_errors
 from blockdiff.cli.eval_heldout import AsJson, Device, Dtype, Model, Out, Seed, digest_of
 from blockdiff.cli.eval_parts import Bar, adapter_digest
-from blockdiff.config import DecodingConfig, Mode
+from blockdiff.config import DecodingConfig
 from blockdiff.errors import InputFileError
 from blockdiff.eval.seam_holes import SeamHole, Way
 from blockdiff.weights.catalog import DEFAULT_MODEL
@@ -22,7 +22,6 @@ from blockdiff.weights.catalog import DEFAULT_MODEL
 if TYPE_CHECKING:
     from blockdiff.eval.seams import Seamed
 
-_DEFAULTS = DecodingConfig()
 _COLUMNS = (
     ("holes", "holes", "d"), ("exact", "exact", ".1%"), ("repeats", "repeats", "d"),
     ("prose", "prose", "d"), ("fences", "fences", "d"), ("torn", "torn", "d"),
@@ -37,6 +36,7 @@ def register(app: typer.Typer) -> None:
     app.command("seams")(reported_errors()(seams_command))
 
 
+@options.decoding("mode")
 def seams_command(
     data: Annotated[
         list[Path],
@@ -49,7 +49,7 @@ def seams_command(
     ] = None,
     out: Out = None,
     as_json: AsJson = False,
-    mode: Annotated[Mode, typer.Option(help="How texts are written.")] = _DEFAULTS.mode,
+    decoding: DecodingConfig = options.DEFAULTS,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a hole.")] = 64,
     context_tokens: Annotated[
         int, typer.Option(min=64, help="Most tokens of the text around it and of the neighbour.")
@@ -89,7 +89,7 @@ def seams_command(
     holes = seam_holes.draw(files, limit, seed)
     if not holes:
         raise InputFileError("the files hold no place to ask for text", "name other --data")
-    decoding = DecodingConfig(mode=mode, max_tokens=max_tokens)
+    decoding = replace(decoding, max_tokens=max_tokens)
     settings = {
         "eval": "seams",
         "model": model,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Annotated
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
+from blockdiff.config import DecodingConfig, annotations_of, meta_of
 from blockdiff.types import Hole, InfillRequest
 
 DEFAULTS = DecodingConfig()
 CONTEXT_TOKENS = InfillRequest("", Hole(0, 0)).context_tokens
-
-_HELP = {field.name: field.metadata["help"] for field in dataclasses.fields(DecodingConfig)}
 
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="the file; - reads standard input")
@@ -27,18 +27,6 @@ JsonOption = Annotated[
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="print the diff and errors, nothing else")
 ]
-ModeOption = Annotated[Mode, typer.Option(help=_HELP["mode"])]
-RuleOption = Annotated[Rule, typer.Option(help=_HELP["rule"])]
-BlockSizeOption = Annotated[int, typer.Option(help=_HELP["block_size"])]
-DenoisingStepsOption = Annotated[int, typer.Option(help=_HELP["denoising_steps"])]
-ThresholdOption = Annotated[float, typer.Option(help=_HELP["threshold"])]
-EntropyBoundOption = Annotated[float, typer.Option(help=_HELP["entropy_bound"])]
-CacheOption = Annotated[Reuse, typer.Option(help=_HELP["cache"])]
-EditThresholdOption = Annotated[float, typer.Option(help=_HELP["edit_threshold"])]
-MaxTokensOption = Annotated[int, typer.Option(help=_HELP["max_tokens"])]
-TemperatureOption = Annotated[float, typer.Option(help=_HELP["temperature"])]
-TopPOption = Annotated[float, typer.Option(help=_HELP["top_p"])]
-SeedOption = Annotated[int, typer.Option(help=_HELP["seed"])]
 ContextTokensOption = Annotated[
     int, typer.Option(help="most tokens of the file around the place that the model sees")
 ]
@@ -59,3 +47,40 @@ EngineOption = Annotated[
         "--engine/--no-engine", help="ask the engine that runs, if it has this model loaded"
     ),
 ]
+
+
+def decoding(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The parameter `decoding` of a command as an option for each of its fields.
+
+    `names` are those that the command takes; none: all that are no parameters of its own.
+    """
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = signature.parameters
+        given = names or [name for name in annotations_of(DecodingConfig) if name not in own]
+        options = [_option(name) for name in given]
+        parameters: list[inspect.Parameter] = []
+        for parameter in own.values():
+            parameters += options if parameter.name == "decoding" else [parameter]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            chosen = {name: values.pop(name) for name in given}
+            command(**values, decoding=DecodingConfig(**chosen))
+
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorated
+
+
+def _option(name: str) -> inspect.Parameter:
+    kind = annotations_of(DecodingConfig)[name]
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=getattr(DEFAULTS, name),
+        annotation=Annotated[kind, typer.Option(help=meta_of(kind)["description"])],
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -15,7 +16,6 @@ from blockdiff.errors import InvalidRequest
 from blockdiff.types import Hole, RewriteRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
-_DEFAULTS = options.DEFAULTS
 _STRENGTH = RewriteRequest("x", Hole(0, 1)).strength
 _EXAMPLES = """\b
 Examples:
@@ -33,6 +33,7 @@ app = typer.Typer(
 
 
 @app.command(epilog=_EXAMPLES)
+@options.decoding()
 def rewrite(
     file: options.FileArgument,
     lines: Annotated[str, typer.Option(metavar="A-B", help="rewrite these lines")] = "",
@@ -64,21 +65,11 @@ def rewrite(
         Mode | None,
         typer.Option(
             help="how the answer to an instruction is written, as for infill; "
-            f"default: {_DEFAULTS.mode.value}",
+            f"default: {options.DEFAULTS.mode.value}",
             show_default=False,
         ),
     ] = None,
-    rule: options.RuleOption = _DEFAULTS.rule,
-    block_size: options.BlockSizeOption = _DEFAULTS.block_size,
-    denoising_steps: options.DenoisingStepsOption = _DEFAULTS.denoising_steps,
-    threshold: options.ThresholdOption = _DEFAULTS.threshold,
-    entropy_bound: options.EntropyBoundOption = _DEFAULTS.entropy_bound,
-    edit_threshold: options.EditThresholdOption = _DEFAULTS.edit_threshold,
-    cache: options.CacheOption = _DEFAULTS.cache,
-    max_tokens: options.MaxTokensOption = _DEFAULTS.max_tokens,
-    temperature: options.TemperatureOption = _DEFAULTS.temperature,
-    top_p: options.TopPOption = _DEFAULTS.top_p,
-    seed: options.SeedOption = _DEFAULTS.seed,
+    decoding: DecodingConfig = options.DEFAULTS,
     context_tokens: options.ContextTokensOption = options.CONTEXT_TOKENS,
     language: options.LanguageOption = "",
     model: options.ModelOption = DEFAULT_MODEL,
@@ -113,6 +104,7 @@ def rewrite(
     source = source_file.read(file)
     if write:
         source_file.check_writable(source)
+    default = decoding.mode if instructed else Mode.DIFFUSION
     request = RewriteRequest(
         document=source.text,
         span=find(source),
@@ -120,20 +112,7 @@ def rewrite(
         strength=_STRENGTH if strength is None else strength,
         path="" if source.path is None else source.path.as_posix(),
         language=language,
-        decoding=DecodingConfig(
-            mode=mode or (_DEFAULTS.mode if instructed else Mode.DIFFUSION),
-            rule=rule,
-            block_size=block_size,
-            denoising_steps=denoising_steps,
-            threshold=threshold,
-            entropy_bound=entropy_bound,
-            edit_threshold=edit_threshold,
-            cache=cache,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-        ),
+        decoding=replace(decoding, mode=mode or default),
         context_tokens=context_tokens,
     )
     mode, unchanged = request.decoding.mode, "the model left the text as it is"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from blockdiff.client import decode
+from msgspec import to_builtins
+
+from blockdiff.client.strict import read
 from blockdiff.config import MAX_BYTES
 from blockdiff.errors import BlockdiffError, EngineMismatch, InvalidRequest, RequestTooLarge
 from blockdiff.types import (
@@ -72,7 +74,7 @@ class Health:
     context_speed: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "state": self.state.value}
+        return dict(to_builtins(self))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Health:
@@ -85,7 +87,7 @@ class Health:
                 f"this one speaks {API_VERSION}",
                 "stop it, so that the next request starts the right one: blockdiff stop",
             )
-        return decode.decode(cls, value)
+        return read(cls, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +106,19 @@ class Call:
 
 def call_to_json(call: Call) -> dict[str, Any]:
     """The body of `POST /v1/infill` and `/v1/rewrite`: what is asked for, `priority`, `source`."""
-    return {**asdict(call.request), "priority": call.priority.value, "source": call.source}
+    return {
+        **to_builtins(call.request), "priority": call.priority.value, "source": call.source
+    }  # fmt: skip
 
 
 def call_from_json(value: dict[str, Any], kind: type[Request] = InfillRequest) -> Call:
     """The inverse of `call_to_json`; what has a default may be left out. Raises InvalidRequest."""
     rest = dict(value)
-    priority = decode.decode(Priority, rest.pop("priority", "explicit"), "priority")
-    source = decode.decode(str, rest.pop("source", ""), "source")
+    priority = read(Priority, rest.pop("priority", "explicit"), "priority")
+    source = read(str, rest.pop("source", ""), "source")
     if isinstance(document := rest.get("document"), str):
         check_size(document)
-    return Call(decode.decode(kind, rest), priority, source)
+    return Call(read(kind, rest), priority, source)
 
 
 def check_size(document: str) -> None:
@@ -152,16 +156,17 @@ def warm_call_from_json(value: dict[str, Any]) -> Call:
     return call_from_json(value | {"priority": Priority.AHEAD.value})
 
 
+_EVENTS: dict[str, type[Progress | Finished | Filled | Warmed]] = {
+    "progress": Progress, "finished": Finished, "filled": Filled, "warmed": Warmed
+}  # fmt: skip
+
+
 def event_to_json(event: StreamEvent) -> dict[str, Any]:
     """Progress, a refinement or how a stream ended well; `event` names which.
 
     `settled` holds half-open ranges of `text` in code points, `spans` one
     `[start, end, settled, confidence]` for each token of the draft.
     """
-    if isinstance(event, Progress):
-        return {"event": "progress", **asdict(event), "share": round(event.share, 4)}
-    if isinstance(event, Warmed):
-        return {"event": "warmed", **asdict(event), "elapsed_ms": round(event.elapsed_ms, 1)}
     if isinstance(event, Refinement):
         return {
             "event": "refinement",
@@ -176,21 +181,18 @@ def event_to_json(event: StreamEvent) -> dict[str, Any]:
             "forwards": event.forwards,
             "elapsed_ms": round(event.elapsed_ms, 1),
         }
-    if isinstance(event, Filled):
-        return {
-            "event": "filled",
-            "request_id": event.request_id,
-            "holes": [_finished_to_json(hole) for hole in event.holes],
-            "elapsed_ms": round(event.elapsed_ms, 1),
-        }
-    return {"event": "finished", **_finished_to_json(event)}
+    name = next(name for name, kind in _EVENTS.items() if isinstance(event, kind))
+    return {"event": name, **_rounded(to_builtins(event))}
 
 
-def _finished_to_json(finished: Finished) -> dict[str, Any]:
-    values = asdict(finished)
-    for name in ("elapsed_ms", "first_ms"):
-        values[name] = round(values[name], 1)
-    return values | {"finish": finished.finish.value, "syntax": finished.syntax.value}
+_DIGITS = {"share": 4, "elapsed_ms": 1, "first_ms": 1}
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    made = values | {n: round(values[n], digits) for n, digits in _DIGITS.items() if n in values}
+    if "holes" in made:
+        made["holes"] = [_rounded(hole) for hole in made["holes"]]
+    return made
 
 
 def event_from_json(value: dict[str, Any]) -> StreamEvent:
@@ -202,14 +204,8 @@ def event_from_json(value: dict[str, Any]) -> StreamEvent:
     kind = rest.pop("event", None)
     if kind == "failed":
         raise error_from_json(rest)
-    if kind == "progress":
-        return decode.decode(Progress, rest)
-    if kind == "finished":
-        return decode.decode(Finished, rest)
-    if kind == "filled":
-        return decode.decode(Filled, rest)
-    if kind == "warmed":
-        return decode.decode(Warmed, rest)
+    if isinstance(kind, str) and kind in _EVENTS:
+        return read(_EVENTS[kind], rest)
     if kind != "refinement":
         raise InvalidRequest("not an event of a stream")
     rest.pop("settled", None)  # both follow from the spans

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import blockdiff
 from blockdiff import types
-from blockdiff.client import decode, wire
+from blockdiff.client import strict, wire
 from blockdiff.errors import (
     BlockdiffError,
     Cancelled,
@@ -166,7 +166,7 @@ class Service:
     async def _answer(self, http: Request, parse: Callable[[Any], wire.Call]) -> Response:
         body = await self._bodies.read(http)
         try:
-            return self._stream(http, parse(decode.parse(body.data)), body.release)
+            return self._stream(http, parse(strict.parse(body.data)), body.release)
         except BaseException:
             body.release()
             raise

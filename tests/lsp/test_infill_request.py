@@ -241,6 +241,8 @@ def test_cancelling_ends_the_request_and_the_engine_s_work(scripted: Scripted) -
         (infill(hole((0, 0)), maxTokens=9000), -32602, "max_tokens must be 0..8192, got 9000"),
         (infill(hole((0, 0)), maxTokens="8"), -32602, "max_tokens must be an integer"),
         (infill(hole((0, 0)), tokens=8), -32602, "unknown key 'tokens'"),
+        (infill(hole((0, 0)), maxTokens=-1), -32602, "max_tokens must be 0..8192, got -1"),
+        (infill(hole((0, 0)), version="1"), -32602, "version must be an integer, not a string"),  # type: ignore[arg-type]
         (infill(hole((0, 0)), uri="file:///nowhere.py"), -32602, "not open in this editor"),
         (infill({"start": 1, "end": 2}), -32602, "start must be an object"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdiff.client import decode, wire
+from blockdiff.client import strict, wire
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import BlockdiffError, InvalidRequest, ModelUnsupported
@@ -102,7 +102,7 @@ def test_every_request_is_answered_or_refused(
     @given(bodies)
     def hold(body: dict[str, Any]) -> None:
         try:
-            wanted = wire.call_from_json(decode.parse(json.dumps(body).encode()), kind).request
+            wanted = wire.call_from_json(strict.parse(json.dumps(body).encode()), kind).request
         except InvalidRequest:
             return
         ask = ENGINE.rewrite if isinstance(wanted, RewriteRequest) else ENGINE.infill

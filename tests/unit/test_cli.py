@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from blockdiff.cli import app, console, doctor, infill
-from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
+from blockdiff.config import DecodingConfig, Mode, Reuse, Rule, annotations_of, meta_of
 from blockdiff.errors import BlockdiffError, ExitCode
 from blockdiff.syntax.grammars import grammar_of
 from blockdiff.types import InfillRequest
@@ -310,7 +310,8 @@ def test_help_tells_what_the_settings_tell(blockdiff: Any) -> None:
     text = " ".join(blockdiff("infill", "--help").out.split())
     for field in dataclasses.fields(DecodingConfig):
         default = getattr(field.default, "value", field.default)
-        help_text = f"{field.metadata['help']} [default: {default}]"
+        told = meta_of(annotations_of(DecodingConfig)[field.name])["description"]
+        help_text = f"{told} [default: {default}]"
         assert help_text in text
 
 

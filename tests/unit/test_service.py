@@ -119,6 +119,8 @@ def test_a_request_is_a_stream_of_server_sent_events(http: httpx.Client) -> None
         (body(decoding={"seed": -(2**63) - 1}), "seed must be -2^63..2^64-1"),
         (body(decoding={"seed": 10**30}), "seed must be -2^63..2^64-1"),
         (body(decoding={"seed": 1.0}), "decoding.seed must be an integer, not a number"),
+        (body(decoding={"seed": "\ud800"}), "decoding.seed holds half of a surrogate pair"),
+        (body(decoding={"threshold": 65}), "threshold must be in (0, 1], got 65.0"),
         (body(decoding={"max_tokens": 10**30}), "max_tokens must be 0..8192"),
         (body(decoding={"denoising_steps": 10**30}), "denoising_steps must be 0..8192"),
         (body(decoding={"block_size": 10**30}), "block_size must be 0..64"),

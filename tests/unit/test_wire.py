@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdiff.client import decode, wire
+from blockdiff.client import strict, wire
 from blockdiff.config import SEEDS, DecodingConfig, Mode, Rule
 from blockdiff.errors import BlockdiffError, Cancelled, EngineMismatch, InvalidRequest
 from blockdiff.types import (
@@ -83,7 +83,7 @@ events = st.one_of(
 @given(calls())
 def test_a_request_survives_the_way(call: wire.Call) -> None:
     body = json.dumps(wire.call_to_json(call)).encode()
-    assert wire.call_from_json(decode.parse(body)) == call
+    assert wire.call_from_json(strict.parse(body)) == call
 
 
 @given(events)
@@ -146,7 +146,7 @@ def test_no_json_value_is_more_than_an_invalid_request(value: Any) -> None:
 @given(st.binary(max_size=50))
 def test_no_bytes_are_more_than_an_invalid_request(body: bytes) -> None:
     try:
-        wire.call_from_json(decode.parse(body))
+        wire.call_from_json(strict.parse(body))
     except InvalidRequest as error:
         assert error.message
 
