@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from blockdiff.cli import interrupt, source_file
 from blockdiff.cli.source_file import SourceFile
-from blockdiff.cli.stretch import Stretch
+from blockdiff.cli.textdiff import Stretch, unified_diff
 from blockdiff.client import wire
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import BlockdiffError, InvalidRequest, ModelNotFound
@@ -296,8 +296,6 @@ def _write(edit: Edit, text: str) -> None:
 
 
 def _print_diff(edit: Edit, text: str) -> None:
-    from blockdiff.cli.textdiff import unified_diff
-
     diff = unified_diff(edit.source, edit.hole, text)
     if not sys.stdout.isatty():
         # As bytes: a diff carries the file's own line endings and encoding.

@@ -27,7 +27,6 @@ from blockdiff.errors import (
 from blockdiff.system import child
 from blockdiff.weights import hub
 from blockdiff.weights.catalog import DEFAULT_MODEL, CatalogEntry, Published, find, published
-from blockdiff.weights.partial import Partial
 from blockdiff.weights.store import (
     ROOM_HINT,
     ModelFiles,
@@ -45,7 +44,14 @@ from blockdiff.weights.store import (
     state,
     writing_errors,
 )
-from blockdiff.weights.transfer import CONNECT_SECONDS, SourceFailed, fill, is_offline, one_line
+from blockdiff.weights.transfer import (
+    CONNECT_SECONDS,
+    Partial,
+    SourceFailed,
+    fill,
+    is_offline,
+    one_line,
+)
 
 _CHUNK = 1 << 20
 # What reading a damaged archive raises: also for a compression or a password it never had.

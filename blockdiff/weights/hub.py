@@ -19,9 +19,9 @@ from typing import Any
 
 from blockdiff.errors import DiskFull, DownloadFailed, ModelCorrupt, ModelUnsupported
 from blockdiff.weights.catalog import Published
-from blockdiff.weights.partial import Partial
 from blockdiff.weights.transfer import (
     CONNECT_SECONDS,
+    Partial,
     Report,
     SourceFailed,
     fill,
