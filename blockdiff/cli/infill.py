@@ -220,19 +220,16 @@ def load_engine(model: ModelChoice, *, silent: bool) -> Engine:
 
 def _ensure_downloaded(model: ModelChoice, silent: bool) -> None:
     from blockdiff.cli.tui import ProgressBar
-    from blockdiff.weights import download, store
+    from blockdiff.weights import catalog, download
 
-    try:
-        store.resolve(model.name)
-    except ModelNotFound as error:
-        if not (model.download and model.name in store.catalog()):
-            raise
+    def missing(error: ModelNotFound) -> None:
         if find_spec("torch") is None:  # before the download, not after it
             raise ModuleNotFoundError(name="torch") from None
-        size = store.find(model.name).base.size / 1e6
+        size = catalog.find(model.name).base.size / 1e6
         print(f"{error.message}; downloading {size:.0f} MB, once", file=sys.stderr, flush=True)
-        with ProgressBar(silent) as bar:
-            download.pull(model.name, progress=bar.transfer)
+
+    with ProgressBar(silent) as bar:
+        download.ensure(model.name, model.download, bar.transfer, missing)
 
 
 def _stream(events: Iterator[Event]) -> Iterator[Event]:

@@ -16,6 +16,7 @@ from blockdiff.config import AdapterConfig
 from blockdiff.errors import InvalidRequest
 from blockdiff.train.corpus import BuildOptions, build
 from blockdiff.train.sources import Sources
+from blockdiff.types import no_op
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def measure_command(
 ) -> None:
     """Measure a model's drafts on held-out files: accuracy by offset, accepted run, NELBO."""
     with interrupt.held():
-        from blockdiff.engine.checkpoint import Checkpoint, quiet
+        from blockdiff.engine.checkpoint import Checkpoint
         from blockdiff.engine.devices import choose_device, choose_dtype
         from blockdiff.train.adapt import held_out_sequences
         from blockdiff.train.corpus import Corpus as TrainingCorpus
@@ -193,7 +194,7 @@ def measure_command(
     # trained and shipped in bfloat16; int8 only where it is asked for
     where = choose_device(device)
     precision = choose_dtype(dtype, None if dtype == "auto" else where)
-    point = Checkpoint.load(model, where, precision, quiet)
+    point = Checkpoint.load(model, where, precision, no_op)
     if point.adapter is None:
         raise InvalidRequest(f"{model} has no adapter to measure", "train one: blockdiff train run")
     config = TrainConfig(held_out=sequences)
@@ -227,13 +228,13 @@ def _trainer(
     initial: Path | None,
 ) -> Trainer:
     with interrupt.held():
-        from blockdiff.engine.checkpoint import Checkpoint, quiet
+        from blockdiff.engine.checkpoint import Checkpoint
         from blockdiff.engine.devices import choose_device, choose_dtype
         from blockdiff.train.adapt import trainer
         from blockdiff.train.corpus import Corpus as TrainingCorpus
 
     documents = TrainingCorpus.open(corpus)
-    point = Checkpoint.load_base(model, choose_device(device), choose_dtype(dtype), quiet)
+    point = Checkpoint.load_base(model, choose_device(device), choose_dtype(dtype), no_op)
     return trainer(point.model, point.tokenizer, documents, adapter, config, folder, initial)
 
 

@@ -30,6 +30,11 @@ _CHUNK = {"cpu": 128}
 _CHUNK_ELSEWHERE = 512
 
 
+def context_chunk(device: torch.device) -> int:
+    """Tokens of a context that are committed at a time."""
+    return _CHUNK.get(device.type, _CHUNK_ELSEWHERE)
+
+
 @dataclass(frozen=True, slots=True)
 class Speculation:
     """How `verify` drafts, as far as it depends on what a row of a forward costs.
@@ -123,8 +128,7 @@ class Generation:
 
     @property
     def chunk(self) -> int:
-        """Context tokens that are committed at a time."""
-        return _CHUNK.get(self.model.device.type, _CHUNK_ELSEWHERE)
+        return context_chunk(self.model.device)
 
     def ids(self, tokens: Sequence[int]) -> Tensor:
         return torch.tensor([list(tokens)], device=self.model.device)

@@ -29,10 +29,6 @@ from blockdiff.weights import store
 _INT8_MASKS = 1  # of a draft in `verify`: each costs what a position costs
 
 
-def quiet(what: str, share: float) -> None:
-    """The progress of a caller who does not look."""
-
-
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """All that belongs to one model in memory.

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 CONNECT_SECONDS = 5.0
+CHUNK = 1 << 22  # bytes of a file that are read at a time
 _READ_SECONDS = 30.0
 _CHECKPOINT = 64 << 20  # bytes that a killed process may lose
 _CONNECTIONS = 20  # a broken download is resumed, as long as each connection brought something
@@ -120,7 +121,7 @@ class Partial:
     def _hash(self, size: int) -> hashlib._Hash:
         digest, done = hashlib.sha256(), 0
         self._file.seek(0)
-        while done < size and (chunk := self._file.read(min(1 << 22, size - done))):
+        while done < size and (chunk := self._file.read(min(CHUNK, size - done))):
             digest.update(chunk)
             done += len(chunk)
             self._progress("check", done, size)
