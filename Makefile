@@ -83,8 +83,9 @@ lint: .venv/.stamp-dev  ## ruff and mypy
 	@$(RUN) ruff check
 	@$(RUN) mypy
 
-docs: .venv/.stamp-engine  ## write the generated parts of README.md, EVAL.md and the model card anew
+docs: .venv/.stamp-dev  ## write the generated parts of the documents anew
 	@$(RUN) docs.readme_parts
+	@$(RUN) docs.road_parts
 	@$(RUN) docs.lsp_parts
 	@$(RUN) docs.eval_parts
 	@$(RUN) docs.checkpoints_parts

@@ -19,6 +19,10 @@ from blockdiff.config import DecodingConfig, Mode, check_limits
 from blockdiff.errors import InvalidRequest
 
 
+def no_op(*_: object) -> None:
+    """Takes the place of a callback that nobody gave."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hole:
     """A span of the document to fill: `document[start:end]` is replaced. `start == end` inserts."""

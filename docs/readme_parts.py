@@ -1,4 +1,4 @@
-"""The parts of README.md that repeat what the code says: `make docs` writes them anew.
+"""The parts of README.md and docs/cli.md that repeat what the code says: `make docs` writes them.
 
 A test compares; nothing of this is edited by hand.
 """
@@ -14,23 +14,30 @@ from pathlib import Path
 
 from blockdiff.errors import BlockdiffError, ExitCode
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README, GUIDE = ROOT / "README.md", ROOT / "docs" / "cli.md"
 WIDTH = "80"
+COMMANDS = (
+    "infill", "rewrite", "serve", "status", "stop", "doctor", "models list", "models info",
+    "models pull", "models check", "models convert", "models remove",
+)  # fmt: skip
 
 
 def updated(text: str) -> str:
     """README text with every generated part as the code has it now."""
-    parts = {
-        "help": help_text("infill"),
-        "help of rewrite": help_text("rewrite"),
-        "exit codes": exit_codes(),
-        "error codes": error_codes(),
-    }
+    parts = {"exit codes": exit_codes(), "error codes": error_codes()}
     for name, part in parts.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text, found = re.subn(pattern, lambda m, p=part: m[1] + p + m[2], text, flags=re.S)
         assert found == 1, f"README.md has {found} places for the part {name!r}"
     return text
+
+
+def guide() -> str:
+    """docs/cli.md: the help of every command that users need."""
+    head = "# The commands\n\nWhat `blockdiff COMMAND --help` says. "
+    head += "`bench`, `eval` and `train` have help of their own.\n"
+    return head + "".join(f"\n## blockdiff {name}\n{help_text(name)}" for name in COMMANDS)
 
 
 def help_text(command: str) -> str:
@@ -41,13 +48,13 @@ def help_text(command: str) -> str:
     os.environ["COLUMNS"] = WIDTH
     try:
         with contextlib.redirect_stdout(output):
-            run([command, "--help"])
+            run([*command.split(), "--help"])
     finally:
         os.environ.pop("COLUMNS")
         if before is not None:
             os.environ["COLUMNS"] = before
     lines = [line.rstrip() for line in output.getvalue().split("  Exit codes:")[0].splitlines()]
-    return "\n```text\n" + "\n".join(lines).strip() + "\n```\n\n"
+    return "\n```text\n" + "\n".join(lines).strip() + "\n```\n"
 
 
 def exit_codes() -> str:
@@ -77,3 +84,4 @@ def table(*titles: str, rows: list[str]) -> str:
 
 if __name__ == "__main__":
     README.write_text(updated(README.read_text("utf-8")), "utf-8")
+    GUIDE.write_text(guide(), "utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
+from blockdiff.types import no_op
 from lsp_server.failures import IgnoreListUnreadable
 from lsp_server.uris import files_of, folded
 
@@ -42,7 +43,7 @@ class _Rules:
 class Ignored:
     """Reads the ignore files of all folders above a file, and again when they change."""
 
-    def __init__(self, report: Callable[[IgnoreListUnreadable], None] = lambda error: None) -> None:
+    def __init__(self, report: Callable[[IgnoreListUnreadable], None] = no_op) -> None:
         """`report` is told once of each list that cannot be read as a whole."""
         self._report = report
         self._rules: dict[Path, _Rules] = {}

@@ -21,7 +21,7 @@ from blockdiff.engine.engine import Engine
 from blockdiff.eval.heldout import HeldOutFile, choose
 from blockdiff.infill.healing import Tokenizer
 from blockdiff.model.forward import Forward, drive
-from blockdiff.types import Filled, Finished, Hole, InfillRequest, SyntaxState
+from blockdiff.types import Filled, Finished, Hole, InfillRequest, SyntaxState, no_op
 
 _LINES = 48  # that the holes of a file lie within
 _APART = 3  # lines from one hole to the next, at least
@@ -122,11 +122,11 @@ def singly(engine: Engine, request: InfillRequest, *, keep: bool = False) -> Att
     """
     wanted = [request.only(index) for index in range(len(request.holes))]
     engine.forget()
-    return _attempt(engine, wanted, engine.forget if not keep else lambda: None)
+    return _attempt(engine, wanted, engine.forget if not keep else no_op)
 
 
 def _attempt(
-    engine: Engine, wanted: Sequence[InfillRequest], between: Callable[[], None] = lambda: None
+    engine: Engine, wanted: Sequence[InfillRequest], between: Callable[[], None] = no_op
 ) -> Attempt:
     encoded = passes = 0
     ends: list[Finished] = []
@@ -157,7 +157,7 @@ def compare(
     *,
     kept: bool = False,
     revise: bool = False,
-    done: Callable[[str], None] = lambda line: None,
+    done: Callable[[str], None] = no_op,
 ) -> dict[str, Any]:
     """Ways to fill the holes of all tasks: `together`, `single`, and, as asked for, `kept` (one
     request after the other, on what the earlier ones encoded) and `revised`.

@@ -22,7 +22,7 @@ from blockdiff.diffusion.sampler import next_snapshot
 from blockdiff.engine.batch import Batch, Steps
 from blockdiff.engine.contexts import resolved
 from blockdiff.engine.engine import Engine
-from blockdiff.types import Finished, InfillRequest
+from blockdiff.types import Finished, InfillRequest, no_op
 
 REWRITE_CONTEXT = 512  # tokens of the file that are shown with a rewrite
 _CLIENT_REPEATS = 3
@@ -57,7 +57,7 @@ def measure(
     engine: Engine,
     rivals: Mapping[str, Writer],
     scope: Scope,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = no_op,
     machine: Callable[[], ceilings.Limits] = ceilings.measure,
 ) -> dict[str, Any]:
     """Everything in one run; `rivals` by name, `peer_report.BASE` among them.
@@ -136,7 +136,7 @@ def complete(
     rivals: Mapping[str, Writer],
     place: Place,
     tokens: int,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[], None] = no_op,
 ) -> dict[str, dict[str, Run]]:
     """Cold, and after five characters; by kind and by who writes, in turn.
 
@@ -158,7 +158,7 @@ def complete(
 
 
 def typed(
-    engine: Engine, requests: Sequence[InfillRequest], progress: Callable[[], None] = lambda: None
+    engine: Engine, requests: Sequence[InfillRequest], progress: Callable[[], None] = no_op
 ) -> dict[str, int]:
     """Tokens of context, and those of them that are encoded again after five characters.
 
@@ -185,7 +185,7 @@ def rewritten(
     mode: Mode,
     rivals: Mapping[str, Writer],
     scenes: Sequence[Renaming],
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[], None] = no_op,
 ) -> dict[str, Any]:
     """A function in which three tokens change: ours dictated and free, others as many tokens.
 
@@ -242,7 +242,7 @@ def clients(engine: Engine, found: Sequence[Place], mode: Mode, tokens: int) -> 
                     written[number] = draft.tokens
 
     def seconds(numbers: Iterable[int]) -> float:
-        batch: Batch[int] = Batch(engine.forward, lambda key, what: None)
+        batch: Batch[int] = Batch(engine.forward, no_op)
         for number in numbers:
             batch.add(number, write(number))
         began = time.perf_counter()

@@ -17,7 +17,7 @@ import torch
 from blockdiff.bench.scenes import Renaming
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.sampler import Sampler
-from blockdiff.engine.checkpoint import Checkpoint, quiet
+from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.contexts import resolved
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import ModelUnsupported
@@ -25,6 +25,7 @@ from blockdiff.eval.fillers import complete, llama_cpp_server
 from blockdiff.model.load.kinds import Body
 from blockdiff.model.load.tensor_names import HUB, sources
 from blockdiff.model.transformer import Transformer
+from blockdiff.types import no_op
 
 NGRAM = (3, 8)
 """Of llama.cpp's speculation: tokens that have to agree, and tokens of a draft."""
@@ -89,7 +90,7 @@ class Ours:
         tokens: int,
         cold: bool,
         heal: str = "",
-        prepare: Callable[[Sampler], None] = lambda sampler: None,
+        prepare: Callable[[Sampler], None] = no_op,
     ) -> Run:
         engine = self._engine
         if cold:
@@ -174,7 +175,7 @@ class Transformers:
     def load(cls, model: str) -> Transformers:
         """On the weights of a model by its name, unpacked on first use; its errors are theirs."""
         cpu = torch.device("cpu")
-        return cls(Checkpoint.load_base(model, cpu, torch.bfloat16, quiet).transformer)
+        return cls(Checkpoint.load_base(model, cpu, torch.bfloat16, no_op).transformer)
 
     @torch.inference_mode()
     def __call__(self, prompt: Sequence[int], tokens: int, *, cold: bool) -> Run:

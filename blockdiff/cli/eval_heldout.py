@@ -16,6 +16,7 @@ from blockdiff.cli.console import reported_errors
 from blockdiff.cli.eval_parts import Bar, adapter_digest
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.errors import InputFileError, InvalidRequest
+from blockdiff.types import no_op
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
 Data = Annotated[Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz.")]
@@ -78,12 +79,12 @@ def draft_command(
     The last line on standard output is one JSON object.
     """
     with interrupt.held():
-        from blockdiff.engine.checkpoint import Checkpoint, quiet
+        from blockdiff.engine.checkpoint import Checkpoint
         from blockdiff.engine.devices import choose_device, choose_dtype
         from blockdiff.eval import draft, heldout
 
     where = choose_device(device)
-    point = Checkpoint.load(model, where, choose_dtype(dtype, where), quiet)
+    point = Checkpoint.load(model, where, choose_dtype(dtype, where), no_op)
     if point.adapter is None:
         raise InvalidRequest(f"{model} has no adapter to draft with", "name a model that has one")
     size = decoding.block_size or point.drafting.block_size
@@ -198,14 +199,14 @@ def bits_command(
     over packages. The last line on standard output is one JSON object.
     """
     with interrupt.held():
-        from blockdiff.engine.checkpoint import Checkpoint, quiet
+        from blockdiff.engine.checkpoint import Checkpoint
         from blockdiff.engine.devices import choose_device, choose_dtype
         from blockdiff.eval import bits, heldout
 
     files = heldout.choose(heldout.load(data), limit, seed)
     where = choose_device(device)
     one, other = (
-        Checkpoint.load_base(model, where, choose_dtype(name, where), quiet)
+        Checkpoint.load_base(model, where, choose_dtype(name, where), no_op)
         for name in (dtype, against)
     )
     more = {"against": against, "length": length}

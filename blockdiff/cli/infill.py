@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from blockdiff.cli import interrupt, source_file
 from blockdiff.cli.source_file import SourceFile
-from blockdiff.cli.stretch import Stretch
+from blockdiff.cli.textdiff import Stretch, unified_diff
 from blockdiff.client import wire
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import BlockdiffError, InvalidRequest, ModelNotFound
@@ -220,19 +220,16 @@ def load_engine(model: ModelChoice, *, silent: bool) -> Engine:
 
 def _ensure_downloaded(model: ModelChoice, silent: bool) -> None:
     from blockdiff.cli.tui import ProgressBar
-    from blockdiff.weights import download, store
+    from blockdiff.weights import catalog, download
 
-    try:
-        store.resolve(model.name)
-    except ModelNotFound as error:
-        if not (model.download and model.name in store.catalog()):
-            raise
+    def missing(error: ModelNotFound) -> None:
         if find_spec("torch") is None:  # before the download, not after it
             raise ModuleNotFoundError(name="torch") from None
-        size = store.find(model.name).base.size / 1e6
+        size = catalog.find(model.name).base.size / 1e6
         print(f"{error.message}; downloading {size:.0f} MB, once", file=sys.stderr, flush=True)
-        with ProgressBar(silent) as bar:
-            download.pull(model.name, progress=bar.transfer)
+
+    with ProgressBar(silent) as bar:
+        download.ensure(model.name, model.download, bar.transfer, missing)
 
 
 def _stream(events: Iterator[Event]) -> Iterator[Event]:
@@ -296,8 +293,6 @@ def _write(edit: Edit, text: str) -> None:
 
 
 def _print_diff(edit: Edit, text: str) -> None:
-    from blockdiff.cli.textdiff import unified_diff
-
     diff = unified_diff(edit.source, edit.hole, text)
     if not sys.stdout.isatty():
         # As bytes: a diff carries the file's own line endings and encoding.

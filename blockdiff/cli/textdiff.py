@@ -1,4 +1,5 @@
-"""The unified diff of one filled hole, in the form that `patch -p1` and `git apply` take.
+"""What changed: the unified diff of a filled hole, as `patch -p1` and `git apply` take it, and
+several holes as the one stretch of text from the first to the last.
 
 Only the lines around the hole are compared, so a large file costs no more than a small one.
 """
@@ -7,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
 from blockdiff.cli.source_file import SourceFile
-from blockdiff.types import Hole
+from blockdiff.types import Filled, Hole, InfillRequest, Refinement, Span
 
 CONTEXT_LINES = 3
 _NO_NEWLINE = "\\ No newline at end of file\n"
@@ -90,3 +92,53 @@ def _marked(mark: str, lines: list[str]) -> Iterator[str]:
         if not line.endswith("\n"):
             yield "\n"
             yield _NO_NEWLINE
+
+
+@dataclass(slots=True)
+class Stretch:
+    """Puts the drafts of a request's holes between the text that stays."""
+
+    request: InfillRequest
+    _drafts: dict[int, Refinement] = field(default_factory=dict)
+
+    @property
+    def hole(self) -> Hole:
+        """Of the document, all holes within it."""
+        holes = self.request.holes
+        return Hole(min(hole.start for hole in holes), max(hole.end for hole in holes))
+
+    def shown(self, draft: Refinement) -> Refinement:
+        """The stretch with this draft and the latest one of every other hole."""
+        self._drafts[draft.hole] = draft
+        text, spans, at = "", list[Span](), self.hole.start
+        for index, hole in self._in_order():
+            text = self._kept(text, spans, at, hole.start)
+            if (own := self._drafts.get(index)) is not None:
+                moved = len(text)
+                spans += [replace(s, start=s.start + moved, end=s.end + moved) for s in own.spans]
+                text += own.text
+            at = hole.end
+        latest = self._drafts.values()
+        return replace(
+            draft,
+            hole=0,
+            text=text,
+            spans=tuple(spans),
+            step=sum(one.step for one in latest),
+            forwards=sum(one.forwards for one in latest),
+        )
+
+    def text(self, end: Filled) -> str:
+        """The stretch as it is at the end."""
+        held = self.request.holding([hole.text for hole in end.holes])
+        behind = len(self.request.document) - self.hole.end
+        return held.document[self.hole.start : len(held.document) - behind]
+
+    def _in_order(self) -> list[tuple[int, Hole]]:
+        return sorted(enumerate(self.request.holes), key=lambda one: one[1].start)
+
+    def _kept(self, text: str, spans: list[Span], start: int, end: int) -> str:
+        kept = self.request.document[start:end]
+        if kept:
+            spans.append(Span(len(text), len(text) + len(kept), True, 1.0))
+        return text + kept

@@ -1,18 +1,26 @@
-"""`blockdiff train corpus`: build a training corpus; the training commands register here too."""
+"""`blockdiff train`: build a corpus, train a drafting adapter on it and look at it."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockdiff.cli import train_run
+from blockdiff.cli import interrupt
 from blockdiff.cli.console import reported_errors
+from blockdiff.config import AdapterConfig
+from blockdiff.errors import InvalidRequest
 from blockdiff.train.corpus import BuildOptions, build
 from blockdiff.train.sources import Sources
+from blockdiff.types import no_op
+from blockdiff.weights.catalog import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from blockdiff.train.loop import Trainer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +29,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _OPTIONS = BuildOptions()
+_RANKS = "qkv=24,o=24,gate_up=8,down=8"
+
+Corpus = Annotated[Path, typer.Option("--corpus", help="Folder that `train corpus` wrote.")]
+Run = Annotated[Path, typer.Argument(help="Folder of the run; an unfinished one goes on.")]
+Model = Annotated[str, typer.Option("--model", help="Base to adapt.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, bfloat16, float16 or float32.")]
+Ranks = Annotated[str, typer.Option("--ranks", help="Rank of the low-rank pair by target.")]
 
 
 @app.command("corpus")
@@ -80,4 +96,180 @@ def corpus_command(
     typer.echo(json.dumps({k: manifest[k] for k in ("documents", "bytes", "dropped", "packages")}))
 
 
-train_run.register(app)
+@app.command("run")
+@reported_errors()
+def run_command(
+    folder: Run,
+    corpus: Corpus,
+    minutes: Annotated[
+        float, typer.Option(help="Time to train, over all pieces of the run.")
+    ] = 120,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 6e-4,
+    distill: Annotated[float, typer.Option(help="Weight of the base's logits, 0 to 1.")] = 0.5,
+    length: Annotated[int, typer.Option(help="Tokens of a training sequence.")] = 192,
+    noisy_positions: Annotated[int, typer.Option(help="Noisy positions of a sequence.")] = 160,
+    accumulate: Annotated[int, typer.Option(help="Sequences of an optimizer step.")] = 1,
+    measure_minutes: Annotated[float, typer.Option(help="Measure drafts this often.")] = 15,
+    seed: Annotated[int, typer.Option(help="Seed of data, noise and weights.")] = 0,
+    partial_share: Annotated[
+        float, typer.Option(help="Share of partly masked blocks.")
+    ] = 0.2,
+    replaced_share: Annotated[
+        float, typer.Option(help="Share of blocks with wrong tokens; the rest is all masks.")
+    ] = 0.05,
+    replaced_noise: Annotated[
+        tuple[float, float], typer.Option(help="Least and most noise of blocks with wrong tokens.")
+    ] = (0.3, 0.9),
+    nearby_share: Annotated[
+        float, typer.Option(help="Share of wrong tokens taken from the text itself.")
+    ] = 0.0,
+    keep_weight: Annotated[
+        float, typer.Option(help="Weight of right tokens in blocks with wrong ones.")
+    ] = 0.2,
+    initial: Annotated[
+        Path | None, typer.Option(help="Adapter file to start from, cut to --ranks.")
+    ] = None,
+    ranks: Ranks = _RANKS,
+    export: Annotated[Path | None, typer.Option(help="Write the finished adapter here.")] = None,
+    model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Train a gated adapter. Ctrl-C writes a checkpoint; the same command goes on from it.
+
+    On several GPUs: accelerate launch -m blockdiff train run ...
+    """
+    with interrupt.held():
+        from blockdiff.train.adapt import drafting_config, export_adapter
+        from blockdiff.train.corrupt import CorruptionConfig
+        from blockdiff.train.loop import TrainConfig
+        from blockdiff.train.sequences import SequenceConfig
+
+    config = TrainConfig(
+        noisy_positions=noisy_positions,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        minutes=minutes,
+        distill=distill,
+        seed=seed,
+        measure_minutes=measure_minutes,
+        corruption=CorruptionConfig(
+            full=1.0 - partial_share - replaced_share,
+            partial=partial_share,
+            replaced=replaced_share,
+            keep_weight=keep_weight,
+            replaced_t_min=replaced_noise[0],
+            replaced_t_max=replaced_noise[1],
+            nearby_share=nearby_share,
+        ),
+        sequence=SequenceConfig(length=length),
+    )
+    adapter = AdapterConfig(ranks=_parse_ranks(ranks))
+    trainer = _trainer(folder, corpus, config, adapter, model, device, dtype, initial)
+    _train(trainer)
+    typer.echo(json.dumps(dataclasses.asdict(trainer.measure())))
+    if export is not None:
+        export_adapter(trainer, drafting_config(adapter, config), export)
+        typer.echo(f"wrote {export / 'adapter.safetensors'}")
+
+
+@app.command("measure")
+@reported_errors()
+def measure_command(
+    corpus: Corpus,
+    model: Model = DEFAULT_MODEL,
+    sequences: Annotated[int, typer.Option(help="Held-out sequences.")] = 32,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Measure a model's drafts on held-out files: accuracy by offset, accepted run, NELBO."""
+    with interrupt.held():
+        from blockdiff.engine.checkpoint import Checkpoint
+        from blockdiff.engine.devices import choose_device, choose_dtype
+        from blockdiff.train.adapt import held_out_sequences
+        from blockdiff.train.corpus import Corpus as TrainingCorpus
+        from blockdiff.train.loop import TrainConfig
+        from blockdiff.train.measure import measure_drafts
+
+    # trained and shipped in bfloat16; int8 only where it is asked for
+    where = choose_device(device)
+    precision = choose_dtype(dtype, None if dtype == "auto" else where)
+    point = Checkpoint.load(model, where, precision, no_op)
+    if point.adapter is None:
+        raise InvalidRequest(f"{model} has no adapter to measure", "train one: blockdiff train run")
+    config = TrainConfig(held_out=sequences)
+    held_out = held_out_sequences(TrainingCorpus.open(corpus), point.tokenizer, config)
+    report = measure_drafts(point.transformer, point.adapter, held_out, point.drafting.block_size)
+    typer.echo(json.dumps(dataclasses.asdict(report)))
+
+
+@app.command("plot")
+@reported_errors()
+def plot_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    target: Annotated[Path, typer.Option("--out", help="PNG to write.")] = Path("curves.png"),
+) -> None:
+    """Draw a run's learning curves."""
+    with interrupt.held():
+        from blockdiff.train.plot import plot_run
+
+    plot_run(folder / "log.jsonl", target)
+    typer.echo(f"wrote {target}")
+
+
+def _trainer(
+    folder: Path,
+    corpus: Path,
+    config: Any,
+    adapter: AdapterConfig,
+    model: str,
+    device: str,
+    dtype: str,
+    initial: Path | None,
+) -> Trainer:
+    with interrupt.held():
+        from blockdiff.engine.checkpoint import Checkpoint
+        from blockdiff.engine.devices import choose_device, choose_dtype
+        from blockdiff.train.adapt import trainer
+        from blockdiff.train.corpus import Corpus as TrainingCorpus
+
+    documents = TrainingCorpus.open(corpus)
+    point = Checkpoint.load_base(model, choose_device(device), choose_dtype(dtype), no_op)
+    return trainer(point.transformer, point.tokenizer, documents, adapter, config, folder, initial)
+
+
+def _train(trainer: Trainer) -> None:
+    """Run to the end of the budget or to Ctrl-C, with a progress bar on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    budget = trainer.config.minutes * 60
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[targets]:,} targets"),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.fields[rate]:.1f} targets/s"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("train", total=budget, targets=0, loss=float("nan"), rate=0.0)
+
+        def on_step(state: Any, parts: Any, rate: float) -> None:
+            bar.update(
+                task, completed=state.seconds, targets=state.targets, loss=parts.loss, rate=rate
+            )
+
+        with interrupt.noticed() as pressed:
+            trainer.run(on_step, pressed)
+    if interrupt.pressed():
+        raise KeyboardInterrupt
+
+
+def _parse_ranks(text: str) -> dict[str, int]:
+    try:
+        pairs = [item.split("=") for item in text.split(",")]
+        return {name.strip(): int(value) for name, value in pairs}
+    except ValueError as error:
+        raise InvalidRequest(f"cannot read --ranks {text!r}", f"write it like {_RANKS}") from error

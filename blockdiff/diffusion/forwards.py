@@ -32,6 +32,11 @@ _CHUNK = {"cpu": 128}
 _CHUNK_ELSEWHERE = 512
 
 
+def context_chunk(device: torch.device) -> int:
+    """Tokens of a context that are committed at a time."""
+    return _CHUNK.get(device.type, _CHUNK_ELSEWHERE)
+
+
 @dataclass
 class Generation:
     """What one generation is made of: weights, cache, settings, and what it has cost so far.
@@ -108,8 +113,7 @@ class Generation:
 
     @property
     def chunk(self) -> int:
-        """Context tokens that are committed at a time."""
-        return _CHUNK.get(self.model.device.type, _CHUNK_ELSEWHERE)
+        return context_chunk(self.model.device)
 
     def ids(self, tokens: Sequence[int]) -> Tensor:
         return torch.tensor([list(tokens)], device=self.model.device)

@@ -36,10 +36,6 @@ NGRAMS = "ngrams.safetensors"
 _log = logging.getLogger(__name__)
 
 
-def quiet(what: str, share: float) -> None:
-    """The progress of a caller who does not look."""
-
-
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """All that belongs to one model in memory.

@@ -19,7 +19,7 @@ from blockdiff.diffusion.drafter import RowCosts
 from blockdiff.diffusion.sampler import Forwards, Sampler
 from blockdiff.engine import published, renoise
 from blockdiff.engine.batch import Batch, Steps, Told, WarmingSteps
-from blockdiff.engine.checkpoint import Checkpoint, quiet
+from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.contexts import Contexts, never, resolved
 from blockdiff.engine.devices import choose_device, choose_dtype, choose_runner
 from blockdiff.engine.infilling import Infilling
@@ -47,6 +47,7 @@ from blockdiff.types import (
     RewriteRequest,
     Unread,
     Warmed,
+    no_op,
 )
 from blockdiff.weights import store
 
@@ -87,7 +88,7 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         cache_bytes: int = DEFAULT_BYTES,
-        progress: Progress = quiet,
+        progress: Progress = no_op,
     ) -> Engine:
         """Load a model; a GGUF base is unpacked into the cache folder on first use.
 

@@ -25,12 +25,12 @@ from blockdiff.errors import (
     EngineUnavailable,
     ExitCode,
     InvalidRequest,
-    ModelNotFound,
 )
 from blockdiff.service.app import Service
 from blockdiff.service.listen import listen_tcp, listen_unix
 from blockdiff.service.scheduler import Scheduler
 from blockdiff.service.worker import Engine, Report, Worker
+from blockdiff.types import no_op
 from blockdiff.weights import store
 
 _LOCK_SECONDS = 2.0  # others look at the lock for a moment
@@ -97,7 +97,7 @@ def serve(
     options: ServeOptions,
     runtime: Runtime,
     load: Load | None = None,
-    started: Callable[[Address], None] = lambda _: None,
+    started: Callable[[Address], None] = no_op,
 ) -> ExitCode:
     """Serve until told to stop or idle for long. `started` is called once clients can come.
 
@@ -126,14 +126,9 @@ def loader(options: ServeOptions) -> Load:
         def transfer(phase: str, done: int, total: int) -> None:
             report(_PHASES.get(phase, phase), done / max(total, 1))
 
-        try:
-            store.resolve(options.model, transfer)
-        except ModelNotFound:
-            if not options.download or options.model not in store.catalog():
-                raise
-            from blockdiff.weights import download
+        from blockdiff.weights import download
 
-            download.pull(options.model, progress=transfer)
+        download.ensure(options.model, options.download, transfer)
         report("starting the engine", 0.0)
         from blockdiff.engine.engine import Engine as InProcessEngine
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from blockdiff.client.wire import EngineState
 from blockdiff.errors import BlockdiffError, Cancelled, as_error
 from blockdiff.service.scheduler import Job, Scheduler
-from blockdiff.types import Event, Priority, Progress, Refinement, Request, Unread, Warmed
+from blockdiff.types import Event, Priority, Progress, Refinement, Request, Unread, Warmed, no_op
 
 if TYPE_CHECKING:
     from blockdiff.engine.batch import Steps, WarmingSteps
@@ -100,7 +100,7 @@ class Worker:
         self,
         scheduler: Scheduler,
         load: Callable[[Report], Engine],
-        ended: Callable[[], None] = lambda: None,
+        ended: Callable[[], None] = no_op,
     ) -> None:
         """`ended` is called, in the worker's thread, when it is over."""
         self._scheduler, self._load_engine, self._ended = scheduler, load, ended

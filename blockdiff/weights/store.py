@@ -31,6 +31,7 @@ from blockdiff.errors import (
     ModelUnsupported,
     OutputFileError,
 )
+from blockdiff.types import no_op
 from blockdiff.weights import gguf_parts, hub
 from blockdiff.weights.catalog import (
     DEFAULT_MODEL,
@@ -42,13 +43,14 @@ from blockdiff.weights.catalog import (
     published,
 )
 from blockdiff.weights.footprint import shape_of
+from blockdiff.weights.transfer import CHUNK
 
 __all__ = [
     "DEFAULT_MODEL", "ROOM_HINT", "CatalogEntry", "ModelFiles", "ModelState", "Progress",
     "Published", "Status",
     "bundled_models", "cache_root", "catalog", "files_of", "find", "folder_of", "is_path",
     "is_verified", "lock", "locked", "mark_verified", "own_cache_root", "partial_of", "published",
-    "remove", "resolve", "silent", "state", "writing_errors",
+    "remove", "resolve", "state", "writing_errors",
 ]  # fmt: skip
 
 ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
@@ -59,10 +61,6 @@ HUB = "bfloat16"  # what checkpoints are published in
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase (`hub`, `wheels`, `copy`, `check`, `waiting`), bytes done, bytes in all."""
-
-
-def silent(phase: str, done: int, total: int) -> None:
-    """The progress of a caller who does not look."""
 
 
 class Status(str, Enum):
@@ -170,7 +168,7 @@ def is_path(name_or_path: str) -> bool:
     return name_or_path in (".", "..", "~")
 
 
-def resolve(name_or_path: str, progress: Progress = silent) -> ModelFiles:
+def resolve(name_or_path: str, progress: Progress = no_op) -> ModelFiles:
     """Paths of a model that can be loaded, by catalogue name, GGUF file or checkpoint folder.
 
     A base whose size or time changed since it was last checked is read against its SHA-256 again
@@ -219,7 +217,7 @@ def files_of(entry: CatalogEntry) -> ModelFiles:
     )
 
 
-def is_verified(base: Path, sha256: str, progress: Progress = silent) -> bool:
+def is_verified(base: Path, sha256: str, progress: Progress = no_op) -> bool:
     """Whether `base` has this digest; reads it only if it changed since the last time."""
     try:
         if json.loads(_marker(base).read_text("utf-8")) == _seen(base, sha256):
@@ -344,10 +342,10 @@ def _path_key(path: Path) -> str:
     return f"{path.stem}-{hashlib.sha256(seen.encode()).hexdigest()[:12]}"
 
 
-def _digest(path: Path, progress: Progress = silent) -> str:
+def _digest(path: Path, progress: Progress = no_op) -> str:
     digest, done, total = hashlib.sha256(), 0, path.stat().st_size
     with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
             done += len(chunk)
             progress("check", done, total)

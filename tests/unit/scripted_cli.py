@@ -28,7 +28,7 @@ from blockdiff.types import (
     Span,
     SyntaxState,
 )
-from blockdiff.weights import download, store
+from blockdiff.weights import download
 
 TOKEN = 4  # code points of a token of the scripted draft
 
@@ -125,12 +125,12 @@ def install() -> None:
     infill_command.find_spec = lambda _: True  # type: ignore[assignment,return-value]
     if os.environ.get("SCRIPT") == "hang-download":
         download.pull = lambda *_, **__: hang()  # type: ignore[assignment]
-        store.resolve = not_there  # type: ignore[assignment]
+        download.resolve = not_there  # type: ignore[assignment]
     else:
-        store.resolve = lambda *_, **__: None  # type: ignore[assignment,return-value]
+        download.resolve = lambda *_, **__: None  # type: ignore[assignment,return-value]
 
 
-def not_there(name: str) -> None:
+def not_there(name: str, progress: object) -> None:
     raise ModelNotFound(f"{name} is not downloaded", "download it")
 
 

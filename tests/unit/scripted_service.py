@@ -202,7 +202,7 @@ def served(
         ready.set()
 
     def run() -> None:
-        serve_options = ServeOptions(model="scripted", **options)
+        serve_options = ServeOptions(**({"model": "scripted"} | options))
         status.append(launcher.serve(serve_options, runtime, load, started))
 
     thread = threading.Thread(target=run)

@@ -22,7 +22,7 @@ from blockdiff.config import DecodingConfig, Mode, Reuse, Rule, annotations_of, 
 from blockdiff.errors import BlockdiffError, ExitCode
 from blockdiff.syntax.grammars import grammar_of
 from blockdiff.types import InfillRequest
-from blockdiff.weights import store
+from blockdiff.weights import download, store
 from tests.unit import scripted_cli
 from tests.unit.scripted_cli import ScriptedEngine
 
@@ -57,7 +57,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("BLOCKDIFF_DEBUG", raising=False)
     # What `install` replaces is restored at the end.
-    monkeypatch.setattr(store, "resolve", store.resolve)
+    monkeypatch.setattr(download, "resolve", download.resolve)
     monkeypatch.setattr(infill, "find_spec", infill.find_spec)
     real = sys.modules.get("blockdiff.engine.engine")
     scripted_cli.install()
@@ -514,7 +514,7 @@ def test_a_download_is_announced_even_when_nothing_else_is_said(
 ) -> None:
     pulled: list[str] = []
 
-    monkeypatch.setattr(store, "resolve", scripted_cli.not_there)
+    monkeypatch.setattr(download, "resolve", scripted_cli.not_there)
     monkeypatch.setattr(
         "blockdiff.weights.download.pull", lambda name, progress: pulled.append(name)
     )
@@ -526,7 +526,7 @@ def test_a_download_is_announced_even_when_nothing_else_is_said(
 def test_an_unknown_model_is_not_downloaded(
     blockdiff: Any, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "resolve", store.find)
+    monkeypatch.setattr(download, "resolve", lambda name, _: store.find(name))
     result = blockdiff("infill", "program.py", "--lines", "2", "--model", "no-such-model")
     assert result.status == ExitCode.MODEL
     assert "no-such-model" in result.error
@@ -535,7 +535,7 @@ def test_an_unknown_model_is_not_downloaded(
 def test_without_torch_nothing_is_downloaded(
     blockdiff: Any, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "resolve", scripted_cli.not_there)
+    monkeypatch.setattr(download, "resolve", scripted_cli.not_there)
     monkeypatch.setattr(infill, "find_spec", lambda name: None)
     result = blockdiff("infill", "program.py", "--lines", "2")
     assert (result.status, result.error) == (ExitCode.MODEL, "torch is not installed")

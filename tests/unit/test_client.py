@@ -16,8 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from blockdiff.client import client as client_module
 from blockdiff.client import wire
 from blockdiff.client.client import EngineClient, EngineOptions, StartOptions
 from blockdiff.client.endpoint import Address, Announcement, Runtime
@@ -459,8 +461,13 @@ def test_the_only_client_may_change_the_model_and_others_are_not_disturbed(
 @posix
 @pytest.mark.parametrize("connected_before", [True, False])
 def test_an_engine_that_lives_and_does_not_answer_is_called_that(
-    runtime: Runtime, connected_before: bool
+    runtime: Runtime, connected_before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(client_module, "_PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(client_module, "_AUTOMATIC_SECONDS", 1.0)
+    monkeypatch.setattr(client_module, "_TIMEOUT", httpx.Timeout(2.0, pool=None))
+    monkeypatch.setattr(client_module, "_AUTOMATIC_TIMEOUT", httpx.Timeout(1.0, pool=None))
+
     async def story() -> None:
         async with client_of(runtime) as client:
             pid = (await client.connect()).pid

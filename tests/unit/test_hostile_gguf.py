@@ -18,13 +18,14 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize, quantize
 
-from blockdiff.engine.checkpoint import Checkpoint, quiet
+from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.errors import BlockdiffError, ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.load.gguf_file import open_gguf
 from blockdiff.model.load.gguf_header import read_header
 from blockdiff.model.load.prepare import gguf_sources
 from blockdiff.model.load.tied import same_matrix
 from blockdiff.model.load.tokenizer import Tokenizer
+from blockdiff.types import no_op
 from blockdiff.weights import store
 from tests.unit import tiny, tiny_gguf
 from tests.unit.tiny_gguf import SHAPE, TOKENS, weights, write
@@ -40,7 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load(path: Path, dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
-    return Checkpoint.load(str(path), torch.device("cpu"), dtype, quiet)
+    return Checkpoint.load(str(path), torch.device("cpu"), dtype, no_op)
 
 
 def refused(path: Path, dtype: torch.dtype = torch.bfloat16) -> BlockdiffError:

@@ -25,8 +25,8 @@ from blockdiff.errors import (
 )
 from blockdiff.weights import store
 from blockdiff.weights.download import pull
-from blockdiff.weights.partial import Partial
 from blockdiff.weights.store import Status
+from blockdiff.weights.transfer import Partial
 
 
 @pytest.fixture

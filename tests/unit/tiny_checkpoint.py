@@ -35,12 +35,13 @@ def tokenizer() -> Tokenizer:
 
 
 @functools.cache
-def checkpoint() -> Checkpoint:
+def checkpoint(max_positions: int = 512) -> Checkpoint:
     """Qwen2-shaped; drafts are random too, so that few of them are right."""
     words = tokenizer()
     shape = tiny.config(
-        vocab_size=words.vocab_size, tied_embeddings=True, qkv_bias=True, max_positions=512
-    )
+        vocab_size=words.vocab_size, tied_embeddings=True, qkv_bias=True,
+        max_positions=max_positions,
+    )  # fmt: skip
     ranks = AdapterConfig({"qkv": 2, "down": 2})
     drafting = DraftingConfig(Layout.PSM, block_size=5, draft_length=3, adapter=ranks)
     model = tiny.transformer(shape)

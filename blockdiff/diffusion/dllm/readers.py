@@ -12,12 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from blockdiff.diffusion.forwards import context_chunk
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.transformer import Transformer
-
-_CHUNK = {"cpu": 128}  # context tokens committed at a time, by device
-_CHUNK_ELSEWHERE = 512
 
 
 class Reader(Protocol):
@@ -137,8 +135,7 @@ class BlockReader:
         known = whole - self.size if self.shift and self._last is None else whole
         known = max(0, min(self.cache.length // self.size * self.size, known))
         self.cache.truncate(known)
-        chunk = _CHUNK.get(self.model.device.type, _CHUNK_ELSEWHERE)
-        chunk = max(1, chunk // self.size) * self.size
+        chunk = max(1, context_chunk(self.model.device) // self.size) * self.size
         while self.cache.length < whole:
             self._forward(prompt, min(self.cache.length + chunk, whole), whole)
 

@@ -42,6 +42,7 @@ from blockdiff.model.load.load import FORMAT, Progress, parameter_shapes
 from blockdiff.model.load.shards import check_shape, is_finite, joined, refuse_unread
 from blockdiff.model.load.tensor_names import GGUF, Sources, sources
 from blockdiff.model.load.tied import same_matrix
+from blockdiff.types import no_op
 
 _ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
 _SHARD_BYTES = 500_000_000
@@ -53,7 +54,7 @@ _TOKENS = "tokenizer.ggml.tokens"
 def prepare_gguf(
     path: Path,
     folder: Path,
-    progress: Progress = lambda what, share: None,
+    progress: Progress = no_op,
     *,
     int8: bool = False,
 ) -> None:
