@@ -8,9 +8,10 @@ from torch import Tensor
 
 from blockdiff.config import Mode
 from blockdiff.diffusion.choose import Proposal
-from blockdiff.diffusion.forwards import Generation
+from blockdiff.diffusion.forwards import SamplerState
 from blockdiff.diffusion.lookup import DRAFT_FLOOR, Lookup, Original, Source
-from blockdiff.diffusion.snapshot import Steps
+from blockdiff.diffusion.snapshot import Snapshot
+from blockdiff.model.forward import Forward
 
 _SURE_MATCH = 3  # tokens; a shorter match in the text is used only where the adapter has no draft
 
@@ -24,7 +25,8 @@ class Verification:
     the text, or the original of a rewrite holds the next draft.
     """
 
-    def __init__(self, sampler: Generation, prompt: Sequence[int]) -> None:
+    def __init__(self, sampler: SamplerState, prompt: Sequence[int]) -> None:
+        """Behind a prompt of which all but the last token is committed."""
         self._sampler, self._last = sampler, prompt[-1]
         self._drafting = sampler.config.mode is Mode.VERIFY
         most = sampler.speculation.lookup
@@ -33,47 +35,56 @@ class Verification:
             self._source = Original(prompt, sampler.original, most)
         elif self._drafting:
             self._source = Lookup(prompt, most)
-
-    def steps(self) -> Steps[None]:
-        """A snapshot after every forward, the next draft shown behind what is accepted."""
-        sampler, last = self._sampler, self._last
         # the prompt's last token is not committed yet, and says what comes first
-        most = min(sampler.config.max_tokens, max(sampler.positions_left, 1))
-        width = sampler.config.block_size if self._drafting else 0
-        accepted: list[int] = []
-        confidence: list[float] = []
-        draft, copied = Proposal((), ()), False
+        self._most = min(sampler.config.max_tokens, max(sampler.positions_left, 1))
+        self._accepted: list[int] = []
+        self._confidence: list[float] = []
+        self._ended = False
+        self._draft, self._copied = Proposal((), ()), False
+        self._lengths: Sequence[int] = ()  # accepted ones for which the forward has masks
         if sampler.original and self._drafting:
-            draft, copied = self._next_draft(None, most)
-        while True:
-            sampler.check()
-            lengths, masks = self._groups(len(draft.tokens), copied, width)
-            logits, drafts = yield from sampler.verifying_forward(
-                last, draft.tokens, lengths, masks
-            )
-            before, ended = len(accepted), False
-            for index in range(len(draft.tokens) + 1):
-                guess = draft.tokens[index] if index < len(draft.tokens) else None
-                limit = sampler.constraint.allowed(accepted) if sampler.constraint else None
-                token, probability, agreed = sampler.chooser.verify(logits[index], guess, limit)
-                ended = token in sampler.stop
-                if ended:
-                    break
-                accepted.append(token)
-                confidence.append(probability)
-                if len(accepted) == most or not agreed:
-                    break
-            full = ended or len(accepted) == most
-            sampler.cache.commit(index + 1)
-            room = most - len(accepted)
-            self._source.extend(accepted[before:])
-            draft, copied = Proposal((), ()), False
-            if not full:
-                draft, copied = self._next_draft(drafts.get(index), room)
-            yield sampler.snapshot(accepted, confidence, draft, ended)
-            if full:
-                return
-            last = accepted[-1]
+            self._draft, self._copied = self._next_draft(None, self._most)
+
+    def next_forward(self) -> Forward | None:
+        """The draft to be verified, and masks for the next one."""
+        if self._is_over:
+            return None
+        sampler, draft = self._sampler, self._draft.tokens
+        sampler.check()
+        width = sampler.config.block_size if self._drafting else 0
+        self._lengths, width = self._groups(len(draft), self._copied, width)
+        return sampler.verifying_forward(self._last, draft, self._lengths, width)
+
+    def take(self, answer: Tensor) -> Snapshot:
+        """Accept as far as the base agrees; the next draft is shown behind that."""
+        sampler, draft = self._sampler, self._draft.tokens
+        logits = sampler.counted(answer)
+        before = len(self._accepted)
+        for index in range(len(draft) + 1):
+            guess = draft[index] if index < len(draft) else None
+            limit = sampler.constraint.allowed(self._accepted) if sampler.constraint else None
+            token, probability, agreed = sampler.chooser.verify(logits[index], guess, limit)
+            self._ended = token in sampler.stop
+            if self._ended:
+                break
+            self._accepted.append(token)
+            self._confidence.append(probability)
+            if self._is_over or not agreed:
+                break
+        sampler.cache.commit(index + 1)
+        self._source.extend(self._accepted[before:])
+        self._draft, self._copied = Proposal((), ()), False
+        if not self._is_over:
+            self._last = self._accepted[-1]
+            groups = logits[1 + len(draft) :].chunk(max(len(self._lengths), 1))
+            drafts = dict(zip(self._lengths, groups, strict=False))
+            room = self._most - len(self._accepted)
+            self._draft, self._copied = self._next_draft(drafts.get(index), room)
+        return sampler.snapshot(self._accepted, self._confidence, self._draft, self._ended)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._ended or len(self._accepted) == self._most
 
     def _groups(self, whole: int, copied: bool, width: int) -> tuple[Sequence[int], int]:
         """For which accepted lengths of a draft of `whole` tokens there are masks, and how many.

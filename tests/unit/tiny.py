@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from blockdiff.config import AdapterConfig, DecodingConfig, SpecialTokens, TransformerConfig
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.sampler import Constraint, Sampler, Snapshot, Speculation
+from blockdiff.engine.batch import events_of
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
@@ -193,3 +194,10 @@ def last(snapshots: Iterable[Snapshot]) -> Snapshot:
         pass
     assert snapshot is not None
     return snapshot
+
+
+def surprise(run: Sampler, prompt: Sequence[int], text: Sequence[int]) -> list[float]:
+    """Nats by which each token of a text behind a prompt surprises the base."""
+    run.encode(prompt)
+    (nats,) = events_of(run.surprising(prompt, text), run.alone)
+    return nats

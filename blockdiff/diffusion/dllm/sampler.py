@@ -6,7 +6,9 @@ that of the unmasking rule, how long the hole is that of `length`; this file put
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,10 +19,11 @@ from blockdiff.diffusion.choose import BlockProposal, Chooser
 from blockdiff.diffusion.dllm.length import FIRST_LENGTH, Resizing, calibrated_length
 from blockdiff.diffusion.dllm.readers import BlockReader, CanvasReader, KeptReader, Reader
 from blockdiff.diffusion.draft import Draft
-from blockdiff.diffusion.sampler import Constraint, Forwards, Snapshot, Steps
+from blockdiff.diffusion.snapshot import Constraint, Generation, Snapshot
 from blockdiff.diffusion.unmask import most_confident, schedule_counts, settle, timestep_counts
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.forward import Forward
 from blockdiff.model.load.kinds import Attention, DiffusionKind, Family
 from blockdiff.model.transformer import Transformer
 
@@ -96,7 +99,7 @@ class NativeSampler:
             self._reader.encode(prompt)
 
     @torch.inference_mode()
-    def run(self, prompt: Sequence[int]) -> Generator[Snapshot, None, None]:
+    def run(self, prompt: Sequence[int]) -> Iterator[Snapshot]:
         """Yield a snapshot after every denoising step; the last one has everything settled.
 
         Raises Cancelled between two forwards, InvalidRequest where the model's context ends.
@@ -113,14 +116,16 @@ class NativeSampler:
         finally:
             self.cache.truncate(min(home, self.cache.length))
 
-    def encoding(self, prompt: Sequence[int]) -> Forwards[None]:
+    def encoding(self, prompt: Sequence[int]) -> Iterator[Forward]:
         """`encode`; it runs its forwards itself, so that no other request shares them."""
         self.encode(prompt)
         yield from ()
 
-    def steps(self, prompt: Sequence[int]) -> Steps[None]:
+    @contextmanager
+    def writing(self, prompt: Sequence[int]) -> Iterator[Generation]:
         """`run`; it runs its forwards itself, too."""
-        yield from self.run(prompt)
+        with closing(self.run(prompt)) as snapshots:  # type: ignore[type-var]
+            yield _Steps(snapshots)
 
     # --- block-causal ---------------------------------------------------------------------------
 
@@ -333,6 +338,23 @@ class NativeSampler:
             forwards=self.forwards,
             ended=final and (fits or bool(stops)),
         )
+
+
+class _Steps:
+    """A generation of denoising steps that need no forward any more when they are asked for."""
+
+    def __init__(self, snapshots: Iterator[Snapshot]) -> None:
+        self._snapshots = snapshots
+
+    def next_forward(self) -> Future[Snapshot] | None:
+        if (snapshot := next(self._snapshots, None)) is None:
+            return None
+        done = Future[Snapshot]()
+        done.set_result(snapshot)
+        return done
+
+    def take(self, answer: Snapshot) -> Snapshot:
+        return answer
 
 
 def as_diffusion(config: DecodingConfig) -> DecodingConfig:
