@@ -168,24 +168,28 @@ class Batch(Generic[K]):
         for part in parts:
             if self._is_ready(part):
                 yield from self._advance(part)
+        if not parts:
+            yield from self._go_on(whole)
 
     def _end(self, member: _Member[K], result: Any) -> Iterator[tuple[K, Told]]:
-        """A request is over; if it is a part, the whole goes on with the last one's result, or the
-        first one's error."""
+        """A request is over: it is told, or the whole that it is a part of goes on."""
         self._members.remove(member)
+        member.result = result
         if (whole := member.whole) is None:
             yield member.key, result
-            return
-        member.result = result
+        else:
+            yield from self._go_on(whole)
+
+    def _go_on(self, whole: _Member[K]) -> Iterator[tuple[K, Told]]:
+        """Answer a request whose parts are over, or one of them has failed, which ends all."""
         parts = whole.waiting
         assert isinstance(parts, list)
-        if isinstance(result, Exception):
-            whole.error = result
+        whole.error = next((p.result for p in parts if isinstance(p.result, Exception)), None)
+        if whole.error is not None:
             self._drop(parts)
-        elif not any(part in self._members for part in parts):
-            whole.answer = [part.result for part in parts]
-        else:
+        elif any(part in self._members for part in parts):
             return
+        whole.answer = [part.result for part in parts]
         yield from self._advance(whole)
 
     def _drop(self, members: list[_Member[K]]) -> None:

@@ -331,6 +331,35 @@ def test_what_another_thread_raises_is_raised_in_the_request_that_waits_for_it()
     ]  # fmt: skip
 
 
+def test_a_request_is_answered_by_the_results_of_its_parts() -> None:
+    parsed = Future[str]()
+    ended: list[str] = []
+
+    def part(said: object, result: object) -> Steps:
+        try:
+            yield said
+            if isinstance(result, Exception):
+                raise result
+            return result
+        finally:
+            ended.append(str(result))
+
+    def whole(*parts: Steps) -> Steps:
+        return (yield [*parts])
+
+    reader = Reader(Engine(checkpoint()))
+    reader.batch.add(0, whole())
+    reader.batch.add(1, whole(part(parsed, "a"), part("on the way", "b")))
+    reader.batch.add(2, whole(part(parsed, "c"), part("soon", ValueError("d"))))
+    assert len(reader.batch) == 3
+    reader.step()
+    assert ended == ["b", "d", "c"] and len(reader.batch) == 1
+    parsed.set_result("")
+    reader.finish()
+    assert reader.told[0] == [[]] and reader.told[1] == ["on the way", ["a", "b"]]
+    assert repr(reader.told[2]) == "['soon', ValueError('d')]"
+
+
 @pytest.mark.parametrize("every_length", [True, False])
 def test_drafts_for_every_length_share_forwards_too(every_length: bool) -> None:
     engine, other = Engine(checkpoint()), Engine(checkpoint())
