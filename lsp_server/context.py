@@ -11,6 +11,7 @@ from blockdiff.config import DecodingConfig
 from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
 from lsp_server.document import Document
 from lsp_server.documents import Documents
+from lsp_server.engine import EngineLink
 from lsp_server.failures import Ignored
 from lsp_server.ignored import Ignored as IgnoreFiles
 from lsp_server.ignored import Verdict
@@ -29,14 +30,14 @@ class Context:
 
     Attributes:
         settings: replaced when they change.
-        speed: context tokens the engine encodes in a second; 0: not known yet.
+        engine: says how fast it encodes.
     """
 
     documents: Documents
     settings: ContextSettings
     ring: Ring
     ignored: IgnoreFiles
-    speed: float = 0.0
+    engine: EngineLink
 
     def infill(
         self,
@@ -90,9 +91,8 @@ class Context:
     @property
     def budget(self) -> int:
         """Context tokens that this machine encodes within the latency that was asked for."""
-        known = (
-            int(self.speed * self.settings.latency_seconds) if self.speed else _UNMEASURED_TOKENS
-        )
+        speed, seconds = self.engine.speed, self.settings.latency_seconds
+        known = int(speed * seconds) if speed else _UNMEASURED_TOKENS
         return max(_LEAST_TOKENS, min(known, self.settings.most_tokens))
 
     def is_closed(self, document: Document) -> bool:

@@ -67,7 +67,9 @@ class Server(LanguageServer):
             self.settings.engine, runtime or Runtime.default(), self._show_status
         )
         ignored = Ignored(self._warn)
-        self.context = Context(self.documents, self.settings.context, self.ring, ignored)
+        self.context = Context(
+            self.documents, self.settings.context, self.ring, ignored, self.engine
+        )
         self.sessions = Sessions(
             self.documents,
             self.context,

@@ -158,7 +158,6 @@ class _Session:
         """
         sessions = self._sessions
         sessions.context.check_open(self._document)
-        sessions.context.speed = sessions.engine.speed
         task = asyncio.current_task()
         assert task is not None
         spans = [(blank.start, blank.end) for blank in self._blanks]

@@ -56,6 +56,5 @@ class Warmer:
         await asyncio.sleep(REST_SECONDS)
         if self._context.is_closed(document):
             return
-        self._context.speed = self._engine.speed
         request = self._context.infill(document, text, [Hole(at, at)], DecodingConfig(), "warm")
         await self._engine.warm(request, self._name)

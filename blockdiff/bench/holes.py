@@ -16,11 +16,12 @@ from typing import Any
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig
+from blockdiff.engine.batch import events_of
 from blockdiff.engine.contexts import never
 from blockdiff.engine.engine import Engine
 from blockdiff.eval.heldout import HeldOutFile, choose
 from blockdiff.infill.healing import Tokenizer
-from blockdiff.model.forward import Forward, drive
+from blockdiff.model.forward import Forward
 from blockdiff.types import Filled, Finished, Hole, InfillRequest, SyntaxState, no_op
 
 _LINES = 48  # that the holes of a file lie within
@@ -141,7 +142,7 @@ def _attempt(
     for request in wanted:
         between()
         began, spent = time.perf_counter(), time.process_time()
-        *_, end = drive(engine.steps(request, never), runner)
+        *_, end = events_of(engine.steps(request, never), runner, engine.has_room)
         seconds += time.perf_counter() - began
         processor += time.process_time() - spent
         assert isinstance(end, (Finished, Filled))

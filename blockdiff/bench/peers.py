@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,7 +17,6 @@ from blockdiff.bench.peer_report import BASE, compared, ratios, single_forwards,
 from blockdiff.bench.rivals import Ours, Run, Writer
 from blockdiff.bench.scenes import Place, Renaming, Size, keystrokes, places, renamings
 from blockdiff.config import DecodingConfig, Mode
-from blockdiff.diffusion.sampler import next_snapshot
 from blockdiff.engine.batch import Batch, Steps
 from blockdiff.engine.contexts import resolved
 from blockdiff.engine.engine import Engine
@@ -237,17 +235,21 @@ def clients(engine: Engine, found: Sequence[Place], mode: Mode, tokens: int) -> 
         prompt = found[number].prompt
         with engine.behind(prompt, decoding) as sampler:
             sampler.stop = frozenset()
-            with closing(sampler.steps(prompt)) as drafts:
-                while (draft := (yield from next_snapshot(drafts))) is not None:
-                    written[number] = draft.tokens
+            yield from sampler.encoding(prompt)
+            with sampler.writing(prompt) as generation:
+                while (forward := generation.next_forward()) is not None:
+                    if (draft := generation.take((yield forward))) is not None:
+                        written[number] = draft.tokens
 
     def seconds(numbers: Iterable[int]) -> float:
-        batch: Batch[int] = Batch(engine.forward, no_op)
+        batch: Batch[int] = Batch(engine.forward)
         for number in numbers:
             batch.add(number, write(number))
         began = time.perf_counter()
         while len(batch):
-            batch.step()
+            for _, what in batch.step():
+                if isinstance(what, Exception):
+                    raise what
         return time.perf_counter() - began
 
     everybody = range(len(found))

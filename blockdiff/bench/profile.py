@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from blockdiff.bench.scenes import lines_of_code
 from blockdiff.config import DecodingConfig
+from blockdiff.engine.batch import events_of
 from blockdiff.engine.contexts import never
 from blockdiff.engine.engine import Engine
 from blockdiff.model.forward import Forward
@@ -70,32 +70,26 @@ def profile(engine: Engine, wanted: Sequence[InfillRequest]) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
 def _profile(engine: Engine, request: InfillRequest) -> dict[str, float]:
     spent = dict.fromkeys(PARTS, 0.0)
-    clock = time.perf_counter
-    last = clock()
+    last, before = time.perf_counter(), "layout"
 
     def add(part: str) -> None:
         nonlocal last
-        now = clock()
+        now = time.perf_counter()
         spent[part] += now - last
         last = now
 
-    steps = engine.steps(request, never)
-    answer, before = None, "layout"
-    while True:
-        try:
-            step = steps.send(answer)
-        except StopIteration:
-            add("end")
-            return spent
-        answer = None
-        if isinstance(step, Future):
-            answer = step.result()
-        elif isinstance(step, Forward):
-            add(before)
-            answer = engine.forward([step])[0]
-            encodes = step.wanted is None
-            add("context" if encodes else "writing")
-            before = "layout" if encodes else "drafts"
+    def runner(waiting: Sequence[Forward]) -> list[Tensor]:
+        nonlocal before
+        add(before)
+        answers = engine.forward(waiting)
+        encodes = waiting[0].wanted is None
+        add("context" if encodes else "writing")
+        before = "layout" if encodes else "drafts"
+        return answers
+
+    for _ in events_of(engine.steps(request, never), runner):
+        pass
+    add("end")
+    return spent

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from blockdiff.diffusion.canvas import Canvas
-from blockdiff.diffusion.choose import Proposal
-from blockdiff.diffusion.forwards import Generation
-from blockdiff.diffusion.revision import Revision
-from blockdiff.diffusion.snapshot import Forwards, Snapshot, Steps
+from blockdiff.diffusion.choose import BlockProposal, Proposal
+from blockdiff.diffusion.forwards import SamplerState
+from blockdiff.diffusion.revision import Revision, Wishes
+from blockdiff.diffusion.snapshot import Snapshot
 from blockdiff.diffusion.unmask import next_size, settle, unchanged
 from blockdiff.model import masks
 from blockdiff.model.forward import Forward
@@ -24,176 +23,192 @@ class Denoising:
     """One generation in `diffusion`: a block's commit shares the next block's first forward.
 
     Logits are shifted: the last exact token predicts the block's first token, the block's position
-    j predicts its token j + 1.
+    j predicts its token j + 1. A block starts at a mask: tokens that a canvas keeps before it are
+    exact, and cost no forward of their own.
     """
 
-    def __init__(self, sampler: Generation) -> None:
-        self._sampler = sampler
+    def __init__(self, sampler: SamplerState, last: int, canvas: Canvas) -> None:
+        """Behind the prompt's `last` token, which alone is not committed."""
+        self._sampler, self._canvas = sampler, canvas
+        self._pending = [last]
+        self._accepted: list[int] = []
+        self._confidence: list[float] = []
+        self._behind = sampler.positions_left - 1  # the last token, which is not committed yet
+        self._most = len(canvas.tokens) or min(sampler.config.max_tokens, self._behind + 1)
+        self._size = sampler.config.block_size
+        self._block: Block | None = None
+        self._before = 0  # forwards, when the block was opened
+        self._ended = False
+        self._accept(self._kept())
 
-    def steps(self, last: int, canvas: Canvas) -> Steps[None]:
-        """Denoise block after block behind the prompt's `last` token.
-
-        A block starts at a mask: tokens that a canvas keeps before it are exact, and cost no
-        forward of their own.
-        """
-        sampler = self._sampler
-        pending = [last]
-        accepted: list[int] = []
-        confidence: list[float] = []
-        behind = sampler.positions_left - 1  # the last token, which is not committed yet
-        most = len(canvas.tokens) or min(sampler.config.max_tokens, behind + 1)
-        size = sampler.config.block_size
-
-        def accept(block: Proposal) -> None:
-            accepted.extend(block.tokens)
-            confidence.extend(block.confidence)
-            pending.extend(block.tokens)
-
-        accept(_kept(canvas, 0))
-        while len(accepted) < most:
-            room = behind - len(accepted)
-            if room < 1:  # for no mask: the last position says what follows it
-                head = yield from self._exact_forward(pending)
-                ids = canvas.allowed.get(len(accepted))
-                limit = self._limit(accepted) if ids is None else ids.tolist()
-                token, probability, _ = sampler.chooser.verify(head, None, limit)
-                ended = token in sampler.stop
-                if not ended:
-                    accept(Proposal((token,), (probability,)))
-                yield sampler.snapshot(accepted, confidence, ended=ended)
-                return
-            block = canvas.block(len(accepted), min(size, most - len(accepted), room))
-            if canvas.tokens and len(pending) > 1:
-                # an exact row does not see what the canvas keeps behind the mask, a noisy one does
-                pending.pop()
-                block = block.behind(accepted.pop(), confidence.pop())
-            sampler.check()
-            before = sampler.forwards
-            head, logits = yield from self._opening_forward(pending, block)
-            sampler.cache.commit(len(pending))
-            pending.clear()
-            limit = self._limit(accepted)
-            if limit is not None:
-                # the healed token is bound to its text: settle it alone, then go on in blocks
-                token, probability, _ = sampler.chooser.verify(head, None, limit)
-                settled = Proposal((token,), (probability,))
-            else:
-                show = partial(sampler.snapshot, accepted, confidence, canvas=canvas)
-                settled = yield from self._block(head, logits, block, show)
-                size = next_size(sampler.config, size, sampler.forwards - before)
-            kept = next((i for i, t in enumerate(settled.tokens) if t in sampler.stop), None)
-            accept(Proposal(settled.tokens[:kept], settled.confidence[:kept]))
-            if kept is not None:
-                yield sampler.snapshot(accepted, confidence, ended=True)
-                return
-            accept(_kept(canvas, len(accepted)))
-            yield sampler.snapshot(accepted, confidence, canvas=canvas)
-
-    def _limit(self, accepted: Sequence[int]) -> Sequence[int] | None:
-        """Ids that may come next; None: all."""
-        constraint = self._sampler.constraint
-        return constraint.allowed(accepted) if constraint else None
-
-    def _exact_forward(self, pending: Sequence[int]) -> Forwards[Tensor]:
-        """Exact tokens alone, which are committed: the logits (vocab,) behind them."""
-        sampler = self._sampler
+    def next_forward(self) -> Forward | None:
+        """Of the block that is denoised, or of the one that is opened."""
+        sampler, count = self._sampler, len(self._accepted)
+        if self._block is None and (self._ended or count >= self._most):
+            return None
         sampler.check()
-        forward = replace(sampler.causal(pending), wanted=len(pending) - 1)
-        logits = yield from sampler.forward(forward)
-        sampler.cache.commit(len(pending))
-        return logits[0]
+        if self._block is not None:
+            return self._block.next_forward()
+        self._before = sampler.forwards
+        room = self._behind - count
+        if room < 1:  # for no mask: the last position says what follows it
+            return replace(sampler.causal(self._pending), wanted=len(self._pending) - 1)
+        start = self._canvas.block(count, min(self._size, self._most - count, room))
+        if self._canvas.tokens and len(self._pending) > 1:
+            # an exact row does not see what the canvas keeps behind the mask, a noisy one does
+            self._pending.pop()
+            start = start.behind(self._accepted.pop(), self._confidence.pop())
+        self._block = Block(sampler, start)
+        return self._block.opening_forward(self._pending)
 
-    def _block(
-        self, head: Tensor, logits: Tensor, block: Canvas, show: Callable[..., Snapshot]
-    ) -> Steps[Proposal]:
-        """Settle every position of one block; returns its tokens.
+    def take(self, answer: Tensor) -> Snapshot | None:
+        """Settle what the rule says, and accept the block once all of it is settled."""
+        sampler, block = self._sampler, self._block
+        logits = sampler.counted(answer)
+        if self._pending:
+            sampler.cache.commit(len(self._pending))
+            self._pending.clear()
+            limit = self._limit()
+            if block is None or limit is not None:
+                # the healed token is bound to its text: settle it alone, then go on in blocks
+                token, probability, _ = sampler.chooser.verify(logits[0], None, limit)
+                return self._settled(Proposal((token,), (probability,)))
+        assert block is not None
+        if (draft := block.take(logits)) is None:
+            return None
+        if block.is_settled:
+            self._size = next_size(sampler.config, self._size, sampler.forwards - self._before)
+            return self._settled(draft)
+        accepted, confidence, settled = self._accepted, self._confidence, block.settled
+        return sampler.snapshot(accepted, confidence, draft, settled=settled, canvas=self._canvas)
 
-        Positions behind a settled end token whose predecessors are all settled do not matter. Under
-        the rule `edit` a block is done when a forward finds nothing to settle or to replace.
-        """
-        sampler = self._sampler
-        size = len(logits)
-        tokens = torch.tensor(block.tokens)
-        certainty = torch.tensor(block.confidence)
-        masked = torch.tensor(block.masked)
-        n_masks = sum(block.masked)
-        step, ended = 0, False
-        revision, drafts = Revision(sampler.config, block), list[Tensor]()
-        while True:
-            rows = block.limited(torch.cat([head[None], logits[: size - 1]]))
-            proposal = sampler.chooser.sample(rows)
-            wishes = revision.wishes(rows, tokens, masked)
-            edited = wishes.wanted
-            if bool(edited.any()):
-                edited = revision.granted(wishes, (yield from self._exact(head, tokens)))
-                tokens = torch.where(edited, wishes.tokens, tokens)
-                certainty = torch.where(edited, wishes.confidence, certainty)
-            tokens = torch.where(masked, proposal.tokens, tokens)
-            certainty = torch.where(masked, proposal.confidence, certainty)
-            rank, entropy = certainty.clone(), proposal.entropy
-            if step == 0 and block.masked[0]:
-                # The first token comes from the base's exact row, which never sees the block: it
-                # will not fit itself to tokens settled before it, so it settles first.
-                rank[0], entropy[0] = 2.0, 0.0
-            open_ = torch.zeros_like(masked) if ended else masked
-            drafts.append(tokens)
-            if unchanged(sampler.config, drafts, certainty, masked):
-                chosen = open_
-            else:
-                chosen = settle(sampler.config, rank, entropy, open_, step, n_masks)
-            masked = masked & ~chosen
-            step += 1
-            ended = self._ends(tokens, masked)
-            changed = revision.active and bool((chosen | edited).any())
-            draft = Proposal(tuple(tokens.tolist()), tuple(certainty.tolist()))
-            if not changed and (ended or not bool(masked.any())):
-                sampler.edits += revision.edits
-                sampler.returns += revision.returns
-                return draft
-            yield show(draft, settled=(~masked).tolist())
-            sampler.check()
-            logits = yield from self._block_forward(tokens, masked)
+    def _settled(self, block: Proposal) -> Snapshot:
+        """Accept a block up to its end token, and what the canvas keeps behind it."""
+        self._block = None
+        end = next((i for i, t in enumerate(block.tokens) if t in self._sampler.stop), None)
+        self._accept(Proposal(block.tokens[:end], block.confidence[:end]))
+        if end is not None:
+            self._ended = True
+            return self._sampler.snapshot(self._accepted, self._confidence, ended=True)
+        self._accept(self._kept())
+        return self._sampler.snapshot(self._accepted, self._confidence, canvas=self._canvas)
 
-    def _ends(self, tokens: Tensor, masked: Tensor) -> bool:
-        open_at = int(masked.long().argmax())
-        return any(int(t) in self._sampler.stop for t in tokens[:open_at])
+    def _accept(self, block: Proposal) -> None:
+        self._accepted.extend(block.tokens)
+        self._confidence.extend(block.confidence)
+        self._pending.extend(block.tokens)
 
-    def _opening_forward(
-        self, pending: Sequence[int], block: Canvas
-    ) -> Forwards[tuple[Tensor, Tensor]]:
-        """Exact tokens, then a block with masks: the last exact row of logits, the block's rows."""
-        sampler = self._sampler
-        exact, past, size = len(pending), sampler.cache.length, len(block.tokens)
-        tokens = sampler.ids([*pending, *block.tokens])
-        mask = masks.opening(past, exact, size, sampler.model.device)
-        positions = sampler.positions(past, exact + size)
+    def _kept(self) -> Proposal:
+        """The tokens that the canvas keeps from here on, up to its next mask."""
+        canvas, start = self._canvas, len(self._accepted)
+        end = start + canvas.kept(start)
+        return Proposal(canvas.tokens[start:end], canvas.confidence[start:end])
+
+    def _limit(self) -> Sequence[int] | None:
+        """Ids that may come next; None: all."""
+        ids = self._canvas.allowed.get(len(self._accepted))
+        if self._block is None and ids is not None:  # a block limits itself
+            return list(map(int, ids))
+        constraint = self._sampler.constraint
+        return constraint.allowed(self._accepted) if constraint else None
+
+
+class Block:
+    """The positions that are denoised together, from masks to tokens.
+
+    Positions behind a settled end token whose predecessors are all settled do not matter. Under
+    the rule `edit` a block is done when a forward finds nothing to settle or to replace.
+
+    Attributes:
+        is_settled: whether all of it is, and nothing is to be replaced any more.
+    """
+
+    def __init__(self, sampler: SamplerState, start: Canvas) -> None:
+        self._sampler, self._start = sampler, start
+        self._tokens = torch.tensor(start.tokens)
+        self._confidence = torch.tensor(start.confidence)
+        self._masked = torch.tensor(start.masked)
+        self._step, self._ended, self.is_settled = 0, False, False
+        self._revision, self._drafts = Revision(sampler.config, start), list[Tensor]()
+        self._head: Tensor | None = None  # logits (vocab,) of the first position, which are exact
+        self._asked: tuple[BlockProposal, Wishes] | None = None  # the base, that has a veto
+
+    @property
+    def settled(self) -> list[bool]:
+        """Which positions are."""
+        return (~self._masked).tolist()
+
+    def opening_forward(self, pending: Sequence[int]) -> Forward:
+        """Exact tokens, then the block: logits of the last exact row, then of the block's rows."""
+        sampler, start = self._sampler, self._start
+        exact, past, size = len(pending), sampler.cache.length, len(start.tokens)
         gate = sampler.gate(exact, size)
         assert gate is not None
-        gate = replace(gate, masked=sampler.ids([False] * exact + list(block.masked)))
-        forward = Forward(tokens, positions, mask, sampler.cache, gate, exact - 1)
-        logits = yield from sampler.forward(forward)
-        return logits[0], logits[1:]
+        return Forward(
+            sampler.ids([*pending, *start.tokens]),
+            sampler.positions(past, exact + size),
+            masks.opening(past, exact, size, sampler.model.device),
+            sampler.cache,
+            replace(gate, masked=sampler.ids([False] * exact + list(start.masked))),
+            exact - 1,
+        )
 
-    def _exact(self, head: Tensor, tokens: Tensor) -> Forwards[Tensor]:
-        """The base's probability of each token of a block (block,), given those before it."""
-        first, *rest = tokens.tolist()
-        logits, _ = yield from self._sampler.verifying_forward(first, rest, (), 0)
-        probabilities = torch.cat([head[None], logits[:-1]]).softmax(-1).cpu()
-        return probabilities.gather(-1, tokens[:, None])[:, 0]
-
-    def _block_forward(self, tokens: Tensor, masked: Tensor) -> Forwards[Tensor]:
-        """The whole block again, settled tokens visible, behind the committed positions."""
-        sampler = self._sampler
-        past, size = sampler.cache.length, len(tokens)
+    def next_forward(self) -> Forward:
+        """The whole block again, settled tokens visible; or under the base, if that is asked."""
+        sampler, device = self._sampler, self._sampler.model.device
+        if self._asked is not None:
+            return sampler.causal(self._tokens.tolist())
+        past, size = sampler.cache.length, len(self._tokens)
         assert sampler.adapter is not None
-        gate = Gate(sampler.adapter, masked[None].to(sampler.model.device))
-        mask = masks.full(past, size, sampler.model.device)
-        ids = tokens[None].to(sampler.model.device)
-        positions = sampler.positions(past, size)
-        return (yield from sampler.forward(Forward(ids, positions, mask, sampler.cache, gate)))
+        return Forward(
+            self._tokens[None].to(device),
+            sampler.positions(past, size),
+            masks.full(past, size, device),
+            sampler.cache,
+            Gate(sampler.adapter, self._masked[None].to(device)),
+        )
 
+    def take(self, logits: Tensor) -> Proposal | None:
+        """Settle and replace tokens; None where the base is asked before any is replaced."""
+        if self._head is None:
+            self._head, logits = logits[0], logits[1:]
+        logits = torch.cat([self._head[None], logits[:-1]])
+        if self._asked is None:
+            rows = self._start.limited(logits)
+            proposal = self._sampler.chooser.sample(rows)
+            wishes = self._revision.wishes(rows, self._tokens, self._masked)
+            if bool(wishes.wanted.any()):
+                self._asked = proposal, wishes
+                return None
+            return self._taken(proposal, wishes, wishes.wanted)
+        (proposal, wishes), self._asked = self._asked, None
+        exact = logits.softmax(-1).cpu().gather(-1, self._tokens[:, None])[:, 0]
+        return self._taken(proposal, wishes, self._revision.granted(wishes, exact))
 
-def _kept(canvas: Canvas, start: int) -> Proposal:
-    """The tokens that the canvas keeps from `start` on, up to its next mask."""
-    end = start + canvas.kept(start)
-    return Proposal(canvas.tokens[start:end], canvas.confidence[start:end])
+    def _taken(self, proposal: BlockProposal, wishes: Wishes, edited: Tensor) -> Proposal:
+        """The draft after one more step, with these tokens replaced."""
+        config, masked = self._sampler.config, self._masked
+        tokens = torch.where(edited, wishes.tokens, self._tokens)
+        confidence = torch.where(edited, wishes.confidence, self._confidence)
+        self._tokens = tokens = torch.where(masked, proposal.tokens, tokens)
+        self._confidence = confidence = torch.where(masked, proposal.confidence, confidence)
+        rank, entropy = confidence.clone(), proposal.entropy
+        if self._step == 0 and self._start.masked[0]:
+            # The first token comes from the base's exact row, which never sees the block: it
+            # will not fit itself to tokens settled before it, so it settles first.
+            rank[0], entropy[0] = 2.0, 0.0
+        open_ = torch.zeros_like(masked) if self._ended else masked
+        self._drafts.append(tokens)
+        chosen = open_
+        if not unchanged(config, self._drafts, confidence, masked):
+            chosen = settle(config, rank, entropy, open_, self._step, sum(self._start.masked))
+        self._masked = masked = masked & ~chosen
+        self._step += 1
+        first = int(masked.long().argmax())  # that is open
+        self._ended = any(int(token) in self._sampler.stop for token in tokens[:first])
+        changed = self._revision.active and bool((chosen | edited).any())
+        self.is_settled = not changed and (self._ended or not bool(masked.any()))
+        if self.is_settled:
+            self._sampler.edits += self._revision.edits
+            self._sampler.returns += self._revision.returns
+        return Proposal(tuple(tokens.tolist()), tuple(confidence.tolist()))

@@ -18,7 +18,7 @@ from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.diffusion.choose import Chooser, Proposal
 from blockdiff.diffusion.drafter import DraftTokens, Source, Speculation
-from blockdiff.diffusion.snapshot import Constraint, Forwards, Snapshot
+from blockdiff.diffusion.snapshot import Constraint, Snapshot
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
@@ -38,7 +38,7 @@ def context_chunk(device: torch.device) -> int:
 
 
 @dataclass
-class Generation:
+class SamplerState:
     """What one generation is made of: weights, cache, settings, and what it has cost so far.
 
     The cache holds a committed prefix of the prompt. Nothing here commits; `verify` and `denoise`
@@ -70,18 +70,15 @@ class Generation:
 
     def verifying_forward(
         self, last: int, draft: Sequence[int], lengths: Sequence[int], width: int
-    ) -> Forwards[tuple[Tensor, dict[int, Tensor]]]:
-        """Base logits (1 + draft, vocab); for each accepted length, draft logits (width, vocab)."""
+    ) -> Forward:
+        """The last token and its draft, then `width` masks for each accepted length."""
         exact, noisy = 1 + len(draft), len(lengths) * width
         past, device = self.cache.length, self.model.device
         offsets = [*range(exact)] + [n + 1 + i for n in lengths for i in range(width)]
         tokens = self.ids([last, *draft] + [0] * noisy)
         positions = past + torch.tensor(offsets, device=device)[None]
         mask = masks.verifying(past, exact, lengths, width, device)
-        gate = self.gate(exact, noisy)
-        logits = yield from self.forward(Forward(tokens, positions, mask, self.cache, gate))
-        groups = logits[exact:].view(len(lengths), width, logits.shape[-1]) if noisy else ()
-        return logits[:exact], dict(zip(lengths, groups, strict=True))
+        return Forward(tokens, positions, mask, self.cache, self.gate(exact, noisy))
 
     @property
     def positions_left(self) -> int:
@@ -102,9 +99,8 @@ class Generation:
         mask = masks.causal(past, count, self.model.device)
         return Forward(self.ids(tokens), self.positions(past, count), mask, self.cache)
 
-    def forward(self, forward: Forward) -> Forwards[Tensor]:
-        """Its logits (rows, vocab) float32, tokens that may never appear at -inf."""
-        logits = yield forward
+    def counted(self, logits: Tensor) -> Tensor:
+        """The logits of a forward of this generation, tokens that may never appear at -inf."""
         self.forwards += 1
         return self.chooser.without_banned(logits)
 

@@ -8,32 +8,27 @@ forward (`verify.py`), `diffusion` denoises a block over several forwards (`deno
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from blockdiff.config import Mode, Rule
 from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.diffusion.denoise import Denoising
 from blockdiff.diffusion.drafter import Speculation
-from blockdiff.diffusion.forwards import Generation
-from blockdiff.diffusion.snapshot import Constraint, Forwards, Snapshot, Steps, next_snapshot
+from blockdiff.diffusion.forwards import SamplerState
+from blockdiff.diffusion.snapshot import Constraint, Generation, Snapshot
 from blockdiff.diffusion.verify import Verification
-from blockdiff.model.forward import drive, finish
+from blockdiff.model.forward import Forward
 
-__all__ = [
-    "Constraint",
-    "Forwards",
-    "Sampler",
-    "Snapshot",
-    "Speculation",
-    "Steps",
-    "next_snapshot",
-]
+__all__ = ["Constraint", "Sampler", "Snapshot", "Speculation"]
+
 
 @dataclass
-class Sampler(Generation):
+class Sampler(SamplerState):
     """Writes the middle of one prompt.
 
     The cache must hold a committed prefix of the prompt, possibly empty and never all of it.
@@ -44,7 +39,8 @@ class Sampler(Generation):
     its last position says, in every mode.
     """
 
-    def run(self, prompt: Sequence[int], canvas: Canvas = BLANK) -> Generator[Snapshot, None, None]:
+    @torch.inference_mode()
+    def run(self, prompt: Sequence[int], canvas: Canvas = BLANK) -> Iterator[Snapshot]:
         """Yield a snapshot after every forward; the last one has everything settled.
 
         With a `canvas` (mode `diffusion` only) its masked tokens are denoised in their places and
@@ -52,37 +48,35 @@ class Sampler(Generation):
 
         Raises Cancelled between two forwards.
         """
-        return drive(self.steps(prompt, canvas), self.alone)
+        self.encode(prompt)
+        with self.writing(prompt, canvas) as generation:
+            while isinstance(forward := generation.next_forward(), Forward):
+                if (snapshot := generation.take(self.alone([forward])[0])) is not None:
+                    yield snapshot
 
-    def steps(self, prompt: Sequence[int], canvas: Canvas = BLANK) -> Steps[None]:
-        """What `run` does, with its forwards left to whoever drives it."""
-        home = min(self.cache.length, len(prompt) - 1)
+    @contextmanager
+    def writing(self, prompt: Sequence[int], canvas: Canvas = BLANK) -> Iterator[Generation]:
+        """What `run` does behind a prompt that is encoded, its forwards left to whoever asks."""
         try:
-            yield from self.encoding(prompt)
-            home = self.cache.length
             denoises = canvas.tokens or self.config.rule is not Rule.TRUST
             if self.config.mode is Mode.DIFFUSION and denoises:
-                yield from Denoising(self).steps(prompt[-1], canvas)
+                yield Denoising(self, prompt[-1], canvas)
             else:
-                yield from Verification(self, prompt).steps()
+                yield Verification(self, prompt)
         finally:
-            self.cache.truncate(home)
+            self.cache.truncate(len(prompt) - 1)
 
-    def surprise(self, prompt: Sequence[int], text: Sequence[int]) -> list[float]:
-        """Nats by which each token of `text` right behind the prompt surprises the base.
+    def surprising(
+        self, prompt: Sequence[int], text: Sequence[int]
+    ) -> Generator[Forward, Tensor, list[float]]:
+        """Nats by which each token of `text` right behind an encoded prompt surprises the base.
 
-        Leaves the cache as `run` does. Raises Cancelled.
+        It yields forwards and is sent their logits. Leaves the cache as `run` does. Raises
+        Cancelled.
         """
-        return finish(self.surprising(prompt, text), self.alone)
-
-    def surprising(self, prompt: Sequence[int], text: Sequence[int]) -> Forwards[list[float]]:
-        """What `surprise` does, with its forwards left to whoever drives it."""
         nats: list[float] = []
-        home = min(self.cache.length, len(prompt) - 1)
+        before = [prompt[-1], *text[:-1]]
         try:
-            yield from self.encoding(prompt)
-            home = self.cache.length
-            before = [prompt[-1], *text[:-1]]
             for start in range(0, len(text), self.chunk):
                 self.check()
                 chunk = before[start : start + self.chunk]
@@ -92,18 +86,20 @@ class Sampler(Generation):
                 wanted = self.ids(list(text[start : start + self.chunk]))[0]
                 nats += torch.nn.functional.cross_entropy(logits, wanted, reduction="none").tolist()
         finally:
-            self.cache.truncate(home)
+            self.cache.truncate(len(prompt) - 1)
         return nats
 
+    @torch.inference_mode()
     def encode(self, prompt: Sequence[int]) -> None:
         """Commit all of the prompt but its last token, which the first forward takes along.
 
         Raises Cancelled between two layers; what is committed by then stays, and is exact.
         """
-        finish(self.encoding(prompt), self.alone)
+        for forward in self.encoding(prompt):
+            self.alone([forward])
 
-    def encoding(self, prompt: Sequence[int]) -> Forwards[None]:
-        """What `encode` does, with its forwards left to whoever drives it."""
+    def encoding(self, prompt: Sequence[int]) -> Generator[Forward, Tensor, None]:
+        """The forwards of `encode`, each to be run before the next."""
         self.cache.truncate(min(self.cache.length, len(prompt) - 1))
         while self.cache.length < len(prompt) - 1:
             self.check()

@@ -1,16 +1,34 @@
-"""What a sampler yields: the draft after a forward, and the forwards it waits for."""
+"""A generation, as whoever runs its forwards sees it, and the drafts that it brings."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol
 
 from blockdiff.model.forward import Forward
 
-R = TypeVar("R")
-# What is sent in is the logits of a forward that was yielded, and nothing else.
-Forwards: TypeAlias = Generator[Forward, Any, R]
+
+class Generation(Protocol):
+    """One text on its way: what it is at, the forward that it needs next, and what follows of it.
+
+    Who runs the forward, and with which others, is not its business.
+    """
+
+    def next_forward(self) -> Forward | Future[Any] | None:
+        """What it waits for; None at the end. A future where it has run forwards of its own.
+
+        Raises Cancelled.
+        """
+        ...
+
+    def take(self, answer: Any) -> Snapshot | None:
+        """Go on with what that said, a forward's logits (rows, vocab): the draft now.
+
+        None where another forward has to say something before there is one.
+        """
+        ...
 
 
 class Constraint(Protocol):
@@ -66,15 +84,18 @@ NOTHING = Snapshot((), (), (), 0, False)
 """Before anything is written."""
 
 
-Steps: TypeAlias = Generator[Snapshot | Forward, Any, R]
+class Foregone:
+    """A generation of denoising steps that need no forward any more when they are asked for."""
 
+    def __init__(self, snapshots: Iterator[Snapshot]) -> None:
+        self._snapshots = snapshots
 
-def next_snapshot(steps: Steps[None]) -> Forwards[Snapshot | None]:
-    """Run the forwards up to the next snapshot; None at the end."""
-    try:
-        step = next(steps)
-        while isinstance(step, Forward):
-            step = steps.send((yield step))
-    except StopIteration:
-        return None
-    return step
+    def next_forward(self) -> Future[Snapshot] | None:
+        if (snapshot := next(self._snapshots, None)) is None:
+            return None
+        done = Future[Snapshot]()
+        done.set_result(snapshot)
+        return done
+
+    def take(self, answer: Snapshot) -> Snapshot:
+        return answer

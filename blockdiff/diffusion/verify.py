@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from blockdiff.config import Mode
 from blockdiff.diffusion.drafter import NO_DRAFT, Drafter, DraftTokens
-from blockdiff.diffusion.forwards import Generation
-from blockdiff.diffusion.snapshot import Steps
+from blockdiff.diffusion.forwards import SamplerState
+from blockdiff.diffusion.snapshot import Snapshot
+from blockdiff.model.forward import Forward
 
 
 class Verification:
@@ -21,7 +24,8 @@ class Verification:
     where the base holds it for `trust` times as likely as its own choice.
     """
 
-    def __init__(self, sampler: Generation, prompt: Sequence[int]) -> None:
+    def __init__(self, sampler: SamplerState, prompt: Sequence[int]) -> None:
+        """Behind a prompt of which all but the last token is committed."""
         self._sampler, self._last = sampler, prompt[-1]
         self._drafter: Drafter | None = None
         self._trust = sampler.config.trust if sampler.config.mode is Mode.DIFFUSION else 1.0
@@ -35,48 +39,63 @@ class Verification:
                 drafted=lambda t: not (t in sampler.stop or sampler.chooser.never(t)),
                 company=sampler.company,
             )
-
-    def steps(self) -> Steps[None]:
-        """A snapshot after every forward, the next draft shown behind what is accepted."""
-        sampler, drafter, last = self._sampler, self._drafter, self._last
         # the prompt's last token is not committed yet, and says what comes first
-        most = min(sampler.config.max_tokens, max(sampler.positions_left, 1))
-        accepted: list[int] = []
-        confidence: list[float] = []
-        draft = drafter.draft(None, most - 1) if drafter else NO_DRAFT
-        while True:
-            sampler.check()
-            lengths, width = self._masks(draft)
-            logits, drafts = yield from sampler.verifying_forward(
-                last, draft.tokens, lengths, width
-            )
-            before, ended = len(accepted), False
-            for index in range(len(draft.tokens) + 1):
-                guess = draft.tokens[index] if index < len(draft.tokens) else None
-                limit = sampler.constraint.allowed(accepted) if sampler.constraint else None
-                token, probability, agreed = sampler.chooser.verify(
-                    logits[index], guess, limit, self._trust
-                )
-                ended = token in sampler.stop
-                if ended:
-                    break
-                accepted.append(token)
-                confidence.append(probability)
-                if len(accepted) == most or not agreed:
-                    break
-            sampler.drafted.update(draft.sources[:min(index, len(draft.tokens))])
-            full = ended or len(accepted) == most
-            sampler.cache.commit(index + 1)
-            draft = NO_DRAFT
-            if drafter and not full:
-                drafter.extend(accepted[before:])
-                draft = drafter.draft(drafts.get(index), most - len(accepted) - 1)
-            yield sampler.snapshot(accepted, confidence, draft, ended)
-            if full:
-                return
-            last = accepted[-1]
+        self._most = min(sampler.config.max_tokens, max(sampler.positions_left, 1))
+        self._accepted: list[int] = []
+        self._confidence: list[float] = []
+        self._ended = False
+        self._lengths: Sequence[int] = ()  # accepted ones for which the forward has masks
+        self._draft = self._next_draft(None)
 
-    def _masks(self, draft: DraftTokens) -> tuple[Sequence[int], int]:
+    def next_forward(self) -> Forward | None:
+        """The draft to be verified, and masks for the next one."""
+        if self._is_over:
+            return None
+        self._sampler.check()
+        self._lengths, width = self._masks()
+        return self._sampler.verifying_forward(
+            self._last, self._draft.tokens, self._lengths, width
+        )
+
+    def take(self, answer: Tensor) -> Snapshot:
+        """Accept as far as the base agrees; the next draft is shown behind that."""
+        sampler, draft = self._sampler, self._draft.tokens
+        logits = sampler.counted(answer)
+        before = len(self._accepted)
+        for index in range(len(draft) + 1):
+            guess = draft[index] if index < len(draft) else None
+            limit = sampler.constraint.allowed(self._accepted) if sampler.constraint else None
+            token, probability, agreed = sampler.chooser.verify(
+                logits[index], guess, limit, self._trust
+            )
+            self._ended = token in sampler.stop
+            if self._ended:
+                break
+            self._accepted.append(token)
+            self._confidence.append(probability)
+            if self._is_over or not agreed:
+                break
+        sampler.drafted.update(self._draft.sources[:index])
+        sampler.cache.commit(index + 1)
+        if self._drafter is not None:
+            self._drafter.extend(self._accepted[before:])
+        groups = logits[1 + len(draft) :].chunk(max(len(self._lengths), 1))
+        masks = dict(zip(self._lengths, groups, strict=False)).get(index)
+        self._draft = NO_DRAFT if self._is_over else self._next_draft(masks)
+        self._last = self._accepted[-1] if self._accepted else self._last
+        return sampler.snapshot(self._accepted, self._confidence, self._draft, self._ended)
+
+    def _next_draft(self, masks: Tensor | None) -> DraftTokens:
+        """From the logits of the masks behind what is accepted, if there were any."""
+        if self._drafter is None:
+            return NO_DRAFT
+        return self._drafter.draft(masks, self._most - len(self._accepted) - 1)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._ended or len(self._accepted) == self._most
+
+    def _masks(self) -> tuple[Sequence[int], int]:
         """For which accepted lengths of the draft there are masks, and how many.
 
         None stands behind the last position of the model's context.
@@ -84,5 +103,5 @@ class Verification:
         sampler = self._sampler
         if self._drafter is None:
             return (), 0
-        left = sampler.positions_left - 1 - len(draft.tokens)
-        return self._drafter.masks(draft, sampler.config.block_size, left)
+        left = sampler.positions_left - 1 - len(self._draft.tokens)
+        return self._drafter.masks(self._draft, sampler.config.block_size, left)

@@ -1,35 +1,32 @@
 """Continuous batching: requests at different steps share each pass over the weights.
 
-A request is a generator that yields what its reader sees and, in between, the forwards it waits
-for. `step` takes every request to its next forward and runs these together. What a request gets
-does not depend on who shares the pass. A request may itself be several that are written together:
-it yields the forwards of all of them as a tuple, and is sent as many answers (`together`). What
-takes long without a forward, such as parsing a large file, is work for another thread: a request
-yields its future, and the others go on.
+A request is a generator. It yields what its reader sees and, in between, what it waits for: a
+forward, answered by its logits; work in another thread, such as parsing a large file, by its
+result; or requests that are parts of it, by a list of their results. What it returns is its own
+result. `Batch.step` takes every request to its next forward and runs these together. What a request
+gets does not depend on who shares the pass.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
 
-from blockdiff.model.forward import WAITING, Forward, Runner, Waiting, waiting_of
+from blockdiff.model.forward import Forward, Runner
 from blockdiff.types import Event, Unread, Warmed
 
-Steps: TypeAlias = Generator[Event | Unread | Waiting, Any, None]
-"""One request: events for its reader, and what it waits for."""
-
-WarmingSteps: TypeAlias = Generator[Warmed | Waiting, Any, None]
-"""The same of one that only encodes ahead."""
+Steps: TypeAlias = Generator[Any, Any, Any]
+"""One request: refinements and what it waits for, a `Forward`, a `Future`, or a list of `Steps`;
+at last its result."""
 
 K = TypeVar("K")
 Told: TypeAlias = Event | Unread | Warmed | Exception | None
+"""What a request brings: refinements, and then its result, or what it raised."""
 
 _LOOK_SECONDS = 0.005  # at whoever may begin, while all requests wait for other threads
 
@@ -39,17 +36,20 @@ class _Member(Generic[K]):
     """One request in the batch.
 
     Attributes:
-        steps: None while they are made; then `waiting` is for them.
+        whole: the request that it is a part of.
         waiting: for what, unless the answer, or what was raised instead of it, is there.
         begun: whether its steps have been taken up.
+        result: of a part that has ended.
     """
 
     key: K
-    steps: Steps | WarmingSteps | None
-    waiting: Waiting | None = None
+    steps: Steps
+    whole: _Member[K] | None = None
+    waiting: Forward | Future[Any] | list[_Member[K]] | None = None
     answer: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
     begun: bool = False
+    result: Any = None
 
 
 @dataclass
@@ -61,191 +61,161 @@ class Batch(Generic[K]):
     in the same passes.
 
     Attributes:
-        tell: takes what a request brings as soon as it does, at last None, or what it raised.
-        room: whether another one may begin beside those that run; the first always may.
+        room: whether one more part of a request may begin beside others of it.
     """
 
     runner: Runner
-    tell: Callable[[K, Told], None]
     room: Callable[[], bool] = lambda: True
     _members: list[_Member[K]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self._members)
+        return sum(member.whole is None for member in self._members)
 
     def __contains__(self, key: K) -> bool:
         return any(member.key == key for member in self._members)
 
-    def add(self, key: K, steps: Steps | WarmingSteps) -> None:
+    def add(self, key: K, steps: Steps) -> None:
         """Take a request in; it begins with the next `step`."""
         self._members.append(_Member(key, steps))
 
-    def prepare(self, key: K, making: Future[Steps | WarmingSteps]) -> None:
+    def prepare(self, key: K, making: Future[Steps]) -> None:
         """Take a request in whose steps another thread makes; it begins once they are there."""
-        self._members.append(_Member(key, None, making))
+        self._members.append(_Member(key, _made(making), waiting=making))
 
     @torch.inference_mode()
-    def step(self) -> None:
-        """One pass: take every request to its next forward, then run these together.
+    def step(self) -> Iterator[tuple[K, Told]]:
+        """One pass: every request goes to its next forward, and on with what that says.
 
-        Where a pass fails, each request runs alone: what its own forward raises, such as for lack
-        of memory, is raised in it, and the others go on. Without any forward, it waits a moment
-        for other threads.
+        Yields what requests bring as soon as they do. Without any forward, it waits a moment for
+        other threads.
         """
-        if waiting := self.advance():
-            try:
-                self.answer(self.runner(waiting))
-            except Exception as error:
-                if len(waiting) == 1:
-                    self.fail(error)
-                else:
-                    self._run_each()
-        elif pending := self.pending:
+        for member in list(self._members):  # schedule
+            if self._is_ready(member):
+                yield from self._advance(member)
+        if running := [m for m in self._members if isinstance(m.waiting, Forward)]:
+            self._forward(running)
+            for member in running:  # accept
+                if member in self._members:
+                    yield from self._advance(member)
+        elif pending := [m.waiting for m in self._members if isinstance(m.waiting, Future)]:
             wait(pending, _LOOK_SECONDS, FIRST_COMPLETED)
 
-    @property
-    def pending(self) -> list[Future[Any]]:
-        """The work in other threads that requests wait for."""
-        return [m.waiting for m in self._members if isinstance(m.waiting, Future)]
-
-    def advance(self) -> tuple[Forward, ...]:
-        """Take every request to its next forward; all that are to be run now, in order."""
-        for member in list(self._members):
-            if self._is_ready(member):
-                self._advance(member)
-        return tuple(one for member in self._members for one in waiting_of(member.waiting))
-
-    def answer(self, answers: Sequence[Tensor]) -> None:
-        """What the forwards of `advance` came to; `fail`, what they raised."""
-        rest = iter(answers)
-        for member in self._members:
-            if isinstance(member.waiting, tuple):
-                member.answer = [next(rest) for _ in member.waiting]
-            elif isinstance(member.waiting, Forward):
-                member.answer = next(rest)
-
-    def fail(self, error: Exception) -> None:
-        for member in self._members:
-            if waiting_of(member.waiting):
-                member.error = error
-
+    @torch.inference_mode()
     def close(self) -> None:
         """End all requests where they are."""
-        for member in self._members:
-            if member.steps is not None:
-                member.steps.close()
-        self._members.clear()
-
-    def _run_each(self) -> None:
-        for member in self._members:
-            if not (waiting := waiting_of(member.waiting)):
-                continue
-            try:
-                answers = self.runner(waiting)
-            except Exception as error:
-                member.error = error
-            else:
-                member.answer = answers if isinstance(member.waiting, tuple) else answers[0]
+        self._drop(list(self._members))
 
     def _is_ready(self, member: _Member[K]) -> bool:
         """Whether it can go on, and need not wait with its context for another one's."""
-        if isinstance(member.waiting, Future):
-            if not member.waiting.done():
-                return False
-            self._take_result(member, member.waiting)
-        if member.steps is None:
+        waiting = member.waiting
+        if member not in self._members or (isinstance(waiting, Future) and not waiting.done()):
             return False
         if member.begun:
+            return not isinstance(waiting, (Forward, list))
+        if isinstance(waiting, Future) and waiting.exception() is not None:
             return True
-        running = [other for other in self._members if other.begun]
-        return not running or not (any(map(_encodes, running)) or not self.room())
+        if any(map(_encodes, self._members)):
+            return False
+        beside = any(m.begun and m.whole is member.whole for m in self._members)
+        return member.whole is None or not beside or self.room()
 
-    def _take_result(self, member: _Member[K], done: Future[Any]) -> None:
-        member.waiting, error = None, done.exception()
-        if error is None and member.steps is None:
-            member.steps = done.result()
-        elif error is None:
-            member.answer = done.result()
-        elif isinstance(error, Exception) and member.steps is not None:
-            member.error = error
-        elif isinstance(error, Exception):
-            self._members.remove(member)
-            self.tell(member.key, error)
+    def _forward(self, running: list[_Member[K]]) -> None:
+        """Run the forwards that these wait for together.
+
+        Where that fails, each runs alone: what its own forward raises, such as for lack of memory,
+        is raised in it, and the others go on.
+        """
+        try:
+            answers = self.runner([m.waiting for m in running if isinstance(m.waiting, Forward)])
+        except Exception as error:
+            if len(running) == 1:
+                running[0].error = error
+            else:
+                for member in running:
+                    self._forward([member])
         else:
-            raise error
+            for member, answer in zip(running, answers, strict=True):
+                member.answer = answer
 
-    def _advance(self, member: _Member[K]) -> None:
+    def _advance(self, member: _Member[K]) -> Iterator[tuple[K, Told]]:
         """Take one request to what it waits for next, or to its end."""
         answer, error = member.answer, member.error
+        if member.begun and isinstance(member.waiting, Future):
+            error = member.waiting.exception()
+            answer = None if error else member.waiting.result()
         member.answer = member.error = member.waiting = None
         member.begun = True
-        assert member.steps is not None
         try:
             step = member.steps.throw(error) if error else member.steps.send(answer)
-            while not isinstance(step, WAITING):
-                self.tell(member.key, step)
+            while not isinstance(step, (Forward, Future, list)):
+                yield member.key, step
                 step = next(member.steps)
-            member.waiting = step
-        except StopIteration:
-            self._members.remove(member)
-            self.tell(member.key, None)
+        except StopIteration as end:
+            yield from self._end(member, end.value)
         except Exception as problem:
-            self._members.remove(member)
-            self.tell(member.key, problem)
+            yield from self._end(member, problem)
+        else:
+            member.waiting = step
+            if isinstance(step, list):
+                yield from self._split(member, step)
+
+    def _split(self, whole: _Member[K], steps: list[Steps]) -> Iterator[tuple[K, Told]]:
+        """Take in the parts of a request, next to it; they begin at once where they may."""
+        parts = [_Member(whole.key, part, whole) for part in steps]
+        whole.waiting = parts
+        at = self._members.index(whole) + 1
+        self._members[at:at] = parts
+        for part in parts:
+            if self._is_ready(part):
+                yield from self._advance(part)
+        if not parts:
+            yield from self._go_on(whole)
+
+    def _end(self, member: _Member[K], result: Any) -> Iterator[tuple[K, Told]]:
+        """A request is over: it is told, or the whole that it is a part of goes on."""
+        self._members.remove(member)
+        member.result = result
+        if (whole := member.whole) is None:
+            yield member.key, result
+        else:
+            yield from self._go_on(whole)
+
+    def _go_on(self, whole: _Member[K]) -> Iterator[tuple[K, Told]]:
+        """Answer a request whose parts are over, or one of them has failed, which ends all."""
+        parts = whole.waiting
+        assert isinstance(parts, list)
+        whole.error = next((p.result for p in parts if isinstance(p.result, Exception)), None)
+        if whole.error is not None:
+            self._drop(parts)
+        elif any(part in self._members for part in parts):
+            return
+        whole.answer = [part.result for part in parts]
+        yield from self._advance(whole)
+
+    def _drop(self, members: list[_Member[K]]) -> None:
+        for member in members:
+            if member in self._members:
+                self._members.remove(member)
+                member.steps.close()
+
+
+def events_of(
+    steps: Steps, runner: Runner, room: Callable[[], bool] = lambda: True
+) -> Iterator[Any]:
+    """What a request brings that runs alone, at last its result. Raises what it raises."""
+    batch: Batch[None] = Batch(runner, room)
+    batch.add(None, steps)
+    with closing(batch):
+        while len(batch):
+            for _, what in batch.step():
+                if isinstance(what, Exception):
+                    raise what
+                yield what
+
+
+def _made(making: Future[Steps]) -> Steps:
+    return (yield from making.result())
 
 
 def _encodes(member: _Member[Any]) -> bool:
-    return any(one.wanted is None for one in waiting_of(member.waiting))
-
-
-def together(
-    members: Sequence[Steps],
-    seen: Callable[[int, Event | Unread], Event | Unread | None],
-    room: Callable[[], bool] = lambda: True,
-) -> Steps:
-    """Requests that are one: the forwards that all of them wait for come as a tuple.
-
-    `seen` makes of an event, and the index of the request that brings it, one of the whole; None:
-    there is nothing to say. `room` is that of a `Batch`. Raises what the first of them raises that
-    fails, and ends the others.
-    """
-    told: list[tuple[int, Told]] = []
-    batch: Batch[int] = Batch(_nothing_runs_here, lambda key, what: told.append((key, what)), room)
-    for number, steps in enumerate(members):
-        batch.add(number, steps)
-    try:
-        while len(batch):
-            waiting = batch.advance()
-            for number, what in told:
-                if isinstance(what, Exception):
-                    raise what
-                if what is not None and not isinstance(what, Warmed):
-                    if (event := seen(number, what)) is not None:
-                        yield event
-            told.clear()
-            if waiting:
-                try:
-                    batch.answer((yield waiting))
-                except Exception as error:
-                    batch.fail(error)
-            elif pending := batch.pending:
-                yield _first_of(pending)
-    finally:
-        batch.close()
-
-
-def _first_of(pending: Sequence[Future[Any]]) -> Future[None]:
-    """Done as soon as any of them is."""
-    first: Future[None] = Future()
-
-    def done(_: Future[Any]) -> None:
-        with contextlib.suppress(InvalidStateError):  # another one was the first
-            first.set_result(None)
-
-    for one in pending:
-        one.add_done_callback(done)
-    return first
-
-
-def _nothing_runs_here(waiting: Sequence[Forward]) -> list[Tensor]:
-    raise AssertionError("whoever drives the steps runs their forwards")
+    return isinstance(member.waiting, Forward) and member.waiting.wanted is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,13 +19,17 @@ class DraftText:
 
     Attributes:
         before, after: text that stands around every draft, and is settled.
+        hole: whose drafts they are.
+        numbers: where `seq` comes from, of all holes of a request.
+        spent: forwards before the first draft.
     """
 
     def __init__(self, tokenizer: Tokenizer, request_id: str, skip: int) -> None:
         """The first `skip` characters that are written are not shown."""
         self._tokenizer, self._request_id, self._skip = tokenizer, request_id, skip
         self.before = self.after = ""
-        self._number = 0
+        self.hole, self.numbers, self.spent = 0, itertools.count(), 0
+        self._steps = itertools.count(1)
         self._decoder = _decoder()
         self._tokens: tuple[int, ...] = ()
         self._confidence: tuple[float, ...] = ()
@@ -35,11 +40,9 @@ class DraftText:
     ) -> Unread:
         """A snapshot as an event, numbered in the order of the calls; only `length` characters of
         what is written, if that is where the text ends."""
-        number = self._number
-        self._number += 1
-        whole = Refinement(
-            self._request_id, number, 0, "", (), number + 1, snapshot.forwards, elapsed_ms
-        )
+        step, number, hole = next(self._steps), next(self.numbers), self.hole
+        forwards = self.spent + snapshot.forwards
+        whole = Refinement(self._request_id, number, hole, "", (), step, forwards, elapsed_ms)
 
         def build() -> Refinement:
             text, spans = self._decoded(snapshot)
@@ -49,7 +52,7 @@ class DraftText:
                 text = text[:end]
             return replace(whole, text=text, spans=spans)
 
-        return Unread(build, number, snapshot.forwards)
+        return Unread(build, number, forwards, hole)
 
     def _decoded(self, snapshot: Snapshot) -> tuple[str, tuple[Span, ...]]:
         last = len(snapshot.tokens) - 1  # which also gets what is left of a character

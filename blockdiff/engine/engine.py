@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,46 +16,32 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma
 from blockdiff.diffusion.drafter import RowCosts
-from blockdiff.diffusion.sampler import Forwards, Sampler
+from blockdiff.diffusion.sampler import Sampler
 from blockdiff.engine import published, renoise
-from blockdiff.engine.batch import Batch, Steps, Told, WarmingSteps
+from blockdiff.engine.batch import Batch, Steps, events_of
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.contexts import Contexts, never, resolved
 from blockdiff.engine.devices import choose_device, choose_dtype, choose_runner
 from blockdiff.engine.infilling import Infilling
 from blockdiff.engine.multi_hole import Several
 from blockdiff.engine.prefix_store import DEFAULT_BYTES
-from blockdiff.engine.speed import MovingRate
 from blockdiff.infill.layout import Prompt, build_prompt
-from blockdiff.infill.rewrite import (
-    Frame,
-)
+from blockdiff.infill.rewrite import Frame
 from blockdiff.model import masks
 from blockdiff.model.cuda.weight_only import is_weight_only
-from blockdiff.model.forward import Forward, drive, finish
+from blockdiff.model.forward import Forward
 from blockdiff.model.int8.quantized import is_quantized
-from blockdiff.model.load.load import (
-    DraftingConfig,
-    Progress,
-)
+from blockdiff.model.load.load import DraftingConfig, Progress
 from blockdiff.model.load.tokenizer import Tokenizer
-from blockdiff.types import (
-    Event,
-    Finished,
-    InfillRequest,
-    Request,
-    RewriteRequest,
-    Unread,
-    Warmed,
-    no_op,
-)
+from blockdiff.types import Event, InfillRequest, Request, RewriteRequest, Unread, Warmed, no_op
 from blockdiff.weights import store
 
-K = TypeVar("K")
 R = TypeVar("R")
 
 _ROWS, _TRIES = 4, 3  # of the forwards whose rows are timed
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
+_LEAST_TOKENS = 32  # fewer say more about one forward than about the speed of many
+_HALF_LIFE = 1024  # tokens after which a measurement counts half
 
 
 class Engine:
@@ -151,7 +137,7 @@ class Engine:
         `cancelled` is asked between any two forwards. Raises Cancelled, InvalidRequest,
         ModelUnsupported, OutOfMemory; whatever happens, the next request starts clean.
         """
-        return _read(drive(self._filling(request, cancelled), self.forward))
+        return self._events(self._filling(request, cancelled))
 
     def rewrite(
         self, request: RewriteRequest, cancelled: Callable[[], bool] = never
@@ -162,18 +148,20 @@ class Engine:
         are as for `infill`; ModelUnsupported also for a checkpoint that cannot chat, or has no
         adapter to denoise with.
         """
-        return _read(drive(self._rewriting(request, cancelled), self.forward))
+        return self._events(self._rewriting(request, cancelled))
 
     def warm(self, request: InfillRequest, cancelled: Callable[[], bool] = never) -> Warmed:
         """Encode the context of a request that is expected, write nothing.
 
         Raises as `infill`. What is encoded when it is cancelled stays usable.
         """
-        return finish(self._warming(request, cancelled), self.forward)
+        (warmed,) = events_of(self._warming(request, cancelled), self.forward)
+        assert isinstance(warmed, Warmed)
+        return warmed
 
     def steps(
         self, request: Request, cancelled: Callable[[], bool], *, ahead: bool = False
-    ) -> Steps | WarmingSteps:
+    ) -> Steps:
         """What `infill`, `rewrite` and, with `ahead`, `warm` do, for a `Batch` to drive.
 
         Raises as they do, here or later.
@@ -181,7 +169,7 @@ class Engine:
         if isinstance(request, RewriteRequest):
             return self._rewriting(request, cancelled)
         if ahead:
-            return _ending(self._warming(request, cancelled))
+            return self._warming(request, cancelled)
         return self._filling(request, cancelled)
 
     def aside(self, call: Callable[[], R]) -> Future[R]:
@@ -194,9 +182,9 @@ class Engine:
         """A sampler for bare tokens; see `Contexts.behind`."""
         return self.contexts.behind(tokens, decoding, heal)
 
-    def batch(self, tell: Callable[[K, Told], None]) -> Batch[K]:
-        """Where requests share forwards; see `Batch` for what `tell` is told."""
-        return Batch(self.forward, tell)
+    def batch(self) -> Batch[Any]:
+        """Where requests share forwards."""
+        return Batch(self.forward, self.has_room)
 
     def forward(self, waiting: Sequence[Forward]) -> list[Tensor]:
         """Run forwards together, see `model.forward.run`; from those alone the speed is taken."""
@@ -208,6 +196,11 @@ class Engine:
                 torch.cuda.synchronize(self.checkpoint.model.device)
             self._speed.add(waiting[0].size, time.monotonic() - began)
         return answers
+
+    def _events(self, steps: Steps) -> Iterator[Event]:
+        """What a request brings that runs alone, every refinement built."""
+        for event in events_of(steps, self.forward, self.has_room):
+            yield event.read() if isinstance(event, Unread) else event
 
     def _filling(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
         kind = Several if request.also else Infilling
@@ -224,9 +217,7 @@ class Engine:
         writer.drafts.before, writer.drafts.after = frame.before, frame.after
         return _framed(frame, writer.steps())
 
-    def _warming(
-        self, request: InfillRequest, cancelled: Callable[[], bool]
-    ) -> Forwards[Warmed]:
+    def _warming(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
         began = time.monotonic()
         point = self.checkpoint
         request = published.adapted(request, point.kind, instructed=False)
@@ -251,13 +242,15 @@ class Engine:
         one = Forward(ids.to(device), positions.to(device), mask, cache)
         self._runner([one])[0].cpu()  # a GPU tells of its faults only when it is waited for
 
+    @torch.inference_mode()
     def _measure(self) -> None:
         """Find out how fast context is encoded. The first forward reads the weights in."""
         decoding = DecodingConfig(mode=Mode.AR)
         contexts, nothing = self.contexts, Prompt((), "", 0)
         sampler = contexts.sampler(contexts.empty_cache(), nothing, decoding, never)
         for length in _MEASURED_LENGTHS:
-            finish(sampler.encoding([0] * (length + 1)), self.forward)
+            for forward in sampler.encoding([0] * (length + 1)):
+                self.forward([forward])
         if self.drafts:
             contexts.speculation = replace(contexts.speculation, costs=self._row_costs())
 
@@ -272,8 +265,8 @@ class Engine:
             best = math.inf
             for _ in range(_TRIES):
                 began = time.perf_counter()
-                steps = sampler.verifying_forward(0, [0] * rows, lengths, _ROWS)
-                logits, _ = finish(steps, self.forward)
+                forward = sampler.verifying_forward(0, [0] * rows, lengths, _ROWS)
+                logits = self.forward([forward])[0]
                 float(logits[0, 0])  # a GPU is done when its answer is there
                 best = min(best, time.perf_counter() - began)
             return best
@@ -282,29 +275,27 @@ class Engine:
         return RowCosts.measured(one, exact, masked, _ROWS)
 
 
+
+class MovingRate:
+    """Tokens per second, the latest measurements counting most."""
+
+    def __init__(self) -> None:
+        self._tokens = self._seconds = 0.0
+
+    @property
+    def per_second(self) -> float:
+        """0.0 while nothing was measured."""
+        return self._tokens / self._seconds if self._seconds else 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Count `tokens` that took so long; too few to tell are not counted."""
+        if tokens < _LEAST_TOKENS or seconds <= 0.0:
+            return
+        keep = 0.5 ** (tokens / _HALF_LIFE)
+        self._tokens = keep * self._tokens + tokens
+        self._seconds = keep * self._seconds + seconds
+
+
 def _framed(frame: Frame, steps: Steps) -> Steps:
     """With the text that it ends with put in the frame, as that of its drafts is."""
-    with closing(steps):
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    answer = yield frame.put(step) if isinstance(step, Finished) else step
-                except Exception as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
-        except StopIteration:
-            return
-
-
-def _read(events: Iterator[Event | Unread]) -> Iterator[Event]:
-    """With every refinement built."""
-    with closing(events):  # type: ignore[type-var]
-        for event in events:
-            yield event.read() if isinstance(event, Unread) else event
-
-
-def _ending(steps: Forwards[Warmed]) -> WarmingSteps:
-    """What `steps` returns comes as its last event."""
-    yield (yield from steps)
+    return frame.put((yield from steps))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
 from blockdiff.config import Layout, Mode, Rule
-from blockdiff.diffusion.sampler import Sampler, next_snapshot
-from blockdiff.diffusion.sampler import Steps as DraftSteps
-from blockdiff.diffusion.snapshot import NOTHING, Snapshot
+from blockdiff.diffusion.sampler import Sampler
+from blockdiff.diffusion.snapshot import NOTHING, Generation, Snapshot
 from blockdiff.engine import published, remasking, renoise
 from blockdiff.engine.batch import Steps
 from blockdiff.engine.contexts import MAX_TOKENS, Contexts, resolved
@@ -81,13 +79,11 @@ class Infilling:
         decoding = resolved(self._request.decoding, self._point.drafting, self._most_tokens())
         with contexts.context(prompt, decoding, self._cancelled) as sampler:
             cached = sampler.cache.length
-            # Apart from the sampler's own steps, which take back what a cancelled request has
-            # encoded: context is exact whoever asked for it, and a completion that every keystroke
-            # replaces would never get to the end of a long one.
             yield from sampler.encoding(prompt.tokens)
             if isinstance(sampler, Sampler):
                 sampler.original = self._original()
-            draft = yield from self._written(sampler.steps(prompt.tokens))
+            with sampler.writing(prompt.tokens) as generation:
+                draft = yield from self._written(generation)
             if (decoding.mode, decoding.rule) == (Mode.DIFFUSION, Rule.SYNTAX):
                 assert isinstance(sampler, Sampler)  # others refuse the rule
                 first, again = draft, self._attempts(sampler)
@@ -111,7 +107,7 @@ class Infilling:
                 "the model answered with talk instead of code",
                 "say it in other words, or select whole lines",
             )
-        yield Finished(
+        return Finished(
             request_id=self._request.request_id,
             hole=0,
             text=text,
@@ -127,20 +123,17 @@ class Infilling:
             cached_tokens=cached,
         )
 
-    def _written(self, steps: DraftSteps[None], start: Snapshot = NOTHING) -> Writing[Draft]:
+    def _written(self, generation: Generation, start: Snapshot = NOTHING) -> Writing[Draft]:
         """Show drafts behind the tokens of `start` until the hole's text ends."""
         snapshot, stopped = start, False
-        with closing(steps) as drafts:
-            while (draft := (yield from next_snapshot(drafts))) is not None:
-                snapshot = draft.behind(start)
-                if self._prompt.after:  # such a hole ends where its text does
-                    yield self._refinement(snapshot)
-                    continue
+        while not stopped and (forward := generation.next_forward()) is not None:
+            if (draft := generation.take((yield forward))) is None:
+                continue
+            snapshot, keep = draft.behind(start), ""
+            if not self._prompt.after:  # else the hole ends where its text does
                 raw = self._text(snapshot.settled_prefix)
                 keep, stopped = self._seams.cut(raw, final=False)
-                yield self._refinement(snapshot, len(keep) if stopped else None)
-                if stopped:
-                    break
+            yield self._refinement(snapshot, len(keep) if stopped else None)
         ended = stopped or snapshot.ended
         return Draft(snapshot, FinishReason.EOM if ended else FinishReason.LENGTH)
 
@@ -173,8 +166,11 @@ class Infilling:
         if count:  # of the text's start there is nothing left to write
             exact.constraint, exact.original = None, ()
         start = draft.snapshot.first(count)
+        tokens = [*prompt, *start.tokens]
         try:
-            return (yield from self._written(exact.steps([*prompt, *start.tokens]), start))
+            yield from exact.encoding(tokens)
+            with exact.writing(tokens) as generation:
+                return (yield from self._written(generation, start))
         finally:
             sampler.forwards = exact.forwards + (count > 0)  # one encodes what is kept
             sampler.cache.truncate(min(sampler.cache.length, len(prompt) - 1))

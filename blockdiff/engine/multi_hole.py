@@ -9,12 +9,12 @@ from dataclasses import replace
 from functools import partial
 
 from blockdiff.engine import published
-from blockdiff.engine.batch import Steps, together
+from blockdiff.engine.batch import Steps
 from blockdiff.engine.contexts import Contexts
 from blockdiff.engine.infilling import Infilling
 from blockdiff.infill.joint import build_prompts
 from blockdiff.infill.layout import Prompt
-from blockdiff.types import Event, Filled, Finished, InfillRequest, Unread
+from blockdiff.types import Filled, Finished, InfillRequest
 
 
 class Several:
@@ -45,7 +45,7 @@ class Several:
             again = yield self._contexts.aside(partial(self._laid_out, texts))
             near = [i for i, prompt in enumerate(again) if prompt != self._prompts[i]]
             yield from self._round(again, near, texts)
-        yield Filled(
+        return Filled(
             request_id=self._request.request_id,
             holes=tuple(self._ends[hole] for hole in range(len(self._ends))),
             elapsed_ms=1e3 * (time.monotonic() - began),
@@ -56,29 +56,18 @@ class Several:
     ) -> Steps:
         """Write these holes, the others holding `texts`."""
         order = sorted(holes, key=lambda hole: self._request.holes[hole].start)
-        before = dict(self._ends)
-
-        def told(number: int, event: Event | Unread) -> Event | Unread | None:
-            hole = order[number]
-            spent = before[hole].forwards if hole in before else 0
-            if isinstance(event, Unread):
-                count = event.forwards + spent
-                return replace(event, hole=hole, seq=next(self._numbers), forwards=count)
-            assert isinstance(event, Finished)
-            self._ends[hole] = _both(before.get(hole), replace(event, hole=hole))
-            return None
-
-        writers = [
-            Infilling(
-                self._contexts,
-                self._request.only(hole, texts),
-                self._cancelled,
-                prompt=prompts[hole],
-                draft=texts[hole] if texts else "",
+        writers = []
+        for hole in order:
+            request, draft = self._request.only(hole, texts), texts[hole] if texts else ""
+            writer = Infilling(
+                self._contexts, request, self._cancelled, prompt=prompts[hole], draft=draft
             )
-            for hole in order
-        ]
-        yield from together([writer.steps() for writer in writers], told, self._contexts.has_room)
+            writer.drafts.hole, writer.drafts.numbers = hole, self._numbers
+            writer.drafts.spent = self._ends[hole].forwards if hole in self._ends else 0
+            writers.append(writer)
+        ends = yield [writer.steps() for writer in writers]
+        for hole, end in zip(order, ends, strict=True):
+            self._ends[hole] = _both(self._ends.get(hole), replace(end, hole=hole))
 
     def _laid_out(self, texts: Sequence[str] = ()) -> list[Prompt]:
         point = self._contexts.checkpoint

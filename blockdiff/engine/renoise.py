@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from blockdiff.config import MOST_TOKENS, Mode
 from blockdiff.diffusion.canvas import Canvas, most_surprising
-from blockdiff.diffusion.sampler import Forwards, Sampler, Snapshot, next_snapshot
+from blockdiff.diffusion.sampler import Sampler, Snapshot
 from blockdiff.engine.batch import Steps
 from blockdiff.engine.contexts import Contexts
 from blockdiff.engine.draft_text import DraftText
@@ -92,8 +91,7 @@ class Renoise:
         contexts, prompt, span = self._contexts, self._prompt, self._span
         began = time.monotonic()
         if self._strength == 0.0:
-            yield (yield from self._finished(self._original, 0, 0, FinishReason.EOM, began))
-            return
+            return (yield from self._finished(self._original, 0, 0, FinishReason.EOM, began))
         first_ms = 0.0
         tokenizer = self._point.tokenizer
         decoding = replace(
@@ -109,8 +107,10 @@ class Renoise:
             cached = sampler.cache.length
             yield from sampler.encoding(prompt.tokens)
             canvas = yield from self._canvas(sampler)
-            with closing(sampler.steps(prompt.tokens, canvas)) as drafts:
-                while (draft := (yield from next_snapshot(drafts))) is not None:
+            with sampler.writing(prompt.tokens, canvas) as generation:
+                while (forward := generation.next_forward()) is not None:
+                    if (draft := generation.take((yield forward))) is None:
+                        continue
                     snapshot = draft
                     elapsed = 1e3 * (time.monotonic() - began)
                     first_ms = first_ms or elapsed
@@ -123,14 +123,14 @@ class Renoise:
             reason,
             began,
         )
-        yield replace(
+        return replace(
             finished,
             first_ms=first_ms,
             context_tokens=len(prompt.tokens),
             cached_tokens=cached,
         )
 
-    def _canvas(self, sampler: Sampler) -> Forwards[Canvas]:
+    def _canvas(self, sampler: Sampler) -> Generator[Any, Any, Canvas]:
         """The span with its most surprising tokens masked, line breaks and indentation spared."""
         span, size = self._span, len(self._span.tokens)
         nats = yield from sampler.surprising(self._prompt.tokens, span.tokens)

@@ -7,11 +7,8 @@ own cache under its own mask, and gets what it would have got alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,24 +48,6 @@ class Forward:
 Runner = Callable[[Sequence[Forward]], list[Tensor]]
 """Runs forwards together: for each its logits (wanted positions, vocab), float32."""
 
-Waiting: TypeAlias = Forward | tuple[Forward, ...] | Future[Any]
-"""What a request waits for: one forward, answered by its logits, several, by a list of them, or
-work in another thread, by its result."""
-
-WAITING = (Forward, tuple, Future)
-"""The same for `isinstance`."""
-
-
-def waiting_of(step: Waiting | None) -> tuple[Forward, ...]:
-    """The forwards that are waited for; none for None and for work in another thread."""
-    if step is None or isinstance(step, Future):
-        return ()
-    return step if isinstance(step, tuple) else (step,)
-
-
-Y = TypeVar("Y")
-R = TypeVar("R")
-
 
 def run(model: Transformer, forwards: Sequence[Forward]) -> list[Tensor]:
     """Run forwards in one pass, all on one adapter; see `Runner`.
@@ -95,47 +74,6 @@ def run(model: Transformer, forwards: Sequence[Forward]) -> list[Tensor]:
         return [some.new_zeros(0, 0) for some in rows]
     wanted = rows[0] if len(rows) == 1 else torch.cat(rows)
     return list(torch.split(model.head(wanted.contiguous()).float(), sizes))
-
-
-@torch.inference_mode()
-def drive(steps: Generator[Y | Waiting, Any, R], runner: Runner) -> Generator[Y, None, R]:
-    """What `steps` yields besides what it waits for: forwards run alone, a tuple of them together.
-
-    What a forward raises, or work in another thread, is raised where `steps` waits for it.
-    """
-    with closing(steps):
-        try:
-            step = next(steps)
-            while True:
-                if not isinstance(step, WAITING):
-                    yield step
-                    step = next(steps)
-                    continue
-                try:
-                    answer = _answer(step, runner)
-                except Exception as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-
-
-def finish(steps: Generator[Forward, Any, R], runner: Runner) -> R:
-    """Run all forwards of `steps`; returns what it does."""
-    driven: Generator[None, None, R] = drive(steps, runner)
-    try:
-        while True:
-            next(driven)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-
-
-def _answer(step: Waiting, runner: Runner) -> Any:
-    if isinstance(step, Future):
-        return step.result()
-    answers = runner(waiting_of(step))
-    return answers if isinstance(step, tuple) else answers[0]
 
 
 def _wanted(one: Forward) -> slice:

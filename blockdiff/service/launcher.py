@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -29,17 +30,18 @@ from blockdiff.errors import (
 from blockdiff.service.app import Service
 from blockdiff.service.listen import listen_tcp, listen_unix
 from blockdiff.service.scheduler import Scheduler
-from blockdiff.service.worker import Engine, Report, Worker
+from blockdiff.service.worker import Load, Report, Worker
 from blockdiff.types import no_op
 from blockdiff.weights import store
+
+if TYPE_CHECKING:
+    from blockdiff.engine.engine import Engine
 
 _LOCK_SECONDS = 2.0  # others look at the lock for a moment
 _GRACE_SECONDS = 3  # for streams to end
 _ENGINE_SECONDS = 10.0  # for the forward that runs
 
 log = logging.getLogger("blockdiff.service")
-
-Load = Callable[[Report], Engine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +132,9 @@ def loader(options: ServeOptions) -> Load:
 
         download.ensure(options.model, options.download, transfer)
         report("starting the engine", 0.0)
-        from blockdiff.engine.engine import Engine as InProcessEngine
+        from blockdiff.engine.engine import Engine
 
-        return InProcessEngine.load(
+        return Engine.load(
             options.model,
             device=options.device,
             dtype=options.dtype,

@@ -7,18 +7,18 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 from blockdiff.client.wire import EngineState
 from blockdiff.errors import BlockdiffError, Cancelled, as_error
 from blockdiff.service.scheduler import Job, Scheduler
-from blockdiff.types import Event, Priority, Progress, Refinement, Request, Unread, Warmed, no_op
+from blockdiff.types import Priority, Progress, Refinement, Unread, no_op
 
 if TYPE_CHECKING:
-    from blockdiff.engine.batch import Steps, WarmingSteps
+    from blockdiff.engine.batch import Batch, Told
+    from blockdiff.engine.engine import Engine
 
 _PROGRESS_SECONDS = 0.1
 _MOST_FAULTS = 3  # of the engine in a row: only a new process helps, as after one of the GPU
@@ -26,56 +26,10 @@ _RETRY_SECONDS = (1.0, 60.0)  # between attempts to load: doubled from the first
 
 log = logging.getLogger("blockdiff.service")
 
-R = TypeVar("R")
-
 Report = Callable[[str, float], None]
 """Called with what is being done and the done share, 0 to 1."""
 
-
-class Engine(Protocol):
-    """What the worker needs of `blockdiff.engine.engine.Engine`."""
-
-    name: str
-    device: str
-    dtype: str
-
-    @property
-    def context_speed(self) -> float: ...
-    @property
-    def cache_entries(self) -> int: ...
-    @property
-    def cache_bytes(self) -> int: ...
-
-    @property
-    def together(self) -> int:
-        """How many requests may share its forwards."""
-        ...
-
-    def steps(
-        self, request: Request, cancelled: Callable[[], bool], *, ahead: bool = False
-    ) -> Steps | WarmingSteps: ...
-
-    def aside(self, call: Callable[[], R]) -> Future[R]:
-        """Do something in another thread than this one."""
-        ...
-
-    def batch(
-        self, tell: Callable[[Run, Event | Unread | Warmed | Exception | None], None]
-    ) -> Batch: ...
-
-    def check(self) -> None:
-        """Run a forward of its own; raises what that raises."""
-        ...
-
-
-class Batch(Protocol):
-    """What it needs of `blockdiff.engine.batch.Batch`."""
-
-    def __len__(self) -> int: ...
-
-    def prepare(self, key: Run, making: Future[Steps | WarmingSteps]) -> None: ...
-
-    def step(self) -> None: ...
+Load: TypeAlias = "Callable[[Report], Engine]"
 
 
 @dataclass(eq=False)
@@ -99,14 +53,14 @@ class Worker:
     def __init__(
         self,
         scheduler: Scheduler,
-        load: Callable[[Report], Engine],
+        load: Load,
         ended: Callable[[], None] = no_op,
     ) -> None:
         """`ended` is called, in the worker's thread, when it is over."""
         self._scheduler, self._load_engine, self._ended = scheduler, load, ended
         self._thread = threading.Thread(target=self._run, name="blockdiff-engine", daemon=True)
         self.engine: Engine | None = None
-        self._batch: Batch | None = None
+        self._batch: Batch[Run] | None = None
         self.failure: BlockdiffError | None = None
         self.progress: tuple[str, float] | None = None
         self.broken = False
@@ -173,9 +127,10 @@ class Worker:
                 if (beside := self._scheduler.next_beside()) is None:
                     break
                 self._begin(beside, engine, batch)
-            batch.step()
+            for run, what in batch.step():
+                self._tell(run, what)
 
-    def _begin(self, job: Job, engine: Engine, batch: Batch) -> None:
+    def _begin(self, job: Job, engine: Engine, batch: Batch[Run]) -> None:
         job.started = job.started or time.monotonic()
         run = Run(job)
 
@@ -187,8 +142,8 @@ class Worker:
         making = partial(engine.steps, job.request, must_stop, ahead=ahead)
         batch.prepare(run, engine.aside(making))
 
-    def _tell(self, run: Run, what: Event | Unread | Warmed | Exception | None) -> None:
-        """Deliver what a job has brought; None or an exception: it is over."""
+    def _tell(self, run: Run, what: Told) -> None:
+        """Deliver what a job has brought: a refinement, or the end of it."""
         job = run.job
         if isinstance(what, (Refinement, Unread)):
             job.post(what)
@@ -198,11 +153,8 @@ class Worker:
             return
         if isinstance(what, Exception):
             self._fail(job, what)
-        elif what is not None:
-            job.end(what)
-            return
         else:
-            job.end(BlockdiffError("the engine came to no result"))
+            job.end(what or BlockdiffError("the engine came to no result"))
         self._scheduler.done(job)
 
     def _fail(self, job: Job, error: Exception) -> None:
@@ -227,8 +179,7 @@ class Worker:
         self._report("starting the engine", 0.0)
         try:
             engine = self._load_engine(self._report)
-            self._batch = engine.batch(self._tell)
-            self.engine, self.failure = engine, None
+            self.engine, self._batch, self.failure = engine, engine.batch(), None
             log.info("%s is ready on %s in %s", engine.name, engine.device, engine.dtype)
         except Exception as error:
             self.failure = as_error(error)

@@ -79,15 +79,16 @@ def stall(size: int) -> float:
     small_one = DecodingConfig(mode=Mode.AR, max_tokens=400)
     last, gaps, over = time.perf_counter(), [0.0], False
 
-    def tell(key: str, what: object) -> None:
+    def step() -> None:
         nonlocal last, over
-        over = over or (key == "large" and what is None)
-        if key == "small" and isinstance(what, Unread):
-            now = time.perf_counter()
-            gaps.append(0.0 if over else now - last)
-            last = now
+        for key, what in batch.step():
+            over = over or (key == "large" and not isinstance(what, Unread))
+            if key == "small" and isinstance(what, Unread):
+                now = time.perf_counter()
+                gaps.append(0.0 if over else now - last)
+                last = now
 
-    batch = engine.batch(tell)
+    batch = engine.batch()
     for key, decoding, request in (("small", small_one, small), ("large", ar, large)):
         wanted = InfillRequest(
             request.document, request.hole, request.path, decoding=decoding, context_tokens=64
@@ -95,10 +96,10 @@ def stall(size: int) -> float:
         batch.prepare(key, engine.aside(lambda wanted=wanted: engine.steps(wanted, never)))
         if key == "small":
             while len(gaps) < 8:
-                batch.step()
+                step()
             gaps[:] = [0.0]
     while not over:
-        batch.step()
+        step()
     return 1e3 * max(gaps)
 
 

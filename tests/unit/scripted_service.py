@@ -27,7 +27,7 @@ from blockdiff.config import DecodingConfig
 from blockdiff.errors import Cancelled, ExitCode, ModelNotFound
 from blockdiff.service import launcher
 from blockdiff.service.launcher import ServeOptions
-from blockdiff.service.worker import Batch, Engine, Report
+from blockdiff.service.worker import Load, Report
 from blockdiff.types import (
     Event,
     Filled,
@@ -92,8 +92,8 @@ class OneByOne:
                     yield replace(event, hole=hole)
         yield Filled(request.request_id, tuple(ends[hole] for hole in range(len(ends))), 2.0)
 
-    def batch(self, tell: Callable[[Any, Any], None]) -> Batch:
-        return Alone(tell)
+    def batch(self) -> Alone:
+        return Alone()
 
     def aside(self, call: Callable[[], Any]) -> Future[Any]:
         made: Future[Any] = Future()
@@ -107,8 +107,7 @@ class OneByOne:
 class Alone:
     """A batch of one request, which has no forwards."""
 
-    def __init__(self, tell: Callable[[Any, Any], None]) -> None:
-        self._tell = tell
+    def __init__(self) -> None:
         self._all: list[tuple[Any, Iterator[Any]]] = []
 
     def __len__(self) -> int:
@@ -117,16 +116,17 @@ class Alone:
     def prepare(self, key: Any, making: Future[Iterator[Any]]) -> None:
         self._all.append((key, making.result()))
 
-    def step(self) -> None:
+    def step(self) -> Iterator[tuple[Any, Any]]:
         key, steps = self._all[0]
+        end: Any = None
         try:
-            for event in steps:
-                self._tell(key, event)
-            end = None
+            for end in steps:
+                if isinstance(end, Refinement):
+                    yield key, end
         except Exception as error:
             end = error
         self._all.pop()
-        self._tell(key, end)
+        yield key, end
 
 
 class ScriptedEngine(OneByOne):
@@ -179,7 +179,7 @@ class ScriptedEngine(OneByOne):
         return Warmed(end.request_id, end.context_tokens, end.cached_tokens, end.elapsed_ms)
 
 
-def load(report: Report) -> Engine:
+def load(report: Report) -> Any:
     """As `SCRIPT_LOAD` says."""
     scene = os.environ.get("SCRIPT_LOAD", "")
     if scene == "missing":
@@ -193,7 +193,7 @@ def load(report: Report) -> Engine:
 
 @contextmanager
 def served(
-    runtime: Runtime, load: Callable[[Report], Engine] = load, **options: Any
+    runtime: Runtime, load: Load = load, **options: Any
 ) -> Iterator[list[ExitCode]]:
     """The service in a thread of this process; yields where its status will be."""
     ready, status = threading.Event(), []

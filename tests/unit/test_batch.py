@@ -16,7 +16,7 @@ from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.drafter import CHEAP, INT8, RowCosts, Speculation
-from blockdiff.engine.batch import Batch, Steps
+from blockdiff.engine.batch import Batch, Steps, Told
 from blockdiff.engine.contexts import never
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import Cancelled, OutOfMemory
@@ -40,7 +40,6 @@ from tests.unit.tiny_checkpoint import checkpoint
 DOCUMENT = "def area(width, height):\n    \n\nprint(area(3, 4))\n"
 MODELS = {name: transformer(shape, seed=11) for name, shape in FAMILIES.items()}
 ADAPTERS = {name: adapter(shape, 12) for name, shape in FAMILIES.items()}
-Told = Event | Unread | Warmed | Exception | None
 
 
 def infill(number: int, **changes: object) -> InfillRequest:
@@ -87,14 +86,15 @@ class Reader:
 
     def __init__(self, engine: Engine) -> None:
         self.told: dict[int, list[Told]] = {}
-        self.batch: Batch[int] = engine.batch(self._tell)
+        self.batch: Batch[int] = engine.batch()
 
-    def _tell(self, key: int, what: Told) -> None:
-        self.told.setdefault(key, []).append(what)
+    def step(self) -> None:
+        for key, what in self.batch.step():
+            self.told.setdefault(key, []).append(what)
 
     def finish(self) -> None:
         while len(self.batch):
-            self.batch.step()
+            self.step()
 
 
 # --- forwards ------------------------------------------------------------------------------------
@@ -171,10 +171,10 @@ def test_whenever_requests_begin_each_is_told_what_it_would_be_alone(starts: lis
         for number, start in enumerate(starts):
             if start == step:
                 reader.batch.add(number, engine.steps(wanted[number], never))
-        reader.batch.step()
+        reader.step()
     reader.finish()
     for number, request in enumerate(wanted):
-        assert content(reader.told[number]) == [*content(alone(request)), None]
+        assert content(reader.told[number]) == content(alone(request))
 
 
 def test_they_share_forwards() -> None:
@@ -186,11 +186,11 @@ def test_they_share_forwards() -> None:
         sizes.append(len(waiting))
         return engine.forward(waiting)
 
-    batch: Batch[int] = Batch(counted, lambda key, what: told.append(what))
+    batch: Batch[int] = Batch(counted)
     for number, request in enumerate(wanted):
         batch.add(number, engine.steps(request, never))
     while len(batch):
-        batch.step()
+        told += [what for _, what in batch.step()]
     ends = [end for end in told if isinstance(end, Finished)]
     assert len(ends) == 4 and max(sizes) == 4
     assert len(sizes) < sum(end.forwards for end in ends)
@@ -207,14 +207,14 @@ def test_a_request_that_is_cancelled_changes_nothing_for_the_others(looks: list[
     reader.finish()
     for number, request in enumerate(wanted):
         *_, end = reader.told[number]
-        if number % 2 == 0 or end is None:
-            assert content(reader.told[number]) == [*content(alone(request)), None]
+        if number % 2 == 0 or not isinstance(end, Exception):
+            assert content(reader.told[number]) == content(alone(request))
         else:
             assert isinstance(end, Cancelled)
     for request in wanted:  # and the engine is as it was
         reader.batch.add(99, engine.steps(request, never))
         reader.finish()
-        assert content(reader.told.pop(99)) == [*content(alone(request)), None]
+        assert content(reader.told.pop(99)) == content(alone(request))
 
 
 def _up_after(looks: int) -> Callable[[], bool]:
@@ -230,7 +230,7 @@ def test_a_context_that_another_request_is_encoding_is_encoded_once() -> None:
         seed = replace(long.decoding, seed=number)
         reader.batch.add(number, engine.steps(replace(long, decoding=seed), never))
     reader.finish()
-    ends = [reader.told[number][-2] for number in range(4)]
+    ends = [reader.told[number][-1] for number in range(4)]
     assert all(isinstance(end, Finished) for end in ends)
     cached = [end.cached_tokens for end in ends if isinstance(end, Finished)]
     assert cached[0] == 0 and min(cached[1:]) > 100
@@ -242,8 +242,8 @@ def test_encoding_ahead_in_a_batch_ends_with_what_it_has_warmed() -> None:
     reader = Reader(engine)
     reader.batch.add(0, engine.steps(infill(0), never, ahead=True))
     reader.finish()
-    warmed, end = reader.told[0]
-    assert isinstance(warmed, Warmed) and warmed.context_tokens > 0 and end is None
+    (warmed,) = reader.told[0]
+    assert isinstance(warmed, Warmed) and warmed.context_tokens > 0
     assert engine.cache_entries == 1
 
 
@@ -265,7 +265,7 @@ def test_what_fails_together_and_not_alone_ends_nobody(error: Exception) -> None
     reader.finish()
     assert failed
     for number in range(3):
-        assert content(reader.told[number]) == [*content(alone(infill(number))), None]
+        assert content(reader.told[number]) == content(alone(infill(number)))
 
 
 def test_a_forward_that_fails_ends_its_request_and_no_other() -> None:
@@ -281,12 +281,12 @@ def test_a_forward_that_fails_ends_its_request_and_no_other() -> None:
     for number in (0, 1):  # in the mode `ar`, and with an adapter
         reader.batch.add(number, engine.steps(infill(number), never))
     reader.finish()
-    assert content(reader.told[0]) == [*content(alone(infill(0))), None]
+    assert content(reader.told[0]) == content(alone(infill(0)))
     assert isinstance(reader.told[1][-1], OutOfMemory)
     full[0] = False
     reader.batch.add(4, engine.steps(infill(4), never))
     reader.finish()
-    assert content(reader.told[4]) == [*content(alone(infill(4))), None]
+    assert content(reader.told[4]) == content(alone(infill(4)))
 
 
 def test_others_go_on_while_one_waits_for_another_thread() -> None:
@@ -295,23 +295,23 @@ def test_others_go_on_while_one_waits_for_another_thread() -> None:
 
     def slow() -> Steps:
         said = yield parsed
-        yield replace(alone(infill(0))[-1], text=said)  # type: ignore[type-var]
+        return replace(alone(infill(0))[-1], text=said)  # type: ignore[type-var]
 
     made: Future[Steps] = Future()
     reader.batch.prepare(0, made)
     reader.batch.add(1, engine.steps(infill(1), never))
     while 1 in reader.batch:
-        reader.batch.step()
-    assert content(reader.told[1]) == [*content(alone(infill(1))), None]
+        reader.step()
+    assert content(reader.told[1]) == content(alone(infill(1)))
     made.set_result(slow())
-    reader.batch.step()
+    reader.step()
     reader.batch.add(2, engine.steps(infill(2), never))
     while 2 in reader.batch:
-        reader.batch.step()
+        reader.step()
     assert 0 in reader.batch and 0 not in reader.told
     parsed.set_result("at last")
     reader.finish()
-    assert [getattr(event, "text", event) for event in reader.told[0]] == ["at last", None]
+    assert [getattr(event, "text", event) for event in reader.told[0]] == ["at last"]
 
 
 def test_what_another_thread_raises_is_raised_in_the_request_that_waits_for_it() -> None:
@@ -331,6 +331,35 @@ def test_what_another_thread_raises_is_raised_in_the_request_that_waits_for_it()
     ]  # fmt: skip
 
 
+def test_a_request_is_answered_by_the_results_of_its_parts() -> None:
+    parsed = Future[str]()
+    ended: list[str] = []
+
+    def part(said: object, result: object) -> Steps:
+        try:
+            yield said
+            if isinstance(result, Exception):
+                raise result
+            return result
+        finally:
+            ended.append(str(result))
+
+    def whole(*parts: Steps) -> Steps:
+        return (yield [*parts])
+
+    reader = Reader(Engine(checkpoint()))
+    reader.batch.add(0, whole())
+    reader.batch.add(1, whole(part(parsed, "a"), part("on the way", "b")))
+    reader.batch.add(2, whole(part(parsed, "c"), part("soon", ValueError("d"))))
+    assert len(reader.batch) == 3
+    reader.step()
+    assert ended == ["b", "d", "c"] and len(reader.batch) == 1
+    parsed.set_result("")
+    reader.finish()
+    assert reader.told[0] == [[]] and reader.told[1] == ["on the way", ["a", "b"]]
+    assert repr(reader.told[2]) == "['soon', ValueError('d')]"
+
+
 @pytest.mark.parametrize("costs", [CHEAP, INT8])
 def test_drafts_for_every_length_share_forwards_too(costs: RowCosts) -> None:
     engine, other = Engine(checkpoint()), Engine(checkpoint())
@@ -340,7 +369,7 @@ def test_drafts_for_every_length_share_forwards_too(costs: RowCosts) -> None:
         reader.batch.add(number, engine.steps(request, never))
     reader.finish()
     for number, request in enumerate(wanted):
-        assert content(reader.told[number]) == [*content([*other.infill(request)]), None]
+        assert content(reader.told[number]) == content([*other.infill(request)])
 
 
 def test_a_crowd_drafts_less_and_writes_the_same() -> None:
@@ -367,7 +396,7 @@ def test_a_crowd_drafts_less_and_writes_the_same() -> None:
             reader.finish()
         for number, request in enumerate(wanted):
             plain = replace(request, decoding=replace(greedy, mode=Mode.AR))
-            end, expected = reader.told[number][-2], alone(plain)[-1]
+            end, expected = reader.told[number][-1], alone(plain)[-1]
             assert isinstance(end, Finished) and isinstance(expected, Finished)
             assert end.text == expected.text
     assert masked["crowd"] < masked["alone"]

@@ -16,8 +16,7 @@ from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.snapshot import Snapshot
 from blockdiff.engine.contexts import resolved
 from blockdiff.engine.draft_text import DraftText, draft_text
-from blockdiff.engine.engine import Engine
-from blockdiff.engine.speed import MovingRate
+from blockdiff.engine.engine import Engine, MovingRate
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.types import Finished, FinishReason, Hole, InfillRequest, Refinement
 from tests.unit.tiny_checkpoint import checkpoint

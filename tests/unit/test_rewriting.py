@@ -17,18 +17,18 @@ from blockdiff.client.client import EngineClient
 from blockdiff.client.endpoint import Runtime
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.canvas import Canvas
+from blockdiff.engine.batch import events_of
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.engine import Engine
 from blockdiff.engine.infilling import Infilling
 from blockdiff.engine.renoise import Renoise, most_tokens
 from blockdiff.errors import AnswerIsProse, Cancelled, InvalidRequest, ModelUnsupported
 from blockdiff.infill.rewrite import Frame
-from blockdiff.model import forward as forwards
 from blockdiff.syntax.check import check_rewrite
 from blockdiff.types import Finished, FinishReason, Hole, Refinement, RewriteRequest, SyntaxState
 from tests.unit import scripted_service, tiny
 from tests.unit.scripted_service import collect, run, served, until
-from tests.unit.tiny import sampler, toy_adapter, toy_base
+from tests.unit.tiny import sampler, surprise, toy_adapter, toy_base
 from tests.unit.tiny_checkpoint import checkpoint
 
 DOCUMENT = "def area(width, height):\n    return width * height\n\nprint(area(3, 4))\n"
@@ -149,7 +149,9 @@ def canvas_of(wanted: RewriteRequest) -> tuple[Renoise, Canvas]:
     writer = Renoise(engine().contexts, inner, wanted.strength, lambda: False)
     decoding = replace(wanted.decoding, max_tokens=9)
     with engine().contexts.context(writer._prompt, decoding, bool) as made:
-        return writer, forwards.finish(writer._canvas(made), engine().forward)
+        made.encode(writer._prompt.tokens)
+        *_, canvas = events_of(writer._canvas(made), engine().forward)
+        return writer, canvas
 
 
 @settings(max_examples=40, deadline=None)
@@ -286,7 +288,7 @@ def test_surprise_is_the_base_s_own_log_probability() -> None:
     loop = sampler(toy_base(), None, DecodingConfig(mode=Mode.AR))
     logits = forward(toy_base(), prompt + text)[2:-1].log_softmax(-1)
     expected = [-float(logits[i, token]) for i, token in enumerate(text)]
-    assert loop.surprise(prompt, text) == pytest.approx(expected, abs=1e-4)
+    assert surprise(loop, prompt, text) == pytest.approx(expected, abs=1e-4)
     assert loop.cache.length == 2 and loop.forwards == 1
 
 

@@ -21,6 +21,7 @@ from tiny import (
     forward,
     last,
     sampler,
+    surprise,
     toy_adapter,
     toy_base,
     toy_line,
@@ -38,7 +39,7 @@ from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.forward import Forward, drive
+from blockdiff.model.forward import Forward
 from blockdiff.model.forward import run as run_forwards
 from blockdiff.model.transformer import Gate, Transformer
 
@@ -513,7 +514,8 @@ def within_the_context(run: Sampler, prompt: list[int], canvas: Canvas = Canvas(
             assert int(one.positions.max()) < run.model.config.max_positions
         return run_forwards(run.model, forwards)
 
-    return last(drive(run.steps(prompt, canvas), runner))
+    run.alone = runner  # type: ignore[method-assign]
+    return last(run.run(prompt, canvas))
 
 
 SHORT_SHAPE = replace(FAMILIES["qwen2"], max_positions=16)
@@ -552,7 +554,7 @@ def test_a_canvas_may_end_at_the_last_position(room: int) -> None:
     masked = tuple(i % 3 != 1 for i in range(room))
     allowed = {room - 1: torch.tensor([7])} if masked[-1] else {}
     run = sampler(SHORT, SHORT_ADAPTER, DIFFUSION)
-    run.surprise(prompt, tokens)
+    surprise(run, prompt, tokens)
     found = within_the_context(run, prompt, Canvas(tokens, masked, (0.5,) * room, allowed))
     kept = [i for i in range(room) if not masked[i]]
     assert [found.tokens[i] for i in kept] == kept
@@ -697,7 +699,7 @@ def test_cancelled_at_any_forward_it_leaves_nothing_behind(decoding: DecodingCon
             for snapshot in run.run(prompt):
                 seen.append(snapshot)
         assert seen == whole[: len(seen)]
-        assert cache.length in (0, len(prompt) - 1)
+        assert cache.length < len(prompt)
         assert list(sampler(model, drafter, decoding, cache=cache).run(prompt)) == whole
 
 

@@ -14,16 +14,15 @@ from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Layout, Mode
 from blockdiff.diffusion.drafter import INT8, Speculation
-from blockdiff.engine.batch import Batch
+from blockdiff.engine.batch import Batch, Told, events_of
 from blockdiff.engine.contexts import never
 from blockdiff.engine.engine import Engine
 from blockdiff.engine.infilling import Infilling
 from blockdiff.errors import Cancelled, InvalidRequest, OutOfMemory
 from blockdiff.infill.joint import build_prompts
 from blockdiff.infill.layout import build_prompt
-from blockdiff.model.forward import Forward, drive
+from blockdiff.model.forward import Forward
 from blockdiff.types import (
-    Event,
     Filled,
     Finished,
     Hole,
@@ -67,7 +66,7 @@ def alone(wanted: InfillRequest, speculation: Speculation | None = None) -> list
         engine = Engine(checkpoint())
         engine.contexts.speculation = speculation or engine.contexts.speculation
         one = Infilling(engine.contexts, wanted.only(index), never, prompt=prompt)
-        *_, end = drive(one.steps(), engine.forward)
+        *_, end = events_of(one.steps(), engine.forward)
         assert isinstance(end, Finished)
         ends.append(end)
     return ends
@@ -191,7 +190,7 @@ def test_a_revision_is_written_with_the_texts_of_the_others_in_place(mode: Mode)
     for index, (before, after) in enumerate(zip(first.holes, second.holes, strict=True)):
         engine = Engine(checkpoint())
         one = Infilling(engine.contexts, wanted.only(index, written), never, prompt=prompts[index])
-        *_, end = drive(one.steps(), engine.forward)
+        *_, end = events_of(one.steps(), engine.forward)
         assert isinstance(end, Finished) and texts([after]) == texts([end])
         assert after.forwards > before.forwards
         assert after.context_tokens == before.context_tokens + len(prompts[index].tokens)
@@ -252,7 +251,7 @@ def test_context_is_encoded_once_and_forwards_are_shared() -> None:
         wrote.append(sum(one.wanted is not None for one in waiting))
         return engine.forward(waiting)
 
-    *_, end = drive(engine.steps(wanted, never), counting)
+    *_, end = events_of(engine.steps(wanted, never), counting)
     assert isinstance(end, Filled)
     prompts = build_prompts(wanted, tokenizer(), Layout.PSM)
     distinct = {p.tokens[:n] for p in prompts for n in range(1, len(p.tokens))}
@@ -279,40 +278,60 @@ def test_cancelled_at_any_point_all_end_and_nothing_is_left(looks: int) -> None:
 
 def test_without_memory_the_request_fails_as_a_whole_and_the_next_one_does_not() -> None:
     engine, wanted = Engine(checkpoint()), request()
-    full = [True]
+    full = False
 
     def runner(waiting: Sequence[Forward]) -> list[Tensor]:
-        if full[0] and len(waiting) == 3:
+        nonlocal full
+        full = full or len(waiting) == 3
+        if full:
             raise torch.OutOfMemoryError("out of memory")
         return engine.forward(waiting)
 
     with pytest.raises(OutOfMemory):
-        list(drive(engine.steps(wanted, never), runner))
-    assert engine.contexts.open == 0
-    full[0] = False
-    *_, end = drive(engine.steps(wanted, never), runner)
+        list(events_of(engine.steps(wanted, never), runner))
+    assert full and engine.contexts.open == 0
+    *_, end = events_of(engine.steps(wanted, never), engine.forward)
     assert isinstance(end, Filled) and texts(end.holes) == texts(alone(wanted))
+
+
+def test_where_memory_does_not_suffice_for_all_holes_they_are_written_in_turn() -> None:
+    engine, wanted = Engine(checkpoint()), request()
+    failed = 0
+
+    def runner(waiting: Sequence[Forward]) -> list[Tensor]:
+        nonlocal failed
+        if len(waiting) > 1:
+            failed += 1
+            raise torch.OutOfMemoryError("out of memory")
+        return engine.forward(waiting)
+
+    *_, end = events_of(engine.steps(wanted, never), runner)
+    assert failed and isinstance(end, Filled) and texts(end.holes) == texts(alone(wanted))
+
+
+def listen(batch: Batch[int], told: dict[int, list[Told]]) -> None:
+    for key, what in batch.step():
+        told[key].append(what)
 
 
 @given(starts=st.lists(st.integers(0, 10), min_size=2, max_size=4))
 @settings(max_examples=8, deadline=None)
 def test_beside_other_requests_they_are_told_the_same(starts: list[int]) -> None:
     engine = Engine(checkpoint())
-    told: dict[int, list[Event | Exception | None]] = {n: [] for n in range(len(starts))}
-    batch: Batch[int] = engine.batch(lambda key, what: told[key].append(what))  # type: ignore[arg-type]
+    told: dict[int, list[Told]] = {n: [] for n in range(len(starts))}
+    batch: Batch[int] = engine.batch()
     wanted = [request() if n % 2 else request().only(1) for n in range(len(starts))]
     for step in range(max(starts) + 1):
         for number, start in enumerate(starts):
             if start == step:
                 batch.add(number, engine.steps(wanted[number], never))
-        batch.step()
+        listen(batch, told)
     while len(batch):
-        batch.step()
+        listen(batch, told)
     several, single = texts(alone(request())), list(Engine(checkpoint()).infill(wanted[0]))[-1]
     assert isinstance(single, Finished)
     for number in told:
-        *_, end, over = told[number]
-        assert over is None
+        *_, end = told[number]
         if isinstance(end, Filled):
             assert number % 2 and texts(end.holes) == several
         else:
@@ -324,17 +343,17 @@ def test_many_requests_with_many_holes_hold_no_more_contexts_than_there_is_room_
 ) -> None:
     monkeypatch.setattr("blockdiff.engine.contexts._TOGETHER", 4)
     engine, most = Engine(checkpoint()), 0
-    told: dict[int, list[Event | Exception | None]] = {n: [] for n in range(3)}
-    batch: Batch[int] = engine.batch(lambda key, what: told[key].append(what))  # type: ignore[arg-type]
+    told: dict[int, list[Told]] = {n: [] for n in range(3)}
+    batch: Batch[int] = engine.batch()
     for number in told:
         batch.add(number, engine.steps(request(), never))
     while len(batch):
-        batch.step()
+        listen(batch, told)
         most = max(most, engine.contexts.open)
     assert 4 <= most <= 6  # each request has one, whatever the others hold
     for events in told.values():
-        *_, end, over = events
-        assert over is None and isinstance(end, Filled)
+        *_, end = events
+        assert isinstance(end, Filled)
         assert texts(end.holes) == texts(alone(request()))
 
 

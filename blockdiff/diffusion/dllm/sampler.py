@@ -6,7 +6,8 @@ that of the unmasking rule, how long the hole is that of `length`; this file put
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,10 +18,11 @@ from blockdiff.diffusion.choose import BlockProposal, Chooser
 from blockdiff.diffusion.dllm.length import FIRST_LENGTH, Resizing, calibrated_length
 from blockdiff.diffusion.dllm.readers import BlockReader, CanvasReader, KeptReader, Reader
 from blockdiff.diffusion.draft import Draft
-from blockdiff.diffusion.sampler import Constraint, Forwards, Snapshot, Steps
+from blockdiff.diffusion.snapshot import Constraint, Foregone, Generation, Snapshot
 from blockdiff.diffusion.unmask import most_confident, schedule_counts, settle, timestep_counts
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.forward import Forward
 from blockdiff.model.load.kinds import Attention, DiffusionKind, Family
 from blockdiff.model.transformer import Transformer
 
@@ -96,7 +98,7 @@ class NativeSampler:
             self._reader.encode(prompt)
 
     @torch.inference_mode()
-    def run(self, prompt: Sequence[int]) -> Generator[Snapshot, None, None]:
+    def run(self, prompt: Sequence[int]) -> Iterator[Snapshot]:
         """Yield a snapshot after every denoising step; the last one has everything settled.
 
         Raises Cancelled between two forwards, InvalidRequest where the model's context ends.
@@ -113,14 +115,16 @@ class NativeSampler:
         finally:
             self.cache.truncate(min(home, self.cache.length))
 
-    def encoding(self, prompt: Sequence[int]) -> Forwards[None]:
+    def encoding(self, prompt: Sequence[int]) -> Iterator[Forward]:
         """`encode`; it runs its forwards itself, so that no other request shares them."""
         self.encode(prompt)
         yield from ()
 
-    def steps(self, prompt: Sequence[int]) -> Steps[None]:
+    @contextmanager
+    def writing(self, prompt: Sequence[int]) -> Iterator[Generation]:
         """`run`; it runs its forwards itself, too."""
-        yield from self.run(prompt)
+        with closing(self.run(prompt)) as snapshots:  # type: ignore[type-var]
+            yield Foregone(snapshots)
 
     # --- block-causal ---------------------------------------------------------------------------
 

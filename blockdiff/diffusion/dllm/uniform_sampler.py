@@ -8,6 +8,7 @@ read before the next.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +20,10 @@ from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma
 from blockdiff.diffusion.dllm.length import calibrated_length
 from blockdiff.diffusion.dllm.uniform import NEVER, UniformConfig, denoise, noise
-from blockdiff.diffusion.snapshot import NOTHING, Constraint, Forwards, Snapshot, Steps
+from blockdiff.diffusion.snapshot import NOTHING, Constraint, Foregone, Generation, Snapshot
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.forward import Forward
 
 _CHUNK = 512  # tokens that are read in one go; in between a request can be cancelled
 _LEAST_AFTER = 4  # one part in 4 of a canvas is for the text behind a hole, if there is so much
@@ -77,13 +79,15 @@ class UniformSampler:
         stops = sorted(self.stop) if self.after else []
         self._stops = torch.tensor(stops, dtype=torch.long, device=self.model.device)
 
-    def encoding(self, prompt: Sequence[int]) -> Forwards[None]:
+    def encoding(self, prompt: Sequence[int]) -> Iterator[Forward]:
         """There is nothing that could be kept for another request."""
         yield from ()
 
-    def steps(self, prompt: Sequence[int]) -> Steps[None]:
+    @contextmanager
+    def writing(self, prompt: Sequence[int]) -> Iterator[Generation]:
         """`run`; its forwards are its own, no other request shares them."""
-        yield from self.run(prompt)
+        with closing(self.run(prompt)) as snapshots:
+            yield Foregone(snapshots)
 
     @torch.inference_mode()
     def run(self, prompt: Sequence[int]) -> Generator[Snapshot, None, None]:
