@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
-from pathspec import GitIgnoreSpec
+from pathspec import GitIgnoreSpec, PathSpec
 
 from blockdiff.types import no_op
 from lsp_server.failures import IgnoreListUnreadable
@@ -24,6 +26,9 @@ _MARKS = {
 }
 _MOST_NAMED = 3  # of the lines that cannot be read
 
+_ALL_INSIDE = re.compile(r"/\*\*\s*$")
+_ELSEWHERE = re.compile(r"!?(?:\.\.?/|~/|[A-Za-z]:[\\/])")  # patterns are relative to the list
+
 
 class Verdict(Enum):
     """What may be done with a file."""
@@ -35,9 +40,21 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
+    """Attributes:
+    spec: for files; `folders`: for the path of a folder with a slash at its end.
+    """
+
     stamp: tuple[int, int]
     spec: GitIgnoreSpec
+    folders: PathSpec[Any]
     ignores_case: bool
+
+    @classmethod
+    def of(cls, stamp: tuple[int, int], lines: list[str], ignores_case: bool) -> _Rules:
+        inside = [_ALL_INSIDE.sub("/*", line) for line in lines]  # which the folder itself is not
+        # Of folders the last pattern that fits decides; of files those of folders come first.
+        folders = PathSpec(GitIgnoreSpec.from_lines(inside).patterns)
+        return cls(stamp, GitIgnoreSpec.from_lines(lines), folders, ignores_case)
 
 
 class Ignored:
@@ -63,17 +80,16 @@ class Ignored:
         return Verdict.NOT_AS_CONTEXT if self._matches(path, GIT, _tracked(path)) else Verdict.OPEN
 
     def _matches(self, path: Path, name: str, folders: list[Path]) -> bool:
-        """As git has it: from the uppermost folder down, the last pattern that fits wins."""
-        ignored = False
+        """As git has it: from the uppermost folder down, the last pattern that fits wins; what is
+        in a folder that is ignored cannot be taken out again."""
+        lists: list[tuple[Path, _Rules]] = []
         for folder in reversed(folders):
+            if lists and _ignores(lists, folder, is_folder=True):
+                return True
             rules = self._read(folder / name)
-            if rules is None:
-                continue
-            relative = path.relative_to(folder).as_posix()
-            result = rules.spec.check_file(folded(relative) if rules.ignores_case else relative)
-            if result.include is not None:
-                ignored = result.include
-        return ignored
+            if rules is not None:
+                lists.append((folder, rules))
+        return _ignores(lists, path)
 
     def _read(self, file: Path) -> _Rules | None:
         """The rules of a list, if there is one. Raises nothing.
@@ -102,7 +118,7 @@ class Ignored:
                 self._report(IgnoreListUnreadable(
                     f"{file} cannot be read ({error.strerror or error}): all files below it are "
                     "closed", "make it readable, or remove it"))  # fmt: skip
-            return _Rules(stamp, GitIgnoreSpec.from_lines(lines), ignores_case)
+            return _Rules.of(stamp, lines, ignores_case)
         good, bad = [], []
         for number, line in enumerate(lines, 1):
             line = folded(line) if ignores_case else line
@@ -112,7 +128,21 @@ class Ignored:
             self._report(IgnoreListUnreadable(
                 f"{file}: line {named} is no pattern; the other lines hold",
                 "write it as for .gitignore, or take it out"))  # fmt: skip
-        return _Rules(stamp, GitIgnoreSpec.from_lines(good), ignores_case)
+        return _Rules.of(stamp, good, ignores_case)
+
+
+def _ignores(lists: list[tuple[Path, _Rules]], path: Path, *, is_folder: bool = False) -> bool:
+    """What the lists of the folders above say: the last pattern that fits."""
+    ignored = False
+    for folder, rules in lists:
+        relative = path.relative_to(folder).as_posix()
+        relative = folded(relative) if rules.ignores_case else relative
+        spec: PathSpec[Any]
+        spec, mark = (rules.folders, "/") if is_folder else (rules.spec, "")
+        result = spec.check_file(relative + mark)
+        if result.include is not None:
+            ignored = result.include
+    return ignored
 
 
 def _lines(content: bytes) -> list[str]:
@@ -124,13 +154,17 @@ def _lines(content: bytes) -> list[str]:
             break
     else:
         text = content.decode("utf-8", "surrogateescape")
+    if "\n" not in text:
+        return text.split("\r")
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def _means_something(line: str) -> bool:
-    """Whether a line is a pattern, blank or a comment."""
+    """Whether a line is a pattern that a file can fit, blank or a comment."""
     if not line.strip() or line.startswith("#"):
         return True
+    if _ELSEWHERE.match(line):
+        return False
     try:
         (pattern,) = GitIgnoreSpec.from_lines([line]).patterns
         return pattern.include is not None

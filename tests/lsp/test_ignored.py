@@ -113,6 +113,10 @@ def test_what_git_ignores_is_no_context_by_any_name(project: Path) -> None:
         ("\ufeffsecret/\r\n# no\r\n".encode("utf-16-le"), ""),
         (b"/secret/\r\n\r\n# a comment\r\n", ""),
         (b"\xff\xfa\nsecret/\n", ""),
+        (b"# no\rsecret/\r", ""),
+        (b"./src/\nsecret/\n~/src/\n../x\n", "line 1, 3, 4"),
+        (b"secret/\n!secret/a.py\n", ""),  # as git has it: the folder is ignored
+        (b"*\n!*/\n!b.py\n!/src/\n", ""),
     ],
 )
 def test_what_can_be_read_of_a_list_holds_and_the_rest_is_reported_once(
