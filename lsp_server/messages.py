@@ -74,7 +74,7 @@ class RewriteParams:
     """`blockdiff/rewrite`.
 
     Attributes:
-        instruction: what to do; empty: the least likely `strength` of the text is written anew.
+        instruction: what to do; empty: what is much less likely than something else is mended.
         strength: 0 to 1; only without an instruction. Negative: as in the settings.
         max_tokens: 0: enough for the text.
     """

@@ -119,7 +119,7 @@ class RewriteSettings:
     """Rewriting a selection."""
 
     strength: float = _set(
-        0.5, "Share of the text that is written anew, without an instruction.", minimum=0, maximum=1
+        0.5, "Share of the text that may change, without an instruction.", minimum=0, maximum=1
     )
 
 

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -17,6 +18,9 @@ from blockdiff.cli.eval_parts import Bar, adapter_digest
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.errors import InputFileError, InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from blockdiff.eval.heldout import HeldOutFile
 
 _DEFAULTS = DecodingConfig()
 
@@ -30,6 +34,13 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, int8, bfloat16, float16 or float32.")]
 BlockSize = Annotated[int, typer.Option(min=0, max=64, help="Tokens per block; 0: as trained.")]
 T = TypeVar("T")
+
+
+class Way(str, Enum):
+    """What revises spoilt code."""
+
+    REWRITE = "rewrite"  # a rewrite without an instruction
+    EDIT = "edit"  # diffusion by the rule `edit`
 
 
 def register(app: typer.Typer) -> None:
@@ -109,18 +120,23 @@ def revise_command(
     seed: Seed = 0,
     out: Out = None,
     as_json: AsJson = False,
+    by: Annotated[
+        Way, typer.Option(help="rewrite: without an instruction; edit: diffusion, rule edit.")
+    ] = Way.REWRITE,
+    context_tokens: Annotated[int, typer.Option(help="rewrite: most tokens around.")] = 320,
     edit_threshold: Annotated[
-        float, typer.Option(help="Replace a token where another is above this.")
+        float, typer.Option(help="edit: replace a token where another is above this.")
     ] = _DEFAULTS.edit_threshold,
     block_size: BlockSize = 0,
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Spoil one to three tokens of held-out code and revise it by the rule `edit`.
+    """Spoil one to three tokens of some lines of held-out code and let them be revised.
 
-    Counts tokens fixed and broken, and positions that went back and forth. The last line on
-    standard output is one JSON object.
+    Counts tokens fixed and broken, and round trips: what is changed back and forth. By `rewrite`
+    also lines that were not spoilt and were changed all the same, and texts that parse before and
+    after. The last line on standard output is one JSON object.
     """
     with interrupt.held():
         from blockdiff.engine.contexts import resolved
@@ -129,22 +145,29 @@ def revise_command(
 
     files = heldout.choose(heldout.load(data), limit, seed)
     engine = Engine.load(model, device=device, dtype=dtype)
-    decoding = DecodingConfig(
-        mode=Mode.DIFFUSION, rule=Rule.EDIT, edit_threshold=edit_threshold, block_size=block_size
-    )
-    decoding = resolved(decoding, engine.drafting)
-    settings = settings_of(
-        "revise", data, seed, model, device, dtype, {"decoding": asdict(decoding)}
-    )
-    rows = _through(
-        files,
-        lambda index: revise.revise(engine, files[index], decoding, seed),
-        settings,
-        out,
-        revise.Revised,
-    )
+    if by is Way.REWRITE:
+        more: dict[str, Any] = {"by": by.value, "context_tokens": context_tokens}
+
+        def work(file: HeldOutFile) -> revise.Revised:
+            return revise.rewrite(engine, file, context_tokens, seed)
+    else:
+        decoding = DecodingConfig(
+            mode=Mode.DIFFUSION,
+            rule=Rule.EDIT,
+            edit_threshold=edit_threshold,
+            block_size=block_size,
+        )
+        decoding = resolved(decoding, engine.drafting)
+        more = {"by": by.value, "decoding": asdict(decoding)}
+
+        def work(file: HeldOutFile) -> revise.Revised:
+            return revise.revise(engine, file, decoding, seed)
+    settings = settings_of("revise", data, seed, model, device, dtype, more)
+    rows = _through(files, lambda index: work(files[index]), settings, out, revise.Revised)
     figures = revise.summarise(rows)
     text = f"fixed {figures['fixed']} of {figures['wrong']}, broken {figures['broken']}"
+    if by is Way.REWRITE:
+        text += f"; {figures['clean_changed']} of {figures['texts']} texts without errors changed"
     _report(settings, limit, figures, text, as_json)
 
 
