@@ -193,12 +193,12 @@ class Knowing(Engine):
 @pytest.mark.parametrize(
     ("spoilt", "known"),
     [
-        ("width=print(height)", "width=print(height)"),
-        ("width=def(height)", "width=print(height)"),
-        ("width=print+(height)", "width=print(height)"),
-        ("width=printheight)", "width=print(height)"),
-        ("width=1defprint(height)", "width=1\r\nprint(height)"),
-        ("width=def(re)", "width=print(height)"),
+        ("width=x(height)", "width=x(height)"),
+        ("width=def(height)", "width=x(height)"),
+        ("width=x+(height)", "width=x(height)"),
+        ("width=xheight)", "width=x(height)"),
+        ("width=1defx(height)", "width=1\r\nx(height)"),
+        ("width=def(re)", "width=x(height)"),
     ],
     ids=["nothing", "another", "one less", "one more", "a line break", "two"],
 )
