@@ -158,11 +158,12 @@ def compared(
 ) -> Revised:
     """Compare texts with what was there: with wrong tokens, and as they were revised.
 
-    A right token is broken if it is no more, and so is one that is put between.
+    A right token is broken if it is no more, and so is every token more than there were.
     """
     found, left = (_common(spoilt.original, tokens) for tokens in (after, before))
     wrong = set(spoilt.wrong)
-    more = len(after) - len(found) - (len(before) - len(left))
+    # As tokens of the text a wrong one may be several.
+    more = len(after) - max(len(spoilt.original), len(before))
     return Revised(
         file.id,
         file.language,

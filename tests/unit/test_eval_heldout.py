@@ -224,7 +224,7 @@ def test_a_rewrite_of_another_length_is_counted(
 def test_what_is_right_and_changed_has_an_interval() -> None:
     rows = [revise.Revised(str(i), "c", "nearby", wrong=1, clean_changed=i < 2) for i in range(46)]
     figures = revise.summarise(rows)
-    assert figures["clean_changed"] == 2 and figures["clean_changed_ci95"] == [0.012, 0.1454]
+    assert figures["clean_changed"] == 2 and figures["clean_changed_ci95"] == [0.012, 0.1453]
     assert revise.summarise(rows[2:])["clean_changed_ci95"][0] == 0.0
 
 
