@@ -137,6 +137,11 @@ def revise_command(
     Counts tokens fixed and broken, and round trips: what is changed back and forth. By `rewrite`
     also lines that were not spoilt and were changed all the same, and texts that parse before and
     after. The last line on standard output is one JSON object.
+
+    \b
+    seed 3, int8          texts  fixed         round trips  changed without errors
+    rewrite               30     66% (53-78%)  1.6%         0 of 30
+    edit                  46     42%           0%
     """
     with interrupt.held():
         from blockdiff.engine.contexts import resolved
