@@ -15,7 +15,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from blockdiff.config import DecodingConfig, Mode, check_limits
+from blockdiff.config import DecodingConfig, check_limits
 from blockdiff.errors import InvalidRequest
 
 
@@ -165,14 +165,14 @@ class RewriteRequest:
         document: full text as it stands, line endings untouched.
         span: the text to rewrite. Blanks at its start and its end stay what they are.
         instruction: what to change, in a person's words; for checkpoints that can chat. Empty: the
-            tokens that surprise the model most are masked and denoised again.
-        strength: without an instruction, the share of the span's tokens that is masked, 0 to 1.
+            what is much less likely than something else is mended.
+        strength: without an instruction, the share of the span's tokens that may change, 0 to 1.
         path: name of the file, shown to the model and used to find the language; may be empty.
         language: language id such as `python`; empty means: by the extension of `path`.
         indentation: one level of it, where the document itself shows none; empty: not known.
         snippets: related text from other documents, most relevant first.
-        decoding: mode, limits and sampling. `max_tokens` 0 suffices for the span; the mode is that
-            of an instruction's answer, without one it is always `diffusion`.
+        decoding: mode, limits and sampling of the answer to an instruction. `max_tokens` 0 suffices
+            for the span. Without an instruction the base decides alone, as in `ar`, greedily.
         context_tokens: most tokens around the span that are sent to the model, besides its own.
         request_id: echoed in every event.
     """
@@ -200,11 +200,6 @@ class RewriteRequest:
             )
         check_limits(self)
         self.infill(self.span)  # refuses what an infill of it refuses
-        if self.decoding.mode is Mode.AR and not self.instruction.strip():
-            raise InvalidRequest(
-                "mode ar writes from left to right, it rewrites by instruction only",
-                "give an instruction, or leave the mode out",
-            )
 
     def infill(self, hole: Hole) -> InfillRequest:
         """The same request as the infill of a hole: what is laid out around it for the model."""

@@ -57,7 +57,10 @@ def evaluation(folder: Path) -> str:
         parts += ["## Drafts on held-out files\n", _command("draft", found["draft"])]
         parts.append(drafts(found["draft"], digest))
     if "revise" in found:
-        parts += ["## Revision of spoilt code, rule `edit`\n", _command("revise", found["revise"])]
+        parts.append("## Revision of spoilt code\n")
+        for way in _REVISED:
+            if rows := [row for row in found["revise"] if _way(row[1]) == way]:
+                parts.append(_command(f"revise --by {way}", rows))
         parts.append(revisions(found["revise"], digest))
     if "rewrite" in found:
         rows = found["rewrite"]
@@ -137,24 +140,45 @@ def _draft_line(name: str, row: dict[str, Any], run: str) -> str:
 
 def revisions(rows: list[Row], digest: str) -> str:
     """What became of wrong tokens and of right ones."""
-    lines = []
-    for precision, row in sorted(rows, key=lambda r: (bool(_other(r[1], digest)), r[1]["seed"])):
-        name = f"all{', ' + precision if precision else ''}{_other(row, digest)}"
+    lines, told = [], set()
+
+    def order(one: Row) -> tuple[int, bool, int]:
+        return _REVISED.index(_way(one[1])), bool(_other(one[1], digest)), one[1]["seed"]
+
+    for precision, row in sorted(rows, key=order):
+        way = _way(row)
+        name = f"`{way}`{', ' + precision if precision else ''}{_other(row, digest)}"
         lines.append(_revision_line(name + (f", seed {row['seed']}" if row["seed"] else ""), row))
-        if not _other(row, digest) and not row["seed"]:
+        if way not in told:
             for noise, part in sorted(row["by_noise"].items()):
-                lines.append(_revision_line(f"wrong tokens: {noise}", part))
+                lines.append(_revision_line(f"`{way}`, wrong tokens: {noise}", part))
+        told.add(way)
     return _table(
-        "text", "texts", "wrong tokens", "fixed", "made something else", "right tokens broken",
-        "fixed : broken", "round trips", lines=lines, left=1,
+        "revised by", "texts", "wrong tokens", "fixed", "made something else",
+        "right tokens broken", "fixed : broken", "round trips", "changed without errors",
+        "parses where it did", lines=lines, left=1,
     )  # fmt: skip
 
 
+_REVISED = ("rewrite", "edit")
+
+
+def _way(row: dict[str, Any]) -> str:
+    return str(row.get("by", "edit"))
+
+
 def _revision_line(name: str, row: dict[str, Any]) -> str:
-    fixed = f"{row['fixed']} ({row['fixed_share']:.0%})"
+    fixed = f"{row['fixed']} ({row['fixed_share']:.0%}"
+    if interval := row.get("fixed_share_ci95"):
+        fixed += f", {interval[0]:.0%} to {interval[1]:.0%}"
     ratio = f"{row['fixed_per_broken']:.1f} : 1" if row["broken"] else f"{row['fixed']} : 0"
-    cells = fixed, row["changed"], row["broken"], ratio, f"{row['round_trips']:.1%}"
-    return _line(name, row["texts"], row["wrong"], *cells)
+    clean = parses = ""
+    if _way(row) == "rewrite" and "clean_changed" in row:
+        low, high = row["clean_changed_ci95"]
+        clean = f"{row['clean_changed']} ({low:.0%} to {high:.0%})"
+        parses = f"{row['parses']} of {row['parsed']}"
+    cells = f"{fixed})", row["changed"], row["broken"], ratio, f"{row['round_trips']:.1%}"
+    return _line(name, row["texts"], row["wrong"], *cells, clean, parses)
 
 
 def rewrites(rows: list[Row]) -> str:

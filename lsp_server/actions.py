@@ -60,7 +60,7 @@ class ActionParams:
     """What a code action carries from the menu to its execution, and a command's argument.
 
     Attributes:
-        instruction: of `rewrite`; empty: the least likely parts are written anew.
+        instruction: of `rewrite`; empty: what looks wrong is mended.
     """
 
     action: Action

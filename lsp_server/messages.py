@@ -90,11 +90,13 @@ class RewriteParams:
 
     text_document: DocumentId
     range: Range
-    instruction: Annotated[str, about("Empty: the least likely parts are written anew.")] = ""
+    instruction: Annotated[
+        str, about("Empty: what is much less likely than something else is mended.")
+    ] = ""
     strength: Annotated[
         float,
         about(
-            "Share of the text that is written anew, 0 to 1, without an instruction. "
+            "Share of the text that may change, 0 to 1, without an instruction. "
             "Negative: as in the settings.",
             extra_json_schema={"maximum": 1},
         ),

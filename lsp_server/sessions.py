@@ -124,7 +124,6 @@ class Sessions:
         def ask(text: str, holes: Sequence[Hole]) -> RewriteRequest:
             decoding = self.settings.decoding_config(
                 max_tokens=params.max_tokens,
-                mode=None if params.instruction.strip() else Mode.DIFFUSION,
                 seed=params.seed if params.seed >= 0 else None,
             )
             strength = params.strength if params.strength >= 0 else self.settings.rewrite.strength

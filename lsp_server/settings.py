@@ -136,7 +136,7 @@ class RewriteSettings:
     """Rewriting a selection."""
 
     strength: Annotated[
-        float, about("Share of the text that is written anew, without an instruction.", ge=0, le=1)
+        float, about("Share of the text that may change, without an instruction.", ge=0, le=1)
     ] = 0.5
 
 

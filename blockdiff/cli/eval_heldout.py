@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -19,6 +20,9 @@ from blockdiff.errors import InputFileError, InvalidRequest
 from blockdiff.types import no_op
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
+if TYPE_CHECKING:
+    from blockdiff.eval.heldout import HeldOutFile
+
 Data = Annotated[Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz.")]
 Limit = Annotated[int, typer.Option(min=0, help="Files to draw; 0 takes all.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draw and of the places in a file.")]
@@ -28,6 +32,13 @@ Model = Annotated[str, typer.Option(help="Model, by name or path.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, int8, bfloat16, float16 or float32.")]
 T = TypeVar("T")
+
+
+class Way(str, Enum):
+    """What revises spoilt code."""
+
+    REWRITE = "rewrite"  # a rewrite without an instruction
+    EDIT = "edit"  # diffusion by the rule `edit`
 
 
 def register(app: typer.Typer) -> None:
@@ -110,14 +121,24 @@ def revise_command(
     out: Out = None,
     as_json: AsJson = False,
     decoding: DecodingConfig = options.DEFAULTS,
+    by: Annotated[
+        Way, typer.Option(help="rewrite: without an instruction; edit: diffusion, rule edit.")
+    ] = Way.REWRITE,
+    context_tokens: Annotated[int, typer.Option(help="rewrite: most tokens around.")] = 320,
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Spoil one to three tokens of held-out code and revise it by the rule `edit`.
+    """Spoil one to three tokens of some lines of held-out code and let them be revised.
 
-    Counts tokens fixed and broken, and positions that went back and forth. The last line on
-    standard output is one JSON object.
+    Counts tokens fixed and broken, and round trips: what is changed back and forth. By `rewrite`
+    also lines that were not spoilt and were changed all the same, and texts that parse before and
+    after. The last line on standard output is one JSON object.
+
+    \b
+    seed 3, int8          texts  fixed         round trips  changed without errors
+    rewrite               30     66% (53-78%)  1.6%         0 of 30
+    edit                  46     42%           0%
     """
     with interrupt.held():
         from blockdiff.engine.contexts import resolved
@@ -126,20 +147,24 @@ def revise_command(
 
     files = heldout.choose(heldout.load(data), limit, seed)
     engine = Engine.load(model, device=device, dtype=dtype)
-    edit = replace(decoding, mode=Mode.DIFFUSION, rule=Rule.EDIT)
-    decoding = resolved(edit, engine.drafting)
-    settings = settings_of(
-        "revise", data, seed, model, device, dtype, {"decoding": asdict(decoding)}
-    )
-    rows = _through(
-        files,
-        lambda index: revise.revise(engine, files[index], decoding, seed),
-        settings,
-        out,
-        revise.Revised,
-    )
+    if by is Way.REWRITE:
+        more: dict[str, Any] = {"by": by.value, "context_tokens": context_tokens}
+
+        def work(file: HeldOutFile) -> revise.Revised:
+            return revise.rewrite(engine, file, context_tokens, seed)
+    else:
+        edit = replace(decoding, mode=Mode.DIFFUSION, rule=Rule.EDIT)
+        edit = resolved(edit, engine.drafting)
+        more = {"by": by.value, "decoding": asdict(edit)}
+
+        def work(file: HeldOutFile) -> revise.Revised:
+            return revise.revise(engine, file, edit, seed)
+    settings = settings_of("revise", data, seed, model, device, dtype, more)
+    rows = _through(files, lambda index: work(files[index]), settings, out, revise.Revised)
     figures = revise.summarise(rows)
     text = f"fixed {figures['fixed']} of {figures['wrong']}, broken {figures['broken']}"
+    if by is Way.REWRITE:
+        text += f"; {figures['clean_changed']} of {figures['texts']} texts without errors changed"
     _report(settings, limit, figures, text, as_json)
 
 

@@ -53,7 +53,7 @@ def rewrite(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="without an instruction: the share of the text's tokens that is masked, 0 to 1; "
+            help="without an instruction: the share of the text's tokens that may change, 0 to 1; "
             f"default: {_STRENGTH}",
             show_default=False,
         ),
@@ -80,9 +80,10 @@ def rewrite(
 ) -> None:
     """Rewrite a part of a file and print the diff.
 
-    With --instruction the model is told what to change. Without one it changes what it would not
-    have written itself: the --strength most surprising tokens are masked and denoised again, all
-    others stay. A strength of 0 changes nothing, at 1 nothing of the text is left but its length.
+    With --instruction the model is told what to change. Without one it mends what looks wrong to
+    it: tokens that make the text around them much less likely than others would, at most the share
+    --strength of them. The text parses afterwards if it did before. Nothing is drawn then, so that
+    --seed and the like do not count. Often there is nothing to change: the text stays as it is.
 
     Lines and columns count from 1, as for `blockdiff infill`. Blanks at both ends of the text, and
     so its indentation and its last line ending, stay as they are. The file changes only with
@@ -95,10 +96,9 @@ def rewrite(
         raise InvalidRequest(
             "--strength is for rewriting without an instruction", "leave one of them out"
         )
-    if mode is not None and mode is not Mode.DIFFUSION and not instructed:
+    if mode is not None and not instructed:
         raise InvalidRequest(
-            f"without an instruction there is no mode {mode.value}, it is always diffusion",
-            "give an instruction, or leave --mode out",
+            "--mode is for rewriting by an instruction", "give one, or leave --mode out"
         )
     find = span_finder(lines, between)
     source = source_file.read(file)
@@ -115,9 +115,12 @@ def rewrite(
         decoding=replace(decoding, mode=mode or default),
         context_tokens=context_tokens,
     )
-    mode, unchanged = request.decoding.mode, "the model left the text as it is"
+    unchanged = "the model left the text as it is"
+    if not instructed:
+        unchanged = "nothing to change: nothing else would be clearly likelier here"
+    shown = request.decoding.mode if instructed else Mode.AR
     infill.apply(
-        infill.Edit(source, request.span, mode, unchanged),
+        infill.Edit(source, request.span, shown, unchanged),
         lambda engine, stop: engine.rewrite(request, stop),
         infill.ModelChoice(model, device, dtype, download, join=engine),
         infill.Output(write=write, as_json=as_json, quiet=quiet),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -70,26 +70,3 @@ class Canvas:
 
 BLANK = Canvas()
 """Nothing but masks, as long as the generation may become."""
-
-
-def most_surprising(
-    surprise: Sequence[float], units: Sequence[tuple[int, int]], share: float
-) -> list[tuple[int, int]]:
-    """The units that surprise the model most, until they hold a `share` of all their tokens.
-
-    Args:
-        surprise: of each token, nats.
-        units: half-open ranges of tokens that change together.
-
-    Returns:
-        Units in order; none for a share of 0, otherwise at least one.
-    """
-    wanted = share * sum(end - start for start, end in units)
-    chosen: list[tuple[int, int]] = []
-    count = 0
-    for start, end in sorted(units, key=lambda unit: -max(surprise[unit[0] : unit[1]])):
-        if count + (end - start) / 2 > wanted and (chosen or not share):
-            break
-        chosen.append((start, end))
-        count += end - start
-    return sorted(chosen)

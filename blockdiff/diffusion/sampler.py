@@ -66,30 +66,6 @@ class Sampler(SamplerState):
         finally:
             self.cache.truncate(len(prompt) - 1)
 
-    def surprising(
-        self, prompt: Sequence[int], text: Sequence[int]
-    ) -> Generator[Forward, Tensor, list[float]]:
-        """Nats by which each token of `text` right behind an encoded prompt surprises the base.
-
-        It yields forwards and is sent their logits. Leaves the cache as `run` does. Raises
-        Cancelled.
-        """
-        nats: list[float] = []
-        before = [prompt[-1], *text[:-1]]
-        try:
-            for start in range(0, len(text), self.chunk):
-                self.check()
-                chunk = before[start : start + self.chunk]
-                logits = yield self.causal(chunk)
-                self.forwards += 1
-                self.cache.commit(len(chunk))
-                wanted = self.ids(list(text[start : start + self.chunk]))[0]
-                nats += torch.nn.functional.cross_entropy(logits, wanted, reduction="none").tolist()
-        finally:
-            self.cache.truncate(len(prompt) - 1)
-        return nats
-
-    @torch.inference_mode()
     def encode(self, prompt: Sequence[int]) -> None:
         """Commit all of the prompt but its last token, which the first forward takes along.
 

@@ -144,9 +144,9 @@ class Engine:
     ) -> Iterator[Event]:
         """Yield refinements of the whole span, then exactly one `Finished`.
 
-        By instruction where there is one, otherwise by re-noising. `cancelled` and what is raised
-        are as for `infill`; ModelUnsupported also for a checkpoint that cannot chat, or has no
-        adapter to denoise with.
+        By instruction where there is one, otherwise what looks wrong is mended. `cancelled` and
+        what is raised are as for `infill`; ModelUnsupported also for a checkpoint that cannot chat,
+        or without an instruction for one that does not write from left to right.
         """
         return self._events(self._rewriting(request, cancelled))
 

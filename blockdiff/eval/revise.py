@@ -1,14 +1,18 @@
-"""Whether the rule `edit` mends code: wrong tokens in held-out code, fixed, broken, or missed.
+"""Whether a way of revising mends code: wrong tokens in held-out code, fixed, broken, or missed.
 
-A few lines of a file become a canvas of which every token but the first may change; one to three
-of them are wrong. Text before and after is laid out as for an infill, so the block sees both sides.
+One to three tokens of a few lines of a file are wrong. `rewrite` writes the lines anew where they
+stand, without an instruction, and the same lines as they were, which should stay so. For `edit`
+they become a canvas of which every token but the first may change; text before and after is laid
+out as for an infill, so the block sees both sides.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from typing import Any
 
 from blockdiff.config import DecodingConfig
@@ -18,6 +22,9 @@ from blockdiff.engine.engine import Engine
 from blockdiff.errors import ModelUnsupported
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.results import resampled_ratio
+from blockdiff.syntax.check import check_rewrite
+from blockdiff.syntax.grammars import language_of
+from blockdiff.types import Finished, Hole, RewriteRequest, SyntaxState
 
 _TOKENS = (12, 40)  # of the lines that are revised
 _AROUND = 160  # tokens of context on each side
@@ -28,13 +35,14 @@ NOISES = ("vocabulary", "nearby")
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """Lines with wrong tokens: `tokens` are `original` but at `wrong`."""
+    """Lines with wrong tokens: `tokens` are `original` but at `wrong`; they begin at `start`."""
 
     prompt: tuple[int, ...]
     original: tuple[int, ...]
     tokens: tuple[int, ...]
     wrong: tuple[int, ...]
     noise: str
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +55,12 @@ class Revised:
         changed: of these, how many are something else again.
         broken: tokens that were right and are no more.
         edits: replacements made on the way.
-        returns: positions that wanted a token back that they had held: A, B, A.
+        returns: `edit`: positions that wanted a token back that they had held: A, B, A; `rewrite`:
+            replacements that are made when the result is rewritten once more.
         whole: whether the text is as it was before.
+        parsed: of the texts that were rewritten, with and without wrong tokens, how many parse.
+        parses: of these, how many do after it.
+        clean_changed: whether the lines without wrong tokens were changed.
     """
 
     task_id: str
@@ -63,6 +75,9 @@ class Revised:
     returns: int = 0
     forwards: int = 0
     whole: bool = False
+    parsed: int = 0
+    parses: int = 0
+    clean_changed: bool = False
 
 
 def damage(file: HeldOutFile, engine: Engine, noise: str, seed: int) -> Damaged | None:
@@ -92,12 +107,85 @@ def damage(file: HeldOutFile, engine: Engine, noise: str, seed: int) -> Damaged 
     for place in places:
         others = [token for token in rng.choices(pool, k=64) if token != original[place]]
         tokens[place] = others[0] if others else 0
-    return Damaged(tuple(prompt), tuple(original), tuple(tokens), tuple(places), noise)
+    start = sum(map(len, lines[:first]))
+    return Damaged(tuple(prompt), tuple(original), tuple(tokens), tuple(places), noise, start)
+
+
+def noise_of(file: HeldOutFile, seed: int) -> str:
+    """Files take the noises in turn."""
+    return random.Random(f"noise/{seed}/{file.id}").choice(NOISES)
+
+
+def rewrite(engine: Engine, file: HeldOutFile, context_tokens: int, seed: int) -> Revised:
+    """Rewrite a file's lines with wrong tokens and without, and what became of the first again."""
+    noise = noise_of(file, seed)
+    spoilt = damage(file, engine, noise, seed)
+    if spoilt is None:
+        return Revised(file.id, file.language, noise)
+    tokenizer = engine.tokenizer
+    clean, wrong = (tokenizer.decode(ids) for ids in (spoilt.original, spoilt.tokens))
+    before = file.text[: spoilt.start]
+    after = file.text[spoilt.start + len(clean) :]
+
+    def rewritten(text: str) -> tuple[Finished, SyntaxState]:
+        document, span = before + text + after, Hole(len(before), len(before + text))
+        language = language_of(file.path, file.language)
+        state = check_rewrite(document, document, span.start, span.end, language)
+        asked = RewriteRequest(
+            document, span, path=file.path, language=language, context_tokens=context_tokens
+        )
+        *_, end = engine.rewrite(asked)
+        assert isinstance(end, Finished)
+        return end, state
+
+    ends = [rewritten(wrong), rewritten(clean)]
+    mended, kept = (end for end, _ in ends)
+    again = rewritten(mended.text)[0].tokens if mended.tokens else 0
+    parsed = [end for end, state in ends if state is SyntaxState.OK]
+    return replace(
+        compared(file, spoilt, *(tokenizer.encode(text) for text in (wrong, mended.text))),
+        edits=mended.tokens,
+        returns=again,
+        forwards=mended.forwards,
+        parsed=len(parsed),
+        parses=sum(end.syntax is SyntaxState.OK for end in parsed),
+        clean_changed=kept.text != clean,
+    )
+
+
+def compared(
+    file: HeldOutFile, spoilt: Damaged, before: Sequence[int], after: Sequence[int]
+) -> Revised:
+    """Compare texts with what was there: with wrong tokens, and as they were revised.
+
+    A right token is broken if it is no more, and so is every token more than there were.
+    """
+    found, left = (_common(spoilt.original, tokens) for tokens in (after, before))
+    wrong = set(spoilt.wrong)
+    # As tokens of the text a wrong one may be several.
+    more = len(after) - max(len(spoilt.original), len(before))
+    return Revised(
+        file.id,
+        file.language,
+        spoilt.noise,
+        tokens=len(spoilt.original),
+        wrong=len(wrong),
+        fixed=len(wrong & found),
+        changed=0 if tuple(before) == tuple(after) else len(wrong - found),
+        broken=len(left - wrong - found) + max(0, more),
+        whole=tuple(after) == spoilt.original,
+    )
+
+
+def _common(original: Sequence[int], tokens: Sequence[int]) -> set[int]:
+    """Indices of the original that are in a text, too, in the same order."""
+    matcher = SequenceMatcher(None, original, tokens, autojunk=False)
+    return {a + i for a, _, size in matcher.get_matching_blocks() for i in range(size)}
 
 
 def revise(engine: Engine, file: HeldOutFile, decoding: DecodingConfig, seed: int) -> Revised:
-    """Damage a file's lines and let the sampler revise them; files take the noises in turn."""
-    noise = random.Random(f"noise/{seed}/{file.id}").choice(NOISES)
+    """Damage a file's lines and let the sampler revise them by the rule `edit`."""
+    noise = noise_of(file, seed)
     spoilt = damage(file, engine, noise, seed)
     if spoilt is None:
         return Revised(file.id, file.language, noise)
@@ -158,10 +246,25 @@ def summarise(rows: Sequence[Revised]) -> dict[str, Any]:
     )
     return _figures(counted) | {
         "fixed_share_ci95": [round(low, 4), round(high, 4)],
+        "clean_changed": sum(row.clean_changed for row in counted),
+        "clean_changed_ci95": _interval(sum(row.clean_changed for row in counted), len(counted)),
+        "parsed": sum(row.parsed for row in counted),
+        "parses": sum(row.parses for row in counted),
         "by_noise": {
             noise: _figures([row for row in counted if row.noise == noise]) for noise in NOISES
         },
     }
+
+
+def _interval(count: int, of: int) -> list[float]:
+    """95% interval of a share (Wilson), which says something of none, too."""
+    if not of:
+        return [0.0, 1.0]
+    z, share = 1.96, count / of
+    middle = share + z * z / (2 * of)
+    spread = z * math.sqrt(share * (1 - share) / of + (z / of) ** 2 / 4)
+    low, high = ((middle + sign * spread) / (1 + z * z / of) for sign in (-1, 1))
+    return [round(max(low, 0.0), 4), round(min(high, 1.0), 4)]
 
 
 def _figures(rows: Sequence[Revised]) -> dict[str, Any]:

@@ -79,39 +79,6 @@ class HealingConstraint:
         return self._vocabulary.consistent(self._heal[len(so_far) :])
 
 
-def tokens_starting(tokenizer: Tokenizer, start: bytes, *, blank_next: bool) -> list[int]:
-    """Ids of the tokens that begin with some bytes; if not `blank_next`, text has to follow.
-
-    Half a character is no text: where nothing completes it, nothing of it would be left.
-    """
-    vocabulary = _vocabulary(tokenizer)
-    found = vocabulary.extending(start)
-    return [
-        token
-        for text, token in zip(
-            vocabulary.texts[found.start : found.stop],
-            vocabulary.ids[found.start : found.stop],
-            strict=True,
-        )
-        if blank_next or _begins_with_text(text[len(start) :])
-    ]
-
-
-def _begins_with_text(piece: bytes) -> bool:
-    """Whether the first character is whole, and no blank."""
-    for size in range(1, 5):
-        try:
-            return bool(piece[:size].decode().strip())
-        except UnicodeDecodeError:
-            continue
-    return False
-
-
-def breaking_tokens(tokenizer: Tokenizer) -> Sequence[int]:
-    """Ids of the tokens that hold a line break."""
-    return _vocabulary(tokenizer).breaking
-
-
 class _Vocabulary:
     """The vocabulary in the order of its bytes: tokens with a common start are neighbours."""
 
@@ -123,9 +90,6 @@ class _Vocabulary:
         )
         self.texts = [text for text, _ in pairs]
         self.ids = array("l", (token for _, token in pairs))
-        self.breaking = array(
-            "l", (token for text, token in pairs if b"\n" in text or b"\r" in text)
-        )
         self._consistent: dict[bytes, array[int]] = {}
 
     def extending(self, start: bytes) -> range:

@@ -1,8 +1,8 @@
 """The text of a span on its way to the model and back, when it is written anew.
 
 The blanks around the text are never touched: they are what makes a span whole lines, and what
-indents it. Within, a rewrite by re-noising sees tokens of which some stay. What stays is taken from
-the document itself, code point by code point, and not from what the tokenizer made of it.
+indents it. Within, a rewrite without an instruction sees tokens of which most stay. What stays is
+taken from the document itself, code point by code point, not from what the tokenizer made of it.
 """
 
 from __future__ import annotations
@@ -126,16 +126,10 @@ class Unit:
     Attributes:
         tokens: half-open range of them.
         source: half-open range of the original text that they spell.
-        structure: blanks, or text with a line break: what lines and indentation are made of.
-        lead: what the first of these tokens has to begin with, in whatever takes its place.
-        opens_line: only blanks stand before them on their line, and text follows `lead`.
     """
 
     tokens: tuple[int, int]
     source: tuple[int, int]
-    structure: bool
-    lead: str
-    opens_line: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +150,11 @@ class SpanTokens:
     units: tuple[Unit, ...]
 
     @classmethod
-    def of(cls, text: str, heal: str, indentation: str, tokenizer: Tokenizer) -> SpanTokens | None:
+    def of(cls, text: str, heal: str, tokenizer: Tokenizer) -> SpanTokens | None:
         """Tokenize `text` behind the healed end of a prefix.
 
-        `indentation` is what stands before the text on its line. None where the tokens do not say
-        what the text says: a character composed across the seam, half a surrogate pair.
+        None where the tokens do not say what the text says: a character composed across the seam,
+        half a surrogate pair.
         """
         ids = tokenizer.encode(heal + to_lf(text))
         rest, first = heal.encode("utf-8", "replace"), 0
@@ -176,55 +170,23 @@ class SpanTokens:
         origin = origins(text, normal)
         if not pieces or not pieces[0].startswith(rest) or origin is None:
             return None
-        units = _units(pieces, rest.decode(), origin, indentation)
+        units = _units(pieces, rest.decode(), origin)
         return cls(text, tuple(ids[:first]), tuple(ids[first:]), rest.decode(), tuple(units))
 
-    def rewritten(self, tokens: Sequence[int], tokenizer: Tokenizer) -> str:
-        """The text with other tokens in the places of some; a byte that is no text is left out."""
-        parts: list[str] = []
-        changed = b""
-        skip = len(self.rest.encode())
-        for unit in self.units:
-            start, end = unit.tokens
-            if tuple(tokens[start:end]) != self.tokens[start:end]:
-                changed += b"".join(map(tokenizer.token_bytes, tokens[start:end]))[skip:]
-            else:
-                parts += [changed.decode("utf-8", "ignore"), self.text[slice(*unit.source)]]
-                changed = b""
-            skip = 0
-        return "".join((*parts, changed.decode("utf-8", "ignore")))
 
-
-def _units(
-    pieces: Sequence[bytes], rest: str, origin: dict[int, int], indentation: str
-) -> list[Unit]:
+def _units(pieces: Sequence[bytes], rest: str, origin: dict[int, int]) -> list[Unit]:
     units: list[Unit] = []
-    line = indentation.removesuffix(rest)
     buffer, first, at = b"", 0, -len(rest)
     for index, piece in enumerate(pieces):
         buffer += piece
         try:
-            text = buffer.decode()
+            end = at + len(buffer.decode())
         except UnicodeDecodeError:
             continue
-        if at + len(text) not in origin:
+        if end not in origin:
             continue
-        blanks = text[: len(text) - len(text.lstrip())]
-        opens_line = not line.strip() and blanks != text
-        lead = blanks if opens_line else ""
-        if first == 0 and len(rest) > len(lead):
-            lead, opens_line = rest, False
-        units.append(
-            Unit(
-                tokens=(first, index + 1),
-                source=(origin[max(at, 0)], origin[at + len(text)]),
-                structure=not text.strip() or "\n" in text or "\r" in text,
-                lead=lead,
-                opens_line=opens_line,
-            )
-        )
-        line = (line + text)[(line + text).rfind("\n") + 1 :]
-        buffer, first, at = b"", index + 1, at + len(text)
+        units.append(Unit((first, index + 1), (origin[max(at, 0)], origin[end])))
+        buffer, first, at = b"", index + 1, end
     return units
 
 

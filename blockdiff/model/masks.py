@@ -81,6 +81,22 @@ def verifying(
     return allowed
 
 
+def branches(past: int, sizes: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """One token, and behind it several ways to go on, none of which sees another.
+
+    Args:
+        sizes: tokens of each way, laid out one after the other.
+    """
+    new = 1 + sum(sizes)
+    allowed = torch.zeros(new, past + new, dtype=torch.bool, device=device)
+    allowed[:, : past + 1] = True
+    start = 1
+    for size in sizes:
+        allowed[start : start + size, past + start : past + start + size] = causal(0, size, device)
+        start += size
+    return allowed
+
+
 def noisy_blocks(
     clean: int, starts: Sequence[int], block_size: int, device: torch.device | str = "cpu"
 ) -> Tensor:

@@ -84,7 +84,7 @@ def stall(size: int) -> tuple[float, float]:
 
     def step() -> None:
         nonlocal last, over
-        for key, what in step():
+        for key, what in batch.step():
             over = over or (key == "large" and not isinstance(what, Unread))
             if key == "small" and isinstance(what, Unread):
                 now = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from blockdiff.config import DecodingConfig, Mode
+from blockdiff.config import DecodingConfig
 from blockdiff.errors import ExitCode
 from blockdiff.types import Hole, RewriteRequest
 from tests.unit.scripted_cli import ScriptedEngine
@@ -64,6 +64,8 @@ def test_a_text_that_comes_back_as_it_was_is_said(
     script(monkeypatch, text="y = x")
     result = blockdiff("rewrite", "program.py", "--lines", "2", *TOLD)
     assert result.out == "" and "the model left the text as it is" in result.err
+    result = blockdiff("rewrite", "program.py", "--lines", "2")
+    assert result.out == "" and "nothing to change" in result.err
 
 
 def test_the_request_carries_what_was_said(blockdiff: Any, program: Path) -> None:  # noqa: F811
@@ -76,12 +78,12 @@ def test_the_request_carries_what_was_said(blockdiff: Any, program: Path) -> Non
 
 
 @pytest.mark.parametrize(("given", "strength"), [((), 0.5), (("--strength", "0.25"), 0.25)])
-def test_without_an_instruction_it_is_denoised(
+def test_without_an_instruction_it_is_mended(
     blockdiff: Any, program: Path, given: tuple[str, ...], strength: float  # noqa: F811
 ) -> None:
     assert blockdiff("rewrite", "program.py", "--lines", "2", *given).status == 0
     assert (asked().instruction, asked().strength) == ("", strength)
-    assert asked().decoding == DecodingConfig(mode=Mode.DIFFUSION)
+    assert asked().decoding == DecodingConfig()
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(DecodingConfig), ids=lambda f: f.name)
@@ -106,7 +108,7 @@ def test_every_setting_is_an_option_that_reaches_the_engine(
         (["--lines", "2", "-i", " "], "the instruction is blank"),
         (["--lines", "2", "-i", "x", "--strength", "1"], "--strength is for rewriting without"),
         (["--lines", "2", "--strength", "1.5"], "strength must be 0..1, got 1.5"),
-        (["--lines", "2", "--mode", "verify"], "without an instruction there is no mode verify"),
+        (["--lines", "2", "--mode", "verify"], "--mode is for rewriting by an instruction"),
         (["--lines", "2", "--max-tokens", "-1"], "max_tokens must be 0..8192, got -1"),
         (["--lines", "2", "--at", "1:1"], "No such option: --at"),
     ],

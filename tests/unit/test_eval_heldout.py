@@ -200,6 +200,40 @@ def test_what_a_revision_mends_and_breaks_is_counted() -> None:
     assert revise.score(FILES[0], spoilt, spoilt.original, 3, 0, 2).whole
 
 
+@pytest.mark.parametrize(
+    ("after", "fixed", "changed", "broken"),
+    [
+        ((1, 2, 3, 4, 5), 3, 0, 0),
+        ((1, 7, 8, 4, 6), 0, 0, 0),
+        ((1, 2, 8, 4), 1, 2, 0),
+        ((1, 2, 9, 9, 9, 4, 5), 2, 1, 2),
+        ((9, 2, 3, 5), 3, 0, 2),
+        ((), 0, 3, 2),
+    ],
+    ids=["as it was", "left alone", "one gone", "two more", "others", "nothing"],
+)
+def test_a_rewrite_of_another_length_is_counted(
+    after: tuple[int, ...], fixed: int, changed: int, broken: int
+) -> None:
+    spoilt = revise.Damaged((9,), (1, 2, 3, 4, 5), (1, 7, 8, 4, 6), (1, 2, 4), "nearby")
+    row = revise.compared(FILES[0], spoilt, spoilt.tokens, after)
+    assert (row.fixed, row.changed, row.broken) == (fixed, changed, broken)
+    assert row.whole == (after == spoilt.original)
+
+
+def test_what_is_right_and_changed_has_an_interval() -> None:
+    rows = [revise.Revised(str(i), "c", "nearby", wrong=1, clean_changed=i < 2) for i in range(46)]
+    figures = revise.summarise(rows)
+    assert figures["clean_changed"] == 2 and figures["clean_changed_ci95"] == [0.012, 0.1453]
+    assert revise.summarise(rows[2:])["clean_changed_ci95"][0] == 0.0
+
+
+def test_a_rewrite_runs_and_repeats_itself(engine: Engine) -> None:
+    rows = [revise.rewrite(engine, file, 64, seed=3) for file in FILES[:2]]
+    assert rows == [revise.rewrite(engine, file, 64, seed=3) for file in FILES[:2]]
+    assert all(row.wrong and row.forwards and row.parses == row.parsed for row in rows)
+
+
 def test_a_revision_runs_and_repeats_itself(engine: Engine) -> None:
     rows = [revise.revise(engine, file, EDIT, seed=3) for file in FILES[:3]]
     assert rows == [revise.revise(engine, file, EDIT, seed=3) for file in FILES[:3]]

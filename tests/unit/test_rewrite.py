@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockdiff.config import DecodingConfig, Mode
-from blockdiff.diffusion.canvas import BLANK, Canvas, most_surprising
+from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.errors import InvalidRequest
 from blockdiff.infill.rewrite import (
     Frame,
@@ -50,13 +49,6 @@ def test_a_blank_span_is_refused(text: str) -> None:
 def test_a_strength_is_a_share(strength: float) -> None:
     with pytest.raises(InvalidRequest, match="strength must be 0..1"):
         request("ab", 0, 1, strength=strength)
-
-
-def test_only_an_instruction_can_be_followed_from_left_to_right() -> None:
-    decoding = DecodingConfig(mode=Mode.AR)
-    assert request("ab", 0, 1, instruction="shorter", decoding=decoding)
-    with pytest.raises(InvalidRequest, match="mode ar"):
-        request("ab", 0, 1, instruction=" ", decoding=decoding)
 
 
 def test_a_span_lies_within_its_document() -> None:
@@ -161,75 +153,24 @@ def test_another_text_has_no_origin(text: str, other: str) -> None:
     assert origins(text, other) is None
 
 
-@given(TEXTS, st.sampled_from(["", "    ", "re", " ", "é"]), st.data())
-def test_tokens_that_stay_are_the_text_of_the_document(
-    text: str, heal: str, data: st.DataObject
-) -> None:
-    """Whatever takes the place of the others: invariant 3."""
-    span = SpanTokens.of(text, heal, heal, tokenizer())
+@given(TEXTS, st.sampled_from(["", "    ", "re", " ", "é"]))
+def test_units_are_the_text_of_the_document_in_order(text: str, heal: str) -> None:
+    """Whatever takes the place of some, the others stay: invariant 3."""
+    span = SpanTokens.of(text, heal, tokenizer())
     if span is None or not text:
         return
-    flags = data.draw(st.lists(st.booleans(), min_size=len(span.units), max_size=len(span.units)))
-    tokens = list(span.tokens)
-    first_changed = flags[:1] == [True]
-    for unit, masked in zip(span.units, flags, strict=True):
-        if masked and not (first_changed and unit.tokens[0] == 0 and span.rest):
-            for i in range(*unit.tokens):
-                tokens[i] = data.draw(st.integers(0, 255), label="token")
-    expected, run = [], b""
-    for unit in span.units:
-        new = tuple(tokens[slice(*unit.tokens)])
-        if new == span.tokens[slice(*unit.tokens)]:
-            expected += [run.decode("utf-8", "ignore"), text[slice(*unit.source)]]
-            run = b""
-        else:
-            run += b"".join(map(tokenizer().token_bytes, new))
-    expected.append(run.decode("utf-8", "ignore"))
-    assert span.rewritten(tokens, tokenizer()) == "".join(expected)
-    assert span.rewritten(span.tokens, tokenizer()) == text
+    assert "".join(text[slice(*unit.source)] for unit in span.units) == text
+    tokens = [i for unit in span.units for i in range(*unit.tokens)]
+    assert tokens == list(range(len(span.tokens)))
 
 
-def test_a_token_that_starts_before_the_text_has_to_start_with_the_same() -> None:
-    span = SpanTokens.of("turn x", "re", "re", tokenizer())
+def test_a_token_that_starts_before_the_text_is_one_of_its_units() -> None:
+    span = SpanTokens.of("turn x", "re", tokenizer())
     assert span is not None
-    assert (span.rest, span.context) == ("re", ())
-    assert (span.units[0].lead, span.units[0].source) == ("re", (0, 4))
-    assert span.rewritten([ord("r"), *span.tokens[1:]], tokenizer()).endswith(" x")
-
-
-def test_line_breaks_and_indentation_are_structure_words_at_a_line_s_start_keep_theirs() -> None:
-    span = SpanTokens.of("if a:\n    b = 1", "", "    ", tokenizer())
-    assert span is not None
-    said = b"".join(map(tokenizer().token_bytes, span.tokens)).decode()
-    structure = [said[slice(*unit.source)] for unit in span.units if unit.structure]
-    assert "\n" in "".join(structure) and not "".join(structure).strip()
-    opening = [said[slice(*unit.source)] for unit in span.units if unit.opens_line]
-    assert opening == ["i", "b"]
+    assert (span.rest, span.context, span.units[0].source) == ("re", (), (0, 4))
 
 
 # The canvas
-
-UNITS = st.lists(st.integers(1, 3), min_size=1, max_size=12)
-
-
-@given(UNITS, st.floats(0, 1), st.randoms(use_true_random=False))
-def test_the_most_surprising_units_are_masked_and_no_more_than_the_share(
-    sizes: list[int], share: float, rng: object
-) -> None:
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    units = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-    surprise = [rng.random() for _ in range(ends[-1])]  # type: ignore[attr-defined]
-    chosen = most_surprising(surprise, units, share)
-    assert chosen == sorted(set(chosen)) and set(chosen) <= set(units)
-    assert bool(chosen) == (share > 0)
-    if share == 1.0:
-        assert chosen == units
-    if len(chosen) > 1:
-        count = sum(end - start for start, end in chosen)
-        assert abs(count - share * ends[-1]) <= 3
-    worst = [max(surprise[a:b]) for a, b in units if (a, b) not in chosen]
-    assert not chosen or max(worst, default=0) <= min(max(surprise[a:b]) for a, b in chosen)
-
 
 def test_a_canvas_is_masks_past_its_end() -> None:
     canvas = Canvas((7, 8, 9), (False, False, True), (0.1, 0.2, 0.3))

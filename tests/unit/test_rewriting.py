@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,24 +12,25 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from blockdiff.client import wire
 from blockdiff.client.client import EngineClient
 from blockdiff.client.endpoint import Runtime
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.canvas import Canvas
-from blockdiff.engine.batch import events_of
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.engine import Engine
 from blockdiff.engine.infilling import Infilling
 from blockdiff.engine.renoise import Renoise, most_tokens
 from blockdiff.errors import AnswerIsProse, Cancelled, InvalidRequest, ModelUnsupported
 from blockdiff.infill.rewrite import Frame
+from blockdiff.model.forward import Forward
 from blockdiff.syntax.check import check_rewrite
 from blockdiff.types import Finished, FinishReason, Hole, Refinement, RewriteRequest, SyntaxState
 from tests.unit import scripted_service, tiny
 from tests.unit.scripted_service import collect, run, served, until
-from tests.unit.tiny import sampler, surprise, toy_adapter, toy_base
+from tests.unit.tiny import sampler, toy_adapter, toy_base
 from tests.unit.tiny_checkpoint import checkpoint
 
 DOCUMENT = "def area(width, height):\n    return width * height\n\nprint(area(3, 4))\n"
@@ -143,38 +145,68 @@ def rewrites(draw: st.DrawFn) -> RewriteRequest:
     return request(before + text + behind, span, strength=strength, decoding=decoding)
 
 
-def canvas_of(wanted: RewriteRequest) -> tuple[Renoise, Canvas]:
-    """What the engine would start from."""
-    inner = wanted.infill(Frame.of(wanted.document, wanted.span).hole)
-    writer = Renoise(engine().contexts, inner, wanted.strength, lambda: False)
-    decoding = replace(wanted.decoding, max_tokens=9)
-    with engine().contexts.context(writer._prompt, decoding, bool) as made:
-        made.encode(writer._prompt.tokens)
-        *_, canvas = events_of(writer._canvas(made), engine().forward)
-        return writer, canvas
-
-
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(rewrites())
-def test_tokens_that_are_not_masked_never_change(wanted: RewriteRequest) -> None:
-    """Invariant 3."""
+def test_a_text_changes_within_its_frame_and_parses_as_before(wanted: RewriteRequest) -> None:
     frame = Frame.of(wanted.document, wanted.span)
-    writer, canvas = canvas_of(wanted)
+    original = wanted.document[wanted.span.start : wanted.span.end]
     end = finish(wanted)
-    original = wanted.document[frame.hole.start : frame.hole.end]
-    kept = [u for u in writer._span.units if not any(canvas.masked[slice(*u.tokens)])]
-    at = len(frame.before)
-    for unit in kept:  # in order, each with the document's own code points
-        text = original[slice(*unit.source)]
-        at = end.text.index(text, at) + len(text)
-    if not any(canvas.masked):
-        assert end.text == wanted.document[wanted.span.start : wanted.span.end]
     assert end.text.startswith(frame.before) and end.text.endswith(frame.after)
-    assert end.tokens == sum(canvas.masked) and end.finish is FinishReason.EOM
-    for number in "\n", "\r":  # lines stay lines
-        assert end.text.count(number) == frame.before.count(number) + original.count(
-            number
-        ) + frame.after.count(number)
+    inside = end.text.removeprefix(frame.before).removesuffix(frame.after)
+    assert inside and inside == inside.strip()
+    assert end.finish is FinishReason.EOM and (end.tokens > 0 or end.text == original)
+    state = check_rewrite(
+        wanted.document, wanted.document, frame.hole.start, frame.hole.end, "python"
+    )
+    if state is SyntaxState.OK:
+        assert end.syntax is SyntaxState.OK
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.3, 0.6, 1.0])
+def test_no_more_than_the_share_of_the_text_changes(strength: float) -> None:
+    document = "width = print(height)\nreturn = height\n" * 3
+    wanted = request(document, Hole(0, len(document)), strength=strength)
+    size = len(engine().tokenizer.encode(document.rstrip()))
+    end = finish(wanted)
+    assert end.tokens > 0, "the tiny model would have written something else"
+    assert end.tokens <= math.ceil(strength * size)
+
+
+class Knowing(Engine):
+    """An engine whose model has learned by heart which token of a text follows which."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(checkpoint())
+        special, ids = self.tokenizer.special, self.tokenizer.encode(text)
+        self._next = dict(itertools.pairwise([special.fim_middle, *ids, min(special.stop)]))
+
+    def forward(self, waiting: Sequence[Forward]) -> list[Tensor]:
+        answers = super().forward(waiting)
+        for one, logits in zip(waiting, answers, strict=True):
+            logits.zero_()
+            for row, token in zip(logits, one.tokens[0, -len(logits) :].tolist(), strict=False):
+                if token in self._next:
+                    row[self._next[token]] = 20.0
+        return answers
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "known"),
+    [
+        ("width=x(height)", "width=x(height)"),
+        ("width=def(height)", "width=x(height)"),
+        ("width=x+(height)", "width=x(height)"),
+        ("width=xheight)", "width=x(height)"),
+        ("width=1defx(height)", "width=1\r\nx(height)"),
+        ("width=def(re)", "width=x(height)"),
+    ],
+    ids=["nothing", "another", "one less", "one more", "a line break", "two"],
+)
+def test_what_is_much_less_likely_is_mended_and_nothing_else(spoilt: str, known: str) -> None:
+    by = Knowing(known.replace("\r", ""))
+    end = finish(request(spoilt + "\r\n", Hole(0, len(spoilt))), by)
+    assert end.text == known
+    assert bool(end.tokens) == (spoilt != known)
 
 
 @given(TEXTS, TEXTS.filter(str.strip), TEXTS)
@@ -190,28 +222,6 @@ def test_a_strength_of_0_is_the_text_itself_without_a_forward(
     assert (end.tokens, end.forwards, end.finish) == (0, 0, FinishReason.EOM)
 
 
-def test_a_strength_of_1_masks_everything_and_fills_no_more_than_the_span() -> None:
-    writer, canvas = canvas_of(request(strength=1.0))
-    assert all(canvas.masked)
-    end = finish(request(strength=1.0))
-    assert end.tokens <= len(canvas.tokens)
-    assert end.finish is (
-        FinishReason.LENGTH if end.tokens == len(canvas.tokens) else FinishReason.EOM
-    )
-
-
-def test_line_breaks_and_indentation_are_never_masked_below_1() -> None:
-    document = "if a:\n    b = c\n    while d:\n        e()\n"
-    wanted = request(document, Hole(0, len(document)), strength=0.999)
-    writer, canvas = canvas_of(wanted)
-    for unit in writer._span.units:
-        said = document[slice(*unit.source)]
-        assert any(canvas.masked[slice(*unit.tokens)]) == bool(said.strip() and "\n" not in said)
-    text = finish(wanted).text
-    indents = [line[: len(line) - len(line.lstrip())] for line in text.splitlines()]
-    assert indents == ["", "    ", "    ", "        "]
-
-
 def test_a_word_that_starts_before_the_span_goes_on_as_it_began() -> None:
     """The span starts within a token: `re` stays, whatever `turn` becomes."""
     document = "def f(x):\n    return x\n"
@@ -221,25 +231,36 @@ def test_a_word_that_starts_before_the_span_goes_on_as_it_began() -> None:
         assert isinstance(end.text, str) and not end.text.startswith("re")
 
 
-def test_a_checkpoint_without_an_adapter_is_refused_with_a_typed_error() -> None:
+def test_a_checkpoint_without_an_adapter_will_do() -> None:
     bare = Engine(replace(checkpoint(), adapter=None))
-    with pytest.raises(ModelUnsupported, match="adapter"):
-        list(bare.rewrite(request()))
+    assert finish(request(), bare).text == finish(request()).text
     assert finish(instructed(mode=Mode.AR), bare).text
+
+
+def test_a_text_longer_than_the_context_is_refused_and_the_engine_goes_on() -> None:
+    fresh = Engine(checkpoint())
+    expected = finish(request(), fresh).text
+    document = "a = b\n" * 400
+    with pytest.raises(InvalidRequest, match="context of 512"):
+        finish(request(document, Hole(0, len(document))), fresh)
+    assert finish(request(), fresh).text == expected
+
+
+@pytest.mark.parametrize("left", range(1, 12))
+def test_a_text_that_fills_the_context_is_read_as_far_as_others_can_be_weighed(left: int) -> None:
+    document = "x = width\n" * 60
+    wanted = replace(request(document, Hole(0, len(document.rstrip()))), context_tokens=16)
+    inner = wanted.infill(wanted.span)
+    writer = Renoise(engine().contexts, inner, 1.0, lambda: False)
+    size = len(writer._prompt.tokens) + sum(len(piece.tokens) for piece in writer._pieces)
+    shape = replace(checkpoint().model.config, max_positions=size + left)
+    end = finish(wanted, Engine(replace(checkpoint(), model=tiny.transformer(shape))))
+    assert end.text
 
 
 def test_fewer_tokens_than_the_span_has_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="max_tokens is 2"):
         list(engine().rewrite(request(decoding=DecodingConfig(max_tokens=2))))
-
-
-def test_a_result_that_does_not_parse_is_reported() -> None:
-    states = {
-        finish(request(decoding=DecodingConfig(seed=seed, temperature=3.0))).syntax
-        for seed in range(8)
-    }
-    assert SyntaxState.BROKEN in states
-    assert finish(request(strength=0.0)).syntax is SyntaxState.OK
 
 
 def test_a_rewrite_is_judged_by_what_stood_there_before() -> None:
@@ -279,17 +300,6 @@ def test_the_block_loop_fills_the_masks_of_a_canvas_and_nothing_else(
     assert all(all(s.settled) for s in snapshots[-1:])
     assert loop.cache.length == 2
     assert bool(snapshots) == (loop.forwards > 0) == any(masked)
-
-
-def test_surprise_is_the_base_s_own_log_probability() -> None:
-    from tests.unit.tiny import forward
-
-    prompt, text = [1, 2, 3], [4, 5, 9, 1]
-    loop = sampler(toy_base(), None, DecodingConfig(mode=Mode.AR))
-    logits = forward(toy_base(), prompt + text)[2:-1].log_softmax(-1)
-    expected = [-float(logits[i, token]) for i, token in enumerate(text)]
-    assert surprise(loop, prompt, text) == pytest.approx(expected, abs=1e-4)
-    assert loop.cache.length == 2 and loop.forwards == 1
 
 
 # With an instruction

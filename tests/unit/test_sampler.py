@@ -21,7 +21,6 @@ from tiny import (
     forward,
     last,
     sampler,
-    surprise,
     toy_adapter,
     toy_base,
     toy_line,
@@ -554,7 +553,6 @@ def test_a_canvas_may_end_at_the_last_position(room: int) -> None:
     masked = tuple(i % 3 != 1 for i in range(room))
     allowed = {room - 1: torch.tensor([7])} if masked[-1] else {}
     run = sampler(SHORT, SHORT_ADAPTER, DIFFUSION)
-    surprise(run, prompt, tokens)
     found = within_the_context(run, prompt, Canvas(tokens, masked, (0.5,) * room, allowed))
     kept = [i for i in range(room) if not masked[i]]
     assert [found.tokens[i] for i in kept] == kept

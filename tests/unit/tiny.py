@@ -15,7 +15,6 @@ from blockdiff.config import AdapterConfig, DecodingConfig, SpecialTokens, Trans
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.drafter import Speculation
 from blockdiff.diffusion.sampler import Constraint, Sampler, Snapshot
-from blockdiff.engine.batch import events_of
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
@@ -195,10 +194,3 @@ def last(snapshots: Iterable[Snapshot]) -> Snapshot:
         pass
     assert snapshot is not None
     return snapshot
-
-
-def surprise(run: Sampler, prompt: Sequence[int], text: Sequence[int]) -> list[float]:
-    """Nats by which each token of a text behind a prompt surprises the base."""
-    run.encode(prompt)
-    (nats,) = events_of(run.surprising(prompt, text), run.alone)
-    return nats

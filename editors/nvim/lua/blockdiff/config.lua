@@ -74,7 +74,7 @@ local defaults = {
       snippets = true, -- related parts of other open files
       warmAhead = true, -- encode the context while the cursor rests
     },
-    rewrite = { strength = 0.5 }, -- share of the text written anew without an instruction
+    rewrite = { strength = 0.5 }, -- share of the text that may change without an instruction
   },
 }
 
