@@ -15,6 +15,7 @@ import torch
 
 from blockdiff.cli.app import run
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
+from blockdiff.engine.batch import Batch
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import (
     BlockdiffError,
@@ -146,16 +147,14 @@ def test_the_same_request_has_the_same_text_alone_or_among_others(engine: Engine
     ]
     ends: dict[int, Finished] = {}
 
-    def tell(key: int, told: object) -> None:
-        assert not isinstance(told, Exception), told
-        if isinstance(told, Finished):
-            ends[key] = told
-
-    batch = engine.batch(tell)
+    batch: Batch[int] = engine.batch()
     for key, one in enumerate(asked):
         batch.add(key, engine.steps(one, lambda: False))
     while len(batch):
-        batch.step()
+        for key, told in batch.step():
+            assert not isinstance(told, Exception), told
+            if isinstance(told, Finished):
+                ends[key] = told
     assert [ends[key].text for key in range(len(asked))] == [done.text for done in alone]
     assert engine.cache_entries == 0 and engine.contexts.open == 0
 

@@ -348,5 +348,9 @@ def as_diffusion(config: DecodingConfig) -> DecodingConfig:
         raise InvalidRequest(
             "this checkpoint writes by diffusion, it has no mode ar", "use --mode diffusion"
         )
-    rule = Rule.THRESHOLD if config.rule is Rule.TRUST else config.rule  # no base to trust
-    return replace(config, mode=Mode.DIFFUSION, rule=rule)
+    return without_trust(replace(config, mode=Mode.DIFFUSION))
+
+
+def without_trust(config: DecodingConfig) -> DecodingConfig:
+    """The default rule, where there is no base that a token could be trusted by."""
+    return replace(config, rule=Rule.THRESHOLD) if config.rule is Rule.TRUST else config
