@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -90,3 +92,16 @@ def count(
 def _with_token(context: Hashes, token: Ids) -> Hashes:
     mixed = (context ^ token.astype(np.uint64)) * np.uint64(0xD6E8FEB86659FD93)
     return mixed ^ (mixed >> np.uint64(32))
+
+
+def write(table: NgramTable, path: Path, mode: int = 0o644) -> None:
+    """Save a table in one step, with `mode` from the first byte on: whole, or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        table.save(scratch)
+        scratch.chmod(mode)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from lsp_server.failures import IgnoreListUnreadable
-from lsp_server.uris import files_of, folded
+from blockdiff.errors import IgnoreListUnreadable
 
 GIT, OURS = ".gitignore", ".blockdiffignore"
 
@@ -47,9 +47,9 @@ class Ignored:
         self._report = report
         self._rules: dict[Path, _Rules] = {}
 
-    def verdict_of(self, uri: str) -> Verdict:
-        """For a document: the strictest for any file that it may be the text of."""
-        verdicts = {self.verdict(path) for path in files_of(uri)}
+    def strictest(self, paths: Iterable[Path]) -> Verdict:
+        """The strictest verdict for any of the files that a text may be of."""
+        verdicts = {self.verdict(path) for path in paths}
         order = (Verdict.CLOSED, Verdict.NOT_AS_CONTEXT)
         return next((verdict for verdict in order if verdict in verdicts), Verdict.OPEN)
 
@@ -112,6 +112,11 @@ class Ignored:
                 f"{file}: line {named} is no pattern; the other lines hold",
                 "write it as for .gitignore, or take it out"))  # fmt: skip
         return _Rules(stamp, GitIgnoreSpec.from_lines(good), ignores_case)
+
+
+def folded(name: str) -> str:
+    """The same for all names that a file system which ignores case takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _lines(content: bytes) -> list[str]:
