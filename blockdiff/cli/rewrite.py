@@ -118,7 +118,7 @@ def rewrite(
         span=find(source),
         instruction=instruction,
         strength=_STRENGTH if strength is None else strength,
-        path="" if source.path is None else source.path.as_posix(),
+        path="" if source.path is None else source.path.absolute().as_posix(),
         language=language,
         decoding=DecodingConfig(
             mode=mode or (_DEFAULTS.mode if instructed else Mode.DIFFUSION),

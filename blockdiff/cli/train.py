@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from blockdiff.cli import train_run
+from blockdiff.cli import train_run, train_tables
 from blockdiff.cli.console import reported_errors
 from blockdiff.train.corpus import BuildOptions, build
 from blockdiff.train.sources import Sources
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Build a corpus and train a gated adapter.",
+    help="Build a corpus, train a gated adapter, count what drafts come from.",
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -81,3 +81,4 @@ def corpus_command(
 
 
 train_run.register(app)
+train_tables.register(app)

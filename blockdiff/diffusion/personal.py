@@ -31,8 +31,16 @@ def folder() -> Path:
 
 def file_of(workspace: Path, model: str) -> Path:
     """Where the table of a workspace, an absolute path, is for a model, counted or not."""
-    name = f"{model}\n{os.path.normcase(workspace)}".encode("utf-8", "surrogateescape")
-    return folder() / f"{hashlib.sha256(name).hexdigest()[:32]}.safetensors"
+    return folder() / f"{_digest(os.path.normcase(workspace))}-{_digest(model)}.safetensors"
+
+
+def files_of(workspace: Path) -> list[Path]:
+    """Its tables for all models."""
+    return sorted(folder().glob(f"{_digest(os.path.normcase(workspace))}-*.safetensors"))
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

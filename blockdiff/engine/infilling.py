@@ -79,7 +79,8 @@ class Infilling:
         contexts, prompt = self._contexts, self._prompt
         self._began = time.monotonic()
         decoding = resolved(self._request.decoding, self._point.drafting, self._most_tokens())
-        with contexts.context(prompt, decoding, self._cancelled) as sampler:
+        path = self._request.path
+        with contexts.context(prompt, decoding, self._cancelled, path=path) as sampler:
             cached = sampler.cache.length
             # Apart from the sampler's own steps, which take back what a cancelled request has
             # encoded: context is exact whoever asked for it, and a completion that every keystroke

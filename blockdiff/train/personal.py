@@ -7,31 +7,22 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from blockdiff.diffusion import personal
 from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.errors import InputFileError
 from blockdiff.system import private
 from blockdiff.train.filters import normalise, path_allowed, unlike_code
-from blockdiff.train.ngrams import count, stream, write
+from blockdiff.train.ngrams import Encoder, count, stream
 from blockdiff.train.sources import MAX_FILE_BYTES, is_source
 from blockdiff.weights import store
 
 MOST_BYTES = 20 << 20
 """Of source text, that which changed last."""
-ENTRIES = 400_000
-_LEAST = 2
+ENTRIES = 600_000
+_LEAST = 1  # what stands once in a workspace comes again, see docs/LOG.md
 _LOOKED_AT = 200_000  # names of files and folders
 _TABLES = 64  # kept; with one more, that which was counted longest ago goes
-
-
-class Encoder(Protocol):
-    """What is needed of a tokenizer."""
-
-    vocab_size: int
-
-    def encode(self, text: str) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +138,8 @@ def count_files(
             "there is no source code to count in", "name a folder with files you wrote"
         )
     table = count(
-        stream(documents), vocab_size=tokenizer.vocab_size, entries=ENTRIES, least=_LEAST,
-        per_document=False,
-    )  # fmt: skip
+        stream(documents), vocab_size=tokenizer.vocab_size, entries=ENTRIES, least=_LEAST
+    )
     return Counted(table, len(documents), tokens, nbytes, left_out)
 
 
@@ -163,22 +153,23 @@ def save(table: NgramTable, workspace: Path, model: str) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         private.check_folder(folder)
         for name in names_of(workspace):
-            write(table, personal.file_of(name, model), mode=0o600)
+            table.save(personal.file_of(name, model), mode=0o600)
         written = sorted(folder.glob("*.safetensors"), key=lambda path: -path.stat().st_mtime_ns)
         for path in written[_TABLES:]:
             path.unlink(missing_ok=True)
     return personal.file_of(workspace, model)
 
 
-def forget(workspace: Path, model: str) -> bool:
-    """Remove the table of a workspace; whether there was one. Raises OutputFileError."""
-    there = False
+def forget(workspace: Path) -> bool:
+    """Remove the tables of a workspace, for all models; whether there were any.
+
+    Raises OutputFileError.
+    """
+    files = [file for name in names_of(workspace) for file in personal.files_of(name)]
     with store.writing_errors():
-        for name in names_of(workspace):
-            path = personal.file_of(name, model)
-            there |= path.exists()
-            path.unlink(missing_ok=True)
-    return there
+        for file in files:
+            file.unlink(missing_ok=True)
+    return bool(files)
 
 
 def names_of(workspace: Path) -> set[Path]:
