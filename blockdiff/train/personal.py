@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from blockdiff.diffusion import personal
 from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.errors import InputFileError
 from blockdiff.system import private
 from blockdiff.train.filters import normalise, path_allowed, unlike_code
-from blockdiff.train.ngrams import Encoder, count, stream
+from blockdiff.train.ngrams import Encoder, Ids, count, stream
 from blockdiff.train.sources import MAX_FILE_BYTES, is_source
 from blockdiff.weights import store
 
@@ -121,7 +123,7 @@ def count_files(
 
     Raises InputFileError where none of them holds code.
     """
-    documents: list[list[int]] = []
+    documents: list[Ids] = []
     nbytes = tokens = 0
     left_out = 0
     for path, text in texts(files):
@@ -129,7 +131,7 @@ def count_files(
         if nbytes + size > MOST_BYTES:
             left_out = len(files) - files.index(path)
             break
-        documents.append(tokenizer.encode(text))
+        documents.append(np.asarray(tokenizer.encode(text), np.int32))
         tokens += len(documents[-1])
         nbytes += size
         progress(nbytes, MOST_BYTES)
