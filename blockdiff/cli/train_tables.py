@@ -17,7 +17,7 @@ from blockdiff.errors import DiskFull, ModelUnsupported, OutputFileError
 from blockdiff.system.ignored import Ignored, Verdict
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
-_ENTRIES = 1_300_000
+_ENTRIES = 1_400_000
 
 Model = Annotated[str, typer.Option("--model", help="Model whose tokens are counted.")]
 
