@@ -98,6 +98,13 @@ class OutputFileError(BlockdiffError):
     exit_code = ExitCode.INPUT_FILE
 
 
+class IgnoreListUnreadable(BlockdiffError):
+    """A `.blockdiffignore` that cannot be read, or lines of it that mean nothing."""
+
+    code = "ignore_list"
+    exit_code = ExitCode.USAGE
+
+
 class ModelNotFound(BlockdiffError):
     """The model is not known, not downloaded, or only half downloaded."""
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockdiff.config import DecodingConfig
+from blockdiff.system.ignored import Ignored as IgnoreFiles
+from blockdiff.system.ignored import Verdict
 from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
 from lsp_server.document import Document
 from lsp_server.documents import Documents
 from lsp_server.engine import EngineLink
 from lsp_server.failures import Ignored
-from lsp_server.ignored import Ignored as IgnoreFiles
-from lsp_server.ignored import Verdict
 from lsp_server.indentation import indentation
 from lsp_server.settings import ContextSettings
 from lsp_server.snippets import Ring
-from lsp_server.uris import file_of
+from lsp_server.uris import file_of, files_of
 
 _UNMEASURED_TOKENS = 512  # until the engine has said how fast it encodes
 _LEAST_TOKENS = 128
@@ -97,7 +97,7 @@ class Context:
 
     def is_closed(self, document: Document) -> bool:
         """Whether a `.blockdiffignore` keeps the document to itself."""
-        return self.ignored.verdict_of(document.uri) is Verdict.CLOSED
+        return self.ignored.strictest(files_of(document.uri)) is Verdict.CLOSED
 
     def check_open(self, document: Document) -> None:
         """Raises Ignored for a document that no model may see."""
@@ -113,7 +113,7 @@ class Context:
         return tuple(
             Snippet(name_of(uri) or "untitled", whole_characters(snippet.text))
             for uri, snippet in self.ring.related(document)
-            if self.ignored.verdict_of(uri) is Verdict.OPEN
+            if self.ignored.strictest(files_of(uri)) is Verdict.OPEN
         )
 
 

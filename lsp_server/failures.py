@@ -36,13 +36,6 @@ class DoesNotParse(BlockdiffError):
     exit_code = ExitCode.MODEL
 
 
-class IgnoreListUnreadable(BlockdiffError):
-    """A `.blockdiffignore` that cannot be read, or lines of it that mean nothing."""
-
-    code = "ignore_list"
-    exit_code = ExitCode.USAGE
-
-
 def to_protocol(error: BlockdiffError) -> JsonRpcException:
     """`{code, message, data}`; `data` is the error as everywhere else: `{code, message, hint}`."""
     message = f"{error.message}: {error.hint}" if error.hint else error.message

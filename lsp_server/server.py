@@ -18,6 +18,7 @@ from pygls.lsp.server import LanguageServer
 import blockdiff
 from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import BlockdiffError
+from blockdiff.system.ignored import Ignored
 from lsp_server import greeting, messages, settings
 from lsp_server.actions import COMMAND, Action, ActionParams, Actions, Offer
 from lsp_server.configuration import NOTHING, SECTION, Configuration
@@ -26,7 +27,6 @@ from lsp_server.delivery import Delivery
 from lsp_server.document import Encoding
 from lsp_server.engine import EngineLink
 from lsp_server.failures import to_protocol
-from lsp_server.ignored import Ignored
 from lsp_server.inline import Inline
 from lsp_server.lenient import converter
 from lsp_server.messages import InfillParams, RefinementParams, RewriteParams, StatusParams

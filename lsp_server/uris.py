@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,11 +55,6 @@ def files_of(uri: str) -> list[Path]:
             plain = Path(os.path.normpath(name))
             paths |= dict.fromkeys((plain, _resolved(name), _resolved(plain)))
     return list(paths)
-
-
-def folded(name: str) -> str:
-    """The same for all names that a file system which ignores case takes for one."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _decoded(text: str) -> str:

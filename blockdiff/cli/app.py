@@ -208,7 +208,7 @@ def stop(context: typer.Context) -> None:
 
 @_delegated("train")
 def train(context: typer.Context) -> None:
-    """Build a corpus and train a gated adapter."""
+    """Build a corpus, train a gated adapter, count what drafts come from."""
     _delegate("blockdiff.cli.train", context)
 
 

@@ -120,7 +120,7 @@ def infill(
         document=source.text,
         hole=first,
         also=tuple(rest),
-        path="" if source.path is None else source.path.as_posix(),
+        path="" if source.path is None else source.path.absolute().as_posix(),
         language=language,
         decoding=decoding,
         context_tokens=context_tokens,

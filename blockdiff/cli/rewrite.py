@@ -110,7 +110,7 @@ def rewrite(
         span=find(source),
         instruction=instruction,
         strength=_STRENGTH if strength is None else strength,
-        path="" if source.path is None else source.path.as_posix(),
+        path="" if source.path is None else source.path.absolute().as_posix(),
         language=language,
         decoding=replace(decoding, mode=mode or default),
         context_tokens=context_tokens,

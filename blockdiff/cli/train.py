@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockdiff.cli import interrupt
+from blockdiff.cli import interrupt, train_tables
 from blockdiff.cli.console import reported_errors
 from blockdiff.config import AdapterConfig
 from blockdiff.errors import InvalidRequest
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Build a corpus and train a gated adapter.",
+    help="Build a corpus, train a gated adapter, count what drafts come from.",
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -273,3 +273,6 @@ def _parse_ranks(text: str) -> dict[str, int]:
         return {name.strip(): int(value) for name, value in pairs}
     except ValueError as error:
         raise InvalidRequest(f"cannot read --ranks {text!r}", f"write it like {_RANKS}") from error
+
+
+train_tables.register(app)

@@ -21,7 +21,7 @@ SUREST = 0.95
 _DISCOUNT = 0.7  # of every count; the share of what it leaves goes to shorter matches
 _PLACES = 64  # earlier places looked at, the latest first
 _FEW = 16  # so few, and those that agree in one token count as well
-_ALSO_COUNTED = 0.5  # share of a table in what the tables before it say, where it knows the place
+_ALSO_COUNTED = 0.7  # share of a table in what the tables before it say, where it knows the place
 _UNKNOWN = math.exp(FLOOR)
 
 _RIGHT, _WEIGHT = 0.9, 6.0  # share of an original's tokens that come back, as if seen in so many

@@ -12,6 +12,7 @@ which `verify` refuses, and never a wrong text.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,17 +124,27 @@ class NgramTable:
 
     # --- files ---------------------------------------------------------------------------------
 
-    def save(self, path: Path) -> None:
-        """Write as safetensors: entries, and how many each bucket holds."""
-        from safetensors.numpy import save_file
+    def save(self, path: Path, mode: int = 0o644) -> None:
+        """Write as safetensors: entries, and how many each bucket holds. Raises OSError.
 
-        sizes = np.diff(self.starts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {"entries": self.entries, "sizes": sizes.astype(np.uint16)},
-            path,
+        In one step, with `mode` from the first byte on: all of it is there, or nothing.
+        """
+        from safetensors.numpy import save
+
+        data = save(
+            {"entries": self.entries, "sizes": np.diff(self.starts).astype(np.uint16)},
             {"format": "blockdiff-ngrams", "version": _VERSION, "vocab_size": str(self.vocab_size)},
         )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            scratch.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            with open(os.open(scratch, flags, mode), "wb") as file:
+                file.write(data)
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path, vocab_size: int) -> NgramTable:
@@ -158,6 +169,9 @@ class NgramTable:
         right = entries.dtype == np.uint32 and sizes.dtype == np.uint16 and entries.ndim == 1
         if not (power and right and int(starts[-1]) == len(entries)):
             raise ModelCorrupt(f"{path}: its sizes do not fit")
+        tokens = (entries >> np.uint32(VALUE_BITS)) & np.uint32((1 << TOKEN_BITS) - 1)
+        if len(entries) and int(tokens.max()) >= vocab_size:
+            raise ModelCorrupt(f"{path}: it holds tokens that the model does not have")
         return cls(entries, starts, vocab_size)
 
 

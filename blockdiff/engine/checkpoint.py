@@ -24,7 +24,7 @@ from blockdiff.model.load.load import (
     load_adapter,
     load_transformer,
 )
-from blockdiff.model.load.prepare import is_prepared, prepare_gguf
+from blockdiff.model.load.prepare import embedding_rows, is_prepared, prepare_gguf
 from blockdiff.model.load.shards import shard_files
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
@@ -124,21 +124,32 @@ class Checkpoint:
         if kind is None:
             assert from_gguf is not None
             tokenizer = from_gguf.with_rows(rows, str(files.base))
-            tables: tuple[NgramTable, ...] = ()
-            if with_adapter and files.adapter is not None:
-                tables = _tables(files.adapter / NGRAMS, tokenizer.vocab_size)
+            tables = shipped_tables(files, tokenizer) if with_adapter else ()
             return cls(files.name, model, adapter, tokenizer, drafting, tables=tables)
         tokenizer = load_tokenizer(files.base, kind, rows)
         frame = published.frame_in(files.base, kind, tokenizer)
         return cls(files.name, model, adapter, tokenizer, drafting, kind, frame)
 
 
-def _tables(path: Path, vocab_size: int) -> tuple[NgramTable, ...]:
+def tokenizer_of(files: store.ModelFiles) -> Tokenizer:
+    """The tokenizer of a model that drafts, as `Checkpoint` has it, without its weights.
+
+    Raises ModelUnsupported for a published checkpoint: it drafts from no table.
+    """
+    if not files.base.is_file():
+        raise ModelUnsupported(
+            f"{files.name} does not draft from tables", "name a model that has an adapter"
+        )
+    tokenizer = Tokenizer.cached(files.base, files.tokenizer)
+    return tokenizer.with_rows(embedding_rows(files.base), str(files.base))
+
+
+def shipped_tables(files: store.ModelFiles, tokenizer: Tokenizer) -> tuple[NgramTable, ...]:
     """The table of n-grams that came with an adapter; none, said so, where it cannot be used."""
-    if not path.is_file():
+    if files.adapter is None or not (files.adapter / NGRAMS).is_file():
         return ()
     try:
-        return (NgramTable.load(path, vocab_size),)
+        return (NgramTable.load(files.adapter / NGRAMS, tokenizer.vocab_size),)
     except ModelCorrupt as error:
         _log.warning("drafting without counted n-grams: %s", error.message)
         return ()

@@ -18,6 +18,7 @@ import torch
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.drafter import CHEAP, INT8, Speculation
+from blockdiff.diffusion.personal import PersonalTables
 from blockdiff.diffusion.sampler import Sampler
 from blockdiff.engine import published
 from blockdiff.engine.checkpoint import Checkpoint
@@ -68,6 +69,7 @@ class Contexts:
             INT8 if dear else CHEAP, tables=checkpoint.tables, shared=dear
         )
         self.open = 0
+        self._personal = PersonalTables(checkpoint.name, checkpoint.tokenizer.vocab_size)
         self.passing = threading.Lock()
         self._banned = _banned(checkpoint)
         self._aside = ThreadPoolExecutor(
@@ -115,15 +117,16 @@ class Contexts:
         decoding: DecodingConfig,
         cancelled: Callable[[], bool],
         banned: Sequence[int] = (),
+        path: str = "",
     ) -> Iterator[Sampler | PublishedSampler]:
         """A sampler on the longest known prefix of a prompt; what it commits of it is kept.
 
-        It writes no token that is `banned`.
+        It writes no token that is `banned`, and may draft from what was counted around `path`.
         """
         cache = self.store.take(prompt.tokens, room=decoding.max_tokens + DRAFT_ROOM)
         self.open += 1
         try:
-            yield self.sampler(cache, prompt, decoding, cancelled, banned)
+            yield self.sampler(cache, prompt, decoding, cancelled, banned, path)
         except torch.OutOfMemoryError as error:
             self.store.clear()
             raise _out_of_memory(error) from error
@@ -138,6 +141,7 @@ class Contexts:
         decoding: DecodingConfig,
         cancelled: Callable[[], bool],
         banned: Sequence[int] = (),
+        path: str = "",
     ) -> Sampler | PublishedSampler:
         point, tokenizer = self.checkpoint, self.checkpoint.tokenizer
         chooser = Chooser(
@@ -165,9 +169,19 @@ class Contexts:
             config=decoding,
             cancelled=cancelled,
             constraint=constraint,
-            speculation=self.speculation,
+            speculation=self._drafting_for(path, decoding),
             company=lambda: self.open - 1,
         )
+
+    def _drafting_for(self, path: str, decoding: DecodingConfig) -> Speculation:
+        """With what was counted of the workspace of a file.
+
+        Not where tokens are sampled: a seed says what is drawn, whatever was counted since.
+        """
+        if decoding.temperature > 0:
+            return self.speculation
+        personal = self._personal.of(path)
+        return replace(self.speculation, tables=(*self.speculation.tables, *personal))
 
     def empty_cache(self) -> BlockCache:
         model = self.checkpoint.model

@@ -77,7 +77,8 @@ class Infilling:
         contexts, prompt = self._contexts, self._prompt
         self._began = time.monotonic()
         decoding = resolved(self._request.decoding, self._point.drafting, self._most_tokens())
-        with contexts.context(prompt, decoding, self._cancelled) as sampler:
+        path = self._request.path
+        with contexts.context(prompt, decoding, self._cancelled, path=path) as sampler:
             cached = sampler.cache.length
             yield from sampler.encoding(prompt.tokens)
             if isinstance(sampler, Sampler):

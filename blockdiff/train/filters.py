@@ -43,12 +43,19 @@ def quality(text: str) -> str:
     head = text[:3000]
     if not header_allows(head):
         return "licence_in_file"
-    if _GENERATED.search(head[:1500]):
+    return unlike_code(text)
+
+
+def unlike_code(text: str) -> str:
+    """Name of the filter for text that nobody wrote as code, "" for what somebody did."""
+    if _GENERATED.search(text[:1500]):
         return "generated"
     lines = text.splitlines()
-    longest = max(map(len, lines))
-    if len(text) / len(lines) > 80 or longest > 1000:
+    longest = max(map(len, lines), default=0)
+    if len(text) > 80 * len(lines) or longest > 1000:
         return "long_lines"
+    if not text.strip():
+        return "not_code"
     alphanumeric = sum(map(str.isalnum, text)) / len(text)
     digits = sum(map(str.isdigit, text)) / len(text)
     if alphanumeric < 0.35 or digits > 0.2:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from blockdiff.diffusion.ngrams import FLOOR, ORDERS, Hashes, NgramTable, hashes
+from blockdiff.errors import InputFileError
+from blockdiff.train.jsonl import read_jsonl
 
 _DISCOUNT = 0.5  # of every count, for what was not seen (absolute discounting)
 _SEPARATOR = -1
@@ -18,7 +22,7 @@ Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
 
-def stream(documents: Iterable[Sequence[int]]) -> Ids:
+def stream(documents: Iterable[Sequence[int] | Ids]) -> Ids:
     """All documents' tokens one after the other; no n-gram spans two of them."""
     parts = [part for d in documents for part in (np.asarray(d, np.int32), _END)]
     return np.concatenate(parts) if parts else np.zeros(0, np.int32)
@@ -90,3 +94,42 @@ def count(
 def _with_token(context: Hashes, token: Ids) -> Hashes:
     mixed = (context ^ token.astype(np.uint64)) * np.uint64(0xD6E8FEB86659FD93)
     return mixed ^ (mixed >> np.uint64(32))
+
+
+class Encoder(Protocol):
+    """What is needed of a tokenizer."""
+
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+def count_texts(
+    texts: Sequence[str], tokenizer: Encoder, entries: int, progress: Callable[[int, int], None]
+) -> tuple[NgramTable, int]:
+    """The table of texts, each a document, and how many tokens they have.
+
+    Args:
+        progress: told how many texts are encoded, of how many; the counting itself comes then.
+
+    Raises InputFileError where there is nothing to count.
+    """
+    tokens: list[Ids] = []
+    for done, text in enumerate(texts, 1):
+        tokens.append(np.asarray(tokenizer.encode(text), np.int32))
+        progress(done, len(texts))
+    total = sum(map(len, tokens))
+    if not total:
+        raise InputFileError("there is no text to count", "name a corpus with files for training")
+    return count(stream(tokens), vocab_size=tokenizer.vocab_size, entries=entries), total
+
+
+def texts_of(files: Iterable[Path]) -> frozenset[str]:
+    """The texts of held-out files. Raises InputFileError."""
+    found: set[str] = set()
+    for file in files:
+        for row in read_jsonl(file):
+            if not isinstance(text := row.get("text"), str):
+                raise InputFileError(f"{file} holds no held-out files", "see eval held-out")
+            found.add(text)
+    return frozenset(found)

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 import pytest
 
-from lsp_server import ignored as module
-from lsp_server.failures import IgnoreListUnreadable
-from lsp_server.ignored import Ignored, Verdict
+from blockdiff.errors import IgnoreListUnreadable
+from blockdiff.system import ignored as module
+from blockdiff.system.ignored import Ignored, Verdict
 from lsp_server.uris import file_of, files_of
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="paths of another kind")
@@ -73,7 +73,7 @@ def test_a_closed_file_is_closed_by_every_name(project: Path, name: str) -> None
     (project / "src" / "folder").symlink_to(project / "secret")
     query = quote(json.dumps({"path": f"{project}/secret/a.py", "ref": "~"}))
     uri = name.format(root=project, query=query)
-    assert Ignored().verdict_of(uri) is Verdict.CLOSED, files_of(uri)
+    assert Ignored().strictest(files_of(uri)) is Verdict.CLOSED, files_of(uri)
 
 
 @posix
@@ -89,7 +89,7 @@ def test_a_closed_file_is_closed_by_every_name(project: Path, name: str) -> None
 )  # fmt: skip
 def test_any_other_name_is_open_and_none_is_too_strange(project: Path, uri: str) -> None:
     (project / "loop").symlink_to("loop")
-    assert Ignored().verdict_of(uri.replace("{root}", str(project))) is Verdict.OPEN
+    assert Ignored().strictest(files_of(uri.replace("{root}", str(project)))) is Verdict.OPEN
 
 
 @posix
@@ -97,7 +97,7 @@ def test_what_git_ignores_is_no_context_by_any_name(project: Path) -> None:
     (project / "build").mkdir()
     (project / "src" / "made").symlink_to("../build")
     for uri in (f"file://{project}/build/a.py", f"file://{project}/src/made/a.py"):
-        assert Ignored().verdict_of(uri) is Verdict.NOT_AS_CONTEXT
+        assert Ignored().strictest(files_of(uri)) is Verdict.NOT_AS_CONTEXT
     # the list of a repository says nothing of another inside
     assert Ignored().verdict(project / "vendor/lib/build/a.py") is Verdict.OPEN
 
@@ -139,7 +139,7 @@ def test_what_can_be_read_of_a_list_holds_and_the_rest_is_reported_once(
 @posix
 def test_names_that_are_not_utf_8_are_closed_as_the_disk_has_them(project: Path) -> None:
     (project / ".blockdiffignore").write_bytes(b"caf\xe9.py\n")
-    assert Ignored().verdict_of(f"file://{project}/caf%E9.py") is Verdict.CLOSED
+    assert Ignored().strictest(files_of(f"file://{project}/caf%E9.py")) is Verdict.CLOSED
     assert Ignored().verdict(project / os.fsdecode(b"caf\xe9.py")) is Verdict.CLOSED
 
 

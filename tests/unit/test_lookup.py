@@ -61,7 +61,7 @@ def test_a_second_table_counts_beside_the_first() -> None:
     personal = count(stream([[4, 5, 7]] * 3 + [[8, 9, 3]] * 3), vocab_size=50, entries=99)
     text = TextNgrams([4, 5], [general, personal])
     chance, _ = text.following([4, 5])
-    assert 0.3 < chance[6] < 0.6 and 0.3 < chance[7] < 0.6
+    assert 0.2 < chance[6] < chance[7] < 0.8, "what is nearer counts for more"
     assert max(text.following([8, 9])[0].items(), key=lambda kv: kv[1])[0] == 3
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,9 +14,8 @@ from typing import Any
 
 from pathspec import GitIgnoreSpec, PathSpec
 
+from blockdiff.errors import IgnoreListUnreadable
 from blockdiff.types import no_op
-from lsp_server.failures import IgnoreListUnreadable
-from lsp_server.uris import files_of, folded
 
 GIT, OURS = ".gitignore", ".blockdiffignore"
 
@@ -65,9 +65,9 @@ class Ignored:
         self._report = report
         self._rules: dict[Path, _Rules] = {}
 
-    def verdict_of(self, uri: str) -> Verdict:
-        """For a document: the strictest for any file that it may be the text of."""
-        verdicts = {self.verdict(path) for path in files_of(uri)}
+    def strictest(self, paths: Iterable[Path]) -> Verdict:
+        """The strictest verdict for any of the files that a text may be of."""
+        verdicts = {self.verdict(path) for path in paths}
         order = (Verdict.CLOSED, Verdict.NOT_AS_CONTEXT)
         return next((verdict for verdict in order if verdict in verdicts), Verdict.OPEN)
 
@@ -143,6 +143,11 @@ def _ignores(lists: list[tuple[Path, _Rules]], path: Path, *, is_folder: bool = 
         if result.include is not None:
             ignored = result.include
     return ignored
+
+
+def folded(name: str) -> str:
+    """The same for all names that a file system which ignores case takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _lines(content: bytes) -> list[str]:
