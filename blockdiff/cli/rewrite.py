@@ -104,7 +104,6 @@ def rewrite(
     source = source_file.read(file)
     if write:
         source_file.check_writable(source)
-    default = decoding.mode if instructed else Mode.DIFFUSION
     request = RewriteRequest(
         document=source.text,
         span=find(source),
@@ -112,7 +111,7 @@ def rewrite(
         strength=_STRENGTH if strength is None else strength,
         path="" if source.path is None else source.path.absolute().as_posix(),
         language=language,
-        decoding=replace(decoding, mode=mode or default),
+        decoding=replace(decoding, mode=mode or decoding.mode),
         context_tokens=context_tokens,
     )
     unchanged = "the model left the text as it is"

@@ -56,7 +56,7 @@ def name_of(decoding: DecodingConfig) -> str:
         return "ar"
     if decoding.mode is Mode.VERIFY:
         return f"verify/{decoding.block_size}"
-    parameter: float = decoding.threshold
+    parameter: float = decoding.trust if decoding.rule is Rule.TRUST else decoding.threshold
     if decoding.rule is Rule.ENTROPY_BOUND:
         parameter = decoding.entropy_bound
     elif decoding.rule is Rule.SCHEDULE:
@@ -74,9 +74,11 @@ def grid(drafting: DraftingConfig, only: Sequence[str] = ()) -> dict[str, Decodi
     found = [DecodingConfig(mode=Mode.AR)]
     masks = sorted({drafting.draft_length, 1, 2, 4})
     found += [DecodingConfig(mode=Mode.VERIFY, block_size=count) for count in masks]
+    found += [replace(diffusion, trust=share) for share in (0.1, 0.3, 0.5, 0.7)]
+    by_threshold = replace(diffusion, rule=Rule.THRESHOLD)
     for size in (block, 2 * block):
         for threshold in (0.5, 0.7, 0.8, 0.9, 0.95):
-            found.append(replace(diffusion, threshold=threshold, block_size=size))
+            found.append(replace(by_threshold, threshold=threshold, block_size=size))
     for rule in (Rule.STABLE, Rule.ADAPTIVE):
         found += [replace(diffusion, rule=rule, threshold=t) for t in (0.7, 0.9)]
     found += [replace(diffusion, rule=Rule.SYNTAX, threshold=t) for t in (0.5, 0.9)]

@@ -263,6 +263,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "block_size": ("7", 7),
     "denoising_steps": ("3", 3),
     "threshold": ("0.5", 0.5),
+    "trust": ("0.4", 0.4),
     "entropy_bound": ("0.25", 0.25),
     "edit_threshold": ("0.6", 0.6),
     "cache": ("approximate-dual", Reuse.DUAL),

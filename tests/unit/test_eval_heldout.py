@@ -154,13 +154,14 @@ def test_drafts_are_counted_by_offset_and_language() -> None:
 
 def test_figures_of_drafts_are_sums_over_files() -> None:
     rows = [
-        draft.Drafted("a", "c", (10, 10), (5, 2), (6, 4), 15, 10),
-        draft.Drafted("b", "go", (30, 10), (5, 0), (6, 0), 33, 30),
+        draft.Drafted("a", "c", (10, 10), (5, 2), (6, 4), 14, 10, 15),
+        draft.Drafted("b", "go", (30, 10), (5, 0), (6, 0), 30, 30, 33),
         draft.Drafted("short", "go"),
     ]
     figures = draft.summarise(rows)
     assert figures["accuracy"] == [0.25, 0.1] and figures["agreement"] == [0.3, 0.2]
     assert figures["mean_accepted"] == 1.2 and figures["files"] == 2
+    assert figures["adapter_alone"] == 1.1
     assert figures["by_language"]["c"]["mean_accepted"] == 1.5
 
 

@@ -376,7 +376,7 @@ def test_the_engine_writes_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> No
         expected, found = ask(plain, wanted), ask(padded, wanted)
         assert content(found) == content(expected)
         assert any(isinstance(event, Refinement) for event in found)
-    assert {shape.rows for shape in padded._runner._graphs} == {1, 4, 8, 16}
+    assert {shape.rows for shape in padded._runner._graphs} >= {1, 4, 8, 16}
     told = []
     for engine in (plain, padded):
         reader = Reader(engine)

@@ -48,7 +48,7 @@ ADAPTERS = {name: adapter(shape, 12) for name, shape in FAMILIES.items()}
 PROMPT = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=10)
 AR = DecodingConfig(mode=Mode.AR, max_tokens=12)
 VERIFY = DecodingConfig(mode=Mode.VERIFY, block_size=3, max_tokens=12)
-DIFFUSION = DecodingConfig(mode=Mode.DIFFUSION, block_size=4, max_tokens=12)
+DIFFUSION = DecodingConfig(mode=Mode.DIFFUSION, rule=Rule.THRESHOLD, block_size=4, max_tokens=12)
 SPECULATION = st.builds(Speculation, st.sampled_from([CHEAP, INT8]), st.sampled_from([0, 4, 16]))
 MODES = pytest.mark.parametrize("decoding", [AR, VERIFY, DIFFUSION], ids=lambda d: d.mode.value)
 
@@ -183,7 +183,7 @@ def noisy_logits(
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     prompt=PROMPT,
-    width=st.integers(1, 5),
+    width=st.integers(1, 4),
     learned=st.booleans(),
 )
 @settings(max_examples=25, deadline=None)
@@ -328,7 +328,8 @@ def test_a_settled_token_stays(
     snapshots = list(run.run(prompt))
     for one, next_one in itertools.pairwise(snapshots):
         kept = min(len(one.tokens), len(next_one.tokens))
-        assert kept == len(one.tokens) or next_one.ended
+        shorter = next_one.ended or decoding.rule is Rule.TRUST  # another draft
+        assert kept == len(one.tokens) or shorter
         for i in range(kept):
             if one.settled[i]:
                 assert next_one.settled[i]

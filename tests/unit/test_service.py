@@ -549,7 +549,6 @@ def test_a_missing_model_is_reported_to_the_request(runtime: Runtime) -> None:
         ({"span": {"start": 0, "end": 99}}, "span ends at offset 99, the document has 29"),
         ({"strength": 1.5}, "strength must be 0..1, got 1.5"),
         ({"hole": {"start": 0, "end": 1}}, "unknown key 'hole'"),
-        ({"decoding": {"mode": "ar"}}, "mode ar writes from left to right"),
     ],
 )
 def test_bad_rewrites_are_refused_with_their_place(

@@ -23,6 +23,7 @@ from blockdiff.errors import (
     ModelUnsupported,
     OutputFileError,
 )
+from blockdiff.types import no_op
 from blockdiff.weights import store
 from blockdiff.weights.download import pull
 from blockdiff.weights.store import Status
@@ -419,7 +420,7 @@ def test_a_killed_pull_of_wheels_loses_one_part_at_most(world: World) -> None:
 
 def test_killed_between_the_last_byte_and_the_rename(world: World) -> None:
     world.folder.mkdir(parents=True)
-    with Partial(world.partial, store.silent) as partial:
+    with Partial(world.partial, no_op) as partial:
         partial.append(DATA)
     assert pull(NAME).base.read_bytes() == DATA  # no source is up, and none is needed
 
@@ -454,10 +455,10 @@ def test_two_pulls_at_once_download_once(world: World) -> None:
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"bytes": -4, "sha256": ""}', '{"bytes": 99}'])
 def test_a_damaged_record_starts_over(tmp_path: Path, record: str) -> None:
     path = tmp_path / "file.partial"
-    with Partial(path, store.silent) as partial:
+    with Partial(path, no_op) as partial:
         partial.append(b"0123456789")
     path.with_name("file.partial.json").write_text(record)
-    with Partial(path, store.silent) as partial:
+    with Partial(path, no_op) as partial:
         assert partial.size == 0
         partial.append(b"abc")
     assert path.read_bytes() == b"abc"
@@ -465,10 +466,10 @@ def test_a_damaged_record_starts_over(tmp_path: Path, record: str) -> None:
 
 def test_bytes_past_the_record_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "file.partial"
-    with Partial(path, store.silent) as partial:
+    with Partial(path, no_op) as partial:
         partial.append(b"0123456789")
     path.write_bytes(b"0123456789 and what a killed process left")
-    with Partial(path, store.silent) as partial:
+    with Partial(path, no_op) as partial:
         assert partial.size == 10
         partial.truncate(4)
         partial.append(b"x")

@@ -72,7 +72,7 @@ def test_the_grid_holds_every_mode_rule_and_default() -> None:
     diffusion = [d for d in found.values() if d.mode is Mode.DIFFUSION]
     assert {decoding.rule for decoding in diffusion} == set(Rule)
     assert all(tune.name_of(decoding) == name for name, decoding in found.items())
-    assert "diffusion/threshold/0.9/4" in found and "verify/1" in found
+    assert "diffusion/trust/0.3/4" in found and "verify/1" in found
 
 
 def test_patterns_choose_from_the_grid() -> None:
@@ -95,7 +95,7 @@ def rows(
     ]  # fmt: skip
 
 
-DEFAULT = "diffusion/threshold/0.9/4"
+DEFAULT = "diffusion/trust/0.3/4"
 
 
 def picked(*others: list[Tuned]) -> str:
