@@ -14,7 +14,7 @@ import torch
 from blockdiff.config import DecodingConfig, Layout, Reuse
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma, load_diffusion_gemma
-from blockdiff.diffusion.dllm.sampler import NativeSampler, as_diffusion, without_trust
+from blockdiff.diffusion.dllm.sampler import NativeSampler, as_diffusion
 from blockdiff.diffusion.dllm.uniform_sampler import UniformSampler
 from blockdiff.diffusion.sampler import Constraint
 from blockdiff.errors import InvalidRequest, ModelUnsupported
@@ -123,7 +123,6 @@ def sampler(
     holds behind that is none of it.
     """
     after: Sequence[int] = prompt.after
-    decoding = without_trust(decoding)
     if isinstance(model, DiffusionGemma):
         return UniformSampler(
             model=model,

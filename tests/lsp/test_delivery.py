@@ -261,7 +261,6 @@ PLACE = hole((0, 0))
 @pytest.mark.parametrize(
     ("method", "params"),
     [
-        ("textDocument/codeAction", {"range": PLACE, "context": {"diagnostics": BIG}}),
         ("textDocument/codeAction", {"range": BIG, "context": {"diagnostics": []}}),
         (
             "textDocument/codeAction",

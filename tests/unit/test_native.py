@@ -289,7 +289,7 @@ def test_blocks_are_written_up_to_the_last_position(kind: DiffusionKind, last: i
 
 
 def test_rules_of_ours_and_another_block_size_are_refused() -> None:
-    for rule in set(Rule) - {Rule.SCHEDULE, Rule.THRESHOLD, Rule.ENTROPY_BOUND}:
+    for rule in set(Rule) - {Rule.TRUST, Rule.SCHEDULE, Rule.THRESHOLD, Rule.ENTROPY_BOUND}:
         with pytest.raises(InvalidRequest, match=rule.value):
             sampler(BLOCK, replace(DIFFUSION, rule=rule))
     with pytest.raises(InvalidRequest, match="blocks of 4"):

@@ -58,6 +58,8 @@ class NativeSampler:
     length: int | None = None
 
     def __post_init__(self) -> None:
+        if self.config.rule is Rule.TRUST:  # the default: here is no base to trust a token by
+            self.config = replace(self.config, rule=Rule.THRESHOLD)
         if self.config.rule not in (Rule.SCHEDULE, Rule.THRESHOLD, Rule.ENTROPY_BOUND):
             raise InvalidRequest(
                 f"the rule {self.config.rule.value} works with an adapter of ours only",
@@ -348,9 +350,4 @@ def as_diffusion(config: DecodingConfig) -> DecodingConfig:
         raise InvalidRequest(
             "this checkpoint writes by diffusion, it has no mode ar", "use --mode diffusion"
         )
-    return without_trust(replace(config, mode=Mode.DIFFUSION))
-
-
-def without_trust(config: DecodingConfig) -> DecodingConfig:
-    """The default rule, where there is no base that a token could be trusted by."""
-    return replace(config, rule=Rule.THRESHOLD) if config.rule is Rule.TRUST else config
+    return replace(config, mode=Mode.DIFFUSION)

@@ -58,7 +58,7 @@ class UniformSampler:
     def __post_init__(self) -> None:
         """Raises InvalidRequest for what has no meaning without masks and blocks."""
         config, size = self.config, self.model.canvas_length
-        if config.rule not in (Rule.THRESHOLD, Rule.ENTROPY_BOUND):  # the first is the default
+        if config.rule not in (Rule.TRUST, Rule.THRESHOLD, Rule.ENTROPY_BOUND):
             raise InvalidRequest(
                 f"the rule {config.rule.value} settles masks, this checkpoint has none",
                 "leave --rule out, or use --rule entropy_bound",
