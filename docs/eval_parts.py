@@ -125,6 +125,8 @@ def drafts(rows: list[Row], digest: str) -> str:
     for precision, row in sorted(rows, key=lambda r: bool(_other(r[1], digest))):
         low, high = row["mean_accepted_ci95"]
         run = f"{row['mean_accepted']:.2f} ({low:.2f} to {high:.2f})"
+        if "adapter_alone" in row:  # without it, the adapter drafted alone
+            run += f"; adapter alone {row['adapter_alone']:.2f}"
         name = f"all{', ' + precision if precision else ''}{_other(row, digest)}"
         lines.append(_draft_line(name, row, run))
         if not _other(row, digest):
