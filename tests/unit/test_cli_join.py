@@ -71,7 +71,7 @@ def test_events_are_those_of_an_engine_of_our_own(runtime: Runtime, blockdiff: A
         status, out, err = blockdiff(*INFILL, "--json")
     events = [json.loads(line) for line in out.splitlines()]
     assert status == 0 and not err
-    kinds = [event["event"] for event in events]  # a refinement that a later one overtakes is dropped
+    kinds = [event["event"] for event in events]  # one that a later one overtakes is dropped
     assert kinds in (["refinement"] * 2 + ["finished"], ["refinement", "finished"])
     assert events[-1]["written"] is False and events[-1]["model"] == "scripted"
 

@@ -71,8 +71,9 @@ def test_a_text_that_comes_back_as_it_was_is_said(
 def test_the_request_carries_what_was_said(blockdiff: Any, program: Path) -> None:  # noqa: F811
     options = ("--language", "go", "--context-tokens", "99", "-i", "shorter")
     assert blockdiff("rewrite", "program.py", "--lines", "2-3", *options).status == 0
+    path = program.absolute().as_posix()
     wanted = RewriteRequest(
-        PROGRAM, Hole(14, 32), "shorter", path="program.py", language="go", context_tokens=99
+        PROGRAM, Hole(14, 32), "shorter", path=path, language="go", context_tokens=99
     )
     assert asked() == wanted
 
