@@ -303,7 +303,7 @@ def test_the_request_carries_the_document_its_path_and_language(
     assert isinstance(request, InfillRequest)
     assert request.document == PROGRAM
     assert (request.prefix, request.suffix) == ("def ", "  y = x\n    return y\n")
-    assert (request.path, request.language) == ("program.py", "go")
+    assert (request.path, request.language) == (program.absolute().as_posix(), "go")
     assert request.context_tokens == 99
 
 
