@@ -54,12 +54,12 @@ class RowCosts:
 
     @classmethod
     def measured(cls, one: float, exact: float, masked: float, rows: int) -> RowCosts:
-        """From the seconds of a forward of one row, of `rows` more, and of as many masks besides.
+        """From the seconds of a forward of one row, of `rows` more, and where half of these are masks.
 
         Held to what a machine can be: a moment of other work must not end all drafting.
         """
         row = min(max((exact - one) / rows / one, _LEAST_COST), _GREATEST_COST)
-        adapter = min(max((masked - exact) / one - rows * row, 0.0), 1.0)
+        adapter = min(max((masked - exact) / one, 0.0), 1.0)
         return cls(row, row, adapter)
 
 

@@ -38,7 +38,7 @@ from blockdiff.weights import store
 
 R = TypeVar("R")
 
-_ROWS, _TRIES = 4, 3  # of the forwards whose rows are timed
+_ROWS, _TRIES = 8, 3  # further rows of forwards that are timed; few alone may cost nothing
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
 _LEAST_TOKENS = 32  # fewer say more about one forward than about the speed of many
 _HALF_LIFE = 1024  # tokens after which a measurement counts half
@@ -265,13 +265,14 @@ class Engine:
             best = math.inf
             for _ in range(_TRIES):
                 began = time.perf_counter()
-                forward = sampler.verifying_forward(0, [0] * rows, lengths, _ROWS)
+                forward = sampler.verifying_forward(0, [0] * rows, lengths, _ROWS - rows)
                 logits = self.forward([forward])[0]
                 float(logits[0, 0])  # a GPU is done when its answer is there
                 best = min(best, time.perf_counter() - began)
             return best
 
-        one, exact, masked = seconds(0, ()), seconds(_ROWS, ()), seconds(_ROWS, (_ROWS,))
+        half = _ROWS // 2
+        one, exact, masked = seconds(0, ()), seconds(_ROWS, ()), seconds(half, (half,))
         return RowCosts.measured(one, exact, masked, _ROWS)
 
 
