@@ -54,7 +54,7 @@ class RowCosts:
 
     @classmethod
     def measured(cls, one: float, exact: float, masked: float, rows: int) -> RowCosts:
-        """From the seconds of a forward of one row, of `rows` more, and where half of these are masks.
+        """From the seconds of a forward of one row, of `rows` more, and with half of these masks.
 
         Held to what a machine can be: a moment of other work must not end all drafting.
         """
