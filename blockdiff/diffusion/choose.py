@@ -87,11 +87,6 @@ class Chooser:
             token = self._draw_verified(self._sharpened(logits[None])[0], guess)
         return token, float(probabilities[token]), token == guess
 
-    def most_likely(self, logits: Tensor) -> Proposal:
-        """The most likely token of each row (rows, vocab)."""
-        confidence, tokens = logits.softmax(-1).max(-1)
-        return Proposal(tuple(tokens.tolist()), tuple(confidence.tolist()))
-
     def sample(self, logits: Tensor) -> BlockProposal:
         """A token for each row (rows, vocab): the most likely one, or a draw."""
         log_probs = logits.log_softmax(-1)

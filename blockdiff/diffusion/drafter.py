@@ -91,7 +91,7 @@ class Speculation:
     def steady(self) -> Speculation:
         """The same on any machine and in any company, for sampling: what is drawn depends on what
         was drafted, and a seed must say what is drawn."""
-        return replace(self, costs=INT8 if self.costs.row > CHEAP.row else CHEAP, shared=False)
+        return replace(self, costs=INT8 if self.shared else CHEAP, shared=False)
 
 
 @dataclass(frozen=True, slots=True)

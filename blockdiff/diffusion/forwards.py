@@ -7,9 +7,8 @@ done with the logits is the business of `verify.py` and `denoise.py`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.diffusion.choose import Chooser, Proposal
-from blockdiff.diffusion.drafter import DraftTokens, Source, Speculation
+from blockdiff.diffusion.drafter import DraftTokens, Speculation
 from blockdiff.diffusion.snapshot import Constraint, Snapshot
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
@@ -57,7 +56,6 @@ class SamplerState:
     original: Sequence[int] = ()  # what a rewrite starts from: `verify` drafts from it
     company: Callable[[], int] = lambda: 0  # how many others write in the same forwards
     forwards: int = 0
-    drafted: Counter[Source] = field(default_factory=Counter)  # accepted tokens, by source
     edits: int = 0  # settled tokens replaced, rule `edit`
     returns: int = 0  # positions of a block that wanted an earlier token back
 

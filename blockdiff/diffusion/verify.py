@@ -75,7 +75,6 @@ class Verification:
             self._confidence.append(probability)
             if self._is_over or not agreed:
                 break
-        sampler.drafted.update(self._draft.sources[:index])
         sampler.cache.commit(index + 1)
         if self._drafter is not None:
             self._drafter.extend(self._accepted[before:])

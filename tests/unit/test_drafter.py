@@ -109,3 +109,10 @@ def test_masks_stand_where_they_pay(
     draft = DraftTokens((1,) * count_, confidence, (Source.COPY,) * count_)
     lengths, width = Drafter([1], Speculation(costs)).masks(draft, 4, 60)
     assert (list(lengths), width if lengths else 0) == expected
+
+
+def test_what_a_seed_draws_does_not_hang_on_how_fast_the_machine_was() -> None:
+    for shared in (False, True):
+        timed = [RowCosts(row, row, 0.1) for row in (0.005, 0.1, 0.3)]
+        found = {Speculation(costs, shared=shared).steady() for costs in timed}
+        assert len(found) == 1
