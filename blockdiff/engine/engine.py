@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -38,7 +37,7 @@ from blockdiff.weights import store
 
 R = TypeVar("R")
 
-_ROWS, _TRIES = 8, 3  # further rows of forwards that are timed; few alone may cost nothing
+_ROWS, _TRIES = (1, 8, 9, 16), 2  # of forwards that are timed: kernels take rows in groups of 8
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
 _LEAST_TOKENS = 32  # fewer say more about one forward than about the speed of many
 _HALF_LIFE = 1024  # tokens after which a measurement counts half
@@ -257,24 +256,23 @@ class Engine:
     def _row_costs(self) -> RowCosts:
         """What rows of a small forward cost here, each kind the fastest of a few tries."""
         contexts, nothing = self.contexts, Prompt((), "", 0)
-        verify = DecodingConfig(mode=Mode.VERIFY, block_size=_ROWS)
+        most, half = _ROWS[-1], _ROWS[-1] // 2
+        verify = DecodingConfig(mode=Mode.VERIFY, block_size=half)
         sampler = contexts.sampler(contexts.empty_cache(), nothing, verify, never)
         assert isinstance(sampler, Sampler)  # it has an adapter
 
-        def seconds(rows: int, lengths: Sequence[int]) -> float:
-            best = math.inf
-            for _ in range(_TRIES):
-                began = time.perf_counter()
-                forward = sampler.verifying_forward(0, [0] * rows, lengths, _ROWS - rows)
-                logits = self.forward([forward])[0]
-                float(logits[0, 0])  # a GPU is done when its answer is there
-                best = min(best, time.perf_counter() - began)
-            return best
+        def seconds(rows: int, masked: int = 0) -> float:
+            exact = rows - masked
+            lengths = (exact - 1,) if masked else ()
+            began = time.perf_counter()
+            forward = sampler.verifying_forward(0, [0] * (exact - 1), lengths, masked)
+            logits = self.forward([forward])[0]
+            float(logits[0, 0])  # a GPU is done when its answer is there
+            return time.perf_counter() - began
 
-        half = _ROWS // 2
-        one, exact, masked = seconds(0, ()), seconds(_ROWS, ()), seconds(half, (half,))
-        return RowCosts.measured(one, exact, masked, _ROWS)
-
+        tries = [({n: seconds(n) for n in _ROWS}, seconds(most, half)) for _ in range(_TRIES)]
+        exact = {rows: min(found[rows] for found, _ in tries) for rows in _ROWS}
+        return RowCosts.measured(exact, min(masked for _, masked in tries))
 
 
 class MovingRate:
