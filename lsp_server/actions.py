@@ -22,7 +22,7 @@ from lsp_server.faults import faults
 from lsp_server.instruction import Instruction, instruction_in
 from lsp_server.mending import mended
 from lsp_server.messages import DocumentId, Outcome, RewriteParams
-from lsp_server.sessions import Progress, Sessions
+from lsp_server.sessions import OnEvent, Sessions
 
 KIND = "refactor.rewrite.blockdiff"
 COMMAND = "blockdiff.run"
@@ -70,7 +70,7 @@ class ActionParams:
     strength: float = -1.0
 
 
-Work = Callable[[Progress], Awaitable[Outcome]]
+Work = Callable[[OnEvent], Awaitable[Outcome]]
 """What is left to do of an action once it is known to make sense."""
 
 
@@ -168,7 +168,7 @@ class Actions:
         blank = Blank(said.start, said.end, shown=said.shown)
         return lambda progress: self._sessions.revise(document, blank, rewrite, progress=progress)
 
-    async def _undisturbed(self, document: Document, work: Work, progress: Progress) -> Outcome:
+    async def _undisturbed(self, document: Document, work: Work, progress: OnEvent) -> Outcome:
         """Do it for as long as nobody edits the document."""
         task, whole = asyncio.current_task(), [(0, len(document.text))]
         assert task is not None
@@ -181,12 +181,12 @@ class Actions:
                 raise
 
     async def _write(
-        self, document: Document, blank: Blank, extent: Extent, progress: Progress
+        self, document: Document, blank: Blank, extent: Extent, progress: OnEvent
     ) -> Outcome:
         return await self._sessions.fill(document, [blank], extent=extent, progress=progress)
 
     async def _parsed(
-        self, document: Document, blank: Blank, extent: Extent, progress: Progress
+        self, document: Document, blank: Blank, extent: Extent, progress: OnEvent
     ) -> Outcome:
         """The same, unless an error comes of it."""
         outcome = await self._write(document, blank, extent, progress)

@@ -19,7 +19,7 @@ from lsp_server.failures import DoesNotParse
 from lsp_server.faults import Fault, broken_lines, faults
 from lsp_server.messages import DocumentId, Outcome, RewriteParams
 from lsp_server.repair import Change, mends, repaired
-from lsp_server.sessions import Progress, Sessions
+from lsp_server.sessions import OnEvent, Sessions
 
 _INSTRUCTION = "Fix the syntax error and change nothing else."
 _LEAST_LIKE = 0.6  # of what stood there, 0 to 1; less alike is no repair but another text
@@ -29,7 +29,7 @@ _Attempt = Callable[[], Awaitable[Outcome]]
 
 
 async def mended(
-    sessions: Sessions, document: Document, language: str, at: int, progress: Progress
+    sessions: Sessions, document: Document, language: str, at: int, progress: OnEvent
 ) -> Outcome:
     """The edit that mends the error nearest to an offset.
 
@@ -55,7 +55,7 @@ async def mended(
 
 
 def _attempts(
-    sessions: Sessions, document: Document, fault: Fault, progress: Progress
+    sessions: Sessions, document: Document, fault: Fault, progress: OnEvent
 ) -> Iterator[_Attempt]:
     """What the model is asked for, the smallest first."""
     text = document.text

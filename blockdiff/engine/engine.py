@@ -31,9 +31,18 @@ from blockdiff.model import masks
 from blockdiff.model.cuda.weight_only import is_weight_only
 from blockdiff.model.forward import Forward
 from blockdiff.model.int8.quantized import is_quantized
-from blockdiff.model.load.load import DraftingConfig, Progress
+from blockdiff.model.load.load import DraftingConfig
 from blockdiff.model.load.tokenizer import Tokenizer
-from blockdiff.types import Event, InfillRequest, Request, RewriteRequest, Unread, Warmed, no_op
+from blockdiff.types import (
+    Event,
+    InfillRequest,
+    OnProgress,
+    Request,
+    RewriteRequest,
+    Unread,
+    Warmed,
+    no_op,
+)
 from blockdiff.weights import store
 
 R = TypeVar("R")
@@ -74,7 +83,7 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         cache_bytes: int = DEFAULT_BYTES,
-        progress: Progress = no_op,
+        progress: OnProgress = no_op,
     ) -> Engine:
         """Load a model; a GGUF base is unpacked into the cache folder on first use.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from blockdiff.client.wire import EngineState
 from blockdiff.errors import BlockdiffError, Cancelled, as_error
 from blockdiff.service.scheduler import Job, Scheduler
-from blockdiff.types import Priority, Progress, Refinement, Unread, no_op
+from blockdiff.types import OnProgress, Priority, Progress, Refinement, Unread, no_op
 
 if TYPE_CHECKING:
     from blockdiff.engine.batch import Batch, Told
@@ -26,10 +26,7 @@ _RETRY_SECONDS = (1.0, 60.0)  # between attempts to load: doubled from the first
 
 log = logging.getLogger("blockdiff.service")
 
-Report = Callable[[str, float], None]
-"""Called with what is being done and the done share, 0 to 1."""
-
-Load: TypeAlias = "Callable[[Report], Engine]"
+Load: TypeAlias = "Callable[[OnProgress], Engine]"
 
 
 @dataclass(eq=False)

@@ -23,9 +23,11 @@ from blockdiff.errors import InputFileError, OutputFileError
 from blockdiff.train.filters import Benchmark, Duplicates, normalise, path_allowed, quality
 from blockdiff.train.licences import is_permissive
 from blockdiff.train.sources import Package, SourceFile, Sources, language_of
+from blockdiff.types import no_op
 
 Split = Literal["train", "heldout"]
-Progress = Callable[[str, int, int], None]
+OnPackage = Callable[[str, int, int], None]
+"""Called with a package's name, packages done, packages in all."""
 
 LANGUAGE_WEIGHTS: Mapping[str, float] = {
     "python": 0.60,
@@ -144,7 +146,7 @@ def build(
     sources: Sources | None = None,
     exclude: tuple[Path, ...] = (),
     options: BuildOptions | None = None,
-    progress: Progress | None = None,
+    on_package: OnPackage = no_op,
 ) -> dict[str, Any]:
     """Builds a corpus into the folder `out` and returns its manifest.
 
@@ -153,7 +155,6 @@ def build(
     Args:
         sources: where packages are found; by default what `Sources.discover` finds.
         exclude: benchmark files; a file that shares a word 10-gram or a signature is dropped.
-        progress: called with (package name, packages done, packages in all).
 
     Raises:
         InputFileError: a source or benchmark file cannot be read.
@@ -168,7 +169,7 @@ def build(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        manifest = _Builder(partial, benchmark, options or BuildOptions()).run(packages, progress)
+        manifest = _Builder(partial, benchmark, options or BuildOptions()).run(packages, on_package)
         _replace(partial, target)
     except OSError as error:
         raise OutputFileError(f"cannot write {target}: {error}", "check space and rights") from None
@@ -191,16 +192,14 @@ class _Builder:
         self._by_licence: Counter[str] = Counter()
         self._shards = {split: _Shards(folder, split) for split in ("train", "heldout")}
 
-    def run(self, packages: list[Package], progress: Progress | None) -> dict[str, Any]:
+    def run(self, packages: list[Package], on_package: OnPackage) -> dict[str, Any]:
         for done, package in enumerate(packages):
-            if progress:
-                progress(package.name, done, len(packages))
+            on_package(package.name, done, len(packages))
             if package.permissive:
                 self._package(package)
             else:
                 self._excluded.append((package.name, package.version, package.licence))
-        if progress:
-            progress("", len(packages), len(packages))
+        on_package("", len(packages), len(packages))
         return self._finish()
 
     def _package(self, package: Package) -> None:

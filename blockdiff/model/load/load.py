@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,6 @@ from blockdiff.model.load.kinds import Body, published, read_json
 from blockdiff.model.load.shards import Shards, check_shape, refuse_unread, shard_files
 from blockdiff.model.load.tensor_names import HUB, Sources, sources
 from blockdiff.model.transformer import Transformer
-
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the done share, 0 to 1."""
 
 FORMAT = 1  # of a prepared folder; raise it when the layout of the tensors changes
 

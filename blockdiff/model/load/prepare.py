@@ -38,11 +38,11 @@ from blockdiff.model.int8.packing import (
 from blockdiff.model.load.families import config_from_gguf, unpermute
 from blockdiff.model.load.gguf_file import Gguf, GgufTensor, open_gguf
 from blockdiff.model.load.kinds import read_json
-from blockdiff.model.load.load import FORMAT, Progress, parameter_shapes
+from blockdiff.model.load.load import FORMAT, parameter_shapes
 from blockdiff.model.load.shards import check_shape, is_finite, joined, refuse_unread
 from blockdiff.model.load.tensor_names import GGUF, Sources, sources
 from blockdiff.model.load.tied import same_matrix
-from blockdiff.types import no_op
+from blockdiff.types import OnProgress, no_op
 
 _ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
 _SHARD_BYTES = 500_000_000
@@ -54,7 +54,7 @@ _TOKENS = "tokenizer.ggml.tokens"
 def prepare_gguf(
     path: Path,
     folder: Path,
-    progress: Progress = no_op,
+    progress: OnProgress = no_op,
     *,
     int8: bool = False,
 ) -> None:
@@ -258,7 +258,7 @@ def _unpack(tensor: GgufTensor) -> Tensor:
 
 
 def write_shards(
-    tensors: Iterator[tuple[str, Tensor]], folder: Path, total: int, progress: Progress
+    tensors: Iterator[tuple[str, Tensor]], folder: Path, total: int, progress: OnProgress
 ) -> None:
     shard: dict[str, Tensor] = {}
     done = held = count = 0
