@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockdiff.config import DecodingConfig
-from blockdiff.system.ignored import Ignored as IgnoreFiles
-from blockdiff.system.ignored import Verdict
+from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
 from lsp_server.document import Document
 from lsp_server.documents import Documents

@@ -18,7 +18,7 @@ from pygls.lsp.server import LanguageServer
 import blockdiff
 from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import BlockdiffError
-from blockdiff.system.ignored import Ignored
+from blockdiff.system.ignored import IgnoreFiles
 from lsp_server import greeting, messages, settings
 from lsp_server.actions import COMMAND, Action, ActionParams, Actions, Offer
 from lsp_server.configuration import NOTHING, SECTION, Configuration
@@ -66,7 +66,7 @@ class Server(LanguageServer):
         self.engine = EngineLink(
             self.settings.engine, runtime or Runtime.default(), self._show_status
         )
-        ignored = Ignored(self._warn)
+        ignored = IgnoreFiles(self._warn)
         self.context = Context(
             self.documents, self.settings.context, self.ring, ignored, self.engine
         )

@@ -36,7 +36,7 @@ class Denoising:
         self._behind = sampler.positions_left - 1  # the last token, which is not committed yet
         self._most = len(canvas.tokens) or min(sampler.config.max_tokens, self._behind + 1)
         self._size = sampler.config.block_size
-        self._block: Block | None = None
+        self._block: NoisyBlock | None = None
         self._before = 0  # forwards, when the block was opened
         self._ended = False
         self._accept(self._kept())
@@ -58,7 +58,7 @@ class Denoising:
             # an exact row does not see what the canvas keeps behind the mask, a noisy one does
             self._pending.pop()
             start = start.behind(self._accepted.pop(), self._confidence.pop())
-        self._block = Block(sampler, start)
+        self._block = NoisyBlock(sampler, start)
         return self._block.opening_forward(self._pending)
 
     def take(self, answer: Tensor) -> Snapshot | None:
@@ -113,7 +113,7 @@ class Denoising:
         return constraint.allowed(self._accepted) if constraint else None
 
 
-class Block:
+class NoisyBlock:
     """The positions that are denoised together, from masks to tokens.
 
     Positions behind a settled end token whose predecessors are all settled do not matter. Under

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Draft:
+class HoleCanvas:
     """The hole of a sequence: tokens in place of masks, one after another.
 
     Attributes:

@@ -140,7 +140,7 @@ class Infilling:
 
     # --- rule syntax ---------------------------------------------------------------------------
 
-    def _attempts(self, sampler: Sampler) -> Iterator[remasking.Attempt]:
+    def _attempts(self, sampler: Sampler) -> Iterator[remasking.Remask]:
         """Ways to write what does not parse again, the second further from the draft."""
         tried: set[int] = set()
         for keep in (True, False):

@@ -52,7 +52,7 @@ def most_tokens(span: int, room: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TokenGroup:
     """Tokens that change together, and their text in the document."""
 
     tokens: tuple[int, ...]
@@ -64,7 +64,7 @@ class Piece:
 class _Way:
     """What may stand in the place of a piece, and by how many nats the text becomes likelier."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TokenGroup, ...]
     gain: float
 
 
@@ -97,7 +97,7 @@ class Renoise:
             )
         self._rest = span.rest
         self._pieces = [
-            Piece(span.tokens[slice(*unit.tokens)], original[slice(*unit.source)])
+            TokenGroup(span.tokens[slice(*unit.tokens)], original[slice(*unit.source)])
             for unit in span.units
         ]
         self._left = math.ceil(strength * len(span.tokens))  # tokens that may still change
@@ -214,15 +214,15 @@ class Renoise:
             count += size
         return len(self._pieces), count, False
 
-    def _ways(self, at: int, first: Scored) -> list[tuple[Piece, ...]]:
+    def _ways(self, at: int, first: Scored) -> list[tuple[TokenGroup, ...]]:
         """What may stand in the place of a piece: other tokens, nothing, or a token before it."""
         piece, rest = self._pieces[at], self._rest if at == 0 else ""
-        others: list[Piece] = []
+        others: list[TokenGroup] = []
         for token in first.likeliest:
             if token not in piece.tokens and len(others) < _OTHERS:
                 if (text := self._spelled(token)) is not None and text.startswith(rest):
-                    others.append(Piece((token,), text[len(rest) :]))
-        ways: list[tuple[Piece, ...]] = [(other,) for other in others]
+                    others.append(TokenGroup((token,), text[len(rest) :]))
+        ways: list[tuple[TokenGroup, ...]] = [(other,) for other in others]
         if not rest:
             ways += [(), *((other, piece) for other in others[:1])]
         return ways
@@ -245,7 +245,12 @@ class Renoise:
         return ahead if ahead > size else 0
 
     def _weighed(
-        self, sampler: Sampler, last: int, at: int, ways: Sequence[tuple[Piece, ...]], ahead: int
+        self,
+        sampler: Sampler,
+        last: int,
+        at: int,
+        ways: Sequence[tuple[TokenGroup, ...]],
+        ahead: int,
     ) -> Generator[Forward, Tensor, list[_Way]]:
         """By how much each makes likelier what follows, with itself."""
         piece = self._pieces[at]
@@ -298,7 +303,7 @@ class Renoise:
         found = (tuple(tokens), tuple(settled), tuple(confidence))
         return self.drafts.refinement(Snapshot(*found, sampler.forwards, ended), elapsed)
 
-    def _text(self, pieces: Sequence[Piece]) -> str:
+    def _text(self, pieces: Sequence[TokenGroup]) -> str:
         return "".join(piece.text for piece in pieces)
 
     def _verdict(self, text: str) -> Generator[Any, Any, SyntaxState]:

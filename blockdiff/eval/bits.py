@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.results import resampled_ratio
 from blockdiff.model.transformer import Transformer
-from blockdiff.train.sequences import Encoder, SequenceConfig, sequences
+from blockdiff.train.sequences import SequenceConfig, TextCodec, sequences
 from blockdiff.train.step import clean_pass
 
 _ROWS = 64  # of logits at a time
@@ -44,7 +44,7 @@ class Surprised:
 def compare(
     model: Transformer,
     against: Transformer,
-    tokenizer: Encoder,
+    tokenizer: TextCodec,
     file: HeldOutFile,
     length: int,
     seed: int,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from blockdiff.model.cache import KeyValues
-from blockdiff.model.transformer import Gate, Part, Transformer
+from blockdiff.model.transformer import Gate, Segment, Transformer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +60,7 @@ def run(model: Transformer, forwards: Sequence[Forward]) -> list[Tensor]:
         hidden = model.hidden(one.tokens, one.positions, one.mask, one.cache, one.gate, one.look)
         rows = [hidden[0, _wanted(one)]]
     else:
-        parts = [Part(one.size, one.mask, one.cache) for one in forwards]
+        parts = [Segment(one.size, one.mask, one.cache) for one in forwards]
         hidden = model.hidden_together(
             torch.cat([one.tokens for one in forwards], dim=1),
             torch.cat([one.positions for one in forwards], dim=1),

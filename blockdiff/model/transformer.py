@@ -41,7 +41,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Segment:
     """The positions of one sequence among those that share a forward.
 
     Attributes:
@@ -136,7 +136,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        mask: Tensor | Sequence[Part],
+        mask: Tensor | Sequence[Segment],
         cache: KeyValues | None,
         gate: Gate | None,
     ) -> Tensor:
@@ -161,7 +161,7 @@ class Attention(nn.Module):
         out = out.transpose(1, 2).reshape(batch, new, self.q_size)
         return _gated(self.o, "o", self.layer, out, gate)
 
-    def _attend_apart(self, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part]) -> Tensor:
+    def _attend_apart(self, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Segment]) -> Tensor:
         """Each part over its own keys and values; (1, heads, all positions, head_dim)."""
         sizes = [part.size for part in parts]
         own = zip(*(torch.split(some, sizes, 2) for some in (q, k, v)), strict=True)
@@ -222,7 +222,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        mask: Tensor | Sequence[Part],
+        mask: Tensor | Sequence[Segment],
         cache: KeyValues | None,
         gate: Gate | None,
     ) -> Tensor:
@@ -242,7 +242,7 @@ class Layers(Protocol):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        parts: Sequence[Part],
+        parts: Sequence[Segment],
         gate: Gate | None,
         look: Callable[[], None] | None = None,
     ) -> Tensor:
@@ -304,7 +304,7 @@ class Transformer(nn.Module):
         x = self._embedded(tokens, gate)
         rotary = rotary_tables(self.config, positions)
         if self.fused is not None and mask.dim() == 2 and self.fused.takes([cache], gate):
-            part = Part(tokens.shape[1], mask, cast(KeyValues, cache))
+            part = Segment(tokens.shape[1], mask, cast(KeyValues, cache))
             return self.fused.run(x, rotary, [part], gate, look)
         rows = self._rows(mask, positions)
         for block in self.blocks:
@@ -315,7 +315,7 @@ class Transformer(nn.Module):
         return normed
 
     def hidden_together(
-        self, tokens: Tensor, positions: Tensor, parts: Sequence[Part], gate: Gate | None = None
+        self, tokens: Tensor, positions: Tensor, parts: Sequence[Segment], gate: Gate | None = None
     ) -> Tensor:
         """As `hidden`, for several sequences laid end to end, each over its own cache.
 

@@ -59,7 +59,7 @@ class _Start:
         )
 
 
-class Encoder:
+class EventEncoder:
     """Of one stream."""
 
     def __init__(self) -> None:

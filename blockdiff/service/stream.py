@@ -11,7 +11,7 @@ from enum import IntEnum
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from blockdiff.service.encoder import Encoder
+from blockdiff.service.encoder import EventEncoder
 from blockdiff.service.scheduler import Message
 from blockdiff.types import Progress, Refinement, Unread
 
@@ -109,7 +109,7 @@ class EventStream(Response):
         self._gone()
 
     async def _send_messages(self, send: Send) -> None:
-        encoder = Encoder()
+        encoder = EventEncoder()
         message: Message | None = None
         while message is None or _kind(message)[0] is not _Order.END:
             message = await self._mailbox.take(_HEARTBEAT_SECONDS)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from blockdiff.errors import InputFileError, OutputFileError
 from blockdiff.train.filters import Benchmark, Duplicates, normalise, path_allowed, quality
 from blockdiff.train.licences import is_permissive
-from blockdiff.train.sources import Package, SourceFile, Sources, language_of
+from blockdiff.train.sources import Package, PackageFile, Sources, language_of
 from blockdiff.types import no_op
 
 Split = Literal["train", "heldout"]
@@ -46,7 +46,7 @@ _MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class CorpusFile:
     """One source file of the corpus."""
 
     text: str
@@ -73,7 +73,7 @@ class BuildOptions:
 class Corpus:
     """A corpus on disk, opened for reading. Immutable; documents are held in memory."""
 
-    def __init__(self, documents: Mapping[str, tuple[Document, ...]], manifest: dict[str, Any]):
+    def __init__(self, documents: Mapping[str, tuple[CorpusFile, ...]], manifest: dict[str, Any]):
         self._documents = documents
         self.manifest = manifest
 
@@ -100,7 +100,7 @@ class Corpus:
             raise InputFileError(f"the corpus in {root} is incomplete", "build it again")
         return cls(documents, manifest)
 
-    def documents(self, split: Split) -> tuple[Document, ...]:
+    def documents(self, split: Split) -> tuple[CorpusFile, ...]:
         """All documents of a split in their stored order."""
         return self._documents[split]
 
@@ -110,7 +110,7 @@ class Corpus:
         seed: int,
         epoch: int,
         weights: Mapping[str, float] | None = LANGUAGE_WEIGHTS,
-    ) -> Iterator[Document]:
+    ) -> Iterator[CorpusFile]:
         """As many shuffled documents as the split holds; the same arguments give the same order.
 
         With `weights` a language's expected share of the *text* is its weight (languages without
@@ -123,7 +123,7 @@ class Corpus:
         if weights is None or split == "heldout":
             yield from chance.sample(pool, len(pool))
             return
-        by_language: dict[str, list[Document]] = defaultdict(list)
+        by_language: dict[str, list[CorpusFile]] = defaultdict(list)
         for document in pool:
             if weights.get(document.language, 0.0) > 0.0:
                 by_language[document.language].append(document)
@@ -134,7 +134,7 @@ class Corpus:
         for name in names:
             mean = sum(len(d.text) for d in by_language[name]) / len(by_language[name])
             odds.append(weights[name] / mean)
-        queues: dict[str, list[Document]] = {name: [] for name in names}
+        queues: dict[str, list[CorpusFile]] = {name: [] for name in names}
         for name in chance.choices(names, odds, k=len(pool)):
             if not queues[name]:
                 queues[name] = chance.sample(by_language[name], len(by_language[name]))
@@ -213,7 +213,7 @@ class _Builder:
             else:
                 room -= kept
 
-    def _admit(self, package: Package, file: SourceFile, room: int) -> int | str:
+    def _admit(self, package: Package, file: PackageFile, room: int) -> int | str:
         """Bytes written, or the name of the filter that dropped the file."""
         licence = file.licence or package.licence
         if file.licence and not is_permissive(file.licence):
@@ -368,11 +368,11 @@ def data_card(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _read_shard(path: Path) -> Iterator[Document]:
+def _read_shard(path: Path) -> Iterator[CorpusFile]:
     with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
         for line in lines:
             row = json.loads(line)
-            yield Document(row["text"], row["language"], row["path"], row["package"])
+            yield CorpusFile(row["text"], row["language"], row["path"], row["package"])
 
 
 def _digest(text: str) -> str:

@@ -22,12 +22,12 @@ from blockdiff.diffusion.dllm.readers import CanvasReader, KeptReader
 from blockdiff.diffusion.dllm.sampler import NativeSampler
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.load.kinds import Attention, Body, DiffusionKind, Family
+from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind, Family
 from blockdiff.model.transformer import Transformer
 from tests.unit import tiny
 
 MASK, HOLES, STEPS = 21, 60, 600
-KIND = DiffusionKind(Family.LLADA, Body.QWEN2, Attention.FULL, False, MASK, None)
+KIND = DiffusionKind(Family.LLADA, Body.QWEN2, AttentionPattern.FULL, False, MASK, None)
 
 
 def trained(steps: int) -> Transformer:

@@ -19,7 +19,7 @@ from blockdiff.model.int8 import library
 from blockdiff.model.int8.packing import pack
 from blockdiff.model.int8.quantized import install_adapter
 from blockdiff.model.load.load import build
-from blockdiff.model.transformer import Gate, Part, Transformer
+from blockdiff.model.transformer import Gate, Segment, Transformer
 
 pytestmark = pytest.mark.skipif(
     library.available() != "", reason="no C compiler: " + library.available()
@@ -149,7 +149,7 @@ def test_sequences_that_share_a_forward_get_what_they_get_alone() -> None:
         alone.append(run(model, cache, tokens, Gate(drafter, masked, new - 1)))
         caches.append((cache, tokens))
     parts = [
-        Part(len(tokens), masks.causal(cache.length, len(tokens)), cache)
+        Segment(len(tokens), masks.causal(cache.length, len(tokens)), cache)
         for cache, tokens in caches
     ]
     positions = [torch.arange(cache.length, cache.length + len(t))[None] for cache, t in caches]

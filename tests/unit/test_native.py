@@ -22,17 +22,17 @@ from blockdiff.diffusion.sampler import Snapshot
 from blockdiff.diffusion.unmask import timestep_counts
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model import masks
-from blockdiff.model.load.kinds import Attention, Body, DiffusionKind, Family
+from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind, Family
 from tests.unit import tiny
 
 MASK, EXPAND, DELETE = 31, 30, 29
 SHAPE = tiny.FAMILIES["qwen3"]
 MODEL = tiny.transformer(SHAPE)
-CANVAS = DiffusionKind(Family.LLADA, Body.QWEN3, Attention.FULL, False, MASK, None)
+CANVAS = DiffusionKind(Family.LLADA, Body.QWEN3, AttentionPattern.FULL, False, MASK, None)
 RESIZING = replace(
     CANVAS, family=Family.DREAMON, shift=True, expand_token_id=EXPAND, delete_token_id=DELETE
 )
-BLOCK = DiffusionKind(Family.SDAR, Body.QWEN3, Attention.BLOCK, False, MASK, 4)
+BLOCK = DiffusionKind(Family.SDAR, Body.QWEN3, AttentionPattern.BLOCK, False, MASK, 4)
 SHIFTED = replace(BLOCK, shift=True, family=Family.FAST_DLLM)
 DIFFUSION = DecodingConfig(mode=Mode.DIFFUSION, rule=Rule.SCHEDULE, max_tokens=10)
 PROMPT = [3, 1, 4, 1, 5, 9]

@@ -17,13 +17,13 @@ from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.diffusion.choose import BlockProposal, Chooser
 from blockdiff.diffusion.dllm.length import FIRST_LENGTH, Resizing, calibrated_length
 from blockdiff.diffusion.dllm.readers import BlockReader, CanvasReader, KeptReader, Reader
-from blockdiff.diffusion.draft import Draft
+from blockdiff.diffusion.draft import HoleCanvas
 from blockdiff.diffusion.snapshot import Constraint, Foregone, Generation, Snapshot
 from blockdiff.diffusion.unmask import most_confident, schedule_counts, settle, timestep_counts
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.forward import Forward
-from blockdiff.model.load.kinds import Attention, DiffusionKind, Family
+from blockdiff.model.load.kinds import AttentionPattern, DiffusionKind, Family
 from blockdiff.model.transformer import Transformer
 
 # Their published loop ranks positions by entropy and has a schedule of its own.
@@ -69,7 +69,7 @@ class NativeSampler:
         self._mask = self.kind.mask_token_id
         size, asked = self.kind.block_size, self.config.block_size
         self._reader: BlockReader | CanvasReader | KeptReader
-        if self.kind.attention is Attention.BLOCK:
+        if self.kind.attention is AttentionPattern.BLOCK:
             assert size is not None
             if asked not in (0, size):
                 raise InvalidRequest(
@@ -105,7 +105,7 @@ class NativeSampler:
 
         Raises Cancelled between two forwards, InvalidRequest where the model's context ends.
         """
-        draft = Draft(list(prompt), list(self.after), self._mask)
+        draft = HoleCanvas(list(prompt), list(self.after), self._mask)
         self._fits(len(prompt) + len(self.after))
         if not isinstance(self._reader, BlockReader):
             yield from self._fill(draft, self._reader)
@@ -130,7 +130,7 @@ class NativeSampler:
 
     # --- block-causal ---------------------------------------------------------------------------
 
-    def _append(self, draft: Draft, reader: BlockReader) -> Iterator[Snapshot]:
+    def _append(self, draft: HoleCanvas, reader: BlockReader) -> Iterator[Snapshot]:
         """Block after block behind the prompt (SDAR, LLaDA2, Fast-dLLM v2, Tiny-A2D)."""
         start, size = len(draft.before), reader.size
         sub = self.kind.sub_block_size or size
@@ -157,13 +157,13 @@ class NativeSampler:
                     break
         yield self._snapshot(draft, most, final=True)
 
-    def _ended(self, draft: Draft) -> bool:
+    def _ended(self, draft: HoleCanvas) -> bool:
         """Whether an end token stands behind nothing but settled ones."""
         return any(token in self.stop for token in draft.tokens[: draft.open_at])
 
     # --- bidirectional --------------------------------------------------------------------------
 
-    def _fill(self, draft: Draft, reader: Reader) -> Iterator[Snapshot]:
+    def _fill(self, draft: HoleCanvas, reader: Reader) -> Iterator[Snapshot]:
         """A hole between two texts: Dream, DreamOn, LLaDA and their like."""
         most = self.config.max_tokens
         self._fits(len(draft.sequence) + 1)
@@ -187,7 +187,7 @@ class NativeSampler:
         yield self._snapshot(draft, most, final=True)
 
     def _first_length(
-        self, draft: Draft, reader: Reader, most: int, resizing: Resizing | None
+        self, draft: HoleCanvas, reader: Reader, most: int, resizing: Resizing | None
     ) -> int:
         if self.length is not None:
             return min(self.length, most)
@@ -203,7 +203,7 @@ class NativeSampler:
 
         return calibrated_length(confidence, most)
 
-    def _resize(self, draft: Draft, reader: Reader, resizing: Resizing) -> Iterator[Snapshot]:
+    def _resize(self, draft: HoleCanvas, reader: Reader, resizing: Resizing) -> Iterator[Snapshot]:
         """Denoise while masks become two, or none (DreamOn)."""
         grown = step = 0
         while draft.open_at < len(draft.tokens):
@@ -233,7 +233,7 @@ class NativeSampler:
 
     # --- one step -------------------------------------------------------------------------------
 
-    def _denoise(self, draft: Draft, window: range, reader: Reader) -> Iterator[None]:
+    def _denoise(self, draft: HoleCanvas, window: range, reader: Reader) -> Iterator[None]:
         """Settle every mask of a window, as many steps as the rule takes; yields after each."""
         n, step = sum(draft.masked[i] for i in window), 0
         if isinstance(reader, BlockReader):  # schedules count a whole block, where it begins filled
@@ -250,7 +250,7 @@ class NativeSampler:
 
     def _propose(
         self,
-        draft: Draft,
+        draft: HoleCanvas,
         window: range,
         reader: Reader,
         never: Sequence[int] = (),
@@ -293,7 +293,7 @@ class NativeSampler:
         counts = [count for count in counts if count]
         return most_confident(rank, masked, counts[step] if step < len(counts) else len(masked))
 
-    def _settled_bound(self, draft: Draft, window: range, proposal: BlockProposal) -> bool:
+    def _settled_bound(self, draft: HoleCanvas, window: range, proposal: BlockProposal) -> bool:
         """A healed token is bound to its text: it settles alone, before the others."""
         at = draft.open_at
         if at not in window or self._limit(draft) is None:
@@ -303,12 +303,12 @@ class NativeSampler:
         self._settle(draft, at, int(token), float(sure))
         return True
 
-    def _settle(self, draft: Draft, at: int, token: int, confidence: float) -> None:
+    def _settle(self, draft: HoleCanvas, at: int, token: int, confidence: float) -> None:
         draft.tokens[at] = draft.shown[at] = token
         draft.masked[at] = False
         draft.confidence[at] = confidence
 
-    def _limit(self, draft: Draft) -> Sequence[int] | None:
+    def _limit(self, draft: HoleCanvas) -> Sequence[int] | None:
         """Ids that the first mask is bound to; None: it is free."""
         if self.constraint is None:
             return None
@@ -325,7 +325,7 @@ class NativeSampler:
         if self.cancelled():
             raise Cancelled("the request was cancelled")
 
-    def _snapshot(self, draft: Draft, most: int, final: bool = False) -> Snapshot:
+    def _snapshot(self, draft: HoleCanvas, most: int, final: bool = False) -> Snapshot:
         """The hole up to `most` tokens, or up to its end token once all before that is settled."""
         end = min(len(draft.tokens), most)
         fits = not isinstance(self._reader, BlockReader) and self.length is None

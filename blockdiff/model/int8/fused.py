@@ -19,7 +19,7 @@ from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache, KeyValues
 from blockdiff.model.int8.library import Matrix, native
 from blockdiff.model.int8.quantized import QuantizedLinear, QuantizedLowRank
-from blockdiff.model.transformer import Block, FeedForward, Gate, Part, Transformer
+from blockdiff.model.transformer import Block, FeedForward, Gate, Segment, Transformer
 
 TARGETS = ("qkv", "o", "gate_up", "down")  # in the library's order
 _LANES = 16  # what widths are multiples of
@@ -128,7 +128,7 @@ class FusedLayers:
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        parts: Sequence[Part],
+        parts: Sequence[Segment],
         gate: Gate | None,
         look: Callable[[], None] | None = None,
     ) -> Tensor:

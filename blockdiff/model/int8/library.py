@@ -34,7 +34,7 @@ _SECONDS = 120.0  # a compiler that takes longer hangs
 HINT = "install gcc or clang, or: pip install ziglang"
 
 
-class Part(ctypes.Structure):
+class MatrixPart(ctypes.Structure):
     """Some rows of a matrix, as the library takes them."""
 
     _fields_ = [
@@ -79,7 +79,7 @@ class Native:
         self._fork = _openmp()
         self.backend = str(library.blockdiff_backend().decode())
 
-    def linear(self, parts: ctypes.Array[Part], x: Tensor, n_out: int) -> Tensor:
+    def linear(self, parts: ctypes.Array[MatrixPart], x: Tensor, n_out: int) -> Tensor:
         """x (m, k) W^T + b, float32 and contiguous, as (m, n_out)."""
         m, k = x.shape
         out = torch.empty(m, n_out)
@@ -98,7 +98,7 @@ class Native:
         start = scratch.data_ptr() + -scratch.data_ptr() % _ALIGNED
         self._library.blockdiff_stack(at, start, self._fork, threads)
 
-    def rows(self, part: Part, k: int, indices: Sequence[int]) -> Tensor:
+    def rows(self, part: MatrixPart, k: int, indices: Sequence[int]) -> Tensor:
         """Rows of a matrix, float32, (indices, k). Raises IndexError for one that is not there."""
         if indices and not (0 <= min(indices) and max(indices) < part.n):
             raise IndexError(f"rows {min(indices)} to {max(indices)} of a matrix of {part.n}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from blockdiff.model.adapter import GatedAdapter, LowRank
 from blockdiff.model.int8.arena import Arena
-from blockdiff.model.int8.library import Matrix, Part, native
+from blockdiff.model.int8.library import Matrix, MatrixPart, native
 from blockdiff.model.int8.packing import GROUP, Packed, pack
 from blockdiff.model.transformer import Transformer
 
@@ -33,7 +33,7 @@ class QuantizedLinear(nn.Module):
         self.out_features = sum(part.rows for part in parts)
         self._data = [arena.copy(part.data) for part in parts]
         self._bias = bias
-        self._parts = (Part * len(parts))()
+        self._parts = (MatrixPart * len(parts))()
         row = 0
         for slot, part, data in zip(self._parts, parts, self._data, strict=True):
             slot.kind, slot.n, slot.packed = part.format.code, part.rows, data.data_ptr()

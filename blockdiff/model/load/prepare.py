@@ -40,7 +40,7 @@ from blockdiff.model.load.gguf_file import Gguf, GgufTensor, open_gguf
 from blockdiff.model.load.kinds import read_json
 from blockdiff.model.load.load import FORMAT, parameter_shapes
 from blockdiff.model.load.shards import check_shape, is_finite, joined, refuse_unread
-from blockdiff.model.load.tensor_names import GGUF, Sources, sources
+from blockdiff.model.load.tensor_names import GGUF, TensorSources, sources
 from blockdiff.model.load.tied import same_matrix
 from blockdiff.types import OnProgress, no_op
 
@@ -108,7 +108,7 @@ def embedding_rows(path: Path) -> int:
     return config.vocab_size
 
 
-def gguf_sources(file: Gguf) -> tuple[TransformerConfig, Sources]:
+def gguf_sources(file: Gguf) -> tuple[TransformerConfig, TensorSources]:
     """Shape of a GGUF file's model, and what each of our tensors is made of; all are there.
 
     Raises ModelCorrupt and ModelUnsupported as `prepare_gguf`.
