@@ -89,7 +89,7 @@ def forward_ms(engine: Engine, prompt: Sequence[int], repeats: int) -> dict[int,
         engine.behind(prompt, DecodingConfig(mode=Mode.AR, max_tokens=1)) as sampler,
         torch.inference_mode(),
     ):
-        sampler.encode(prompt)
+        sampler.prefill(prompt)
         cache, device = sampler.cache, sampler.model.device
         for width in WIDTHS:
             tokens = torch.full((1, width), prompt[-1], dtype=torch.long, device=device)

@@ -235,7 +235,7 @@ def clients(engine: Engine, found: Sequence[Place], mode: Mode, tokens: int) -> 
         prompt = found[number].prompt
         with engine.behind(prompt, decoding) as sampler:
             sampler.stop = frozenset()
-            yield from sampler.encoding(prompt)
+            yield from sampler.prefilling(prompt)
             with sampler.writing(prompt) as generation:
                 while (forward := generation.next_forward()) is not None:
                     if (draft := generation.take((yield forward))) is not None:

@@ -102,7 +102,7 @@ class Ours:
         with engine.behind(prompt, decoding, heal) as sampler:
             encoded = len(prompt) - sampler.cache.length
             with torch.inference_mode():
-                sampler.encode(prompt)
+                sampler.prefill(prompt)
             ready = time.perf_counter()
             sampler.stop = frozenset()
             prepare(sampler)

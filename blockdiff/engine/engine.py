@@ -54,7 +54,7 @@ _HALF_LIFE = 1024  # tokens after which a measurement counts half
 
 
 class Engine:
-    """Serves requests one by one, or several by a `Batch`; what one encoded is reused by the next.
+    """Serves requests one by one, or several by a `Batch`; what one prefilled the next reuses.
 
     Attributes:
         checkpoint: the model and all that belongs to it.
@@ -64,7 +64,7 @@ class Engine:
     """
 
     def __init__(self, checkpoint: Checkpoint, cache_bytes: int = DEFAULT_BYTES) -> None:
-        """`cache_bytes` of encoded context are kept for later requests."""
+        """`cache_bytes` of prefilled context are kept for later requests."""
         self.checkpoint = checkpoint
         self.name = checkpoint.name
         self.device = str(checkpoint.model.device)
@@ -98,7 +98,7 @@ class Engine:
 
     @property
     def context_speed(self) -> float:
-        """Context tokens encoded per second, lately; 0.0 while unknown."""
+        """Context tokens prefilled per second, lately; 0.0 while unknown."""
         return self._speed.per_second
 
     @property
@@ -125,12 +125,12 @@ class Engine:
         return self.checkpoint.adapter is not None
 
     def forget(self) -> None:
-        """Drop all encoded contexts."""
+        """Drop all prefilled contexts."""
         self.contexts.store.clear()
 
     @property
     def cache_entries(self) -> int:
-        """How many encoded contexts are kept."""
+        """How many prefilled contexts are kept."""
         return self.contexts.store.entries
 
     @property
@@ -162,7 +162,7 @@ class Engine:
     def warm(self, request: InfillRequest, cancelled: Callable[[], bool] = never) -> Warmed:
         """Encode the context of a request that is expected, write nothing.
 
-        Raises as `infill`. What is encoded when it is cancelled stays usable.
+        Raises as `infill`. What is prefilled when it is cancelled stays usable.
         """
         (warmed,) = events_of(self._warming(request, cancelled), self.forward)
         assert isinstance(warmed, Warmed)
@@ -234,7 +234,7 @@ class Engine:
         decoding = resolved(request.decoding, point.drafting)
         with self.contexts.context(prompt, decoding, cancelled) as sampler:
             cached = sampler.cache.length
-            yield from sampler.encoding(prompt.tokens)
+            yield from sampler.prefilling(prompt.tokens)
         elapsed = 1e3 * (time.monotonic() - began)
         return Warmed(request.request_id, len(prompt.tokens), cached, elapsed)
 
@@ -253,12 +253,12 @@ class Engine:
 
     @torch.inference_mode()
     def _measure(self) -> None:
-        """Find out how fast context is encoded. The first forward reads the weights in."""
+        """Find out how fast context is prefilled. The first forward reads the weights in."""
         decoding = DecodingConfig(mode=Mode.AR)
         contexts, nothing = self.contexts, Prompt((), "", 0)
         sampler = contexts.sampler(contexts.empty_cache(), nothing, decoding, never)
         for length in _MEASURED_LENGTHS:
-            for forward in sampler.encoding([0] * (length + 1)):
+            for forward in sampler.prefilling([0] * (length + 1)):
                 self.forward([forward])
         if self.drafts:
             contexts.speculation = replace(contexts.speculation, costs=self._row_costs())

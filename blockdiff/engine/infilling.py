@@ -80,7 +80,7 @@ class Infilling:
         path = self._request.path
         with contexts.context(prompt, decoding, self._cancelled, path=path) as sampler:
             cached = sampler.cache.length
-            yield from sampler.encoding(prompt.tokens)
+            yield from sampler.prefilling(prompt.tokens)
             if isinstance(sampler, Sampler):
                 sampler.original = self._original()
             with sampler.writing(prompt.tokens) as generation:
@@ -169,11 +169,11 @@ class Infilling:
         start = draft.snapshot.first(count)
         tokens = [*prompt, *start.tokens]
         try:
-            yield from exact.encoding(tokens)
+            yield from exact.prefilling(tokens)
             with exact.writing(tokens) as generation:
                 return (yield from self._written(generation, start))
         finally:
-            sampler.forwards = exact.forwards + (count > 0)  # one encodes what is kept
+            sampler.forwards = exact.forwards + (count > 0)  # one prefills what is kept
             sampler.cache.truncate(min(sampler.cache.length, len(prompt) - 1))
 
     def _faults_aside(self, draft: Draft) -> Writing[Faults]:

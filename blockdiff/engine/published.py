@@ -14,7 +14,7 @@ import torch
 from blockdiff.config import DecodingConfig, Layout, Reuse
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma, load_diffusion_gemma
-from blockdiff.diffusion.dllm.sampler import NativeSampler, as_diffusion
+from blockdiff.diffusion.dllm.sampler import AbsorbingSampler, as_diffusion
 from blockdiff.diffusion.dllm.uniform_sampler import UniformSampler
 from blockdiff.diffusion.sampler import Constraint
 from blockdiff.errors import InvalidRequest, ModelUnsupported
@@ -28,14 +28,14 @@ from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 from blockdiff.types import InfillRequest
 
-PublishedSampler: TypeAlias = NativeSampler | UniformSampler
+PublishedSampler: TypeAlias = AbsorbingSampler | UniformSampler
 
 _SYSTEM = "You write source code."
 _ASKED = "Write a source file. Answer with one code block and nothing else."
 _FENCE = "```"
 
 
-def is_native(kind: DiffusionKind | None) -> bool:
+def is_diffusion(kind: DiffusionKind | None) -> bool:
     """Whether a checkpoint is a diffusion model itself; None: it is ours."""
     return kind is not None and kind.attention is not AttentionPattern.CAUSAL
 
@@ -92,7 +92,7 @@ def adapted(request: InfillRequest, kind: DiffusionKind | None, instructed: bool
             "use `blockdiff rewrite --instruction ...`, or a model that `blockdiff models list` "
             "says can infill",
         )
-    if not is_native(kind):
+    if not is_diffusion(kind):
         return request
     return replace(request, decoding=as_diffusion(request.decoding))
 
@@ -134,7 +134,7 @@ def sampler(
             after=after,
             constraint=constraint,
         )
-    return NativeSampler(
+    return AbsorbingSampler(
         model=model,
         kind=kind,
         cache=cache,

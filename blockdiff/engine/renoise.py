@@ -132,7 +132,7 @@ class Renoise:
                         "give an instruction, or use a model of `blockdiff models list`",
                     )
                 cached = sampler.cache.length
-                yield from sampler.encoding(prompt.tokens)
+                yield from sampler.prefilling(prompt.tokens)
                 home = sampler.cache.length
                 try:
                     yield from self._mended(sampler)
@@ -257,11 +257,11 @@ class Renoise:
         own = list(islice(self._from(at), ahead))
         behind = own[len(piece.tokens) :]
         texts = [[t for one in way for t in one.tokens] + behind for way in ways]
-        nats = yield from weighed(sampler, last, [own, *texts])
-        base = sum(nats[0])
+        nll = yield from weighed(sampler, last, [own, *texts])
+        base = sum(nll[0])
         return [
             _Way(way, base - sum(found) - (0 if len(way) == 1 else _OTHER_LENGTH))
-            for way, found in zip(ways, nats[1:], strict=True)
+            for way, found in zip(ways, nll[1:], strict=True)
         ]
 
     def _from(self, at: int) -> Iterator[int]:
@@ -286,7 +286,7 @@ class Renoise:
             end = start + len(piece.tokens)
             if end > len(known):
                 break
-            confidence = tuple(math.exp(-one.nats) for one in known[start:end])
+            confidence = tuple(math.exp(-one.nll) for one in known[start:end])
             self._pieces[index] = replace(piece, confidence=confidence)
             start = end
 

@@ -30,7 +30,7 @@ class Guessed:
     Attributes:
         places: tokens that were guessed at.
         right: how many of them were right.
-        runs: tokens that a forward would have settled, its own one included, summed over places.
+        runs: tokens that a forward would have accepted, its own one included, summed over places.
     """
 
     places: int = 0

@@ -28,7 +28,7 @@ class Forward:
         cache: takes the drafts of keys and values.
         gate: noisy positions; None: base weights everywhere.
         wanted: first position whose logits are asked for; None: only keys and values are.
-        look: called before every layer of a forward that runs alone; what it raises ends it.
+        on_layer: called before every layer of a forward that runs alone; what it raises ends it.
     """
 
     tokens: Tensor
@@ -37,7 +37,7 @@ class Forward:
     cache: KeyValues
     gate: Gate | None = None
     wanted: int | None = 0
-    look: Callable[[], None] | None = None
+    on_layer: Callable[[], None] | None = None
 
     @property
     def size(self) -> int:
@@ -53,11 +53,13 @@ def run(model: Transformer, forwards: Sequence[Forward]) -> list[Tensor]:
     """Run forwards in one pass, all on one adapter; see `Runner`.
 
     Rows are made contiguous for the head: a strided view sends the product down a path 80 times
-    slower. Raises what `look` of a lone forward raises.
+    slower. Raises what `on_layer` of a lone forward raises.
     """
     if len(forwards) == 1:
         one = forwards[0]
-        hidden = model.hidden(one.tokens, one.positions, one.mask, one.cache, one.gate, one.look)
+        hidden = model.hidden(
+            one.tokens, one.positions, one.mask, one.cache, one.gate, one.on_layer
+        )
         rows = [hidden[0, _wanted(one)]]
     else:
         parts = [Segment(one.size, one.mask, one.cache) for one in forwards]

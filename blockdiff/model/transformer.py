@@ -244,7 +244,7 @@ class Layers(Protocol):
         rotary: tuple[Tensor, Tensor],
         parts: Sequence[Segment],
         gate: Gate | None,
-        look: Callable[[], None] | None = None,
+        on_layer: Callable[[], None] | None = None,
     ) -> Tensor:
         """(1, new, hidden_size) of embedded positions, which it may overwrite."""
         ...
@@ -284,7 +284,7 @@ class Transformer(nn.Module):
         mask: Tensor,
         cache: KeyValues | None = None,
         gate: Gate | None = None,
-        look: Callable[[], None] | None = None,
+        on_layer: Callable[[], None] | None = None,
     ) -> Tensor:
         """Final hidden states, after the last norm.
 
@@ -295,7 +295,7 @@ class Transformer(nn.Module):
             positions: (batch or 1, new) absolute positions.
             mask: boolean, (new, past + new) or (batch, 1, new, past + new); see `masks`.
             gate: noisy positions and the adapter that acts on them; None: base weights everywhere.
-            look: called before each layer; what it raises ends the forward, with drafts at most
+            on_layer: called before each layer; what it raises ends the forward, with drafts at most
                 in the cache.
 
         Returns:
@@ -305,11 +305,11 @@ class Transformer(nn.Module):
         rotary = rotary_tables(self.config, positions)
         if self.fused is not None and mask.dim() == 2 and self.fused.takes([cache], gate):
             part = Segment(tokens.shape[1], mask, cast(KeyValues, cache))
-            return self.fused.run(x, rotary, [part], gate, look)
+            return self.fused.run(x, rotary, [part], gate, on_layer)
         rows = self._rows(mask, positions)
         for block in self.blocks:
-            if look is not None:
-                look()
+            if on_layer is not None:
+                on_layer()
             x = block(x, rotary, rows, cache, gate)
         normed: Tensor = self.norm(x)
         return normed

@@ -25,7 +25,7 @@ from blockdiff.types import Finished, Hole, InfillRequest
 from tests.unit import tiny
 
 DOCUMENT = "def f(x):\n    y = \n    return y\n"
-pytestmark = pytest.mark.skipif(bool(library.available()), reason="no native library here")
+pytestmark = pytest.mark.skipif(bool(library.available()), reason="no int8 library here")
 
 
 def quiet(what: str, share: float) -> None:

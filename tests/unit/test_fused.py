@@ -198,17 +198,17 @@ def test_it_can_be_stopped_before_every_layer() -> None:
     model = packed(SHAPES["three layers"])
     cache, seen = BlockCache(model.config), []
 
-    def look() -> None:
+    def on_layer() -> None:
         seen.append(None)
         if len(seen) == 5:
             raise Cancelled("stop")
 
     tokens, positions = torch.tensor([TOKENS[:6]]), torch.arange(6)[None]
     whole = model.hidden(tokens, positions, masks.causal(0, 6), cache)
-    watched = model.hidden(tokens, positions, masks.causal(0, 6), cache, look=look)
+    watched = model.hidden(tokens, positions, masks.causal(0, 6), cache, on_layer=on_layer)
     assert len(seen) == 3 and torch.equal(watched, whole)
     with pytest.raises(Cancelled):
-        model.hidden(tokens, positions, masks.causal(0, 6), cache, look=look)
+        model.hidden(tokens, positions, masks.causal(0, 6), cache, on_layer=on_layer)
     assert cache.length == 0
     assert torch.equal(model.hidden(tokens, positions, masks.causal(0, 6), cache), whole)
 

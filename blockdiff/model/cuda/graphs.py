@@ -241,14 +241,14 @@ class GraphedRunner:
 
     @torch.inference_mode()
     def __call__(self, forwards: Sequence[Forward]) -> list[Tensor]:
-        """See `Runner`. Raises what `look` of a lone forward raises."""
+        """See `Runner`. Raises what `on_layer` of a lone forward raises."""
         shape = self._shape(forwards[0]) if len(forwards) == 1 else None
         if shape is None:
             return run(self._model, forwards)
         one = forwards[0]
         assert isinstance(one.cache, BlockCache) and one.wanted is not None
-        if one.look is not None:
-            one.look()
+        if one.on_layer is not None:
+            one.on_layer()
         one.cache.reserve(one.cache.length + one.size)
         try:
             mirror, logits = self._buffers()

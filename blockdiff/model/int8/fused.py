@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache, KeyValues
-from blockdiff.model.int8.library import Matrix, native
+from blockdiff.model.int8.library import Matrix, loaded
 from blockdiff.model.int8.quantized import QuantizedLinear, QuantizedLowRank
 from blockdiff.model.transformer import Block, FeedForward, Gate, Segment, Transformer
 
@@ -94,7 +94,7 @@ class FusedLayers:
         if not can_fuse(model):
             raise ValueError("these layers cannot be fused")
         config = model.config
-        self._library = native()
+        self._library = loaded()
         self._kept: list[object] = [model.blocks, model.norm]  # what the library points at
         self._layers = (_Layer * config.n_layers)()
         for layer, module in zip(self._layers, model.blocks, strict=True):
@@ -130,7 +130,7 @@ class FusedLayers:
         rotary: tuple[Tensor, Tensor],
         parts: Sequence[Segment],
         gate: Gate | None,
-        look: Callable[[], None] | None = None,
+        on_layer: Callable[[], None] | None = None,
     ) -> Tensor:
         """Final hidden states of embedded positions; see `Transformer.hidden_together`.
 
@@ -138,7 +138,7 @@ class FusedLayers:
             x: (1, new, hidden_size), float32; is overwritten and returned.
             rotary: cosines and sines, (1, 1, new, head_dim).
             parts: masks are (size, past + size).
-            look: called before each layer.
+            on_layer: called before each layer.
         """
         x = x.contiguous()
         cos, sin = (table.contiguous() for table in rotary)
@@ -165,11 +165,11 @@ class FusedLayers:
             ctypes.addressof(noisy),
             len(noisy),
         )
-        if look is None:
+        if on_layer is None:
             self._library.stack(forward)
             return x
         for index in range(self._model.n_layers):
-            look()
+            on_layer()
             forward.first, forward.last = index, index + 1
             self._library.stack(forward)
         return x

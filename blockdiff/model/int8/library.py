@@ -51,7 +51,7 @@ class Matrix(ctypes.Structure):
     _fields_ = [("parts", ctypes.c_void_p), ("n_parts", ctypes.c_int64)]
 
 
-class Native:
+class Library:
     """The library.
 
     Attributes:
@@ -109,7 +109,7 @@ class Native:
 
 
 @cache
-def native() -> Native:
+def loaded() -> Library:
     """The library, compiled if it is not yet. Raises DeviceUnavailable where that cannot be."""
     name = f"linear-int8-{_key()}.so"
     folder = next((folder for folder in _folders() if _is_ours(folder)), None)
@@ -118,7 +118,7 @@ def native() -> Native:
             return _compiled(Path(lent) / name)  # once loaded it does not need its file
     try:
         with private.pinned(folder / name) as path:
-            return Native(path)
+            return Library(path)
     except (OSError, AttributeError, NotPermitted):
         pass  # none yet, cut short, of another machine, or open to others: made again
     return _compiled(folder / name)
@@ -128,7 +128,7 @@ def native() -> Native:
 def available() -> str:
     """Why int8 cannot be used, or nothing."""
     try:
-        native()
+        loaded()
     except DeviceUnavailable as error:
         return error.message
     return ""
@@ -136,7 +136,7 @@ def available() -> str:
 
 def is_fast() -> bool:
     """Whether int8 is worth its while here: with vector instructions for it."""
-    return not available() and native().backend != "portable"
+    return not available() and loaded().backend != "portable"
 
 
 def _folders() -> list[Path]:
@@ -156,7 +156,7 @@ def _is_ours(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
-def _compiled(path: Path) -> Native:
+def _compiled(path: Path) -> Library:
     compilers = _compilers()
     if not compilers:
         raise DeviceUnavailable("int8 needs a C compiler, none was found", HINT)
@@ -171,7 +171,7 @@ def _compiled(path: Path) -> Native:
             ran = child.run(command, seconds=_SECONDS)
             if ran.returncode == 0:
                 scratch.chmod(0o700)
-                library = Native(scratch)
+                library = Library(scratch)
                 os.replace(scratch, path)
                 return library
             said = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]

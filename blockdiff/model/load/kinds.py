@@ -76,7 +76,7 @@ class DiffusionKind:
         mask_token_id: the noise; None where there is none (autoregressive), or any token is.
         block_size: tokens of a block, or of a canvas behind a causal prompt: 1 for autoregressive
             ones, None for one bidirectional canvas.
-        sub_block_size: tokens that settle before the next ones of their block begin to; None: all.
+        sub_block_size: tokens unmasked before the next ones of their block; None: all.
         expand_token_id: predicted at a mask, it makes two masks of it; None where not trained.
         delete_token_id: predicted at a mask, it takes the mask away; None where not trained.
         layout: how an infill is laid out; None: it cannot infill, only follow instructions.

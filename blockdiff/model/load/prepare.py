@@ -226,7 +226,7 @@ def _unpack_all(
 
 
 def _pack(tensor: GgufTensor, heads: int) -> Packed:
-    """A matrix in the order of the native product; `heads` of Llama's queries or keys."""
+    """A matrix in the order of the compiled product; `heads` of Llama's queries or keys."""
     inputs = tensor.shape[1]
     check_width(inputs)
     form, raw = packed_format(tensor.kind.name), tensor.data
