@@ -12,7 +12,7 @@ from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
 from lsp_server.document import Document
 from lsp_server.documents import Documents
-from lsp_server.engine import EngineLink
+from lsp_server.engine_link import EngineLink
 from lsp_server.failures import Ignored
 from lsp_server.indentation import indentation
 from lsp_server.settings import ContextSettings

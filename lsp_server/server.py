@@ -25,7 +25,7 @@ from lsp_server.configuration import NOTHING, SECTION, Configuration
 from lsp_server.context import Context
 from lsp_server.delivery import Delivery
 from lsp_server.document import Encoding
-from lsp_server.engine import EngineLink
+from lsp_server.engine_link import EngineLink
 from lsp_server.failures import to_protocol
 from lsp_server.inline import Inline
 from lsp_server.lenient import converter

@@ -1,7 +1,7 @@
 """From a checkpoint and what was prefilled before to a sampler on a prompt's longest known prefix.
 
-What writes a request (`Infilling`, `Several`, `Renoise`) is given the `Contexts` of an engine, and
-no more of it.
+What writes a request (`Infilling`, `MultiHole`, `Renoise`) is given the `Contexts` of an engine,
+and no more of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from blockdiff.infill.healing import HealingConstraint
 from blockdiff.infill.layout import Prompt
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.int8.quantized import is_quantized
-from blockdiff.model.load.load import DraftingConfig
+from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.syntax.grammars import give_way_by
 

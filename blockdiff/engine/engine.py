@@ -23,7 +23,7 @@ from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.contexts import Contexts, never, resolved
 from blockdiff.engine.devices import choose_device, choose_dtype, choose_runner
 from blockdiff.engine.infilling import Infilling
-from blockdiff.engine.multi_hole import Several
+from blockdiff.engine.multi_hole import MultiHole
 from blockdiff.engine.prefix_store import DEFAULT_BYTES
 from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.infill.rewrite import Frame
@@ -31,7 +31,7 @@ from blockdiff.model import masks
 from blockdiff.model.cuda.weight_only import is_weight_only
 from blockdiff.model.forward import Forward
 from blockdiff.model.int8.quantized import is_quantized
-from blockdiff.model.load.load import DraftingConfig
+from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.types import (
     Event,
@@ -212,7 +212,7 @@ class Engine:
             yield event.read() if isinstance(event, Unread) else event
 
     def _filling(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
-        kind = Several if request.also else Infilling
+        kind = MultiHole if request.also else Infilling
         return kind(self.contexts, request, cancelled).steps()
 
     def _rewriting(self, request: RewriteRequest, cancelled: Callable[[], bool]) -> Steps:

@@ -17,7 +17,7 @@ from blockdiff.infill.layout import Prompt
 from blockdiff.types import Filled, Finished, InfillRequest
 
 
-class Several:
+class MultiHole:
     """A request with several holes: each is written by an `Infilling` of its own, the others blank.
 
     What stands before a hole and all holes above it is prefilled once: in the order of the text

@@ -21,9 +21,9 @@ from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.layout import Prompt
 from blockdiff.infill.turns import conversation, style_of
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.load.from_folder import DraftingConfig, load_transformer
 from blockdiff.model.load.hub_tokenizer import frame_of
 from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind
-from blockdiff.model.load.load import DraftingConfig, load_transformer
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 from blockdiff.types import InfillRequest

@@ -62,11 +62,11 @@ def run(model: Transformer, forwards: Sequence[Forward]) -> list[Tensor]:
         )
         rows = [hidden[0, _wanted(one)]]
     else:
-        parts = [Segment(one.size, one.mask, one.cache) for one in forwards]
+        segments = [Segment(one.size, one.mask, one.cache) for one in forwards]
         hidden = model.hidden_together(
             torch.cat([one.tokens for one in forwards], dim=1),
             torch.cat([one.positions for one in forwards], dim=1),
-            parts,
+            segments,
             _joint_gate(forwards),
         )
         pieces = torch.split(hidden[0], [one.size for one in forwards])

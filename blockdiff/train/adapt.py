@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blockdiff.config import AdapterConfig, Layout
 from blockdiff.model.adapter import GatedAdapter
-from blockdiff.model.load.load import DraftingConfig
+from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.transformer import Transformer
 from blockdiff.train.corpus import Corpus, CorpusFile
 from blockdiff.train.loop import SequenceStream, TrainConfig, Trainer

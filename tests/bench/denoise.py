@@ -26,8 +26,8 @@ from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.sampler import AbsorbingSampler
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.kinds import kind_of
-from blockdiff.model.load.load import load_transformer
 from blockdiff.model.transformer import Transformer
 from tests.unit.tiny import last
 

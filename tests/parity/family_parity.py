@@ -24,8 +24,8 @@ from transformers import DynamicCache, PreTrainedModel
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind, kind_of
-from blockdiff.model.load.load import load_transformer
 from blockdiff.model.transformer import Transformer
 from tests.parity.family_checkpoints import (
     CHECKPOINTS,

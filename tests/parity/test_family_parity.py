@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from blockdiff.model import masks
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.kinds import AttentionPattern, kind_of
-from blockdiff.model.load.load import load_transformer
 from docs import checkpoints_parts
 from tests.parity.family_checkpoints import CHECKPOINTS, LENGTH, tokens
 from tests.parity.family_parity import (

@@ -17,7 +17,7 @@ from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.sampler import AbsorbingSampler
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.transformer import Transformer
 from tests.parity.family_checkpoints import MASK
 from tests.parity.generation_cases import CASES, FOLDER, PROMPTS, Case

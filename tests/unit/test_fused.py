@@ -18,7 +18,7 @@ from blockdiff.model.cache import BlockCache
 from blockdiff.model.int8 import library
 from blockdiff.model.int8.packing import pack
 from blockdiff.model.int8.quantized import install_adapter
-from blockdiff.model.load.load import build
+from blockdiff.model.load.from_folder import build
 from blockdiff.model.transformer import Gate, Segment, Transformer
 
 pytestmark = pytest.mark.skipif(
@@ -148,7 +148,7 @@ def test_sequences_that_share_a_forward_get_what_they_get_alone() -> None:
         tokens = TOKENS[length : length + new]
         alone.append(run(model, cache, tokens, Gate(drafter, masked, new - 1)))
         caches.append((cache, tokens))
-    parts = [
+    segments = [
         Segment(len(tokens), masks.causal(cache.length, len(tokens)), cache)
         for cache, tokens in caches
     ]
@@ -159,7 +159,7 @@ def test_sequences_that_share_a_forward_get_what_they_get_alone() -> None:
     together = model.hidden_together(
         torch.tensor([[token for _, tokens in caches for token in tokens]]),
         torch.cat(positions, dim=1),
-        parts,
+        segments,
         Gate(drafter, masked, noisy),
     )
     assert torch.equal(together[0], torch.cat(alone))

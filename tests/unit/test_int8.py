@@ -24,7 +24,7 @@ from blockdiff.model.cache import BlockCache
 from blockdiff.model.int8 import library as int8_library
 from blockdiff.model.int8.packing import Packed, pack, pack_q4_k, pack_q6_k
 from blockdiff.model.int8.quantized import QuantizedLinear, install_adapter, is_quantized
-from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 
 pytestmark = pytest.mark.skipif(
@@ -211,7 +211,7 @@ def test_with_the_cache_it_is_what_it_is_without() -> None:
     """Rounding of activations may turn a last bit of attention into a step of int8: a few parts
     in a thousand, where an error of the cache would be of the size of the logits."""
     model = transformer(WIDE, seed=8)
-    from blockdiff.model.load.load import build
+    from blockdiff.model.load.from_folder import build
 
     state = dict(model.named_parameters())
     packed = {name: [pack(t.detach())] for name, t in state.items() if t.dim() == 2}

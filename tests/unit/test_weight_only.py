@@ -25,7 +25,7 @@ from blockdiff.model.cuda.weight_only import (
     rounded,
 )
 from blockdiff.model.load.convert import convert
-from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.types import Finished, Hole, InfillRequest
 from tests.unit.tiny_checkpoint import checkpoint
 

@@ -128,7 +128,7 @@ class FusedLayers:
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        parts: Sequence[Segment],
+        segments: Sequence[Segment],
         gate: Gate | None,
         on_layer: Callable[[], None] | None = None,
     ) -> Tensor:
@@ -137,17 +137,17 @@ class FusedLayers:
         Args:
             x: (1, new, hidden_size), float32; is overwritten and returned.
             rotary: cosines and sines, (1, 1, new, head_dim).
-            parts: masks are (size, past + size).
+            segments: masks are (size, past + size).
             on_layer: called before each layer.
         """
         x = x.contiguous()
         cos, sin = (table.contiguous() for table in rotary)
-        parts_masks = [part.mask.contiguous() for part in parts]
-        sequences = (_Sequence * len(parts))()
-        for slot, part, mask in zip(sequences, parts, parts_masks, strict=True):
-            cache = cast(BlockCache, part.cache)
-            buffer = cache.open(part.size)
-            slot.rows, slot.past, slot.capacity = part.size, cache.length, cache.capacity
+        all_masks = [segment.mask.contiguous() for segment in segments]
+        sequences = (_Sequence * len(segments))()
+        for slot, segment, mask in zip(sequences, segments, all_masks, strict=True):
+            cache = cast(BlockCache, segment.cache)
+            buffer = cache.open(segment.size)
+            slot.rows, slot.past, slot.capacity = segment.size, cache.length, cache.capacity
             slot.cache, slot.mask = buffer.data_ptr(), mask.data_ptr()
         noisy = _stretches(gate, x.shape[1])
         pairs = None if gate is None else ctypes.addressof(self._pairs_of(gate.adapter))

@@ -36,9 +36,9 @@ from blockdiff.model.int8.packing import (
     packed_format,
 )
 from blockdiff.model.load.families import config_from_gguf, unpermute
+from blockdiff.model.load.from_folder import FORMAT, parameter_shapes
 from blockdiff.model.load.gguf_file import Gguf, GgufTensor, open_gguf
 from blockdiff.model.load.kinds import read_json
-from blockdiff.model.load.load import FORMAT, parameter_shapes
 from blockdiff.model.load.shards import check_shape, is_finite, joined, refuse_unread
 from blockdiff.model.load.tensor_names import GGUF, TensorSources, sources
 from blockdiff.model.load.tied import same_matrix
