@@ -33,6 +33,8 @@ from blockdiff.model.forward import Forward
 from blockdiff.model.int8.quantized import is_quantized
 from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.load.tokenizer import Tokenizer
+from blockdiff.syntax.grammars import language_of
+from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import (
     Event,
     InfillRequest,
@@ -213,11 +215,11 @@ class Engine:
 
     def _filling(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
         kind = MultiHole if request.also else Infilling
-        return kind(self.contexts, request, cancelled).steps()
+        return kind(self.contexts, _with_language(request), cancelled).steps()
 
     def _rewriting(self, request: RewriteRequest, cancelled: Callable[[], bool]) -> Steps:
         frame = Frame.of(request.document, request.span)
-        inner = request.infill(frame.hole)
+        inner = _with_language(request.infill(frame.hole))
         writer: Infilling | renoise.Renoise
         if request.instruction.strip():
             writer = Infilling(self.contexts, inner, cancelled, request.instruction)
@@ -229,7 +231,7 @@ class Engine:
     def _warming(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
         began = time.monotonic()
         point = self.checkpoint
-        request = published.adapted(request, point.kind, instructed=False)
+        request = published.adapted(_with_language(request), point.kind, instructed=False)
         prompt = build_prompt(request, point.tokenizer, point.drafting.layout)
         decoding = resolved(request.decoding, point.drafting)
         with self.contexts.context(prompt, decoding, cancelled) as sampler:
@@ -284,6 +286,11 @@ class Engine:
         one, exact, masked = seconds(0, ()), seconds(_ROWS, ()), seconds(half, (half,))
         return RowCosts.measured(one, exact, masked, _ROWS)
 
+
+def _with_language(request: InfillRequest) -> InfillRequest:
+    """With its language by the name of `language_of`, so that nobody asks for it again."""
+    first_line = to_lf(request.document[:200]).split("\n", 1)[0]
+    return replace(request, language=language_of(request.path, request.language, first_line))
 
 
 class MovingRate:

@@ -25,7 +25,6 @@ from blockdiff.infill.rewrite import (
 )
 from blockdiff.infill.seams import Seams
 from blockdiff.syntax.check import Faults, check, check_rewrite, faults
-from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import Finished, FinishReason, InfillRequest, SyntaxState, Unread
 
@@ -42,13 +41,14 @@ class Infilling:
         prompt: Prompt | None = None,
         draft: str = "",
     ) -> None:
-        """With a `prompt` that one is used; `draft` is what `verify` drafts from."""
+        """With a `prompt` that one is used; `draft` is what `verify` drafts from.
+
+        The request names its language as `language_of` does.
+        """
         self._point = contexts.checkpoint
         request = published.adapted(request, self._point.kind, bool(instruction))
         self._contexts, self._request, self._cancelled = contexts, request, cancelled
         self._began = self._first_ms = 0.0
-        first_line = to_lf(request.document[:200]).split("\n", 1)[0]
-        self._language = language_of(request.path, request.language, first_line)
         hole = request.hole
         self._instructed = bool(instruction)
         self._draft = draft
@@ -66,7 +66,7 @@ class Infilling:
         self._seams = Seams(
             request.prefix,
             request.suffix,
-            self._language,
+            request.language,
             replaced=request.document[hole.start : hole.end],
             fence=self._prompt.fence,
             indentation=request.indentation,
@@ -190,7 +190,7 @@ class Infilling:
     def _faults_of(self, text: str) -> Faults:
         request, start = self._request, self._request.hole.start
         document = request.prefix + text + request.suffix
-        found = faults(document, start, start + len(text), self._language)
+        found = faults(document, start, start + len(text), self._request.language)
         skip = len(self._prompt.heal) - start
         return Faults(found.size, tuple((a + skip, b + skip) for a, b in found.spans))
 
@@ -240,5 +240,5 @@ class Infilling:
         start = request.hole.start
         if self._instructed:
             end = start + len(text)
-            return check_rewrite(request.document, filled, start, end, self._language)
-        return check(filled, start, start + len(text), self._language)
+            return check_rewrite(request.document, filled, start, end, self._request.language)
+        return check(filled, start, start + len(text), self._request.language)

@@ -29,7 +29,6 @@ from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.infill.rewrite import SpanTokens
 from blockdiff.model.forward import Forward
 from blockdiff.syntax.check import check_rewrite
-from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import line_ending
 from blockdiff.types import Finished, FinishReason, InfillRequest, SyntaxState, Unread
 
@@ -81,11 +80,12 @@ class Renoise:
         strength: float,
         cancelled: Callable[[], bool],
     ) -> None:
-        """Raises InvalidRequest for too long a span."""
+        """The request names its language as `language_of` does.
+
+        Raises InvalidRequest for too long a span.
+        """
         self._contexts, self._request, self._cancelled = contexts, request, cancelled
         self._point = contexts.checkpoint
-        first_line = request.document[:200].split("\n", 1)[0]
-        self._language = language_of(request.path, request.language, first_line)
         original = request.document[request.hole.start : request.hole.end]
         self._prompt, span = self._laid_out(original)
         self.drafts = DraftText(self._point.tokenizer, request.request_id, skip=len(span.rest))
@@ -310,6 +310,6 @@ class Renoise:
         """Whether that parses in the place of the span, found out in another thread."""
         request, start = self._request, self._request.hole.start
         document, end = request.prefix + text + request.suffix, start + len(text)
-        check = partial(check_rewrite, request.document, document, start, end, self._language)
+        check = partial(check_rewrite, request.document, document, start, end, request.language)
         found: SyntaxState = yield self._contexts.aside(check)
         return found

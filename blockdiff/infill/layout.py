@@ -29,7 +29,6 @@ from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.healing import HealingConstraint, PromptTokenizer, healable_tail
 from blockdiff.infill.turns import conversation, style_of
 from blockdiff.infill.windows import first_lines, last_lines, text_after, text_before, windows
-from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import to_lf, with_line_feeds
 from blockdiff.types import InfillRequest, Snippet
 
@@ -211,7 +210,7 @@ def _chat(
     files = [(path, _text(tokens, tokenizer)) for path, tokens in reversed(snippets)]
     everything = "".join((before, inside, after, *(text for _, text in files)))
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", everything)), default=0))
-    language = language_of(request.path, request.language)
+    language = request.language
     name = next(n for i in itertools.count() if (n := f"HOLE{i or ''}") not in everything)
     hole = inside if instruction else f"<<<{name}>>>"
     user = "".join(f"File `{path}`:\n{fence}\n{text}{fence}\n\n" for path, text in files)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blockdiff.infill.healing import PromptTokenizer
-from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.outline import OutlineEntry, outline
 from blockdiff.syntax.whitespace import BOM, to_lf
 from blockdiff.types import InfillRequest
@@ -90,8 +89,7 @@ def nearest_behind_outline(
     """Of the tokens that end at `at` the last ones, behind the outline of what is above them."""
     document = request.document
     row = document.count("\n", 0, at)
-    language = language_of(request.path, request.language, document[:200].split("\n", 1)[0])
-    pieces = outline(to_lf(document[:at].removeprefix(BOM)), language)
+    pieces = outline(to_lf(document[:at].removeprefix(BOM)), request.language)
     head: list[int] = []
     for room in (limit // _OUTLINE_SHARE, 0):  # what the outline leaves goes to the lines
         nearest, first_row = _steady(tokens, limit - max(room, len(head)), row, tokenizer)

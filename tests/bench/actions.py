@@ -65,7 +65,7 @@ def functions(text: str, language: str) -> list[Function]:
     found = {}
     at = 0
     for line in text.splitlines(keepends=True):
-        function = enclosing_function(text, at, "", language)
+        function = enclosing_function(text, at, language)
         at += len(line)
         if function is not None:
             found[function.start, function.end] = function
