@@ -22,7 +22,7 @@ from blockdiff.system.ignored import IgnoreFiles
 from lsp_server import greeting, messages, settings
 from lsp_server.actions import COMMAND, Action, ActionParams, Actions, Offer
 from lsp_server.configuration import NOTHING, SECTION, Configuration
-from lsp_server.context import Context
+from lsp_server.context import Context, Ring
 from lsp_server.delivery import Delivery
 from lsp_server.document import Encoding
 from lsp_server.engine_link import EngineLink
@@ -33,7 +33,6 @@ from lsp_server.messages import InfillParams, RefinementParams, RewriteParams, S
 from lsp_server.protocol import Protocol, position_from, range_from, range_to
 from lsp_server.sessions import Sessions
 from lsp_server.settings import Settings
-from lsp_server.snippets import Ring
 from lsp_server.warming import Warmer
 from lsp_server.workdone import work_done
 

@@ -19,7 +19,7 @@ from blockdiff.diffusion.snapshot import Snapshot
 from blockdiff.engine.contexts import never
 from blockdiff.engine.draft_text import DraftText
 from blockdiff.engine.engine import Engine
-from blockdiff.service.encoder import EventEncoder
+from blockdiff.service.stream import EventEncoder
 from blockdiff.types import Hole, InfillRequest, Unread
 from tests.unit.tiny_checkpoint import checkpoint
 

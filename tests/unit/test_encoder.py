@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockdiff.client import wire
-from blockdiff.service.encoder import EventEncoder
+from blockdiff.service.stream import EventEncoder
 from blockdiff.types import Refinement, Span, Unread
 
 pieces = st.tuples(
