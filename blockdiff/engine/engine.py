@@ -22,7 +22,7 @@ from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.contexts import Contexts, never, resolved
 from blockdiff.engine.devices import choose_device, choose_dtype, choose_runner
 from blockdiff.engine.infilling import Infilling
-from blockdiff.engine.multi_hole import Several
+from blockdiff.engine.multi_hole import MultiHole
 from blockdiff.engine.prefix_store import DEFAULT_BYTES
 from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.infill.rewrite import Frame
@@ -30,9 +30,20 @@ from blockdiff.model import masks
 from blockdiff.model.cuda.weight_only import is_weight_only
 from blockdiff.model.forward import Forward
 from blockdiff.model.int8.quantized import is_quantized
-from blockdiff.model.load.load import DraftingConfig, Progress
+from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.load.tokenizer import Tokenizer
-from blockdiff.types import Event, InfillRequest, Request, RewriteRequest, Unread, Warmed, no_op
+from blockdiff.syntax.grammars import language_of
+from blockdiff.syntax.whitespace import to_lf
+from blockdiff.types import (
+    Event,
+    InfillRequest,
+    OnProgress,
+    Request,
+    RewriteRequest,
+    Unread,
+    Warmed,
+    no_op,
+)
 from blockdiff.weights import store
 
 R = TypeVar("R")
@@ -44,7 +55,7 @@ _HALF_LIFE = 1024  # tokens after which a measurement counts half
 
 
 class Engine:
-    """Serves requests one by one, or several by a `Batch`; what one encoded is reused by the next.
+    """Serves requests one by one, or several by a `Batch`; what one prefilled the next reuses.
 
     Attributes:
         checkpoint: the model and all that belongs to it.
@@ -54,7 +65,7 @@ class Engine:
     """
 
     def __init__(self, checkpoint: Checkpoint, cache_bytes: int = DEFAULT_BYTES) -> None:
-        """`cache_bytes` of encoded context are kept for later requests."""
+        """`cache_bytes` of prefilled context are kept for later requests."""
         self.checkpoint = checkpoint
         self.name = checkpoint.name
         self.device = str(checkpoint.model.device)
@@ -73,7 +84,7 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         cache_bytes: int = DEFAULT_BYTES,
-        progress: Progress = no_op,
+        progress: OnProgress = no_op,
     ) -> Engine:
         """Load a model; a GGUF base is unpacked into the cache folder on first use.
 
@@ -88,7 +99,7 @@ class Engine:
 
     @property
     def context_speed(self) -> float:
-        """Context tokens encoded per second, lately; 0.0 while unknown."""
+        """Context tokens prefilled per second, lately; 0.0 while unknown."""
         return self._speed.per_second
 
     @property
@@ -115,12 +126,12 @@ class Engine:
         return self.checkpoint.adapter is not None
 
     def forget(self) -> None:
-        """Drop all encoded contexts."""
+        """Drop all prefilled contexts."""
         self.contexts.store.clear()
 
     @property
     def cache_entries(self) -> int:
-        """How many encoded contexts are kept."""
+        """How many prefilled contexts are kept."""
         return self.contexts.store.entries
 
     @property
@@ -152,7 +163,7 @@ class Engine:
     def warm(self, request: InfillRequest, cancelled: Callable[[], bool] = never) -> Warmed:
         """Encode the context of a request that is expected, write nothing.
 
-        Raises as `infill`. What is encoded when it is cancelled stays usable.
+        Raises as `infill`. What is prefilled when it is cancelled stays usable.
         """
         (warmed,) = events_of(self._warming(request, cancelled), self.forward)
         assert isinstance(warmed, Warmed)
@@ -202,12 +213,12 @@ class Engine:
             yield event.read() if isinstance(event, Unread) else event
 
     def _filling(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
-        kind = Several if request.also else Infilling
-        return kind(self.contexts, request, cancelled).steps()
+        kind = MultiHole if request.also else Infilling
+        return kind(self.contexts, _with_language(request), cancelled).steps()
 
     def _rewriting(self, request: RewriteRequest, cancelled: Callable[[], bool]) -> Steps:
         frame = Frame.of(request.document, request.span)
-        inner = request.infill(frame.hole)
+        inner = _with_language(request.infill(frame.hole))
         writer: Infilling | renoise.Renoise
         if request.instruction.strip():
             writer = Infilling(self.contexts, inner, cancelled, request.instruction)
@@ -219,12 +230,12 @@ class Engine:
     def _warming(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
         began = time.monotonic()
         point = self.checkpoint
-        request = published.adapted(request, point.kind, instructed=False)
+        request = published.adapted(_with_language(request), point.kind, instructed=False)
         prompt = build_prompt(request, point.tokenizer, point.drafting.layout)
         decoding = resolved(request.decoding, point.drafting)
         with self.contexts.context(prompt, decoding, cancelled) as sampler:
             cached = sampler.cache.length
-            yield from sampler.encoding(prompt.tokens)
+            yield from sampler.prefilling(prompt.tokens)
         elapsed = 1e3 * (time.monotonic() - began)
         return Warmed(request.request_id, len(prompt.tokens), cached, elapsed)
 
@@ -243,12 +254,12 @@ class Engine:
 
     @torch.inference_mode()
     def _measure(self) -> None:
-        """Find out how fast context is encoded. The first forward reads the weights in."""
+        """Find out how fast context is prefilled. The first forward reads the weights in."""
         decoding = DecodingConfig(mode=Mode.AR)
         contexts, nothing = self.contexts, Prompt((), "", 0)
         sampler = contexts.sampler(contexts.empty_cache(), nothing, decoding, never)
         for length in _MEASURED_LENGTHS:
-            for forward in sampler.encoding([0] * (length + 1)):
+            for forward in sampler.prefilling([0] * (length + 1)):
                 self.forward([forward])
         if self.drafts:
             contexts.speculation = replace(contexts.speculation, costs=self._row_costs())
@@ -273,6 +284,11 @@ class Engine:
         tries = [({n: seconds(n) for n in _ROWS}, seconds(most, half)) for _ in range(_TRIES)]
         exact = {rows: min(found[rows] for found, _ in tries) for rows in _ROWS}
         return RowCosts.measured(exact, min(masked for _, masked in tries))
+
+def _with_language(request: InfillRequest) -> InfillRequest:
+    """With its language by the name of `language_of`, so that nobody asks for it again."""
+    first_line = to_lf(request.document[:200]).split("\n", 1)[0]
+    return replace(request, language=language_of(request.path, request.language, first_line))
 
 
 class MovingRate:

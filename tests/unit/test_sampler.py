@@ -33,7 +33,7 @@ from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.drafter import CHEAP, FREE, INT8, Speculation
 from blockdiff.diffusion.revision import MOST_EDITS
 from blockdiff.diffusion.sampler import Sampler, Snapshot
-from blockdiff.diffusion.unmask import LEAST_SURE, next_size, settle
+from blockdiff.diffusion.unmask import LEAST_SURE, next_size, to_unmask
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
@@ -435,7 +435,7 @@ def plain_diffusion(
             entropy = -(probabilities * probabilities.log()).sum(-1)
             if step == 0:
                 confidence[0], entropy[0] = 2.0, 0.0  # the base's own token comes first
-            chosen = settle(decoding, confidence, entropy, torch.tensor(masked), step, size)
+            chosen = to_unmask(decoding, confidence, entropy, torch.tensor(masked), step, size)
             sure = [float(probabilities[i].max()) for i in range(size) if masked[i]]
             if decoding.rule is Rule.STABLE and before == tokens:
                 if min(sure) > LEAST_SURE * decoding.threshold:
