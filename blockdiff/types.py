@@ -338,6 +338,23 @@ class SyntaxState(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Drafted:
+    """Accepted tokens that were drafted, by what drafted them; the others the base chose itself.
+
+    Attributes:
+        adapter: masks and the adapter, n-grams as a term on it.
+        copy: the text so far.
+        table: counted n-grams.
+        original: the text that is rewritten.
+    """
+
+    adapter: int = 0
+    copy: int = 0
+    table: int = 0
+    original: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of a stream that succeeded.
 
@@ -362,6 +379,7 @@ class Finished:
     first_ms: float
     context_tokens: int
     cached_tokens: int = 0
+    drafted: Drafted = Drafted()
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ def draft_command(
         lambda index: draft.draft(point, files[index], size, seed),
         settings,
         out,
-        draft.Drafted,
+        draft.DraftedFile,
     )
     figures = draft.summarise(rows)
     text = f"mean accepted run {figures['mean_accepted']:.2f} over {figures['starts']} starts"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 from blockdiff.cli.source_file import SourceFile
-from blockdiff.types import Filled, Finished, Hole, Refinement, Span
+from blockdiff.types import Drafted, Filled, Finished, Hole, Refinement, Span
 
 CONTEXT_LINES = 3
 MASK = "░"
@@ -231,6 +231,13 @@ def summary(finished: Finished | Filled) -> str:
     parts = [finished.mode, f"{finished.tokens} tokens in {finished.forwards} forwards"]
     if finished.forwards:
         parts.append(f"{finished.tokens / finished.forwards:.1f} tokens/forward")
+    holes = finished.holes if isinstance(finished, Filled) else (finished,)
+    counts = {
+        source.name: sum(getattr(hole.drafted, source.name) for hole in holes)
+        for source in fields(Drafted)
+    }
+    if any(counts.values()):
+        parts.append("drafted: " + ", ".join(f"{n} {name}" for name, n in counts.items() if n))
     parts.append(f"{finished.elapsed_ms:.0f} ms, first draft after {finished.first_ms:.0f}")
     parts.append(f"syntax {finished.syntax.value}")
     if finished.finish.value == "length":

@@ -7,8 +7,9 @@ done with the logits is the business of `verify.py` and `denoise.py`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -56,6 +57,7 @@ class SamplerState:
     original: Sequence[int] = ()  # what a rewrite starts from: `verify` drafts from it
     company: Callable[[], int] = lambda: 0  # how many others write in the same forwards
     forwards: int = 0
+    drafted: Counter[str] = field(default_factory=Counter)  # accepted tokens by their `Source`
     edits: int = 0  # settled tokens replaced, rule `edit`
     returns: int = 0  # positions of a block that wanted an earlier token back
 

@@ -73,6 +73,8 @@ class Verification:
                 break
             self._accepted.append(token)
             self._confidence.append(probability)
+            if agreed:
+                sampler.drafted[self._draft.sources[index].value] += 1
             if self._is_over or not agreed:
                 break
         sampler.cache.commit(index + 1)

@@ -26,7 +26,7 @@ from blockdiff.infill.rewrite import (
 from blockdiff.infill.seams import Seams
 from blockdiff.syntax.check import Faults, check, check_rewrite, faults
 from blockdiff.syntax.whitespace import to_lf
-from blockdiff.types import Finished, FinishReason, InfillRequest, SyntaxState, Unread
+from blockdiff.types import Drafted, Finished, FinishReason, InfillRequest, SyntaxState, Unread
 
 
 class Infilling:
@@ -122,6 +122,7 @@ class Infilling:
             first_ms=self._first_ms,
             context_tokens=len(prompt.tokens),
             cached_tokens=cached,
+            drafted=Drafted(**sampler.drafted) if isinstance(sampler, Sampler) else Drafted(),
         )
 
     def _written(self, generation: Generation, start: Snapshot = NOTHING) -> Writing[Draft]:

@@ -21,7 +21,7 @@ BLOCKS = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Drafted:
+class DraftedFile:
     """What became of one file; the counts are those of `train.measure.DraftCounts`."""
 
     task_id: str
@@ -34,7 +34,7 @@ class Drafted:
     served: int = 0
 
 
-def draft(point: Checkpoint, file: HeldOutFile, block_size: int, seed: int) -> Drafted:
+def draft(point: Checkpoint, file: HeldOutFile, block_size: int, seed: int) -> DraftedFile:
     """Draft at places of one sequence of a file; the model must have an adapter."""
     assert point.adapter is not None
     rng = random.Random(f"{seed}/{file.id}")
@@ -44,11 +44,11 @@ def draft(point: Checkpoint, file: HeldOutFile, block_size: int, seed: int) -> D
             point.transformer, point.adapter, sequence, block_size, BLOCKS, g, point.tables
         )
         if counts is not None:
-            return Drafted(file.id, file.language, **asdict(counts))
-    return Drafted(file.id, file.language)
+            return DraftedFile(file.id, file.language, **asdict(counts))
+    return DraftedFile(file.id, file.language)
 
 
-def summarise(rows: Sequence[Drafted]) -> dict[str, Any]:
+def summarise(rows: Sequence[DraftedFile]) -> dict[str, Any]:
     """Accuracy by offset, mean accepted run with its interval over files; the same by language."""
     counted = [row for row in rows if row.starts]
     low, high = resampled_ratio(
@@ -56,7 +56,7 @@ def summarise(rows: Sequence[Drafted]) -> dict[str, Any]:
         [float(row.served) for row in counted],
         [float(row.starts) for row in counted],
     )
-    by_language: dict[str, list[Drafted]] = defaultdict(list)
+    by_language: dict[str, list[DraftedFile]] = defaultdict(list)
     for row in counted:
         by_language[row.language].append(row)
     return _figures(counted) | {
@@ -65,7 +65,7 @@ def summarise(rows: Sequence[Drafted]) -> dict[str, Any]:
     }
 
 
-def _figures(rows: Sequence[Drafted]) -> dict[str, Any]:
+def _figures(rows: Sequence[DraftedFile]) -> dict[str, Any]:
     seen, hits, agreed = (
         [sum(column) for column in zip(*(getattr(row, name) for row in rows), strict=True)]
         for name in ("seen", "hits", "agreed")

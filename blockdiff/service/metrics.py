@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import fields
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -55,6 +56,12 @@ class Metrics:
             registry=registry,
         )
         self._tokens = self._counter("tokens", "Tokens generated")
+        self._drafted = Counter(
+            "blockdiff_drafted_tokens",
+            "Of these, drafted and accepted",
+            ["source"],
+            registry=registry,
+        )
         self._forwards = self._counter("forwards", "Forward passes, encoding of context excluded")
         self._context = self._counter("context_tokens", "Context tokens of finished requests")
         self._cached = self._counter("cached_tokens", "Of these, found in the cache")
@@ -92,6 +99,9 @@ class Metrics:
         self._seconds.labels(priority).observe(now - job.submitted)
         self._per_forward.labels(result.mode).observe(result.tokens / max(result.forwards, 1))
         self._tokens.inc(result.tokens)
+        for hole in result.holes if isinstance(result, Filled) else (result,):
+            for source in fields(hole.drafted):
+                self._drafted.labels(source.name).inc(getattr(hole.drafted, source.name))
         self._forwards.inc(result.forwards)
         self._context.inc(result.context_tokens)
         self._cached.inc(result.cached_tokens)

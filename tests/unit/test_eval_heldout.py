@@ -114,14 +114,14 @@ def test_intervals_resample_whole_groups() -> None:
 def test_tasks_that_are_done_are_not_done_again(tmp_path: Path) -> None:
     worked: list[int] = []
 
-    def work(index: int) -> draft.Drafted:
+    def work(index: int) -> draft.DraftedFile:
         if len(worked) == 2:
             raise KeyboardInterrupt
         worked.append(index)
-        return draft.Drafted(f"t{index}", "c", (1, 1), (1, 0), (1, 1), 3, 1)
+        return draft.DraftedFile(f"t{index}", "c", (1, 1), (1, 0), (1, 1), 3, 1)
 
-    def run() -> list[draft.Drafted]:
-        file = ResultsFile(tmp_path / "rows.jsonl", {"seed": 1}, draft.Drafted)
+    def run() -> list[draft.DraftedFile]:
+        file = ResultsFile(tmp_path / "rows.jsonl", {"seed": 1}, draft.DraftedFile)
         return gone_through(["t0", "t1", "t2"], work, file, lambda done, total: None)
 
     with pytest.raises(KeyboardInterrupt):
@@ -154,9 +154,9 @@ def test_drafts_are_counted_by_offset_and_language() -> None:
 
 def test_figures_of_drafts_are_sums_over_files() -> None:
     rows = [
-        draft.Drafted("a", "c", (10, 10), (5, 2), (6, 4), 14, 10, 15),
-        draft.Drafted("b", "go", (30, 10), (5, 0), (6, 0), 30, 30, 33),
-        draft.Drafted("short", "go"),
+        draft.DraftedFile("a", "c", (10, 10), (5, 2), (6, 4), 14, 10, 15),
+        draft.DraftedFile("b", "go", (30, 10), (5, 0), (6, 0), 30, 30, 33),
+        draft.DraftedFile("short", "go"),
     ]
     figures = draft.summarise(rows)
     assert figures["accuracy"] == [0.25, 0.1] and figures["agreement"] == [0.3, 0.2]

@@ -132,7 +132,8 @@ def test_text_that_repeats_is_copied_several_tokens_a_forward() -> None:
         run = sampler(model, drafter, verify, speculation=speculation)
         assert last(run.run(prompt)).tokens == expected.tokens
         forwards[most] = run.forwards
-    assert forwards[8] < forwards[0]
+        assert run.forwards + run.drafted.total() >= len(expected.tokens) > run.drafted.total()
+    assert forwards[8] < forwards[0] and run.drafted["copy"] > run.drafted["adapter"]
 
 
 @pytest.mark.parametrize("speculation", [Speculation(), Speculation(INT8), Speculation(CHEAP, 4)])
@@ -183,7 +184,7 @@ def noisy_logits(
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     prompt=PROMPT,
-    width=st.integers(1, 4),
+    width=st.integers(1, 3),  # a fourth mask brings nothing more, and none is made
     learned=st.booleans(),
 )
 @settings(max_examples=25, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,16 @@ from rich.console import Console
 
 from blockdiff.cli import tui
 from blockdiff.cli.source_file import SourceFile
-from blockdiff.types import Finished, FinishReason, Hole, Refinement, Span, SyntaxState
+from blockdiff.types import (
+    Drafted,
+    Filled,
+    Finished,
+    FinishReason,
+    Hole,
+    Refinement,
+    Span,
+    SyntaxState,
+)
 
 BEFORE, AFTER = "import os\n\n\ndef f(x):\n    return ", "\n\n\nprint(f(1))\n"
 SOURCE = SourceFile.from_text(BEFORE + AFTER)
@@ -127,6 +137,16 @@ def test_the_summary_says_when_the_text_was_cut_off() -> None:
         "ar · 6 tokens in 3 forwards · 2.0 tokens/forward · 900 ms, first draft after 80 · "
         "syntax broken · cut off at --max-tokens (finish: length)"
     )
+
+
+def test_the_summary_says_what_drafted_the_text() -> None:
+    one = Finished(
+        "", 0, "x", 9, 3, FinishReason.EOM, SyntaxState.OK, "verify", "m", 90.0, 8.0, 40,
+        drafted=Drafted(adapter=2, copy=4),
+    )  # fmt: skip
+    assert "3.0 tokens/forward · drafted: 2 adapter, 4 copy · 90 ms" in tui.summary(one)
+    both = Filled("", (one, replace(one, hole=1, drafted=Drafted(table=1))), 90.0)
+    assert "drafted: 2 adapter, 4 copy, 1 table" in tui.summary(both)
 
 
 def test_the_live_view_leaves_the_cursor_visible_and_nothing_behind() -> None:
