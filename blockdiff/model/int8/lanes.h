@@ -20,17 +20,24 @@ enum { LANES = 16 };
 
 #include <immintrin.h>
 #define BACKEND "avx512-vnni"
+#define MOST 16
 typedef __m512i vi;
 typedef __m512 vf;
 
 INLINE vi vi_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 INLINE vi vi_all(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE vi vi_bits(vi a, uint8_t mask) { return _mm512_and_si512(a, _mm512_set1_epi8((char)mask)); }
-INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+/* a, or bits of b. */
+INLINE vi vi_join(vi a, vi b, uint8_t mask) {
+    return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi8((char)mask), 0xf8);
+}
 #define vi_left(a, n) _mm512_slli_epi16(a, n)
 #define vi_right(a, n) _mm512_srli_epi16(a, n)
-INLINE vi vi_dot(vi sum, vi weights, int32_t four) {
-    return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(four));
+/* Compilers that do not know this form of the instruction load the four by themselves. */
+INLINE vi vi_dot(vi sum, vi weights, const int8_t *four) {
+    const struct { int8_t x[4]; } *p = (const void *)four;
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*p));
+    return sum;
 }
 /* Lane i: bytes i of two arrays, as 16 bits each; products of such pairs. */
 INLINE vi vi_pairs(const uint8_t *low, const uint8_t *high) {
@@ -76,6 +83,7 @@ INLINE void vi_store(int32_t *p, vi a) { _mm512_storeu_si512(p, a); }
 
 #include <immintrin.h>
 #define BACKEND "avx2"
+#define MOST 4
 typedef struct { __m256i l, h; } vi;
 typedef struct { __m256 l, h; } vf;
 #define BOTH(t, f_l, f_h) ((t){f_l, f_h})
@@ -88,8 +96,9 @@ INLINE vi vi_bits(vi a, uint8_t mask) {
     __m256i m = _mm256_set1_epi8((char)mask);
     return BOTH(vi, _mm256_and_si256(a.l, m), _mm256_and_si256(a.h, m));
 }
-INLINE vi vi_or(vi a, vi b) {
-    return BOTH(vi, _mm256_or_si256(a.l, b.l), _mm256_or_si256(a.h, b.h));
+INLINE vi vi_join(vi a, vi b, uint8_t mask) {
+    vi bits = vi_bits(b, mask);
+    return BOTH(vi, _mm256_or_si256(a.l, bits.l), _mm256_or_si256(a.h, bits.h));
 }
 #define vi_left(a, n) BOTH(vi, _mm256_slli_epi16((a).l, n), _mm256_slli_epi16((a).h, n))
 #define vi_right(a, n) BOTH(vi, _mm256_srli_epi16((a).l, n), _mm256_srli_epi16((a).h, n))
@@ -98,8 +107,10 @@ INLINE __m256i dot_half(__m256i sum, __m256i weights, __m256i x) {
     __m256i pairs = _mm256_maddubs_epi16(weights, x);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-INLINE vi vi_dot(vi sum, vi weights, int32_t four) {
-    __m256i x = _mm256_set1_epi32(four);
+INLINE vi vi_dot(vi sum, vi weights, const int8_t *four) {
+    int32_t all;
+    memcpy(&all, four, 4);
+    __m256i x = _mm256_set1_epi32(all);
     return BOTH(vi, dot_half(sum.l, weights.l, x), dot_half(sum.h, weights.h, x));
 }
 INLINE __m256i pairs_half(const uint8_t *low, const uint8_t *high) {
@@ -179,6 +190,7 @@ INLINE void vi_store_s8(int8_t *p, vi a) {
 
 #include <math.h>
 #define BACKEND "portable"
+#define MOST 4
 typedef union { uint8_t b[64]; int32_t i[16]; uint16_t s[32]; } vi;
 typedef struct { float f[16]; } vf;
 #define EACH for (int i = 0; i < 16; i++)
@@ -186,12 +198,13 @@ typedef struct { float f[16]; } vf;
 INLINE vi vi_load(const uint8_t *p) { vi a; memcpy(a.b, p, 64); return a; }
 INLINE vi vi_all(int32_t x) { vi a; EACH a.i[i] = x; return a; }
 INLINE vi vi_bits(vi a, uint8_t mask) { for (int i = 0; i < 64; i++) a.b[i] &= mask; return a; }
-INLINE vi vi_or(vi a, vi b) { EACH a.i[i] |= b.i[i]; return a; }
-INLINE vi vi_left(vi a, int n) { for (int i = 0; i < 64; i++) a.b[i] <<= n; return a; }
-INLINE vi vi_right(vi a, int n) { for (int i = 0; i < 64; i++) a.b[i] >>= n; return a; }
-INLINE vi vi_dot(vi sum, vi weights, int32_t four) {
-    int8_t x[4];
-    memcpy(x, &four, 4);
+INLINE vi vi_join(vi a, vi b, uint8_t mask) {
+    for (int i = 0; i < 64; i++) a.b[i] |= b.b[i] & mask;
+    return a;
+}
+INLINE vi vi_left(vi a, int n) { for (int i = 0; i < 32; i++) a.s[i] <<= n; return a; }
+INLINE vi vi_right(vi a, int n) { for (int i = 0; i < 32; i++) a.s[i] >>= n; return a; }
+INLINE vi vi_dot(vi sum, vi weights, const int8_t *x) {
     EACH for (int j = 0; j < 4; j++) sum.i[i] += weights.b[4 * i + j] * x[j];
     return sum;
 }
@@ -285,7 +298,7 @@ INLINE int32_t vi_sum(vi a) {
 #ifdef EACH
 #define UNROLLED
 #else
-#define UNROLLED _Pragma("GCC unroll 8")
+#define UNROLLED _Pragma("GCC unroll 16")
 #endif
 
 #endif

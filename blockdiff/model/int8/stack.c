@@ -24,7 +24,7 @@
 
 enum { QKV, O, GATE_UP, DOWN, TARGETS };
 enum { CHUNK = 4 };    /* tiles of an item */
-enum { SEGMENT = 1024 }; /* inputs of the last product that are an item */
+enum { SEGMENT = 512 }; /* inputs of a block of rows that are quantized together */
 enum { SPINS = 4000 }; /* looks at a stage's end before other processes may go first */
 
 typedef struct {
@@ -115,20 +115,64 @@ static void wait_for(team *t, int64_t stage, int64_t items) {
 
 /* --- rows ---------------------------------------------------------------------------------------- */
 
+/* What RMSNorm multiplies a row by. */
+static vf norm_scale(const float *x, int64_t n, double eps) {
+    vf sum[4];
+    int64_t i = 0;
+    UNROLLED for (int j = 0; j < 4; j++) sum[j] = vf_zero();
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        UNROLLED for (int j = 0; j < 4; j++) {
+            vf value = vf_load(x + i + j * LANES);
+            sum[j] = vf_fma(value, value, sum[j]);
+        }
+    for (; i < n; i += LANES) sum[0] = vf_fma(vf_load(x + i), vf_load(x + i), sum[0]);
+    const vf all = vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3]));
+    return vf_all((float)(1.0 / sqrt((double)vf_sum(all) / (double)n + eps)));
+}
+
 static void rms_norm(const float *x, const float *weight, int64_t n, double eps, float *out) {
-    vf squares = vf_zero();
-    for (int64_t i = 0; i < n; i += LANES) squares = vf_fma(vf_load(x + i), vf_load(x + i), squares);
-    vf scale = vf_all((float)(1.0 / sqrt((double)vf_sum(squares) / (double)n + eps)));
+    const vf scale = norm_scale(x, n, eps);
     for (int64_t i = 0; i < n; i += LANES)
         vf_store(out + i, vf_mul(vf_mul(vf_load(x + i), scale), vf_load(weight + i)));
 }
 
-static void norm_and_quantize(const team *t, int64_t row, const float *weight, const operand *to,
+/* Rows and inputs of an item: threads do not quantize what lies in the same cache lines. */
+typedef struct {
+    int64_t row, rows, first, n;
+} patch;
+
+static int64_t patches(const operand *to, int64_t m) {
+    return (m + to->block - 1) / to->block * ((to->k + SEGMENT - 1) / SEGMENT);
+}
+
+static patch patch_of(const operand *to, int64_t m, int64_t item) {
+    const int64_t segments = (to->k + SEGMENT - 1) / SEGMENT;
+    const int64_t row = item / segments * to->block, first = item % segments * SEGMENT;
+    const int64_t rows = m - row, n = to->k - first;
+    return (patch){row, rows < to->block ? rows : to->block, first, n < SEGMENT ? n : SEGMENT};
+}
+
+static void norm_and_quantize(const team *t, int64_t item, const float *weight, const operand *to,
                               uint8_t *own) {
     const model *c = t->f->model;
+    const patch p = patch_of(to, t->f->m, item);
     float *normed = (float *)own;
-    rms_norm(t->f->x + row * c->hidden, weight, c->hidden, c->eps, normed);
-    quantize(to, row, 0, normed, c->hidden);
+    for (int64_t row = p.row; row < p.row + p.rows; row++) {
+        const float *x = t->f->x + row * c->hidden;
+        const vf scale = norm_scale(x, c->hidden, c->eps);
+        for (int64_t i = 0; i < p.n; i += LANES) {
+            vf scaled = vf_mul(vf_load(x + p.first + i), scale);
+            vf_store(normed + i, vf_mul(scaled, vf_load(weight + p.first + i)));
+        }
+        quantize(to, row, p.first, normed, p.n);
+    }
+}
+
+static void quantize_attended(const team *t, int64_t item) {
+    const operand *to = t->in + O;
+    const patch p = patch_of(to, t->f->m, item);
+    for (int64_t row = p.row; row < p.row + p.rows; row++)
+        quantize(to, row, p.first, t->attended + row * to->k + p.first, p.n);
 }
 
 /* RoPE in its half-rotation form. */
@@ -164,17 +208,19 @@ static void place_row(const team *t, int64_t index, int64_t row, uint8_t *own) {
         memcpy(keys + (kv + h) * plane, head, (size_t)size * sizeof(float));
 }
 
-static void swiglu_and_quantize(const team *t, int64_t row, int64_t first, uint8_t *own) {
-    const int64_t ffn = t->f->model->ffn;
-    const int64_t n = ffn - first < SEGMENT ? ffn - first : SEGMENT;
-    const float *gate = t->gate_up + row * 2 * ffn + first, *up = gate + ffn;
+static void swiglu_and_quantize(const team *t, int64_t item, uint8_t *own) {
+    const operand *to = t->in + DOWN;
+    const patch p = patch_of(to, t->f->m, item);
     float *out = (float *)own;
-    for (int64_t i = 0; i < n; i += LANES) {
-        vf g = vf_load(gate + i);
-        vf gated = vf_div(g, vf_add(vf_all(1.0f), vf_exp(vf_mul(g, vf_all(-1.0f)))));
-        vf_store(out + i, vf_mul(gated, vf_load(up + i)));
+    for (int64_t row = p.row; row < p.row + p.rows; row++) {
+        const float *gate = t->gate_up + row * 2 * to->k + p.first, *up = gate + to->k;
+        for (int64_t i = 0; i < p.n; i += LANES) {
+            vf g = vf_load(gate + i);
+            vf gated = vf_div(g, vf_add(vf_all(1.0f), vf_exp(vf_mul(g, vf_all(-1.0f)))));
+            vf_store(out + i, vf_mul(gated, vf_load(up + i)));
+        }
+        quantize(to, row, p.first, out, p.n);
     }
-    quantize(&t->in[DOWN], row, first, out, n);
 }
 
 /* --- attention ------------------------------------------------------------------------------------ */
@@ -346,21 +392,19 @@ static void run_layers(void *argument) {
     team *t = argument;
     const forward *f = t->f;
     const model *c = f->model;
-    const int64_t width = c->heads * c->head_dim;
-    const int64_t segments = (c->ffn + SEGMENT - 1) / SEGMENT;
     uint8_t *own = t->own + __atomic_fetch_add(t->joined, 1, __ATOMIC_RELAXED) * t->own_bytes;
     int64_t stage = 0;
     for (int64_t index = f->first; index < f->last; index++) {
         const layer *l = c->layers + index;
-        STAGE(f->m, norm_and_quantize(t, i, l->attention_norm, t->in + QKV, own))
+        STAGE(patches(t->in + QKV, f->m), norm_and_quantize(t, i, l->attention_norm, t->in + QKV, own))
         stage = product(t, stage, index, QKV, t->qkv, 0);
         STAGE(f->m, place_row(t, index, i, own))
         STAGE(attention_items(t), attention_item(t, index, i, own))
-        STAGE(f->m, quantize(t->in + O, i, 0, t->attended + i * width, width))
+        STAGE(patches(t->in + O, f->m), quantize_attended(t, i))
         stage = product(t, stage, index, O, f->x, 1);
-        STAGE(f->m, norm_and_quantize(t, i, l->ffn_norm, t->in + GATE_UP, own))
+        STAGE(patches(t->in + GATE_UP, f->m), norm_and_quantize(t, i, l->ffn_norm, t->in + GATE_UP, own))
         stage = product(t, stage, index, GATE_UP, t->gate_up, 0);
-        STAGE(f->m * segments, swiglu_and_quantize(t, i / segments, i % segments * SEGMENT, own))
+        STAGE(patches(t->in + DOWN, f->m), swiglu_and_quantize(t, i, own))
         stage = product(t, stage, index, DOWN, f->x, 1);
     }
     if (f->last == c->n_layers) {
@@ -394,7 +438,7 @@ static int64_t lay_out(team *t, const forward *f, uint8_t *start, unsigned threa
     while (rows > 1 && attend_floats(c, rows, keys) > ITEM_FLOATS) rows--;
     t->f = f;
     t->attend_rows = rows;
-    t->own_bytes = up_to(f4 * most(attend_floats(c, rows, keys), most(c->hidden, SEGMENT)), 64);
+    t->own_bytes = up_to(f4 * most(attend_floats(c, rows, keys), most(c->head_dim, SEGMENT)), 64);
     uint8_t *in = memory(&at, start, blockdiff_scratch(m, most(c->hidden, most(width, c->ffn))));
     t->in[QKV] = t->in[GATE_UP] = operand_in(in, m, c->hidden);
     t->in[O] = operand_in(in, m, width);
