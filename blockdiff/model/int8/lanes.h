@@ -68,6 +68,9 @@ INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 INLINE vf vf_abs(vf a) { return _mm512_abs_ps(a); }
+INLINE vf vf_pick(vf yes, vf a, vf b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(yes, vf_zero(), _CMP_NEQ_UQ), b, a);
+}
 INLINE vf vf_round(vf a) { return _mm512_roundscale_ps(a, 8); }
 INLINE vf vf_half_away(vf a) {
     __m512i sign = _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(INT32_MIN));
@@ -161,6 +164,11 @@ INLINE vf vf_abs(vf a) {
     __m256 sign = _mm256_set1_ps(-0.0f);
     return BOTH(vf, _mm256_andnot_ps(sign, a.l), _mm256_andnot_ps(sign, a.h));
 }
+INLINE vf vf_pick(vf yes, vf a, vf b) {
+    __m256 none = _mm256_setzero_ps();
+    return BOTH(vf, _mm256_blendv_ps(b.l, a.l, _mm256_cmp_ps(yes.l, none, _CMP_NEQ_UQ)),
+                _mm256_blendv_ps(b.h, a.h, _mm256_cmp_ps(yes.h, none, _CMP_NEQ_UQ)));
+}
 INLINE vf vf_round(vf a) { return BOTH(vf, _mm256_round_ps(a.l, 8), _mm256_round_ps(a.h, 8)); }
 INLINE vf vf_half_away(vf a) {
     __m256 sign = _mm256_set1_ps(-0.0f), half = _mm256_set1_ps(0.5f);
@@ -241,6 +249,7 @@ INLINE vf vf_div(vf a, vf b) { EACH a.f[i] /= b.f[i]; return a; }
 INLINE vf vf_max(vf a, vf b) { EACH a.f[i] = a.f[i] > b.f[i] ? a.f[i] : b.f[i]; return a; }
 INLINE vf vf_min(vf a, vf b) { EACH a.f[i] = a.f[i] < b.f[i] ? a.f[i] : b.f[i]; return a; }
 INLINE vf vf_abs(vf a) { EACH a.f[i] = fabsf(a.f[i]); return a; }
+INLINE vf vf_pick(vf yes, vf a, vf b) { EACH a.f[i] = yes.f[i] != 0 ? a.f[i] : b.f[i]; return a; }
 INLINE vf vf_round(vf a) { EACH a.f[i] = nearbyintf(a.f[i]); return a; }
 INLINE vf vf_half_away(vf a) { EACH a.f[i] = copysignf(0.5f, a.f[i]); return a; }
 INLINE vf vf_power(vf n) { EACH n.f[i] = ldexpf(1.0f, (int)n.f[i]); return n; }
@@ -293,6 +302,37 @@ INLINE int32_t vi_sum(vi a) {
     return sum;
 }
 #endif
+
+/* Columns of sixteen rows, which are `stride` floats apart, one after the other: (16, 16). */
+INLINE void transpose(const float *x, int64_t stride, float *out) {
+#ifdef AVX512
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = vf_load(x + i * stride);
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + j + 2]);
+            a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    for (int i = 0; i < 4; i++) { /* a[4 r + i]: in lane c, column 4 c + i of rows 4 r to 4 r + 3 */
+        __m512 even = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88);
+        __m512 odd = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd);
+        __m512 even_below = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
+        __m512 odd_below = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
+        vf_store(out + i * 16, _mm512_shuffle_f32x4(even, even_below, 0x88));
+        vf_store(out + (4 + i) * 16, _mm512_shuffle_f32x4(odd, odd_below, 0x88));
+        vf_store(out + (8 + i) * 16, _mm512_shuffle_f32x4(even, even_below, 0xdd));
+        vf_store(out + (12 + i) * 16, _mm512_shuffle_f32x4(odd, odd_below, 0xdd));
+    }
+#else
+    for (int column = 0; column < LANES; column++)
+        for (int row = 0; row < LANES; row++) out[column * LANES + row] = x[row * stride + column];
+#endif
+}
 
 /* A loop over lanes in each step, as plain C has it, would only be large when unrolled. */
 #ifdef EACH

@@ -227,28 +227,37 @@ static void swiglu_and_quantize(const team *t, int64_t item, uint8_t *own) {
 
 #define QUERIES UNROLLED for (int q = 0; q < N; q++)
 
-/* Products of N queries with sixteen keys, (N, 16), a row of them every `stride` floats. */
-INLINE void scores(const float *queries, const float *keys, int64_t size, float *out,
-                   int64_t stride, const int N) {
-    vf sum[8];
-    QUERIES sum[q] = vf_zero();
-    for (int64_t i = 0; i < size; i++) {
-        vf key = vf_load(keys + i * LANES);
-        QUERIES sum[q] = vf_fma(vf_all(queries[q * size + i]), key, sum[q]);
+/* Products of N queries, (size, `count`), with W times sixteen keys, each (size, 16); what a query
+ * gets is `stride` floats behind what the one before it gets. Two at a time share what is loaded. */
+INLINE void scores(const float *queries, int64_t count, const float *keys, int64_t size, float *out,
+                   int64_t stride, const int N, const int W) {
+    vf sum[8][2];
+    QUERIES for (int w = 0; w < W; w++) sum[q][w] = vf_zero();
+    for (int64_t i = 0; i < size; i++, queries += count, keys += LANES) {
+        vf key[2];
+        for (int w = 0; w < W; w++) key[w] = vf_load(keys + w * size * LANES);
+        QUERIES {
+            const vf query = vf_all(queries[q]);
+            for (int w = 0; w < W; w++) sum[q][w] = vf_fma(query, key[w], sum[q][w]);
+        }
     }
-    QUERIES vf_store(out + q * stride, sum[q]);
+    QUERIES for (int w = 0; w < W; w++) vf_store(out + q * stride + w * LANES, sum[q][w]);
 }
 
-/* Sixteen dimensions of what N queries take from n values. */
+/* W times sixteen dimensions of what N queries take from n values. */
 INLINE void mixed(const float *shares, int64_t stride, const float *values, int64_t size, int64_t n,
-                  float *out, const int N) {
-    vf sum[8];
-    QUERIES sum[q] = vf_zero();
+                  float *out, const int N, const int W) {
+    vf sum[8][2];
+    QUERIES for (int w = 0; w < W; w++) sum[q][w] = vf_zero();
     for (int64_t j = 0; j < n; j++) {
-        vf value = vf_load(values + j * size);
-        QUERIES sum[q] = vf_fma(vf_all(shares[q * stride + j]), value, sum[q]);
+        vf value[2];
+        for (int w = 0; w < W; w++) value[w] = vf_load(values + j * size + w * LANES);
+        QUERIES {
+            const vf share = vf_all(shares[q * stride + j]);
+            for (int w = 0; w < W; w++) sum[q][w] = vf_fma(share, value[w], sum[q][w]);
+        }
     }
-    QUERIES vf_store(out + q * size, sum[q]);
+    QUERIES for (int w = 0; w < W; w++) vf_store(out + q * size + w * LANES, sum[q][w]);
 }
 
 /* CALL(N) for eight queries at a time, then for those that are left. */
@@ -271,8 +280,8 @@ static int64_t up_to(int64_t n, int64_t whole) { return (n + whole - 1) / whole 
 
 /* Floats that `attend` needs for so many rows. */
 static int64_t attend_floats(const model *c, int64_t rows, int64_t keys) {
-    int64_t queries = rows * (c->heads / c->kv_heads);
-    return queries * (2 * c->head_dim + up_to(keys, LANES)) + LANES * c->head_dim;
+    int64_t queries = rows * (c->heads / c->kv_heads), stride = up_to(keys, LANES);
+    return queries * (2 * c->head_dim + stride) + 2 * LANES * c->head_dim + stride;
 }
 
 /* How many keys lie up to the last one that any of some rows sees. */
@@ -281,6 +290,34 @@ static int64_t keys_seen(const uint8_t *mask, int64_t rows, int64_t keys) {
         for (int64_t r = 0; r < rows; r++)
             if (mask[r * keys + last - 1]) return last;
     return 0;
+}
+
+/* What softmax makes of the products of a query, in place; `seen` is 1 for keys that count, else 0. */
+static void softmax(float *p, const float *seen, int64_t n, vf scale) {
+    vf most = vf_all(-1e30f), sum = vf_zero();
+    for (int64_t j = 0; j < n; j += LANES) {
+        vf scaled = vf_mul(vf_load(p + j), scale);
+        vf_store(p + j, scaled = vf_pick(vf_load(seen + j), scaled, vf_all(-1e30f)));
+        most = vf_max(most, scaled);
+    }
+    const vf least = vf_all(-vf_most(most));
+    for (int64_t j = 0; j < n; j += LANES) {
+        vf share = vf_exp(vf_add(vf_load(p + j), least));
+        vf_store(p + j, share = vf_pick(vf_load(seen + j), share, vf_zero()));
+        sum = vf_add(sum, share);
+    }
+    const vf inverse = vf_all(1.0f / vf_sum(sum));
+    for (int64_t j = 0; j < n; j += LANES) vf_store(p + j, vf_mul(vf_load(p + j), inverse));
+}
+
+/* Sixteen keys of which n are there, (16, size), as (size, 16). */
+static void turn(const float *keys, int64_t size, int64_t n, float *out) {
+    if (n >= LANES) {
+        for (int64_t i = 0; i < size; i += LANES) transpose(keys + i, size, out + i * LANES);
+        return;
+    }
+    for (int64_t i = 0; i < size; i++)
+        for (int64_t k = 0; k < LANES; k++) out[i * LANES + k] = k < n ? keys[k * size + i] : 0.0f;
 }
 
 /* Some rows of a sequence, which begins at row `start` of x; the heads that share keys. */
@@ -293,39 +330,40 @@ static void attend(const team *t, const sequence *s, int64_t index, int64_t star
     const float *key = s->cache + (2 * index * c->kv_heads + shared) * plane;
     const float *value = key + c->kv_heads * plane;
     float *queries = (float *)own, *out = queries + count * size, *turned = out + count * size;
-    float *share = turned + LANES * size;
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(queries + r * group * size,
-               t->qkv + ((start + first + r) * (c->heads + 2 * c->kv_heads) + shared * group) * size,
-               (size_t)(group * size) * sizeof(float));
-    for (int64_t j = 0; j < keys; j += LANES) {
-        int64_t n = keys - j < LANES ? keys - j : LANES;
-        for (int64_t i = 0; i < size; i++)
-            for (int64_t k = 0; k < LANES; k++)
-                turned[i * LANES + k] = k < n ? key[(j + k) * size + i] : 0.0f;
-#define CALL(N) scores(queries + at * size, turned, size, share + at * stride + j, stride, N)
-        BY_EIGHT(count, CALL)
+    float *seen = turned + 2 * LANES * size, *share = seen + stride;
+    for (int64_t q = 0; q < count; q++) {
+        const int64_t row = start + first + q / group, head = shared * group + q % group;
+        const float *query = t->qkv + (row * (c->heads + 2 * c->kv_heads) + head) * size;
+        for (int64_t i = 0; i < size; i++) queries[i * count + q] = query[i];
+    }
+    for (int64_t j = 0; j < stride; j += 2 * LANES) {
+        const int two = stride - j > LANES;
+        turn(key + j * size, size, keys - j, turned);
+        if (two) turn(key + (j + LANES) * size, size, keys - j - LANES, turned + LANES * size);
+#define CALL(N) scores(queries + at, count, turned, size, share + at * stride + j, stride, N, W)
+#define W 2
+        if (two) BY_EIGHT(count, CALL)
+#undef W
+#define W 1
+        else BY_EIGHT(count, CALL)
+#undef W
 #undef CALL
     }
-    const float scale = (float)(1.0 / sqrt((double)size));
-    for (int64_t q = 0; q < count; q++) {
-        const uint8_t *seen = s->mask + (first + q / group) * all;
-        float *p = share + q * stride;
-        for (int64_t j = 0; j < keys; j++) p[j] = seen[j] ? p[j] * scale : -1e30f;
-        for (int64_t j = keys; j < stride; j++) p[j] = -1e30f;
-        vf most = vf_all(-1e30f), sum = vf_zero();
-        for (int64_t j = 0; j < stride; j += LANES) most = vf_max(most, vf_load(p + j));
-        const vf least = vf_all(-vf_most(most));
-        for (int64_t j = 0; j < stride; j += LANES) vf_store(p + j, vf_exp(vf_add(vf_load(p + j), least)));
-        for (int64_t j = 0; j < keys; j++) p[j] = seen[j] ? p[j] : 0.0f;
-        for (int64_t j = keys; j < stride; j++) p[j] = 0.0f;
-        for (int64_t j = 0; j < stride; j += LANES) sum = vf_add(sum, vf_load(p + j));
-        const vf inverse = vf_all(1.0f / vf_sum(sum));
-        for (int64_t j = 0; j < stride; j += LANES) vf_store(p + j, vf_mul(vf_load(p + j), inverse));
+    const vf scale = vf_all((float)(1.0 / sqrt((double)size)));
+    for (int64_t r = 0; r < rows; r++) {
+        const uint8_t *mask = s->mask + (first + r) * all;
+        for (int64_t j = 0; j < stride; j++) seen[j] = j < keys && mask[j] ? 1.0f : 0.0f;
+        for (int64_t q = r * group; q < (r + 1) * group; q++)
+            softmax(share + q * stride, seen, stride, scale);
     }
-    for (int64_t i = 0; i < size; i += LANES) {
-#define CALL(N) mixed(share + at * stride, stride, value + i, size, keys, out + at * size + i, N)
-        BY_EIGHT(count, CALL)
+    for (int64_t i = 0; i < size; i += 2 * LANES) {
+#define CALL(N) mixed(share + at * stride, stride, value + i, size, keys, out + at * size + i, N, W)
+#define W 2
+        if (size - i > LANES) BY_EIGHT(count, CALL)
+#undef W
+#define W 1
+        else BY_EIGHT(count, CALL)
+#undef W
 #undef CALL
     }
     for (int64_t r = 0; r < rows; r++)
