@@ -124,6 +124,9 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(threads: int) -> None:
             rows.append(run(model, alone, [token]))
             alone.commit(1)
         torch.set_num_threads(threads)
+        for size in range(1, 21):
+            found = run(model, BlockCache(model.config), TOKENS[:size])
+            assert torch.equal(found, torch.cat(rows[:size]))
         for sizes in ([40], [3, 8, 29], [17, 23]):
             cache, at = BlockCache(model.config), 0
             for size in sizes:

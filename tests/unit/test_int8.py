@@ -114,9 +114,10 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(kind: Kind | None) -> None:
     """What makes `verify` write what `ar` writes."""
     torch.manual_seed(4)
     raw = pack(torch.randn(64, 512)) if kind is None else PACK[kind](k_quant(kind, 64, 512), 512)
-    layer, x = QuantizedLinear([raw]), torch.randn(23, 512)
+    layer, x = QuantizedLinear([raw]), torch.randn(150, 512)
     together = layer(x)
-    for first, last in [(0, 1), (4, 6), (3, 10), (0, 13), (22, 23)]:
+    widths = [(0, rows) for rows in (*range(1, 21), 33, 49, 70, 130)]
+    for first, last in [*widths, (4, 6), (3, 10), (22, 23), (149, 150)]:
         assert torch.equal(layer(x[first:last]), together[first:last])
 
 
@@ -140,7 +141,9 @@ sys.path.insert(0, "tests/unit")
 from test_int8 import k_quant, PACK, Kind
 torch.manual_seed(5)
 parts = [PACK[kind](k_quant(kind, 33, 512), 512) for kind in PACK] + [pack(torch.randn(20, 512))]
-product = QuantizedLinear(parts)(torch.randn(11, 512))
+layer, x = QuantizedLinear(parts), torch.randn(60, 512)
+product = layer(x)
+assert all(torch.equal(layer(x[:rows]), product[:rows]) for rows in range(1, 21))
 from test_fused import SHAPES, TOKENS, packed, run
 from blockdiff.model.cache import BlockCache
 model = packed(SHAPES["qwen2"])

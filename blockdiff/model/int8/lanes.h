@@ -20,17 +20,24 @@ enum { LANES = 16 };
 
 #include <immintrin.h>
 #define BACKEND "avx512-vnni"
+#define MOST 16
 typedef __m512i vi;
 typedef __m512 vf;
 
 INLINE vi vi_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 INLINE vi vi_all(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE vi vi_bits(vi a, uint8_t mask) { return _mm512_and_si512(a, _mm512_set1_epi8((char)mask)); }
-INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+/* a, or bits of b. */
+INLINE vi vi_join(vi a, vi b, uint8_t mask) {
+    return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi8((char)mask), 0xf8);
+}
 #define vi_left(a, n) _mm512_slli_epi16(a, n)
 #define vi_right(a, n) _mm512_srli_epi16(a, n)
-INLINE vi vi_dot(vi sum, vi weights, int32_t four) {
-    return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(four));
+/* Compilers that do not know this form of the instruction load the four by themselves. */
+INLINE vi vi_dot(vi sum, vi weights, const int8_t *four) {
+    const struct { int8_t x[4]; } *p = (const void *)four;
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*p));
+    return sum;
 }
 /* Lane i: bytes i of two arrays, as 16 bits each; products of such pairs. */
 INLINE vi vi_pairs(const uint8_t *low, const uint8_t *high) {
@@ -61,6 +68,9 @@ INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 INLINE vf vf_abs(vf a) { return _mm512_abs_ps(a); }
+INLINE vf vf_pick(vf yes, vf a, vf b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(yes, vf_zero(), _CMP_NEQ_UQ), b, a);
+}
 INLINE vf vf_round(vf a) { return _mm512_roundscale_ps(a, 8); }
 INLINE vf vf_half_away(vf a) {
     __m512i sign = _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(INT32_MIN));
@@ -76,6 +86,7 @@ INLINE void vi_store(int32_t *p, vi a) { _mm512_storeu_si512(p, a); }
 
 #include <immintrin.h>
 #define BACKEND "avx2"
+#define MOST 4
 typedef struct { __m256i l, h; } vi;
 typedef struct { __m256 l, h; } vf;
 #define BOTH(t, f_l, f_h) ((t){f_l, f_h})
@@ -88,8 +99,9 @@ INLINE vi vi_bits(vi a, uint8_t mask) {
     __m256i m = _mm256_set1_epi8((char)mask);
     return BOTH(vi, _mm256_and_si256(a.l, m), _mm256_and_si256(a.h, m));
 }
-INLINE vi vi_or(vi a, vi b) {
-    return BOTH(vi, _mm256_or_si256(a.l, b.l), _mm256_or_si256(a.h, b.h));
+INLINE vi vi_join(vi a, vi b, uint8_t mask) {
+    vi bits = vi_bits(b, mask);
+    return BOTH(vi, _mm256_or_si256(a.l, bits.l), _mm256_or_si256(a.h, bits.h));
 }
 #define vi_left(a, n) BOTH(vi, _mm256_slli_epi16((a).l, n), _mm256_slli_epi16((a).h, n))
 #define vi_right(a, n) BOTH(vi, _mm256_srli_epi16((a).l, n), _mm256_srli_epi16((a).h, n))
@@ -98,8 +110,10 @@ INLINE __m256i dot_half(__m256i sum, __m256i weights, __m256i x) {
     __m256i pairs = _mm256_maddubs_epi16(weights, x);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-INLINE vi vi_dot(vi sum, vi weights, int32_t four) {
-    __m256i x = _mm256_set1_epi32(four);
+INLINE vi vi_dot(vi sum, vi weights, const int8_t *four) {
+    int32_t all;
+    memcpy(&all, four, 4);
+    __m256i x = _mm256_set1_epi32(all);
     return BOTH(vi, dot_half(sum.l, weights.l, x), dot_half(sum.h, weights.h, x));
 }
 INLINE __m256i pairs_half(const uint8_t *low, const uint8_t *high) {
@@ -150,6 +164,11 @@ INLINE vf vf_abs(vf a) {
     __m256 sign = _mm256_set1_ps(-0.0f);
     return BOTH(vf, _mm256_andnot_ps(sign, a.l), _mm256_andnot_ps(sign, a.h));
 }
+INLINE vf vf_pick(vf yes, vf a, vf b) {
+    __m256 none = _mm256_setzero_ps();
+    return BOTH(vf, _mm256_blendv_ps(b.l, a.l, _mm256_cmp_ps(yes.l, none, _CMP_NEQ_UQ)),
+                _mm256_blendv_ps(b.h, a.h, _mm256_cmp_ps(yes.h, none, _CMP_NEQ_UQ)));
+}
 INLINE vf vf_round(vf a) { return BOTH(vf, _mm256_round_ps(a.l, 8), _mm256_round_ps(a.h, 8)); }
 INLINE vf vf_half_away(vf a) {
     __m256 sign = _mm256_set1_ps(-0.0f), half = _mm256_set1_ps(0.5f);
@@ -179,6 +198,7 @@ INLINE void vi_store_s8(int8_t *p, vi a) {
 
 #include <math.h>
 #define BACKEND "portable"
+#define MOST 4
 typedef union { uint8_t b[64]; int32_t i[16]; uint16_t s[32]; } vi;
 typedef struct { float f[16]; } vf;
 #define EACH for (int i = 0; i < 16; i++)
@@ -186,12 +206,13 @@ typedef struct { float f[16]; } vf;
 INLINE vi vi_load(const uint8_t *p) { vi a; memcpy(a.b, p, 64); return a; }
 INLINE vi vi_all(int32_t x) { vi a; EACH a.i[i] = x; return a; }
 INLINE vi vi_bits(vi a, uint8_t mask) { for (int i = 0; i < 64; i++) a.b[i] &= mask; return a; }
-INLINE vi vi_or(vi a, vi b) { EACH a.i[i] |= b.i[i]; return a; }
-INLINE vi vi_left(vi a, int n) { for (int i = 0; i < 64; i++) a.b[i] <<= n; return a; }
-INLINE vi vi_right(vi a, int n) { for (int i = 0; i < 64; i++) a.b[i] >>= n; return a; }
-INLINE vi vi_dot(vi sum, vi weights, int32_t four) {
-    int8_t x[4];
-    memcpy(x, &four, 4);
+INLINE vi vi_join(vi a, vi b, uint8_t mask) {
+    for (int i = 0; i < 64; i++) a.b[i] |= b.b[i] & mask;
+    return a;
+}
+INLINE vi vi_left(vi a, int n) { for (int i = 0; i < 32; i++) a.s[i] <<= n; return a; }
+INLINE vi vi_right(vi a, int n) { for (int i = 0; i < 32; i++) a.s[i] >>= n; return a; }
+INLINE vi vi_dot(vi sum, vi weights, const int8_t *x) {
     EACH for (int j = 0; j < 4; j++) sum.i[i] += weights.b[4 * i + j] * x[j];
     return sum;
 }
@@ -228,6 +249,7 @@ INLINE vf vf_div(vf a, vf b) { EACH a.f[i] /= b.f[i]; return a; }
 INLINE vf vf_max(vf a, vf b) { EACH a.f[i] = a.f[i] > b.f[i] ? a.f[i] : b.f[i]; return a; }
 INLINE vf vf_min(vf a, vf b) { EACH a.f[i] = a.f[i] < b.f[i] ? a.f[i] : b.f[i]; return a; }
 INLINE vf vf_abs(vf a) { EACH a.f[i] = fabsf(a.f[i]); return a; }
+INLINE vf vf_pick(vf yes, vf a, vf b) { EACH a.f[i] = yes.f[i] != 0 ? a.f[i] : b.f[i]; return a; }
 INLINE vf vf_round(vf a) { EACH a.f[i] = nearbyintf(a.f[i]); return a; }
 INLINE vf vf_half_away(vf a) { EACH a.f[i] = copysignf(0.5f, a.f[i]); return a; }
 INLINE vf vf_power(vf n) { EACH n.f[i] = ldexpf(1.0f, (int)n.f[i]); return n; }
@@ -281,11 +303,42 @@ INLINE int32_t vi_sum(vi a) {
 }
 #endif
 
+/* Columns of sixteen rows, which are `stride` floats apart, one after the other: (16, 16). */
+INLINE void transpose(const float *x, int64_t stride, float *out) {
+#ifdef AVX512
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = vf_load(x + i * stride);
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + j + 2]);
+            a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    for (int i = 0; i < 4; i++) { /* a[4 r + i]: in lane c, column 4 c + i of rows 4 r to 4 r + 3 */
+        __m512 even = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88);
+        __m512 odd = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd);
+        __m512 even_below = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
+        __m512 odd_below = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
+        vf_store(out + i * 16, _mm512_shuffle_f32x4(even, even_below, 0x88));
+        vf_store(out + (4 + i) * 16, _mm512_shuffle_f32x4(odd, odd_below, 0x88));
+        vf_store(out + (8 + i) * 16, _mm512_shuffle_f32x4(even, even_below, 0xdd));
+        vf_store(out + (12 + i) * 16, _mm512_shuffle_f32x4(odd, odd_below, 0xdd));
+    }
+#else
+    for (int column = 0; column < LANES; column++)
+        for (int row = 0; row < LANES; row++) out[column * LANES + row] = x[row * stride + column];
+#endif
+}
+
 /* A loop over lanes in each step, as plain C has it, would only be large when unrolled. */
 #ifdef EACH
 #define UNROLLED
 #else
-#define UNROLLED _Pragma("GCC unroll 8")
+#define UNROLLED _Pragma("GCC unroll 16")
 #endif
 
 #endif

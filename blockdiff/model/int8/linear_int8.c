@@ -21,6 +21,8 @@
 #include "lanes.h"
 
 enum { Q4 = 4, Q6 = 6, Q7 = 7 };
+enum { PIECES = 64 / MOST }; /* blocks of positions that stay in the second cache beside weights */
+enum { REPACKED = MOST > 4 ? 3 : 2 }; /* blocks from which on weights are unpacked once for all */
 /* Bytes by which memory is asked for ahead of its use: arithmetic must not wait for it. */
 #ifndef AHEAD
 #define AHEAD 4096
@@ -29,7 +31,26 @@ enum { Q4_BYTES = 2368, Q6_BYTES = 3392, Q7_BYTES = 576 };
 
 /* --- activations -------------------------------------------------------------------------------- */
 
-/* The operand's rows from one on, as they are read. */
+/* Positions that lie together: as many as one product takes, or fewer if that leaves no small rest. */
+static int64_t block_of(int64_t m) {
+    int64_t blocks = (m + MOST - 1) / MOST;
+    return blocks ? (m + blocks - 1) / blocks : 1;
+}
+
+int64_t blockdiff_scratch(int64_t m, int64_t k) {
+    int64_t block = block_of(m), groups = (m + block - 1) / block * block * (k / GROUP);
+    return (groups * (GROUP + 20) + 63) / 64 * 64;
+}
+
+operand operand_in(uint8_t *memory, int64_t m, int64_t k) {
+    int64_t block = block_of(m), groups = (m + block - 1) / block * block * (k / GROUP);
+    float *scale = (float *)(memory + groups * GROUP);
+    int32_t *low = (int32_t *)(scale + 2 * groups);
+    int8_t *q = (int8_t *)memory;
+    return (operand){k, block, q, scale, scale + groups, (int16_t *)(low + 2 * groups), low};
+}
+
+/* The operand from a row and a group on, as it is read. */
 typedef struct {
     const int8_t *q;
     const float *scale, *sum;
@@ -37,47 +58,33 @@ typedef struct {
     const int32_t *low;
 } activations;
 
-int64_t blockdiff_scratch(int64_t m, int64_t k) {
-    return (m * k + m * (k / GROUP) * 18 + 63) / 64 * 64;
-}
-
-operand operand_in(uint8_t *memory, int64_t m, int64_t k) {
-    int64_t groups = m * (k / GROUP);
-    float *scale = (float *)memory;
-    int32_t *low = (int32_t *)(scale + 2 * groups);
-    int16_t *total = (int16_t *)(low + 2 * groups);
-    return (operand){k, (int8_t *)(total + groups), scale, scale + groups, total, low};
+static activations from(const operand *x, int64_t row, int64_t group) {
+    int64_t i = (row / x->block * (x->k / GROUP) + group) * x->block + row % x->block;
+    return (activations){x->q + GROUP * i, x->scale + i, x->sum + i, x->total + 2 * i, x->low + 2 * i};
 }
 
 void quantize(const operand *to, int64_t row, int64_t first, const float *x, int64_t n) {
-    const int64_t whole = to->k % FOLD ? GROUP : FOLD;
-    int64_t group = (row * to->k + first) / GROUP;
-    int8_t *q = to->q + row * to->k + first;
+    const int64_t whole = to->k % FOLD ? GROUP : FOLD, block = to->block;
+    int64_t group = first / GROUP, at = from(to, row, group).scale - to->scale;
     for (const float *end = x + n; x < end; x += whole) {
         vf most = vf_zero();
         for (int64_t i = 0; i < whole; i += LANES) most = vf_max(most, vf_abs(vf_load(x + i)));
         const float largest = vf_most(most), step = largest / 127.0f;
         const vf inverse = vf_all(largest > 0 ? 127.0f / largest : 0.0f);
-        for (int64_t i = 0; i < whole; i += GROUP, q += GROUP, group++) {
-            vf a = vf_mul(vf_load(x + i), inverse), b = vf_mul(vf_load(x + i + LANES), inverse);
-            vi first_half = vi_trunc(vf_add(a, vf_half_away(a)));
-            vi second_half = vi_trunc(vf_add(b, vf_half_away(b)));
-            vi_store_s8(q, first_half);
-            vi_store_s8(q + LANES, second_half);
-            int32_t one = vi_sum(first_half), two = vi_sum(second_half);
-            to->scale[group] = step;
-            to->sum[group] = step * (float)(one + two);
-            to->total[group] = (int16_t)(one + two);
-            to->low[2 * group] = -32 * one;
-            to->low[2 * group + 1] = -32 * two;
+        for (int64_t i = 0; i < whole; i += GROUP, at += block, group++) {
+            int32_t sum[2];
+            for (int half = 0; half < 2; half++) {
+                vf a = vf_mul(vf_load(x + i + half * LANES), inverse);
+                vi q = vi_trunc(vf_add(a, vf_half_away(a)));
+                vi_store_s8(to->q + GROUP * at + half * LANES, q);
+                sum[half] = vi_sum(q);
+                to->low[2 * at + half] = -32 * sum[half];
+            }
+            to->scale[at] = step;
+            to->sum[at] = step * (float)(sum[0] + sum[1]);
+            to->total[2 * (at - group % 2 * block) + group % 2] = (int16_t)(sum[0] + sum[1]);
         }
     }
-}
-
-INLINE int32_t four(const int8_t *p) {
-    int32_t x;
-    memcpy(&x, p, 4);
-    return x;
 }
 
 INLINE int32_t two(const int16_t *p) {
@@ -86,124 +93,160 @@ INLINE int32_t two(const int16_t *p) {
     return x;
 }
 
-/* --- one tile times N positions ------------------------------------------------------------------ */
+/* --- weights of 256 inputs, unpacked for several blocks of positions -------------------------------- */
+
+typedef struct {
+    _Alignas(64) uint8_t q[SUPER / 4][64]; /* four inputs of each row */
+    float scale[16][ROWS];
+    uint8_t least[4][64]; /* pairs, of Q4 */
+} unpacked;
+
+INLINE vi low_bits(vi pair) { return vi_bits(pair, 15); }
+INLINE vi high_bits(vi pair) { return vi_bits(vi_right(pair, 4), 15); }
+
+/* Sixteen inputs of Q6 that begin at input 16 h. */
+INLINE void q6_weights(const uint8_t *w, int h, vi *q) {
+    const uint8_t *low = w + 320 + h * 192, *high = low + 128;
+    __builtin_prefetch(low + AHEAD);
+    __builtin_prefetch(low + 64 + AHEAD);
+    __builtin_prefetch(high + AHEAD);
+    vi one = vi_load(low), other = vi_load(low + 64), top = vi_load(high);
+    q[0] = vi_join(low_bits(one), vi_left(top, 4), 0x30);
+    q[1] = vi_join(high_bits(one), vi_left(top, 2), 0x30);
+    q[2] = vi_join(low_bits(other), top, 0x30);
+    q[3] = vi_join(high_bits(other), vi_right(top, 2), 0x30);
+}
+
+INLINE vi q4_least(const uint8_t *w, int g) {
+    return vi_pairs(w + 192 + g * ROWS, w + 192 + (g + 1) * ROWS);
+}
+INLINE vf q4_scale(const uint8_t *w, int g) {
+    return vf_mul(vf_half(w), vf_u8(w + 64 + g * ROWS));
+}
+INLINE vf q6_scale(const uint8_t *w, int h) {
+    return vf_mul(vf_half(w), vf_s8(w + 64 + h * ROWS));
+}
+
+static void unpack_q4(const uint8_t *w, unpacked *to) {
+    for (int g = 0; g < 8; g++) {
+        vf_store(to->scale[g], q4_scale(w, g));
+        if (g % 2 == 0) vi_store((int32_t *)to->least[g / 2], q4_least(w, g));
+    }
+    for (int i = 0; i < SUPER / 8; i++) {
+        const uint8_t *chunk = w + 320 + 64 * i;
+        __builtin_prefetch(chunk + AHEAD);
+        vi_store((int32_t *)to->q[2 * i], low_bits(vi_load(chunk)));
+        vi_store((int32_t *)to->q[2 * i + 1], high_bits(vi_load(chunk)));
+    }
+}
+
+static void unpack_q6(const uint8_t *w, unpacked *to) {
+    for (int h = 0; h < 16; h++) {
+        vi q[4];
+        q6_weights(w, h, q);
+        for (int i = 0; i < 4; i++) vi_store((int32_t *)to->q[4 * h + i], q[i]);
+        vf_store(to->scale[h], q6_scale(w, h));
+    }
+}
+
+/* --- one tile times N positions of a block ------------------------------------------------------- */
 
 #define POSITIONS UNROLLED for (int p = 0; p < N; p++)
 
-INLINE void tile_q4(const uint8_t *w, int64_t k, activations a, vf *sum, const int N) {
-    const int64_t groups = k / GROUP;
-    for (int64_t b = 0; b < k / SUPER; b++, w += Q4_BYTES) {
-        const vf d = vf_half(w), d_least = vf_half(w + 32);
+/* Adds the products of `supers` times 256 inputs. If `u` is not null it has the only 256 unpacked. */
+INLINE void add_q4(const uint8_t *w, const unpacked *u, activations a, int64_t block,
+                   int64_t supers, float (*to)[ROWS], const int N) {
+    vf sum[MOST];
+    POSITIONS sum[p] = vf_load(to[p]);
+    for (const uint8_t *end = w + supers * Q4_BYTES; w < end; w += Q4_BYTES) {
+        const vf d_least = vf_mul(vf_half(w + 32), vf_all(-1.0f));
         for (int first = 0; first < 8; first += FOLD / GROUP) {
-            vi dot[8];
-            vf scaled[8];
+            vi dot[MOST];
+            vf scaled[MOST];
             POSITIONS dot[p] = vi_all(0);
             UNROLLED for (int g = first; g < first + FOLD / GROUP; g += 2) {
-                vi least = vi_pairs(w + 192 + g * ROWS, w + 192 + (g + 1) * ROWS);
-                POSITIONS dot[p] = vi_dot_pairs(dot[p], least, two(a.total + p * groups + g));
+                vi least = u ? vi_load(u->least[g / 2]) : q4_least(w, g);
+                POSITIONS dot[p] = vi_dot_pairs(dot[p], least, two(a.total + 2 * p));
+                a.total += 4 * block;
             }
-            POSITIONS {
-                vf step = vf_mul(d_least, vf_all(a.scale[p * groups + first]));
-                sum[p] = vf_fnma(vf_int(dot[p]), step, sum[p]);
-                scaled[p] = vf_zero();
-            }
-            for (int g = first; g < first + FOLD / GROUP; g++, a.q += GROUP) {
+            POSITIONS scaled[p] = vf_mul(vf_int(dot[p]), d_least);
+            for (int g = first; g < first + FOLD / GROUP; g++, a.q += GROUP * block) {
                 const uint8_t *chunk = w + 320 + g * 256;
                 POSITIONS dot[p] = vi_all(0);
                 UNROLLED for (int i = 0; i < 4; i++) {
-                    if (N > 1) __builtin_prefetch(chunk + 64 * i + AHEAD);
-                    vi pair = vi_load(chunk + 64 * i);
-                    vi even = vi_bits(pair, 15), odd = vi_bits(vi_right(pair, 4), 15);
-                    POSITIONS dot[p] = vi_dot(dot[p], even, four(a.q + p * k + 8 * i));
-                    POSITIONS dot[p] = vi_dot(dot[p], odd, four(a.q + p * k + 8 * i + 4));
+                    const int8_t *q = a.q + 8 * i;
+                    if (!u && N > 1) __builtin_prefetch(chunk + 64 * i + AHEAD);
+                    vi pair = u ? vi_all(0) : vi_load(chunk + 64 * i);
+                    vi even = u ? vi_load(u->q[g * 8 + 2 * i]) : low_bits(pair);
+                    POSITIONS dot[p] = vi_dot(dot[p], even, q + GROUP * p);
+                    vi odd = u ? vi_load(u->q[g * 8 + 2 * i + 1]) : high_bits(pair);
+                    POSITIONS dot[p] = vi_dot(dot[p], odd, q + GROUP * p + 4);
                 }
-                const vf scale = vf_u8(w + 64 + g * ROWS);
+                const vf scale = u ? vf_load(u->scale[g]) : q4_scale(w, g);
                 POSITIONS scaled[p] = vf_fma(vf_int(dot[p]), scale, scaled[p]);
             }
-            POSITIONS {
-                vf step = vf_mul(d, vf_all(a.scale[p * groups + first]));
-                sum[p] = vf_fma(scaled[p], step, sum[p]);
-            }
+            POSITIONS sum[p] = vf_fma(scaled[p], vf_all(a.scale[p]), sum[p]);
+            a.scale += 4 * block;
         }
-        a.scale += 8;
-        a.total += 8;
     }
+    POSITIONS vf_store(to[p], sum[p]);
 }
 
-INLINE void tile_q6(const uint8_t *w, int64_t k, activations a, vf *sum, const int N) {
-    const int64_t groups = k / GROUP;
-    for (int64_t b = 0; b < k / SUPER; b++, w += Q6_BYTES) {
-        const vf d = vf_half(w);
-        for (int first = 0; first < 16; first += FOLD / 16) {
-            vf scaled[8];
+INLINE void add_q6(const uint8_t *w, const unpacked *u, activations a, int64_t block,
+                   int64_t supers, float (*to)[ROWS], const int N) {
+    vf sum[MOST];
+    POSITIONS sum[p] = vf_load(to[p]);
+    for (const uint8_t *end = w + supers * Q6_BYTES; w < end; w += Q6_BYTES) {
+        for (int first = 0; first < 8; first += FOLD / GROUP) {
+            vf scaled[MOST];
             POSITIONS scaled[p] = vf_zero();
-            for (int h = first; h < first + FOLD / 16; h++) {
-                const uint8_t *low = w + 320 + h * 192, *high = low + 128;
-                __builtin_prefetch(low + AHEAD);
-                __builtin_prefetch(low + 64 + AHEAD);
-                __builtin_prefetch(high + AHEAD);
-                vi one = vi_load(low), other = vi_load(low + 64), top = vi_load(high);
-                vi weights[4] = {
-                    vi_or(vi_bits(one, 15), vi_left(vi_bits(top, 0x03), 4)),
-                    vi_or(vi_bits(vi_right(one, 4), 15), vi_left(vi_bits(top, 0x0c), 2)),
-                    vi_or(vi_bits(other, 15), vi_bits(top, 0x30)),
-                    vi_or(vi_bits(vi_right(other, 4), 15), vi_right(vi_bits(top, 0xc0), 2)),
-                };
-                vi dot[8];
-                POSITIONS dot[p] = vi_all(a.low[p * 2 * groups + h]);
-                UNROLLED for (int i = 0; i < 4; i++)
-                    POSITIONS dot[p] = vi_dot(dot[p], weights[i], four(a.q + p * k + h * 16 + 4 * i));
-                const vf scale = vf_s8(w + 64 + h * ROWS);
-                POSITIONS scaled[p] = vf_fma(vf_int(dot[p]), scale, scaled[p]);
+            for (int g = first; g < first + FOLD / GROUP; g++) {
+                UNROLLED for (int half = 0; half < 2; half++) {
+                    const int h = 2 * g + half;
+                    vi dot[MOST], q[4];
+                    if (!u) q6_weights(w, h, q);
+                    POSITIONS dot[p] = vi_all(a.low[2 * p + half]);
+                    UNROLLED for (int i = 0; i < 4; i++) {
+                        const int8_t *four = a.q + 16 * half + 4 * i;
+                        if (u) q[i] = vi_load(u->q[4 * h + i]);
+                        POSITIONS dot[p] = vi_dot(dot[p], q[i], four + GROUP * p);
+                    }
+                    const vf scale = u ? vf_load(u->scale[h]) : q6_scale(w, h);
+                    POSITIONS scaled[p] = vf_fma(vf_int(dot[p]), scale, scaled[p]);
+                }
+                a.q += GROUP * block;
+                a.low += 2 * block;
             }
-            POSITIONS {
-                vf step = vf_mul(d, vf_all(a.scale[p * groups + first / 2]));
-                sum[p] = vf_fma(scaled[p], step, sum[p]);
-            }
+            POSITIONS sum[p] = vf_fma(scaled[p], vf_all(a.scale[p]), sum[p]);
+            a.scale += 4 * block;
         }
-        a.q += SUPER;
-        a.scale += 8;
-        a.low += 16;
     }
+    POSITIONS vf_store(to[p], sum[p]);
 }
 
-INLINE void tile_q7(const uint8_t *w, int64_t k, activations a, vf *sum, const int N) {
-    const int64_t groups = k / GROUP;
+/* These weights need no unpacking. */
+INLINE void add_q7(const uint8_t *w, int64_t groups, activations a, int64_t block,
+                   float (*to)[ROWS], const int N) {
+    vf sum[MOST];
+    POSITIONS sum[p] = vf_zero();
     for (int64_t g = 0; g < groups; g++, w += Q7_BYTES) {
-        vi dot[8];
+        vi dot[MOST];
         POSITIONS dot[p] = vi_all(0);
         UNROLLED for (int i = 0; i < 8; i++) {
             __builtin_prefetch(w + 64 + 64 * i + AHEAD);
             vi weights = vi_load(w + 64 + 64 * i);
-            POSITIONS dot[p] = vi_dot(dot[p], weights, four(a.q + p * k + g * GROUP + 4 * i));
+            POSITIONS dot[p] = vi_dot(dot[p], weights, a.q + GROUP * p + 4 * i);
         }
         vf scale = vf_half(w), least = vf_half(w + 32);
         POSITIONS {
-            vf step = vf_mul(scale, vf_all(a.scale[p * groups + g]));
-            sum[p] = vf_fma(vf_int(dot[p]), step, sum[p]);
-            sum[p] = vf_fnma(least, vf_all(a.sum[p * groups + g]), sum[p]);
+            sum[p] = vf_fma(vf_int(dot[p]), vf_mul(scale, vf_all(a.scale[p])), sum[p]);
+            sum[p] = vf_fnma(least, vf_all(a.sum[p]), sum[p]);
         }
+        a.q += GROUP * block;
+        a.scale += block;
+        a.sum += block;
     }
-}
-
-INLINE void tile(int kind, const uint8_t *w, int64_t k, activations a, float *y, int64_t stride,
-                 const float *bias, int rows, int add, const int N) {
-    vf sum[8];
-    POSITIONS sum[p] = vf_zero();
-    if (kind == Q4) tile_q4(w, k, a, sum, N);
-    else if (kind == Q6) tile_q6(w, k, a, sum, N);
-    else tile_q7(w, k, a, sum, N);
-    for (int p = 0; p < N; p++) {
-        float out[ROWS];
-        vf_store(out, sum[p]);
-        float *to = y + p * stride;
-        if (bias)
-            for (int r = 0; r < rows; r++) out[r] += bias[r];
-        if (add)
-            for (int r = 0; r < rows; r++) to[r] += out[r];
-        else
-            for (int r = 0; r < rows; r++) to[r] = out[r];
-    }
+    POSITIONS vf_store(to[p], sum[p]);
 }
 
 /* --- whole matrices ------------------------------------------------------------------------------ */
@@ -228,43 +271,119 @@ int64_t matrix_tiles(const matrix *w) {
     return tiles;
 }
 
-static void one_tile(const part *p, int64_t t, const operand *x, int64_t row, int64_t m, float *y,
-                     int64_t stride, int add) {
-    int rows = (int)(p->n - t * ROWS < ROWS ? p->n - t * ROWS : ROWS);
-    const uint8_t *w = p->packed + t * tile_bytes(p->kind, x->k);
+/* Positions of one block, from `row` on. */
+typedef struct {
+    int64_t row, n;
+} piece;
+
+/* The pieces of some rows, at most `PIECES` of them; returns how many. */
+static int cut(const operand *x, int64_t row, int64_t rows, piece *pieces) {
+    int count = 0;
+    for (int64_t end = row + rows; row < end && count < PIECES; row += pieces[count++].n) {
+        int64_t whole = x->block - row % x->block;
+        pieces[count] = (piece){row, whole < end - row ? whole : end - row};
+    }
+    return count;
+}
+
+/* CALL(N) for n positions, N being known to the compiler. */
+#define CASE(N, CALL) case N: CALL(N); break;
+#define UP_TO_4(CALL) CASE(1, CALL) CASE(2, CALL) CASE(3, CALL) CASE(4, CALL)
+#define UP_TO_8(CALL) CASE(5, CALL) CASE(6, CALL) CASE(7, CALL) CASE(8, CALL)
+#define UP_TO_16(CALL)                                                    \
+    CASE(9, CALL) CASE(10, CALL) CASE(11, CALL) CASE(12, CALL)            \
+    CASE(13, CALL) CASE(14, CALL) CASE(15, CALL) CASE(16, CALL)
+#if MOST == 16
+#define BY_WIDTH(n, CALL) switch (n) { UP_TO_4(CALL) UP_TO_8(CALL) UP_TO_16(CALL) }
+#define MANY UP_TO_16
+#else
+#define BY_WIDTH(n, CALL) switch (n) { UP_TO_4(CALL) }
+#define MANY UP_TO_4
+#endif
+
+/* Adds products of `groups` groups of inputs. */
+static void add(int64_t kind, const uint8_t *w, activations a, int64_t block, int64_t groups,
+                float (*to)[ROWS], int64_t n) {
+#define Q4_CALL(N) add_q4(w, NULL, a, block, groups / 8, to, N)
+#define Q6_CALL(N) add_q6(w, NULL, a, block, groups / 8, to, N)
+#define Q7_CALL(N) add_q7(w, groups, a, block, to, N)
+    if (kind == Q4) BY_WIDTH(n, Q4_CALL)
+    else if (kind == Q6) BY_WIDTH(n, Q6_CALL)
+    else BY_WIDTH(n, Q7_CALL)
+}
+
+/* The same with the weights unpacked, of 256 inputs; what is left of many positions comes packed. */
+static void add_unpacked(int64_t kind, const uint8_t *w, const unpacked *u, activations a,
+                         int64_t block, float (*to)[ROWS], int64_t n) {
+#define Q4_AGAIN(N) add_q4(w, u, a, block, 1, to, N)
+#define Q6_AGAIN(N) add_q6(w, u, a, block, 1, to, N)
+    if (n <= MOST / 2) add(kind, w, a, block, SUPER / GROUP, to, n);
+    else if (kind == Q4) switch (n) { MANY(Q4_AGAIN) }
+    else switch (n) { MANY(Q6_AGAIN) }
+}
+
+/* Sums of sixteen rows of W for some positions; they begin as zeros. To store unpacked weights costs
+ * as much as to unpack them again once or twice. */
+static void sums_of_tile(int64_t kind, const uint8_t *w, const operand *x, const piece *pieces,
+                         int count, float (*to)[ROWS]) {
+    const int64_t block = x->block, groups = x->k / GROUP;
+    if (kind == Q7 || count < REPACKED) {
+        for (const piece *p = pieces; p < pieces + count; to += p++->n)
+            add(kind, w, from(x, p->row, 0), block, groups, to, p->n);
+        return;
+    }
+    unpacked u;
+    for (int64_t group = 0; group < groups; group += SUPER / GROUP) {
+        float(*sums)[ROWS] = to;
+        if (kind == Q4) unpack_q4(w, &u);
+        else unpack_q6(w, &u);
+        for (const piece *p = pieces; p < pieces + count; sums += p++->n)
+            add_unpacked(kind, w, &u, from(x, p->row, group), block, sums, p->n);
+        w += kind == Q4 ? Q4_BYTES : Q6_BYTES;
+    }
+}
+
+static void one_tile(const part *p, int64_t t, const operand *x, const piece *pieces, int count,
+                     float *y, int64_t stride, int add) {
+    const int rows = (int)(p->n - t * ROWS < ROWS ? p->n - t * ROWS : ROWS);
     const float *bias = p->bias ? p->bias + t * ROWS : NULL;
-    const int64_t k = x->k, end = row + m;
-#define RUN(N)                                                                                     \
-    {                                                                                              \
-        activations a = {x->q + row * k, x->scale + row * (k / GROUP), x->sum + row * (k / GROUP), \
-                         x->total + row * (k / GROUP), x->low + row * (k / 16)};                   \
-        tile((int)p->kind, w, k, a, y, stride, bias, rows, add, N);                                \
-        row += N;                                                                                  \
-        y += N * stride;                                                                           \
+    int64_t m = 0;
+    for (int i = 0; i < count; i++) m += pieces[i].n;
+    _Alignas(64) float sums[PIECES * MOST][ROWS];
+    memset(sums, 0, (size_t)m * sizeof *sums);
+    sums_of_tile(p->kind, p->packed + t * tile_bytes(p->kind, x->k), x, pieces, count, sums);
+    for (int64_t i = 0; i < m; i++, y += stride) {
+        if (rows == ROWS) {
+            vf out = vf_load(sums[i]);
+            if (bias) out = vf_add(out, vf_load(bias));
+            vf_store(y, add ? vf_add(vf_load(y), out) : out);
+            continue;
+        }
+        for (int r = 0; r < rows; r++) {
+            float out = sums[i][r] + (bias ? bias[r] : 0.0f);
+            y[r] = add ? y[r] + out : out;
+        }
     }
-    while (end - row >= 8) RUN(8)
-    switch (end - row) {
-        case 7: RUN(7) break;
-        case 6: RUN(6) break;
-        case 5: RUN(5) break;
-        case 4: RUN(4) break;
-        case 3: RUN(3) break;
-        case 2: RUN(2) break;
-        case 1: RUN(1) break;
-    }
-#undef RUN
 }
 
 void multiply(const matrix *w, int64_t first, int64_t last, const operand *x, int64_t row,
               int64_t rows, float *y, int64_t stride, int add) {
-    int64_t seen = 0;
-    for (int64_t i = 0; i < w->n_parts && seen < last; i++) {
-        const part *p = w->parts + i;
-        int64_t tiles = tiles_of(p);
-        for (int64_t t = first > seen ? first - seen : 0; t < tiles && seen + t < last; t++)
-            one_tile(p, t, x, row, rows, y + t * ROWS, stride, add);
-        seen += tiles;
-        y += p->n;
+    piece pieces[PIECES];
+    for (const int64_t end = row + rows; row < end;) {
+        const int count = cut(x, row, end - row, pieces);
+        const int64_t next = pieces[count - 1].row + pieces[count - 1].n;
+        float *of_part = y;
+        int64_t seen = 0;
+        for (int64_t i = 0; i < w->n_parts && seen < last; i++) {
+            const part *p = w->parts + i;
+            int64_t tiles = tiles_of(p);
+            for (int64_t t = first > seen ? first - seen : 0; t < tiles && seen + t < last; t++)
+                one_tile(p, t, x, pieces, count, of_part + t * ROWS, stride, add);
+            seen += tiles;
+            of_part += p->n;
+        }
+        y += (next - row) * stride;
+        row = next;
     }
 }
 

@@ -23,23 +23,24 @@ typedef struct {
     int64_t n_parts;
 } matrix;
 
-/* Quantized activations of some positions, k inputs each; row r of an array is r widths behind.
+/* Quantized activations of some positions, k inputs each. `block` of them lie together, group by
+ * group, so that one address serves a product of all of them: arrays are (blocks, k / 32, block).
  * Where k is a multiple of 128, four groups in a row have one scale. */
 typedef struct {
-    int64_t k;
-    int8_t *q;      /* k */
-    float *scale;   /* k / 32: what one step of q means */
-    float *sum;     /* k / 32: the group's sum, scaled */
-    int16_t *total; /* k / 32: the sum of the group's q */
-    int32_t *low;   /* k / 16: minus 32 times the sum of the half group's q */
+    int64_t k, block;
+    int8_t *q;      /* 32 */
+    float *scale;   /* what one step of q means */
+    float *sum;     /* the group's sum, scaled */
+    int16_t *total; /* 2, in every other group: the sum of its q and of that of the next */
+    int32_t *low;   /* 2: minus 32 times the sum of each half of q */
 } operand;
 
 /* Bytes of memory for an operand of m rows, a multiple of 64, and the operand in it. */
 int64_t blockdiff_scratch(int64_t m, int64_t k);
 OWN operand operand_in(uint8_t *memory, int64_t m, int64_t k);
 
-/* Quantize n inputs of a row, from input `first` on: whole groups, and
- * whole folds where k is a multiple of those. */
+/* Quantize n inputs of a row, from input `first` on: whole groups, and whole folds where k is a
+ * multiple of those. Rows of a block share cache lines: they are rather not for several threads. */
 OWN void quantize(const operand *to, int64_t row, int64_t first, const float *x, int64_t n);
 
 OWN int64_t matrix_rows(const matrix *w);

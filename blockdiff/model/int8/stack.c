@@ -24,7 +24,7 @@
 
 enum { QKV, O, GATE_UP, DOWN, TARGETS };
 enum { CHUNK = 4 };    /* tiles of an item */
-enum { SEGMENT = 1024 }; /* inputs of the last product that are an item */
+enum { SEGMENT = 512 }; /* inputs of a block of rows that are quantized together */
 enum { SPINS = 4000 }; /* looks at a stage's end before other processes may go first */
 
 typedef struct {
@@ -115,20 +115,64 @@ static void wait_for(team *t, int64_t stage, int64_t items) {
 
 /* --- rows ---------------------------------------------------------------------------------------- */
 
+/* What RMSNorm multiplies a row by. */
+static vf norm_scale(const float *x, int64_t n, double eps) {
+    vf sum[4];
+    int64_t i = 0;
+    UNROLLED for (int j = 0; j < 4; j++) sum[j] = vf_zero();
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        UNROLLED for (int j = 0; j < 4; j++) {
+            vf value = vf_load(x + i + j * LANES);
+            sum[j] = vf_fma(value, value, sum[j]);
+        }
+    for (; i < n; i += LANES) sum[0] = vf_fma(vf_load(x + i), vf_load(x + i), sum[0]);
+    const vf all = vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3]));
+    return vf_all((float)(1.0 / sqrt((double)vf_sum(all) / (double)n + eps)));
+}
+
 static void rms_norm(const float *x, const float *weight, int64_t n, double eps, float *out) {
-    vf squares = vf_zero();
-    for (int64_t i = 0; i < n; i += LANES) squares = vf_fma(vf_load(x + i), vf_load(x + i), squares);
-    vf scale = vf_all((float)(1.0 / sqrt((double)vf_sum(squares) / (double)n + eps)));
+    const vf scale = norm_scale(x, n, eps);
     for (int64_t i = 0; i < n; i += LANES)
         vf_store(out + i, vf_mul(vf_mul(vf_load(x + i), scale), vf_load(weight + i)));
 }
 
-static void norm_and_quantize(const team *t, int64_t row, const float *weight, const operand *to,
+/* Rows and inputs of an item: threads do not quantize what lies in the same cache lines. */
+typedef struct {
+    int64_t row, rows, first, n;
+} patch;
+
+static int64_t patches(const operand *to, int64_t m) {
+    return (m + to->block - 1) / to->block * ((to->k + SEGMENT - 1) / SEGMENT);
+}
+
+static patch patch_of(const operand *to, int64_t m, int64_t item) {
+    const int64_t segments = (to->k + SEGMENT - 1) / SEGMENT;
+    const int64_t row = item / segments * to->block, first = item % segments * SEGMENT;
+    const int64_t rows = m - row, n = to->k - first;
+    return (patch){row, rows < to->block ? rows : to->block, first, n < SEGMENT ? n : SEGMENT};
+}
+
+static void norm_and_quantize(const team *t, int64_t item, const float *weight, const operand *to,
                               uint8_t *own) {
     const model *c = t->f->model;
+    const patch p = patch_of(to, t->f->m, item);
     float *normed = (float *)own;
-    rms_norm(t->f->x + row * c->hidden, weight, c->hidden, c->eps, normed);
-    quantize(to, row, 0, normed, c->hidden);
+    for (int64_t row = p.row; row < p.row + p.rows; row++) {
+        const float *x = t->f->x + row * c->hidden;
+        const vf scale = norm_scale(x, c->hidden, c->eps);
+        for (int64_t i = 0; i < p.n; i += LANES) {
+            vf scaled = vf_mul(vf_load(x + p.first + i), scale);
+            vf_store(normed + i, vf_mul(scaled, vf_load(weight + p.first + i)));
+        }
+        quantize(to, row, p.first, normed, p.n);
+    }
+}
+
+static void quantize_attended(const team *t, int64_t item) {
+    const operand *to = t->in + O;
+    const patch p = patch_of(to, t->f->m, item);
+    for (int64_t row = p.row; row < p.row + p.rows; row++)
+        quantize(to, row, p.first, t->attended + row * to->k + p.first, p.n);
 }
 
 /* RoPE in its half-rotation form. */
@@ -164,45 +208,56 @@ static void place_row(const team *t, int64_t index, int64_t row, uint8_t *own) {
         memcpy(keys + (kv + h) * plane, head, (size_t)size * sizeof(float));
 }
 
-static void swiglu_and_quantize(const team *t, int64_t row, int64_t first, uint8_t *own) {
-    const int64_t ffn = t->f->model->ffn;
-    const int64_t n = ffn - first < SEGMENT ? ffn - first : SEGMENT;
-    const float *gate = t->gate_up + row * 2 * ffn + first, *up = gate + ffn;
+static void swiglu_and_quantize(const team *t, int64_t item, uint8_t *own) {
+    const operand *to = t->in + DOWN;
+    const patch p = patch_of(to, t->f->m, item);
     float *out = (float *)own;
-    for (int64_t i = 0; i < n; i += LANES) {
-        vf g = vf_load(gate + i);
-        vf gated = vf_div(g, vf_add(vf_all(1.0f), vf_exp(vf_mul(g, vf_all(-1.0f)))));
-        vf_store(out + i, vf_mul(gated, vf_load(up + i)));
+    for (int64_t row = p.row; row < p.row + p.rows; row++) {
+        const float *gate = t->gate_up + row * 2 * to->k + p.first, *up = gate + to->k;
+        for (int64_t i = 0; i < p.n; i += LANES) {
+            vf g = vf_load(gate + i);
+            vf gated = vf_div(g, vf_add(vf_all(1.0f), vf_exp(vf_mul(g, vf_all(-1.0f)))));
+            vf_store(out + i, vf_mul(gated, vf_load(up + i)));
+        }
+        quantize(to, row, p.first, out, p.n);
     }
-    quantize(&t->in[DOWN], row, first, out, n);
 }
 
 /* --- attention ------------------------------------------------------------------------------------ */
 
 #define QUERIES UNROLLED for (int q = 0; q < N; q++)
 
-/* Products of N queries with sixteen keys, (N, 16), a row of them every `stride` floats. */
-INLINE void scores(const float *queries, const float *keys, int64_t size, float *out,
-                   int64_t stride, const int N) {
-    vf sum[8];
-    QUERIES sum[q] = vf_zero();
-    for (int64_t i = 0; i < size; i++) {
-        vf key = vf_load(keys + i * LANES);
-        QUERIES sum[q] = vf_fma(vf_all(queries[q * size + i]), key, sum[q]);
+/* Products of N queries, (size, `count`), with W times sixteen keys, each (size, 16); what a query
+ * gets is `stride` floats behind what the one before it gets. Two at a time share what is loaded. */
+INLINE void scores(const float *queries, int64_t count, const float *keys, int64_t size, float *out,
+                   int64_t stride, const int N, const int W) {
+    vf sum[8][2];
+    QUERIES for (int w = 0; w < W; w++) sum[q][w] = vf_zero();
+    for (int64_t i = 0; i < size; i++, queries += count, keys += LANES) {
+        vf key[2];
+        for (int w = 0; w < W; w++) key[w] = vf_load(keys + w * size * LANES);
+        QUERIES {
+            const vf query = vf_all(queries[q]);
+            for (int w = 0; w < W; w++) sum[q][w] = vf_fma(query, key[w], sum[q][w]);
+        }
     }
-    QUERIES vf_store(out + q * stride, sum[q]);
+    QUERIES for (int w = 0; w < W; w++) vf_store(out + q * stride + w * LANES, sum[q][w]);
 }
 
-/* Sixteen dimensions of what N queries take from n values. */
+/* W times sixteen dimensions of what N queries take from n values. */
 INLINE void mixed(const float *shares, int64_t stride, const float *values, int64_t size, int64_t n,
-                  float *out, const int N) {
-    vf sum[8];
-    QUERIES sum[q] = vf_zero();
+                  float *out, const int N, const int W) {
+    vf sum[8][2];
+    QUERIES for (int w = 0; w < W; w++) sum[q][w] = vf_zero();
     for (int64_t j = 0; j < n; j++) {
-        vf value = vf_load(values + j * size);
-        QUERIES sum[q] = vf_fma(vf_all(shares[q * stride + j]), value, sum[q]);
+        vf value[2];
+        for (int w = 0; w < W; w++) value[w] = vf_load(values + j * size + w * LANES);
+        QUERIES {
+            const vf share = vf_all(shares[q * stride + j]);
+            for (int w = 0; w < W; w++) sum[q][w] = vf_fma(share, value[w], sum[q][w]);
+        }
     }
-    QUERIES vf_store(out + q * size, sum[q]);
+    QUERIES for (int w = 0; w < W; w++) vf_store(out + q * size + w * LANES, sum[q][w]);
 }
 
 /* CALL(N) for eight queries at a time, then for those that are left. */
@@ -225,8 +280,8 @@ static int64_t up_to(int64_t n, int64_t whole) { return (n + whole - 1) / whole 
 
 /* Floats that `attend` needs for so many rows. */
 static int64_t attend_floats(const model *c, int64_t rows, int64_t keys) {
-    int64_t queries = rows * (c->heads / c->kv_heads);
-    return queries * (2 * c->head_dim + up_to(keys, LANES)) + LANES * c->head_dim;
+    int64_t queries = rows * (c->heads / c->kv_heads), stride = up_to(keys, LANES);
+    return queries * (2 * c->head_dim + stride) + 2 * LANES * c->head_dim + stride;
 }
 
 /* How many keys lie up to the last one that any of some rows sees. */
@@ -235,6 +290,34 @@ static int64_t keys_seen(const uint8_t *mask, int64_t rows, int64_t keys) {
         for (int64_t r = 0; r < rows; r++)
             if (mask[r * keys + last - 1]) return last;
     return 0;
+}
+
+/* What softmax makes of the products of a query, in place; `seen` is 1 for keys that count, else 0. */
+static void softmax(float *p, const float *seen, int64_t n, vf scale) {
+    vf most = vf_all(-1e30f), sum = vf_zero();
+    for (int64_t j = 0; j < n; j += LANES) {
+        vf scaled = vf_mul(vf_load(p + j), scale);
+        vf_store(p + j, scaled = vf_pick(vf_load(seen + j), scaled, vf_all(-1e30f)));
+        most = vf_max(most, scaled);
+    }
+    const vf least = vf_all(-vf_most(most));
+    for (int64_t j = 0; j < n; j += LANES) {
+        vf share = vf_exp(vf_add(vf_load(p + j), least));
+        vf_store(p + j, share = vf_pick(vf_load(seen + j), share, vf_zero()));
+        sum = vf_add(sum, share);
+    }
+    const vf inverse = vf_all(1.0f / vf_sum(sum));
+    for (int64_t j = 0; j < n; j += LANES) vf_store(p + j, vf_mul(vf_load(p + j), inverse));
+}
+
+/* Sixteen keys of which n are there, (16, size), as (size, 16). */
+static void turn(const float *keys, int64_t size, int64_t n, float *out) {
+    if (n >= LANES) {
+        for (int64_t i = 0; i < size; i += LANES) transpose(keys + i, size, out + i * LANES);
+        return;
+    }
+    for (int64_t i = 0; i < size; i++)
+        for (int64_t k = 0; k < LANES; k++) out[i * LANES + k] = k < n ? keys[k * size + i] : 0.0f;
 }
 
 /* Some rows of a sequence, which begins at row `start` of x; the heads that share keys. */
@@ -247,39 +330,40 @@ static void attend(const team *t, const sequence *s, int64_t index, int64_t star
     const float *key = s->cache + (2 * index * c->kv_heads + shared) * plane;
     const float *value = key + c->kv_heads * plane;
     float *queries = (float *)own, *out = queries + count * size, *turned = out + count * size;
-    float *share = turned + LANES * size;
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(queries + r * group * size,
-               t->qkv + ((start + first + r) * (c->heads + 2 * c->kv_heads) + shared * group) * size,
-               (size_t)(group * size) * sizeof(float));
-    for (int64_t j = 0; j < keys; j += LANES) {
-        int64_t n = keys - j < LANES ? keys - j : LANES;
-        for (int64_t i = 0; i < size; i++)
-            for (int64_t k = 0; k < LANES; k++)
-                turned[i * LANES + k] = k < n ? key[(j + k) * size + i] : 0.0f;
-#define CALL(N) scores(queries + at * size, turned, size, share + at * stride + j, stride, N)
-        BY_EIGHT(count, CALL)
+    float *seen = turned + 2 * LANES * size, *share = seen + stride;
+    for (int64_t q = 0; q < count; q++) {
+        const int64_t row = start + first + q / group, head = shared * group + q % group;
+        const float *query = t->qkv + (row * (c->heads + 2 * c->kv_heads) + head) * size;
+        for (int64_t i = 0; i < size; i++) queries[i * count + q] = query[i];
+    }
+    for (int64_t j = 0; j < stride; j += 2 * LANES) {
+        const int two = stride - j > LANES;
+        turn(key + j * size, size, keys - j, turned);
+        if (two) turn(key + (j + LANES) * size, size, keys - j - LANES, turned + LANES * size);
+#define CALL(N) scores(queries + at, count, turned, size, share + at * stride + j, stride, N, W)
+#define W 2
+        if (two) BY_EIGHT(count, CALL)
+#undef W
+#define W 1
+        else BY_EIGHT(count, CALL)
+#undef W
 #undef CALL
     }
-    const float scale = (float)(1.0 / sqrt((double)size));
-    for (int64_t q = 0; q < count; q++) {
-        const uint8_t *seen = s->mask + (first + q / group) * all;
-        float *p = share + q * stride;
-        for (int64_t j = 0; j < keys; j++) p[j] = seen[j] ? p[j] * scale : -1e30f;
-        for (int64_t j = keys; j < stride; j++) p[j] = -1e30f;
-        vf most = vf_all(-1e30f), sum = vf_zero();
-        for (int64_t j = 0; j < stride; j += LANES) most = vf_max(most, vf_load(p + j));
-        const vf least = vf_all(-vf_most(most));
-        for (int64_t j = 0; j < stride; j += LANES) vf_store(p + j, vf_exp(vf_add(vf_load(p + j), least)));
-        for (int64_t j = 0; j < keys; j++) p[j] = seen[j] ? p[j] : 0.0f;
-        for (int64_t j = keys; j < stride; j++) p[j] = 0.0f;
-        for (int64_t j = 0; j < stride; j += LANES) sum = vf_add(sum, vf_load(p + j));
-        const vf inverse = vf_all(1.0f / vf_sum(sum));
-        for (int64_t j = 0; j < stride; j += LANES) vf_store(p + j, vf_mul(vf_load(p + j), inverse));
+    const vf scale = vf_all((float)(1.0 / sqrt((double)size)));
+    for (int64_t r = 0; r < rows; r++) {
+        const uint8_t *mask = s->mask + (first + r) * all;
+        for (int64_t j = 0; j < stride; j++) seen[j] = j < keys && mask[j] ? 1.0f : 0.0f;
+        for (int64_t q = r * group; q < (r + 1) * group; q++)
+            softmax(share + q * stride, seen, stride, scale);
     }
-    for (int64_t i = 0; i < size; i += LANES) {
-#define CALL(N) mixed(share + at * stride, stride, value + i, size, keys, out + at * size + i, N)
-        BY_EIGHT(count, CALL)
+    for (int64_t i = 0; i < size; i += 2 * LANES) {
+#define CALL(N) mixed(share + at * stride, stride, value + i, size, keys, out + at * size + i, N, W)
+#define W 2
+        if (size - i > LANES) BY_EIGHT(count, CALL)
+#undef W
+#define W 1
+        else BY_EIGHT(count, CALL)
+#undef W
 #undef CALL
     }
     for (int64_t r = 0; r < rows; r++)
@@ -346,21 +430,19 @@ static void run_layers(void *argument) {
     team *t = argument;
     const forward *f = t->f;
     const model *c = f->model;
-    const int64_t width = c->heads * c->head_dim;
-    const int64_t segments = (c->ffn + SEGMENT - 1) / SEGMENT;
     uint8_t *own = t->own + __atomic_fetch_add(t->joined, 1, __ATOMIC_RELAXED) * t->own_bytes;
     int64_t stage = 0;
     for (int64_t index = f->first; index < f->last; index++) {
         const layer *l = c->layers + index;
-        STAGE(f->m, norm_and_quantize(t, i, l->attention_norm, t->in + QKV, own))
+        STAGE(patches(t->in + QKV, f->m), norm_and_quantize(t, i, l->attention_norm, t->in + QKV, own))
         stage = product(t, stage, index, QKV, t->qkv, 0);
         STAGE(f->m, place_row(t, index, i, own))
         STAGE(attention_items(t), attention_item(t, index, i, own))
-        STAGE(f->m, quantize(t->in + O, i, 0, t->attended + i * width, width))
+        STAGE(patches(t->in + O, f->m), quantize_attended(t, i))
         stage = product(t, stage, index, O, f->x, 1);
-        STAGE(f->m, norm_and_quantize(t, i, l->ffn_norm, t->in + GATE_UP, own))
+        STAGE(patches(t->in + GATE_UP, f->m), norm_and_quantize(t, i, l->ffn_norm, t->in + GATE_UP, own))
         stage = product(t, stage, index, GATE_UP, t->gate_up, 0);
-        STAGE(f->m * segments, swiglu_and_quantize(t, i / segments, i % segments * SEGMENT, own))
+        STAGE(patches(t->in + DOWN, f->m), swiglu_and_quantize(t, i, own))
         stage = product(t, stage, index, DOWN, f->x, 1);
     }
     if (f->last == c->n_layers) {
@@ -394,7 +476,7 @@ static int64_t lay_out(team *t, const forward *f, uint8_t *start, unsigned threa
     while (rows > 1 && attend_floats(c, rows, keys) > ITEM_FLOATS) rows--;
     t->f = f;
     t->attend_rows = rows;
-    t->own_bytes = up_to(f4 * most(attend_floats(c, rows, keys), most(c->hidden, SEGMENT)), 64);
+    t->own_bytes = up_to(f4 * most(attend_floats(c, rows, keys), most(c->head_dim, SEGMENT)), 64);
     uint8_t *in = memory(&at, start, blockdiff_scratch(m, most(c->hidden, most(width, c->ffn))));
     t->in[QKV] = t->in[GATE_UP] = operand_in(in, m, c->hidden);
     t->in[O] = operand_in(in, m, width);
