@@ -59,14 +59,14 @@ class RowCosts:
         return cls(tuple(row * max(rows - 1, 0) for rows in range(MOST_ROWS + 1)), adapter)
 
     @classmethod
-    def measured(cls, seconds: Mapping[int, float], masked: float) -> RowCosts:
+    def measured(cls, seconds: Mapping[int, float], adapter: float) -> RowCosts:
         """From the seconds of forwards by their rows, one and at least one more, ascending.
 
         Between them by straight lines, behind the last as between the last two. Held to what a
         machine can be: a moment of other work must not end all drafting.
 
         Args:
-            masked: seconds of a forward of as many rows as the last, half of them masks.
+            adapter: seconds more where some of the rows are masks.
         """
         sizes, one = list(seconds), seconds[1]
         curve = [0.0, 0.0]
@@ -76,8 +76,7 @@ class RowCosts:
             )
             slope = (seconds[high] - seconds[low]) / (high - low) / one
             curve.append(curve[-1] + min(max(slope, _LEAST_COST), _GREATEST_COST))
-        adapter = min(max((masked - seconds[sizes[-1]]) / one, 0.0), 1.0)
-        return cls(tuple(curve), adapter)
+        return cls(tuple(curve), min(max(adapter / one, 0.0), 1.0))
 
     def in_company(self, others: int) -> RowCosts:
         """Where `others` write in the same forwards: rows are many, so that none comes at no price,

@@ -48,7 +48,7 @@ from blockdiff.weights import store
 
 R = TypeVar("R")
 
-_ROWS, _TRIES = (1, 8, 9, 16), 2  # of forwards that are timed: kernels take rows in groups of 8
+_ROWS, _TRIES = (1, 8, 12, 16), 3  # of forwards that are timed: kernels take rows in groups
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
 _LEAST_TOKENS = 32  # fewer say more about one forward than about the speed of many
 _HALF_LIFE = 1024  # tokens after which a measurement counts half
@@ -267,8 +267,8 @@ class Engine:
     def _row_costs(self) -> RowCosts:
         """What rows of a small forward cost here, each kind the fastest of a few tries."""
         contexts, nothing = self.contexts, Prompt((), "", 0)
-        most, half = _ROWS[-1], _ROWS[-1] // 2
-        verify = DecodingConfig(mode=Mode.VERIFY, block_size=half)
+        some = _ROWS[1]
+        verify = DecodingConfig(mode=Mode.VERIFY, block_size=some // 2)
         sampler = contexts.sampler(contexts.empty_cache(), nothing, verify, never)
         assert isinstance(sampler, Sampler)  # it has an adapter
 
@@ -281,9 +281,9 @@ class Engine:
             float(logits[0, 0])  # a GPU is done when its answer is there
             return time.perf_counter() - began
 
-        tries = [({n: seconds(n) for n in _ROWS}, seconds(most, half)) for _ in range(_TRIES)]
+        tries = [({n: seconds(n) for n in _ROWS}, seconds(some, some // 2)) for _ in range(_TRIES)]
         exact = {rows: min(found[rows] for found, _ in tries) for rows in _ROWS}
-        return RowCosts.measured(exact, min(masked for _, masked in tries))
+        return RowCosts.measured(exact, min(masked for _, masked in tries) - exact[some])
 
 def _with_language(request: InfillRequest) -> InfillRequest:
     """With its language by the name of `language_of`, so that nobody asks for it again."""

@@ -88,7 +88,7 @@ def test_without_room_or_with_what_may_not_be_written_a_draft_ends() -> None:
 CHANCES = st.lists(st.floats(0.01, 0.99), max_size=16)
 
 
-STEPS = RowCosts.measured({1: 50.0, 8: 52.0, 9: 80.0, 16: 110.0}, masked=115.0)
+STEPS = RowCosts.measured({1: 50.0, 8: 52.0, 9: 80.0, 16: 110.0}, adapter=5.0)
 """Eight rows at the price of one, and a step behind them."""
 
 
@@ -127,7 +127,7 @@ def test_a_forward_carries_what_pays(
 def test_costs_are_held_to_what_a_machine_can_be() -> None:
     """Where something else ran while they were timed."""
     for seconds in ({1: 9.0, 9: 1.0}, {1: 1.0, 8: 99.0, 9: 98.0}):
-        costs = RowCosts.measured(seconds, masked=0.5)
+        costs = RowCosts.measured(seconds, adapter=-0.5)
         assert list(costs.curve) == sorted(costs.curve) and costs.adapter == 0.0
         assert 0.2 < costs.curve[MOST_ROWS] <= 0.3 * (MOST_ROWS - 1)
 
