@@ -14,6 +14,8 @@ from blockdiff.cli import console, interrupt
 from blockdiff.cli import infill as infill_command
 from blockdiff.cli import options as options
 from blockdiff.client import wire
+from blockdiff.client.remote.fim import Fim
+from blockdiff.client.remote.options import Backend
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import BlockdiffError, Cancelled, ExitCode, InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
@@ -111,6 +113,10 @@ def infill(
     dtype: options.DtypeOption = "auto",
     download: options.DownloadOption = True,
     engine: options.EngineOption = True,
+    backend: options.BackendOption = Backend.LOCAL,
+    backend_url: options.BackendUrlOption = "",
+    fim: options.FimOption = Fim.AUTO,
+    allow_plain_http: options.PlainHttpOption = False,
 ) -> None:
     """Fill a hole of a file, or up to eight together, and print the diff.
 
@@ -121,6 +127,7 @@ def infill(
     after the last character of a line is valid. The file changes only with --write, and then in
     one step.
     """
+    asked = options.backend(backend, backend_url, model, fim, allow_plain_http)
     infill_command.infill(
         file,
         infill_command.hole_finder(at or (), lines or (), hole or ()),
@@ -128,7 +135,7 @@ def infill(
         language=language,
         context_tokens=context_tokens,
         revise=revise,
-        model=infill_command.ModelChoice(model, device, dtype, download, join=engine),
+        model=infill_command.ModelChoice(model, device, dtype, download, engine, asked),
         output=infill_command.Output(write=write, as_json=as_json, quiet=quiet),
     )
 

@@ -171,7 +171,7 @@ end
 
 function test_the_validator_finds_what_is_wrong()
   local status = schema.load(ROOT, "status")
-  local good = { state = "ready", model = "m", device = "cpu", message = "" }
+  local good = { state = "ready", model = "m", device = "cpu", backend = "", message = "" }
   equal(schema.check(good, status), {})
   for key, value in pairs({ state = "asleep", model = 3, progress = 2, extra = 1 }) do
     equal(#schema.check(vim.tbl_extend("force", good, { [key] = value }), status), 1)
