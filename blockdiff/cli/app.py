@@ -166,14 +166,26 @@ def rewrite(context: typer.Context) -> None:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
     model: Annotated[str, typer.Option(help="name of the model to look for")] = DEFAULT_MODEL,
+    backend: options.BackendOption = Backend.LOCAL,
+    backend_url: options.BackendUrlOption = "",
+    fim: options.FimOption = Fim.AUTO,
+    allow_plain_http: options.PlainHttpOption = False,
 ) -> None:
     """Show what this machine has and what to fix.
+
+    With --backend: whether that server answers, and what it would be sent, but for the key.
 
     Exits with 0 if everything is in place, otherwise with the exit code of the first problem.
     """
     from blockdiff.cli import doctor as diagnosis
 
-    checks = diagnosis.examine(model)
+    asked = options.backend(backend, backend_url, model, fim, allow_plain_http)
+    if asked is None:
+        checks = diagnosis.examine(model)
+    else:
+        from blockdiff.cli.backend import examine
+
+        checks = examine(asked)
     code = diagnosis.exit_code(checks)
     if as_json:
         report = [check.to_json() for check in checks]
@@ -187,6 +199,12 @@ def doctor(
 def version() -> None:
     """Print the version."""
     print(blockdiff.__version__)
+
+
+@_delegated("backend")
+def backend(context: typer.Context) -> None:
+    """Say which servers of others your code may be sent to."""
+    _delegate("blockdiff.cli.backend", context)
 
 
 @_delegated("models")

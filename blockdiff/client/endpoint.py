@@ -132,6 +132,12 @@ def remote(
     return Address(f"{parts.scheme}://{parts.netloc}{path}", ca_file)
 
 
+def origin(url: str) -> str:
+    """Scheme, host and port of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine."""
     try:

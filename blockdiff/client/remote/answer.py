@@ -13,6 +13,7 @@ from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import FinishReason, InfillRequest, SyntaxState
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n`]*\n", re.MULTILINE)
+_OPENERS = (":", "{", "(", "[")
 
 
 class Answer:
@@ -75,7 +76,7 @@ class Answer:
         if opening[1] != self._fence:
             self._fence = opening[1]
             self._seams = self._made()
-        return _behind(text[opening.end() :], self._lead), ended
+        return _behind(text[opening.end() :], self._lead, self._fence), ended
 
     @property
     def _replaced(self) -> str:
@@ -99,16 +100,19 @@ class Answer:
         )
 
 
-def _behind(code: str, lead: str) -> str:
+def _behind(code: str, lead: str, fence: str) -> str:
     """An answer that begins with the line of the hole, from the hole on.
 
-    One that was written without the indentation of that line gets it in the lines below.
+    One that was written without the indentation of that line gets it in the lines below: there is
+    a line less deep, or none deeper where the first one opens a block.
     """
     if code.startswith(lead):
         return code[len(lead) :]
     first, *more = code.split("\n")
-    if lead.strip() or first != first.lstrip() or all(
-        line.startswith(lead) for line in more if line.strip()
-    ):
+    below = [line for line in more if line.strip() and not line.startswith(fence)]
+    deep = lead + " " if first.rstrip().endswith(_OPENERS) else lead
+    if lead.strip() or first != first.lstrip() or not below:
         return code
-    return "\n".join([first, *(lead + line if line.strip() else line for line in more)])
+    if all(line.startswith(lead) for line in below) and below[0].startswith((deep, lead + "\t")):
+        return code
+    return "\n".join([first, *(lead + line if line in below else line for line in more)])

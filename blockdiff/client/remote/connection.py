@@ -81,9 +81,10 @@ class Connection:
             return self._key
 
     async def sent(self, call: Call) -> Sent:
-        """A call as it would be sent. Raises as `key`."""
-        found = await self.key()
-        headers = {"Authorization": f"Bearer (from {found.source})"} if found.value else {}
+        """A call as it would be sent."""
+        found = await asyncio.to_thread(keys.find, self._options.origin)
+        value = f"Bearer (from {found.source})" if found.value else f"none in {found.source}"
+        headers = {"Authorization": value}
         return Sent("GET" if call.body is None else "POST", call.url, headers, call.body)
 
     async def get(self, call: Call) -> dict[str, Any]:
@@ -185,16 +186,18 @@ class Connection:
             raise self._failed("answers with something else than JSON objects")
         if value.get("error"):
             said = _said(value, call, key)
-            raise BackendFailed(f"{self._options.name} gave up: {said or 'it says no more'}")
+            reason = said or "it says no more"
+            raise BackendFailed(f"{self._options.name} gave up: {reason}", "ask again")
         return value
 
     def _refusal(self, response: httpx.Response, text: str, call: Call, key: Key) -> _Refused:
         """What a status that is not 200 means."""
         status, name, after = response.status_code, self._options.name, _retry_after(response)
         try:
-            said = _said(json.loads(text), call, key)
+            value = json.loads(text)
         except (ValueError, RecursionError):
-            said = ""
+            value = None
+        said = _said(value, call, key) if isinstance(value, dict | list) else ""
         reason = f": {said}" if said else f" (HTTP status {status})"
         if status == 429:
             self._limited_until = time.monotonic() + after
@@ -309,9 +312,11 @@ def _said(value: Any, call: Call, key: Key) -> str:
         else:
             names = ("error", "message", "detail", "msg")
             value = next((value[name] for name in names if value.get(name)), "")
-    said = key.hidden_in(" ".join(str(value).split()))
-    sent = _texts(call.body or {})
-    lines = {" ".join(line.split()) for text in sent for line in text.splitlines()}
+    said = key.hidden_in(" ".join(value.split())) if isinstance(value, str) else ""
+    sent = "\n".join(_texts(call.body or {}))
+    for mark in call.marks:
+        sent = sent.replace(mark, "\n")
+    lines = {" ".join(line.split()) for line in sent.splitlines()}
     if any(len(line) >= _TELLING and line in said for line in lines):
         return ""
     return said[:_MOST_SAID]

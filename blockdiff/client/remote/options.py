@@ -79,8 +79,7 @@ class BackendOptions:
     @property
     def origin(self) -> str:
         """Scheme, host and port: what leave and keys are given for."""
-        parts = urlsplit(self.address.url)
-        return f"{parts.scheme}://{parts.netloc}".lower()
+        return endpoint.origin(self.address.url)
 
     @property
     def is_here(self) -> bool:
