@@ -36,7 +36,7 @@ _NONE: Changes = MappingProxyType({})
 
 
 def weights(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-    from test_checkpoint import published
+    from tests.unit.test_checkpoint import published
 
     return published(tiny.transformer(SHAPE, seed), "qwen2")
 

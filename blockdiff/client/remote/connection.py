@@ -61,10 +61,19 @@ class Connection:
         self._key: Key | None = None
         self._opening = asyncio.Lock()
         self._limited_until = 0.0
+        self._running = 0
+        self._is_left = False
 
     async def aclose(self) -> None:
-        if self._http is not None:
-            await self._http.aclose()
+        """Cut it as soon as nothing runs over it any more."""
+        self._is_left = True
+        await self._close_if_unused()
+
+    async def _close_if_unused(self) -> None:
+        if self._is_left and not self._running:
+            http, self._http = self._http, None
+            if http is not None:
+                await http.aclose()
 
     async def key(self) -> Key:
         """Raises Unauthorized where there is none and nothing goes without, InvalidRequest."""
@@ -107,8 +116,21 @@ class Connection:
             BackendFailed: it is down, silent, no such backend, or its answer breaks off.
             RateLimited, Unauthorized, ModelNotFound, ModelUnsupported, InvalidRequest: it says so.
         """
-        key, http = await self.key(), await self._open()
-        began, pause, started = time.monotonic(), _FIRST_PAUSE, False
+        key = await self.key()
+        self._running += 1
+        try:
+            async with contextlib.aclosing(self._tried(call, key, patient)) as found:
+                async for value in found:
+                    yield value
+        finally:
+            self._running -= 1
+            await self._close_if_unused()
+
+    async def _tried(
+        self, call: Call, key: Key, patient: bool
+    ) -> AsyncGenerator[dict[str, Any] | Waiting, None]:
+        http, began = await self._open(), time.monotonic()
+        pause, started = _FIRST_PAUSE, False
         if not patient and (left := self._limited_until - began) > 0:
             raise self._limited("", left)
         while True:
