@@ -18,6 +18,7 @@ from blockdiff.client.remote.client import RemoteClient
 from blockdiff.client.remote.options import Backend, BackendOptions
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import BackendFailed, ModelUnsupported, Unauthorized
+from blockdiff.eval.fillers import llama_cpp_server
 from blockdiff.types import (
     Filled,
     Finished,
@@ -30,6 +31,7 @@ from blockdiff.types import (
     Snippet,
     StreamEvent,
 )
+from blockdiff.weights import store
 from tests.unit.scripted_service import run
 from tests.unit.tiny_llamacpp import serving
 
@@ -86,6 +88,23 @@ def test_the_text_is_what_llama_cpp_answers_by_itself(
     assert end.model == "tiny.gguf" and end.context_tokens > 0
     texts = [draft.text for draft in drafts if isinstance(draft, Refinement)]
     assert texts == [alone[: i + 1] for i in range(12)], "every token as it comes"
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_same_of_the_real_model(tmp_path: Path) -> None:
+    """It goes on with what follows the hole: that is cut off, as it is for our own engine."""
+    server = llama_cpp_server(store.DEFAULT_MODEL, threads=1)
+    body = {
+        "input_prefix": BEFORE, "prompt": BEGUN, "input_suffix": AFTER, "n_predict": 12,
+        "temperature": 0,
+    }  # fmt: skip
+    url = server.listening_address
+    alone = httpx.post(f"{url}/infill", json=body, timeout=300).json()["content"]
+    for backend in (Backend.LLAMACPP, Backend.OPENAI):
+        *_, end = ask(client(url, tmp_path, backend), request())
+        assert isinstance(end, Finished)
+        assert end.text == "width * height" and alone.startswith(end.text + AFTER.rstrip())
 
 
 def test_openai_with_the_marks_of_the_family_gets_the_text_of_infill(
@@ -155,17 +174,20 @@ def test_closing_the_stream_stops_the_server(url: str, tmp_path: Path) -> None:
 
 
 def test_warming_encodes_the_context_and_writes_nothing(url: str, tmp_path: Path) -> None:
-    asked = request(document_tail := 12)
-    assert document_tail == asked.decoding.max_tokens
+    head, asked = "# nobody has asked for this before\n", request()
+    place = asked.hole.start + len(head)
+    asked = replace(asked, document=head + asked.document, hole=Hole(place, place))
 
-    async def story() -> tuple[Any, Any]:
+    async def story() -> tuple[Any, Any, Any]:
         async with client(url, tmp_path) as made:
-            warmed = await made.warm(replace(asked, document="# warm\n" + asked.document,
-                                             hole=Hole(asked.hole.start + 7, asked.hole.end + 7)))
-            return warmed, await made.health()
+            warmed = await made.warm(asked)
+            async with aclosing(made.infill(asked)) as events:
+                end = [event async for event in events][-1]
+            return warmed, end, await made.health()
 
-    warmed, health = run(story())
-    assert warmed.context_tokens > len(BEFORE)
+    warmed, end, health = run(story())
+    assert warmed.context_tokens == end.context_tokens > len(head + BEFORE)
+    assert end.cached_tokens >= warmed.context_tokens - 1
     assert health.device.startswith("llamacpp at 127.0.0.1:")
 
 
