@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keyring as library
 import pytest
+from keyring.backend import KeyringBackend
+from keyring.backends import fail, null
 
 from blockdiff.client.endpoint import Runtime
 from blockdiff.client.remote import allowed, keys
@@ -92,7 +96,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key of whoever runs the tests, and a keyring that holds none."""
     for variable in (*keys.VARIABLES.values(), keys.ANY_HOST):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+    library.set_keyring(null.Keyring())
 
 
 # Wire forms
@@ -660,11 +664,8 @@ def test_the_key_of_a_vendor_goes_to_the_vendor_alone(monkeypatch: pytest.Monkey
     assert keys.find("http://127.0.0.1:8000").value == "another"
 
 
-def test_the_keyring_of_the_system_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_keyring_of_the_system_is_asked() -> None:
     """The real library; where it keeps keys is the system's."""
-    import keyring
-    from keyring.backend import KeyringBackend
-
     class Kept(KeyringBackend):  # type: ignore[misc]
         priority = 1
 
@@ -673,29 +674,29 @@ def test_the_keyring_of_the_system_is_asked(monkeypatch: pytest.MonkeyPatch) -> 
 
         def set_password(self, service: str, username: str, password: str) -> None: ...
 
-    before = keyring.get_keyring()
-    keyring.set_keyring(Kept())
-    try:
-        found = keys.find("https://api.mistral.ai")
-        assert found.value == KEY and found.source == "the keyring" and KEY not in repr(found)
-        assert not keys.find("https://example.com").value
-    finally:
-        keyring.set_keyring(before)
+    library.set_keyring(Kept())
+    found = keys.find("https://api.mistral.ai")
+    assert found.value == KEY and found.source == "the keyring" and KEY not in repr(found)
+    assert not keys.find("https://example.com").value
 
 
+@pytest.mark.parametrize("keyring", ["not installed", "none in the system", "empty"])
 def test_without_a_key_nothing_goes_to_a_vendor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keyring: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+    library.set_keyring(null.Keyring() if keyring == "empty" else fail.Keyring())
+    if keyring == "not installed":
+        monkeypatch.setitem(sys.modules, "keyring", None)
     with pytest.raises(Unauthorized, match="there is no key for https://api.mistral.ai") as failed:
         ask(client(Backend.MISTRAL, "", tmp_path, told=True), request())
     assert "MISTRAL_API_KEY" in failed.value.hint and "keyring set blockdiff" in failed.value.hint
 
 
 def test_a_key_that_cannot_stand_in_a_header_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BLOCKDIFF_API_KEY", "two\nlines")
-    with pytest.raises(InvalidRequest, match="not one word") as failed:
-        keys.find("http://127.0.0.1:8000")
-    assert "lines" not in str(failed.value)
+    for value in ("two\nlines", "two lines", "schl\u00fcssel", "a\x7fb"):
+        monkeypatch.setenv("BLOCKDIFF_API_KEY", value)
+        with pytest.raises(InvalidRequest, match="not one word") as failed:
+            keys.find("http://127.0.0.1:8000")
+        assert value not in str(failed.value)
 
 

@@ -249,7 +249,9 @@ class RemoteClient:
                     continue
                 parts += 1
                 answer.add(chunk.text)
-                draft, ended = await asyncio.to_thread(answer.draft)
+                if parts == 1:  # reads the document, which may be large
+                    await asyncio.to_thread(answer.draft)
+                draft, ended = answer.draft()
                 elapsed = 1e3 * (time.monotonic() - began)
                 first_ms = first_ms or elapsed
                 spans = (Span(0, len(draft), True, 1.0),) if draft else ()

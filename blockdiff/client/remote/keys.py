@@ -54,7 +54,8 @@ def find(origin: str) -> Key:
     key = Key(os.environ.get(variable, "").strip(), variable)
     if not key.value:
         key = _in_keyring(origin, variable)
-    if not key.value.isascii() or len(key.value.split()) > 1:
+    plain = key.value.isascii() and key.value.isprintable() and " " not in key.value
+    if not plain:
         raise InvalidRequest(f"the key in {key.source} is not one word of ASCII", "set it anew")
     return key
 

@@ -15,6 +15,7 @@ from blockdiff.client.remote.commented import with_snippets
 from blockdiff.client.remote.fim import FAMILIES
 from blockdiff.client.remote.options import BackendOptions
 
+_MEASURED = 0.25  # seconds: in less most of the prompt was cached, and counts all the same
 _LEAST_CONTEXT = 8192  # tokens; another number loads the model anew
 
 
@@ -47,7 +48,7 @@ class Ollama:
             model=str(value.get("model") or ""),
             tokens=int(value.get("eval_count") or 0),
             context_tokens=context,
-            speed=context / seconds if seconds > 0.01 else 0.0,
+            speed=context / seconds if seconds > _MEASURED else 0.0,
         )
 
     def _generate(self, around: Around, model: str, tokens: int, stream: bool) -> Call:
