@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import keyring as library
 import pytest
 from keyring.backend import KeyringBackend
 from keyring.backends import fail, null
 
 from blockdiff.client.endpoint import Runtime
-from blockdiff.client.remote import allowed, keys
+from blockdiff.client.remote import allowed, connection, keys
 from blockdiff.client.remote.client import RemoteClient
 from blockdiff.client.remote.fim import FAMILIES, Fim, before_marks, fim_of
 from blockdiff.client.remote.options import Backend, BackendOptions
@@ -516,6 +517,19 @@ def test_a_busy_server_is_asked_again_before_the_first_token(tmp_path: Path) -> 
     waits = [event.what for event in events if isinstance(event, Progress)]
     assert "Loading model" in waits[0] and "slow down" in waits[1] and len(server.asked) == 3
     assert isinstance(events[-1], Finished) and events[-1].text == "width * height"
+
+
+@pytest.mark.parametrize("priority", [Priority.EXPLICIT, Priority.AUTOMATIC])
+def test_one_that_is_silent_is_given_up(
+    priority: Priority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a time, and for good: it works at the first request still."""
+    for name in ("_TIMEOUT", "_AUTOMATIC_TIMEOUT"):
+        monkeypatch.setattr(connection, name, httpx.Timeout(5.0, read=0.2))
+    with answering(replace(FILL[Backend.OPENAI][2], pause=2.0)) as server:
+        with pytest.raises(BackendFailed, match="is silent"):
+            ask(client(Backend.OPENAI, server.url, tmp_path), request(), priority=priority)
+    assert len(server.asked) == 1
 
 
 def test_what_had_begun_is_not_asked_again(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""llama.cpp's own server, from the wheel `xllamacpp`, on a model of 60 kB that writes letters."""
+"""llama.cpp's own server, from the wheel `xllamacpp`, on a model of 60 kB that knows letters."""
 
 from __future__ import annotations
 

@@ -34,6 +34,8 @@ from blockdiff.errors import (
 DONE: dict[str, Any] = {}
 """What a stream yields for its end mark."""
 
+_TIMEOUT = httpx.Timeout(10.0, read=60.0, pool=None)  # a long prompt on a CPU takes its time
+_AUTOMATIC_TIMEOUT = httpx.Timeout(3.0, read=10.0, pool=None)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 4.0  # seconds between two tries, doubled each time
 # Seconds of trying again, in all.
 _PATIENCE = 2.0
@@ -164,8 +166,7 @@ class Connection:
         self, http: httpx.AsyncClient, call: Call, key: Key, patient: bool
     ) -> AsyncIterator[httpx.Response]:
         headers = {"Authorization": f"Bearer {key.value}"} if key.value else {}
-        connect, read = (10.0, 60.0) if patient else (3.0, 10.0)
-        timeout = httpx.Timeout(connect, read=read, pool=None)
+        timeout = _TIMEOUT if patient else _AUTOMATIC_TIMEOUT
         method, body = ("GET", None) if call.body is None else ("POST", _encoded(call.body))
         if body is not None:
             headers["Content-Type"] = "application/json"
