@@ -150,7 +150,7 @@ def test_a_rewrite_is_asked_for_in_words(url: str, tmp_path: Path) -> None:
         decoding=DecodingConfig(max_tokens=8), path="area.py",
     )  # fmt: skip
     *_, end = ask(client(url, tmp_path), what)
-    assert isinstance(end, Finished) and end.tokens == 8
+    assert isinstance(end, Finished) and end.tokens == 8 and end.context_tokens > 50
     with pytest.raises(ModelUnsupported, match="by an instruction only"):
         ask(client(url, tmp_path), replace(what, instruction=""))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
 from blockdiff.client.remote.calls import Call, Chunk, choice, finish_of, sampling
-from blockdiff.client.remote.openai import chat
+from blockdiff.client.remote.openai import STREAM, chat
 from blockdiff.client.remote.options import BackendOptions
 
 _MEASURED = 64  # tokens: fewer do not tell how fast context is encoded
@@ -25,7 +25,7 @@ class LlamaCpp:
         return self._infill(around, model, around.most_tokens, stream=True)
 
     def rewrite(self, asked: Instructed, model: str) -> Call:
-        return chat(self._url("/v1/chat/completions"), asked, model)
+        return chat(self._url("/v1/chat/completions"), asked, model, **STREAM)
 
     def warm(self, around: Around, model: str) -> Call | None:
         return self._infill(around, model, 0, stream=False)

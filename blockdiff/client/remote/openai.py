@@ -18,7 +18,7 @@ from blockdiff.errors import ModelUnsupported
 
 _WITH_SUFFIX = ("https://api.openai.com", "https://api.deepseek.com")
 _MOST_STOPS = 4  # that such a server takes
-_STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+STREAM: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class OpenAI:
     options: BackendOptions
 
     def fill(self, around: Around, model: str) -> Call:
-        body: dict[str, Any] = {"model": model, "max_tokens": around.most_tokens, **_STREAM}
+        body: dict[str, Any] = {"model": model, "max_tokens": around.most_tokens, **STREAM}
         body |= sampling(around.decoding)
         fim = self._fim(model)
         url, prefix = self.options.under("/completions"), around.before + around.begun
@@ -48,7 +48,7 @@ class OpenAI:
         return found
 
     def rewrite(self, asked: Instructed, model: str) -> Call:
-        return chat(self.options.under("/chat/completions"), asked, model)
+        return chat(self.options.under("/chat/completions"), asked, model, **STREAM)
 
     def warm(self, around: Around, model: str) -> Call | None:
         return None
@@ -60,7 +60,7 @@ class OpenAI:
         return choice(value)
 
 
-def chat(url: str, asked: Instructed, model: str, seed: str = "seed") -> Call:
-    """A request in words to an endpoint of that kind."""
+def chat(url: str, asked: Instructed, model: str, seed: str = "seed", **more: Any) -> Call:
+    """A request in words to an endpoint of that kind; `more` fields than all of them know."""
     body = {"model": model, "messages": messages(asked), "max_tokens": asked.around.most_tokens}
-    return Call(url, {**body, "stream": True, **sampling(asked.around.decoding, seed)})
+    return Call(url, {**body, "stream": True, **sampling(asked.around.decoding, seed), **more})
