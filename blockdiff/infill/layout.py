@@ -26,14 +26,14 @@ from dataclasses import dataclass, replace
 
 from blockdiff.config import Layout
 from blockdiff.errors import InvalidRequest, ModelUnsupported
-from blockdiff.infill.healing import HealingConstraint, Tokenizer, healable_tail
+from blockdiff.infill.healing import HealingConstraint, PromptTokenizer, healable_tail
 from blockdiff.infill.turns import conversation, style_of
 from blockdiff.infill.windows import first_lines, last_lines, text_after, text_before, windows
 from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import to_lf, with_line_feeds
 from blockdiff.types import InfillRequest, Snippet
 
-__all__ = ["HealingConstraint", "Prompt", "Tokenizer", "build_prompt"]
+__all__ = ["HealingConstraint", "Prompt", "PromptTokenizer", "build_prompt"]
 
 _LEAST_SNIPPET_TOKENS = 16
 _PATH_PARTS = 3
@@ -65,7 +65,7 @@ class Prompt:
 
 def build_prompt(
     request: InfillRequest,
-    tokenizer: Tokenizer,
+    tokenizer: PromptTokenizer,
     layout: Layout,
     *,
     heal: bool = True,
@@ -107,7 +107,13 @@ def build_prompt(
     return Prompt((*snippets, *hole), text, len(snippets) + len(hole) - len(marks))
 
 
-def fim_marks(tokenizer: Tokenizer) -> tuple[int, int, int]:
+def with_language(request: InfillRequest) -> InfillRequest:
+    """With its language by the name of `language_of`, so that nobody asks for it again."""
+    first_line = to_lf(request.document[:200]).split("\n", 1)[0]
+    return replace(request, language=language_of(request.path, request.language, first_line))
+
+
+def fim_marks(tokenizer: PromptTokenizer) -> tuple[int, int, int]:
     """Ids that stand before prefix, suffix and middle. Raises ModelUnsupported."""
     special = tokenizer.special
     marks = (special.fim_prefix, special.fim_suffix, special.fim_middle)
@@ -118,7 +124,7 @@ def fim_marks(tokenizer: Tokenizer) -> tuple[int, int, int]:
     return marks
 
 
-def _in_place(request: InfillRequest, tokenizer: Tokenizer, heal: bool) -> Prompt:
+def _in_place(request: InfillRequest, tokenizer: PromptTokenizer, heal: bool) -> Prompt:
     """The texts around the hole where they stand. Snippets are left out: no such checkpoint has
     seen files beside one another."""
     window = windows(request, tokenizer)
@@ -136,7 +142,7 @@ def framed(prompt: Prompt, begin: tuple[int, ...], end: tuple[int, ...]) -> Prom
 
 
 def _context(
-    request: InfillRequest, tokenizer: Tokenizer, budget: int
+    request: InfillRequest, tokenizer: PromptTokenizer, budget: int
 ) -> tuple[list[int], list[int]]:
     """The tokens before and after the hole that fit the budget."""
     start, end, document = request.hole.start, request.hole.end, request.document
@@ -148,7 +154,7 @@ def _context(
     return before, first_lines(after, budget - len(before), tokenizer)
 
 
-def snippets_before(request: InfillRequest, tokenizer: Tokenizer, budget: int) -> list[int]:
+def snippets_before(request: InfillRequest, tokenizer: PromptTokenizer, budget: int) -> list[int]:
     """The repository part of a prompt, the most relevant snippet last; empty if nothing fits.
 
     A checkpoint without the tokens for it was not trained on such prompts and gets none.
@@ -168,7 +174,7 @@ def snippets_before(request: InfillRequest, tokenizer: Tokenizer, budget: int) -
 
 
 def fitting(
-    snippets: Sequence[Snippet], tokenizer: Tokenizer, budget: int, around: int
+    snippets: Sequence[Snippet], tokenizer: PromptTokenizer, budget: int, around: int
 ) -> Iterator[tuple[str, list[int]]]:
     """Short path and first lines of each snippet that still fits; `around` tokens surround it."""
     for snippet in snippets:
@@ -210,7 +216,9 @@ class Wording:
     used: int
 
 
-def _chat(request: InfillRequest, tokenizer: Tokenizer, heal: bool, instruction: str) -> Prompt:
+def _chat(
+    request: InfillRequest, tokenizer: PromptTokenizer, heal: bool, instruction: str
+) -> Prompt:
     """A conversation in Qwen2.5's template, up to the point in the answer where the hole starts.
 
     The answer is begun for the model: the fence of the code block and the start of the hole's first
@@ -226,7 +234,7 @@ def _chat(request: InfillRequest, tokenizer: Tokenizer, heal: bool, instruction:
     return Prompt(tuple(tokens), heal_text, said.used, said.fence)
 
 
-def worded(request: InfillRequest, tokenizer: Tokenizer, instruction: str) -> Wording:
+def worded(request: InfillRequest, tokenizer: PromptTokenizer, instruction: str) -> Wording:
     """What a model is asked for, with the text around the hole within `request.context_tokens`.
 
     With an `instruction` the text in the hole is shown, to be rewritten.
@@ -243,7 +251,7 @@ def worded(request: InfillRequest, tokenizer: Tokenizer, instruction: str) -> Wo
     files = [(path, _text(tokens, tokenizer)) for path, tokens in reversed(snippets)]
     everything = "".join((before, inside, after, *(text for _, text in files)))
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", everything)), default=0))
-    language = language_of(request.path, request.language)
+    language = request.language
     name = next(n for i in itertools.count() if (n := f"HOLE{i or ''}") not in everything)
     hole = inside if instruction else f"<<<{name}>>>"
     user = "".join(f"File `{path}`:\n{fence}\n{text}{fence}\n\n" for path, text in files)
@@ -261,5 +269,5 @@ def worded(request: InfillRequest, tokenizer: Tokenizer, instruction: str) -> Wo
     return Wording(_SYSTEM, user, fence, language, lead, used)
 
 
-def _text(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+def _text(tokens: Sequence[int], tokenizer: PromptTokenizer) -> str:
     return b"".join(map(tokenizer.token_bytes, tokens)).decode("utf-8", "replace")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from blockdiff.errors import AnswerIsProse
-from blockdiff.infill.healing import Tokenizer
+from blockdiff.infill.healing import PromptTokenizer
 from blockdiff.syntax.check import check, check_rewrite
 from blockdiff.syntax.whitespace import BOM, to_lf
 from blockdiff.types import Finished, Hole, InfillRequest, SyntaxState
@@ -29,12 +29,13 @@ def is_prose(text: str) -> bool:
     return text.lstrip().startswith(_TALK)
 
 
-def verdict(request: InfillRequest, text: str, language: str, instructed: bool) -> SyntaxState:
+def verdict(request: InfillRequest, text: str, instructed: bool) -> SyntaxState:
     """Whether the document parses with `text` in the hole; `instructed`: in place of what is there.
 
-    Raises AnswerIsProse for an answer to an instruction that is talk about code.
+    The request names its language as `language_of` does. Raises AnswerIsProse for an answer to an
+    instruction that is talk about code.
     """
-    start = request.hole.start
+    start, language = request.hole.start, request.language
     filled = request.prefix + text + request.suffix
     if not instructed:
         return check(filled, start, start + len(text), language)
@@ -179,7 +180,7 @@ class SpanTokens:
     units: tuple[Unit, ...]
 
     @classmethod
-    def of(cls, text: str, heal: str, tokenizer: Tokenizer) -> SpanTokens | None:
+    def of(cls, text: str, heal: str, tokenizer: PromptTokenizer) -> SpanTokens | None:
         """Tokenize `text` behind the healed end of a prefix.
 
         None where the tokens do not say what the text says: a character composed across the seam,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from blockdiff.client.remote.around import language
 from blockdiff.client.remote.fim import before_marks
 from blockdiff.infill.rewrite import verdict, without_surroundings
 from blockdiff.infill.seams import Seams
@@ -16,12 +15,12 @@ _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n`]*\n", re.MULTILINE)
 _OPENERS = (":", "{", "(", "[")
 
 
-class Answer:
+class AnswerText:
     """The text of one hole while it comes in.
 
     With `instructed` it is an answer in words, of which the first code block counts; one without
     any counts as a whole. `marks` end it where a server shows them; `unchanged` is how it says
-    that everything is right as it is.
+    that everything is right as it is. The request names its language as `language_of` does.
     """
 
     def __init__(
@@ -33,7 +32,6 @@ class Answer:
     ) -> None:
         self._request, self._marks, self._instructed = request, marks, instructed
         self._unchanged = unchanged
-        self._language = language(request)
         self._raw = ""
         self._fence = "```" if instructed else ""
         self._seams = self._made()
@@ -63,7 +61,7 @@ class Answer:
             text = without_surroundings(text, self._request)
         if self._unchanged and self._raw.strip() == self._unchanged:
             text = self._replaced
-        return text, reason, verdict(self._request, text, self._language, self._instructed)
+        return text, reason, verdict(self._request, text, self._instructed)
 
     def _written(self, final: bool) -> tuple[str, bool]:
         """The text as the model would go on from the start of the hole, and whether it is over."""
@@ -92,7 +90,7 @@ class Answer:
         return Seams(
             request.prefix,
             request.suffix,
-            self._language,
+            request.language,
             replaced=self._replaced,
             fence=self._fence,
             indentation=request.indentation,

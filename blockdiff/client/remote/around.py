@@ -8,7 +8,6 @@ from blockdiff.client.remote.pieces import Pieces
 from blockdiff.config import DecodingConfig
 from blockdiff.infill.layout import Wording, fitting, short_path, worded
 from blockdiff.infill.windows import windows
-from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import to_lf, with_line_feeds
 from blockdiff.types import InfillRequest
 
@@ -41,7 +40,7 @@ class Around:
 
 
 def around(request: InfillRequest) -> Around:
-    """For an infill."""
+    """For an infill that names its language as `language_of` does."""
     request = replace(request, document=with_line_feeds(request.document))
     pieces = Pieces()
     window = windows(request, pieces)
@@ -54,7 +53,7 @@ def around(request: InfillRequest) -> Around:
         after=pieces.text(window.after),
         snippets=tuple(reversed(snippets)),
         path=short_path(request.path),
-        language=language(request),
+        language=request.language,
         tokens=sent + sum(len(pieces.encode(text)) for _, text in snippets),
         most_tokens=request.decoding.max_tokens or _MOST_TOKENS,
         decoding=request.decoding,
@@ -79,7 +78,7 @@ class Instructed:
 
 
 def instructed(request: InfillRequest, instruction: str) -> Instructed:
-    """For a rewrite."""
+    """For a rewrite of the text in the hole, else the same."""
     request = replace(request, document=with_line_feeds(request.document))
     pieces = Pieces()
     text = to_lf(request.document[request.hole.start : request.hole.end])
@@ -92,8 +91,3 @@ def instructed(request: InfillRequest, instruction: str) -> Instructed:
         text,
         instruction,
     )
-
-
-def language(request: InfillRequest) -> str:
-    first_line = to_lf(request.document[:200]).split("\n", 1)[0]
-    return language_of(request.path, request.language, first_line)

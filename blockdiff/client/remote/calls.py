@@ -15,7 +15,7 @@ _CUT_OFF = ("length", "limit", "max_tokens")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HttpCall:
     """One HTTP request.
 
     Attributes:
@@ -58,19 +58,19 @@ class Chunk:
 class Wire(Protocol):
     """How one backend is spoken to."""
 
-    def fill(self, around: Around, model: str) -> Call:
+    def fill(self, around: Around, model: str) -> HttpCall:
         """Raises ModelUnsupported where nobody knows how the model is shown a hole."""
         ...
 
-    def rewrite(self, asked: Instructed, model: str) -> Call:
+    def rewrite(self, asked: Instructed, model: str) -> HttpCall:
         """Raises ModelUnsupported for what the backend cannot do."""
         ...
 
-    def warm(self, around: Around, model: str) -> Call | None:
+    def warm(self, around: Around, model: str) -> HttpCall | None:
         """What lets it encode a prompt and write nothing; None: it cannot, or wants money."""
         ...
 
-    def models(self) -> Call:
+    def models(self) -> HttpCall:
         """What lists its models."""
         ...
 

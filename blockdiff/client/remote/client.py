@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,25 +18,26 @@ from typing import Any, TypeVar
 import blockdiff
 from blockdiff.client.endpoint import Runtime
 from blockdiff.client.remote import allowed
-from blockdiff.client.remote.answer import Answer
+from blockdiff.client.remote.answer import AnswerText
 from blockdiff.client.remote.around import around, instructed
-from blockdiff.client.remote.calls import Call, Chunk, Sent, Wire
+from blockdiff.client.remote.calls import Chunk, HttpCall, Sent, Wire
 from blockdiff.client.remote.connection import DONE, Connection, Waiting
 from blockdiff.client.remote.fim import FAMILIES, Fim, fim_of
-from blockdiff.client.remote.inception import Inception
-from blockdiff.client.remote.llamacpp import LlamaCpp
-from blockdiff.client.remote.mistral import Mistral
-from blockdiff.client.remote.ollama import Ollama
-from blockdiff.client.remote.openai import OpenAI
+from blockdiff.client.remote.inception import InceptionWire
+from blockdiff.client.remote.llamacpp import LlamaCppWire
+from blockdiff.client.remote.mistral import MistralWire
+from blockdiff.client.remote.ollama import OllamaWire
+from blockdiff.client.remote.openai import OpenAIWire
 from blockdiff.client.remote.options import Backend, BackendOptions
+from blockdiff.client.remote.turns import Turns, unless_over
 from blockdiff.client.wire import API_VERSION, EngineState, Health
 from blockdiff.errors import (
     BackendFailed,
     EngineMismatch,
     ModelNotFound,
     ModelUnsupported,
-    Superseded,
 )
+from blockdiff.infill.layout import with_language
 from blockdiff.infill.rewrite import Frame
 from blockdiff.types import (
     Filled,
@@ -53,11 +54,11 @@ from blockdiff.types import (
 )
 
 _WIRES: dict[Backend, Any] = {
-    Backend.OPENAI: OpenAI,
-    Backend.LLAMACPP: LlamaCpp,
-    Backend.OLLAMA: Ollama,
-    Backend.MISTRAL: Mistral,
-    Backend.INCEPTION: Inception,
+    Backend.OPENAI: OpenAIWire,
+    Backend.LLAMACPP: LlamaCppWire,
+    Backend.OLLAMA: OllamaWire,
+    Backend.MISTRAL: MistralWire,
+    Backend.INCEPTION: InceptionWire,
 }
 _MOST_NAME = 120  # characters of a model's name
 _USUAL_SPEED = 2000.0  # context tokens in a second, of one that does not say
@@ -75,7 +76,7 @@ class RemoteClient:
         self._connection = Connection(options)
         self._listed = ""  # the model it serves, where none was named
         self._answered, self._speed = "", 0.0
-        self._turns: dict[str, asyncio.Event] = {}
+        self._turns = Turns()
 
     async def __aenter__(self) -> RemoteClient:
         return self
@@ -130,7 +131,8 @@ class RemoteClient:
             BackendNotAllowed: it is on a machine that the user has not named himself.
             BlockdiffError: as `Connection.objects`; EngineMismatch if the model has changed.
         """
-        async with self._turn(priority, source) as turn:
+        request = with_language(request)
+        async with self._turns.take(priority, source) as turn:
             numbers = itertools.count()
             if not request.also:
                 asked = self._hole(request, turn, priority, numbers)
@@ -169,12 +171,12 @@ class RemoteClient:
                 f"{self._options.name} rewrites by an instruction only", "say what to change"
             )
         frame = Frame.of(request.document, request.span)
-        inner = request.infill(frame.hole)
-        async with self._turn(priority, source) as turn:
+        inner = with_language(request.infill(frame.hole))
+        async with self._turns.take(priority, source) as turn:
             model = await self._model()
             asked = instructed(inner, instruction)
             call = self._wire.rewrite(asked, model)
-            answer = Answer(inner, instructed=True, unchanged=call.unchanged)
+            answer = AnswerText(inner, instructed=True, unchanged=call.unchanged)
             written = self._written(inner, call, answer, turn, priority, itertools.count(), 0)
             async with contextlib.aclosing(written) as events:
                 async for event in events:
@@ -192,7 +194,7 @@ class RemoteClient:
         """
         self._check_allowed()
         began = time.monotonic()
-        call = self._wire.warm(around(request), await self._model())
+        call = self._wire.warm(around(with_language(request)), await self._model())
         chunk = Chunk()
         if call is not None:
             chunk = self._chunk(await self._connection.get(call))
@@ -201,7 +203,8 @@ class RemoteClient:
 
     async def sent(self, request: InfillRequest) -> Sent:
         """What would be sent for an infill. Raises as `infill`."""
-        return await self._connection.sent(self._wire.fill(around(request), await self._model()))
+        shown = around(with_language(request))
+        return await self._connection.sent(self._wire.fill(shown, await self._model()))
 
     async def _hole(
         self,
@@ -212,7 +215,7 @@ class RemoteClient:
         index: int = 0,
     ) -> AsyncGenerator[Progress | Refinement | Finished, None]:
         call = self._wire.fill(around(request), await self._model())
-        answer = Answer(request, call.marks)
+        answer = AnswerText(request, call.marks)
         written = self._written(request, call, answer, turn, priority, numbers, index)
         async with contextlib.aclosing(written) as events:
             async for event in events:
@@ -221,8 +224,8 @@ class RemoteClient:
     async def _written(
         self,
         request: InfillRequest,
-        call: Call,
-        answer: Answer,
+        call: HttpCall,
+        answer: AnswerText,
         turn: asyncio.Event | None,
         priority: Priority,
         numbers: itertools.count[int],
@@ -235,7 +238,7 @@ class RemoteClient:
         patient = priority is not Priority.AUTOMATIC
         objects = self._connection.objects(call, patient=patient)
         async with contextlib.aclosing(objects):
-            while (value := await _unless(turn, anext(objects, None))) is not None:
+            while (value := await unless_over(turn, anext(objects, None))) is not None:
                 if isinstance(value, Waiting):
                     yield Progress(request.request_id, f"waiting: {value.why}", 0.0)
                     continue
@@ -292,7 +295,7 @@ class RemoteClient:
         self._speed = chunk.speed or self._speed
         return chunk
 
-    def _check_model(self, chunk: Chunk, call: Call) -> None:
+    def _check_model(self, chunk: Chunk, call: HttpCall) -> None:
         """Raises EngineMismatch for a model that reads other marks than those of the prompt."""
         if not chunk.model:
             return
@@ -322,40 +325,6 @@ class RemoteClient:
 
     def _check_allowed(self) -> None:
         allowed.check(self._options, self._runtime)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, priority: Priority, source: str) -> AsyncIterator[asyncio.Event | None]:
-        """Set once a newer automatic request of the same source has come."""
-        self._check_allowed()
-        if priority is not Priority.AUTOMATIC or not source:
-            yield None
-            return
-        if older := self._turns.get(source):
-            older.set()
-        turn = self._turns[source] = asyncio.Event()
-        try:
-            yield turn
-        finally:
-            if self._turns.get(source) is turn:
-                del self._turns[source]
-
-
-async def _unless(turn: asyncio.Event | None, coming: Any) -> Any:
-    """What comes. Raises Superseded as soon as the turn is over."""
-    if turn is None:
-        return await coming
-    waiting = asyncio.ensure_future(coming)
-    over = asyncio.ensure_future(turn.wait())
-    try:
-        await asyncio.wait({waiting, over}, return_when=asyncio.FIRST_COMPLETED)
-        if over.done():
-            raise Superseded("a newer automatic completion took its place")
-        return waiting.result()
-    finally:
-        for task in (waiting, over):
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
 
 
 def _both(before: Chunk, now: Chunk) -> Chunk:

@@ -9,18 +9,18 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
 from blockdiff.client.endpoint import unreachable
 from blockdiff.client.remote import keys
-from blockdiff.client.remote.calls import Call, Sent
+from blockdiff.client.remote.calls import HttpCall, Sent
 from blockdiff.client.remote.keys import Key
 from blockdiff.client.remote.options import BackendOptions
+from blockdiff.client.remote.refusals import Refused, is_about_holes, retry_after, said_by
 from blockdiff.errors import (
     BackendFailed,
     BlockdiffError,
@@ -42,8 +42,6 @@ _PATIENCE = 2.0
 _PATIENCE_WITH_LIMIT = 20.0
 _PATIENCE_WITH_LOADING = 30.0  # of a model: such a server says 503
 _MOST_BYTES = 8 << 20  # of an answer
-_MOST_SAID = 200  # characters of a server's own words
-_TELLING = 8  # characters of a line that must not come back in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +89,14 @@ class Connection:
                 self._key = found
             return self._key
 
-    async def sent(self, call: Call) -> Sent:
+    async def sent(self, call: HttpCall) -> Sent:
         """A call as it would be sent."""
         found = await asyncio.to_thread(keys.find, self._options.origin)
         value = f"Bearer (from {found.source})" if found.value else f"none in {found.source}"
         headers = {"Authorization": value}
         return Sent("GET" if call.body is None else "POST", call.url, headers, call.body)
 
-    async def get(self, call: Call) -> dict[str, Any]:
+    async def get(self, call: HttpCall) -> dict[str, Any]:
         """The answer to a call that is one object. Raises as `objects`."""
         async with contextlib.aclosing(self.objects(call, patient=False)) as found:
             async for value in found:
@@ -107,7 +105,7 @@ class Connection:
         raise self._failed("sent nothing")
 
     async def objects(
-        self, call: Call, *, patient: bool
+        self, call: HttpCall, *, patient: bool
     ) -> AsyncGenerator[dict[str, Any] | Waiting, None]:
         """The JSON objects of an answer in order, `DONE` for an end mark. Closing it cancels.
 
@@ -129,7 +127,7 @@ class Connection:
             await self._close_if_unused()
 
     async def _tried(
-        self, call: Call, key: Key, patient: bool
+        self, call: HttpCall, key: Key, patient: bool
     ) -> AsyncGenerator[dict[str, Any] | Waiting, None]:
         http, began = await self._open(), time.monotonic()
         pause, started = _FIRST_PAUSE, False
@@ -142,7 +140,7 @@ class Connection:
                         started = True
                         yield value
                 return
-            except (httpx.HTTPError, _Refused) as error:
+            except (httpx.HTTPError, Refused) as error:
                 refused = self._explained(error)
             seconds = max(pause, refused.after)
             over = time.monotonic() - began + seconds > refused.patience
@@ -163,7 +161,7 @@ class Connection:
 
     @contextlib.asynccontextmanager
     async def _posted(
-        self, http: httpx.AsyncClient, call: Call, key: Key, patient: bool
+        self, http: httpx.AsyncClient, call: HttpCall, key: Key, patient: bool
     ) -> AsyncIterator[httpx.Response]:
         headers = {"Authorization": f"Bearer {key.value}"} if key.value else {}
         timeout = _TIMEOUT if patient else _AUTOMATIC_TIMEOUT
@@ -179,7 +177,7 @@ class Connection:
             yield response
 
     async def _read(
-        self, response: httpx.Response, call: Call, key: Key
+        self, response: httpx.Response, call: HttpCall, key: Key
     ) -> AsyncIterator[dict[str, Any]]:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind in ("text/html", "application/xhtml+xml"):
@@ -200,7 +198,7 @@ class Connection:
                 return
             yield self._object(line, call, key)
 
-    def _object(self, text: bytes, call: Call, key: Key) -> dict[str, Any]:
+    def _object(self, text: bytes, call: HttpCall, key: Key) -> dict[str, Any]:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
@@ -208,27 +206,27 @@ class Connection:
         if not isinstance(value, dict):
             raise self._failed("answers with something else than JSON objects")
         if value.get("error"):
-            said = _said(value, call, key)
+            said = said_by(value, call, key)
             reason = said or "it says no more"
             raise BackendFailed(f"{self._options.name} gave up: {reason}", "ask again")
         return value
 
-    def _refusal(self, response: httpx.Response, text: str, call: Call, key: Key) -> _Refused:
+    def _refusal(self, response: httpx.Response, text: str, call: HttpCall, key: Key) -> Refused:
         """What a status that is not 200 means."""
-        status, name, after = response.status_code, self._options.name, _retry_after(response)
+        status, name, after = response.status_code, self._options.name, retry_after(response)
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
             value = None
-        said = _said(value, call, key) if isinstance(value, dict | list) else ""
+        said = said_by(value, call, key) if isinstance(value, dict | list) else ""
         reason = f": {said}" if said else f" (HTTP status {status})"
         if status == 429:
             self._limited_until = time.monotonic() + after
-            return _Refused(self._limited(reason, after), after, _PATIENCE_WITH_LIMIT)
-        if status >= 500 and not _is_about_holes(status, said):
+            return Refused(self._limited(reason, after), after, _PATIENCE_WITH_LIMIT)
+        if status >= 500 and not is_about_holes(status, said):
             loading = _PATIENCE_WITH_LOADING if status == 503 else _PATIENCE
-            return _Refused(BackendFailed(f"{name} fails{reason}"), after, loading)
-        return _Refused(self._refused_for_good(status, said, reason, bool(key.value)))
+            return Refused(BackendFailed(f"{name} fails{reason}"), after, loading)
+        return Refused(self._refused_for_good(status, said, reason, bool(key.value)))
 
     def _refused_for_good(
         self, status: int, said: str, reason: str, with_key: bool
@@ -240,7 +238,7 @@ class Connection:
             return Unauthorized(f"{name} {verb}{reason}", keys.hint(self._options.origin))
         if status == 404 and "model" in said.lower():
             return ModelNotFound(f"{name} has no such model{reason}", "set engine.model")
-        if _is_about_holes(status, said):
+        if is_about_holes(status, said):
             hint = "name the family of the model as engine.fim, or take a model that can infill"
             return ModelUnsupported(f"{name} cannot fill a hole{reason}", hint)
         if status in (400, 413, 422):
@@ -258,30 +256,17 @@ class Connection:
         hint = "check engine.backend and engine.url, and what else listens there"
         return BackendFailed(f"{self._options.name} {what}", hint)
 
-    def _explained(self, error: httpx.HTTPError | _Refused) -> _Refused:
-        if isinstance(error, _Refused):
+    def _explained(self, error: httpx.HTTPError | Refused) -> Refused:
+        if isinstance(error, Refused):
             return error
         name = self._options.name
         if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError):
             found = unreachable(self._options.address, error, self._options.backend.value)
             hint = found.hint or "is it running, and is engine.url right?"
-            return _Refused(BackendFailed(found.message, hint), 0.0, _PATIENCE)
+            return Refused(BackendFailed(found.message, hint), 0.0, _PATIENCE)
         if isinstance(error, httpx.TimeoutException):
-            return _Refused(BackendFailed(f"{name} is silent", "it may be stuck; ask again"))
-        return _Refused(BackendFailed(f"{name} broke its answer off", "ask again"), 0.0, _PATIENCE)
-
-
-class _Refused(Exception):
-    """An `error` after which the request may be sent again, for `patience` seconds in all, but not
-    before `after` seconds have gone by."""
-
-    def __init__(self, error: BlockdiffError, after: float = 0.0, patience: float = 0.0) -> None:
-        super().__init__(error.message)
-        self.error, self.after, self.patience = error, after, patience
-
-
-def _is_about_holes(status: int, said: str) -> bool:
-    return status in (400, 501) and any(w in said for w in ("suffix", "infill", "insert"))
+            return Refused(BackendFailed(f"{name} is silent", "it may be stuck; ask again"))
+        return Refused(BackendFailed(f"{name} broke its answer off", "ask again"), 0.0, _PATIENCE)
 
 
 def _encoded(body: dict[str, Any]) -> bytes:
@@ -312,41 +297,3 @@ async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
                 yield line.strip()
     if rest.strip():
         yield rest.strip()
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds that a server asks to wait; 0 if it does not."""
-    said = response.headers.get("retry-after", "").strip()
-    try:
-        return max(0.0, float(said))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return 0.0
-
-
-def _said(value: Any, call: Call, key: Key) -> str:
-    """A server's own words on what is wrong, in one line; none if they repeat what was sent."""
-    while isinstance(value, dict | list):
-        if isinstance(value, list):
-            value = value[0] if value else ""
-        else:
-            names = ("error", "message", "detail", "msg")
-            value = next((value[name] for name in names if value.get(name)), "")
-    said = key.hidden_in(" ".join(value.split())) if isinstance(value, str) else ""
-    sent = "\n".join(_texts(call.body or {}))
-    for mark in call.marks:
-        sent = sent.replace(mark, "\n")
-    lines = {" ".join(line.split()) for line in sent.splitlines()}
-    if any(len(line) >= _TELLING and line in said for line in lines):
-        return ""
-    return said[:_MOST_SAID]
-
-
-def _texts(value: Any) -> Sequence[str]:
-    if isinstance(value, str):
-        return (value,)
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for item in inner for text in _texts(item)]

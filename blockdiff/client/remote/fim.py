@@ -27,7 +27,7 @@ class Fim(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class FimMarks:
     """Attributes:
     prefix, suffix, middle: what stands before each; `middle` may be empty.
     suffix_first: the suffix comes before the prefix.
@@ -70,21 +70,23 @@ class Family:
 
 _STARCODER_ENDS = ("<|endoftext|>",)
 FAMILIES = {
-    Fim.QWEN: Family(
+    Fim.QWEN: FimMarks(
         "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>",
         ("<|endoftext|>", "<|fim_pad|>", "<|im_end|>"), False, "<|repo_name|>", "<|file_sep|>",
     ),
-    Fim.STARCODER: Family(
+    Fim.STARCODER: FimMarks(
         "<fim_prefix>", "<fim_suffix>", "<fim_middle>", _STARCODER_ENDS, False, "<repo_name>",
         "<file_sep>",
     ),
-    Fim.CODELLAMA: Family("<PRE> ", " <SUF>", " <MID>", ("<EOT>", "</s>")),
-    Fim.DEEPSEEK: Family(
+    Fim.CODELLAMA: FimMarks("<PRE> ", " <SUF>", " <MID>", ("<EOT>", "</s>")),
+    Fim.DEEPSEEK: FimMarks(
         "<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", ("<｜end▁of▁sentence｜>",)
     ),
-    Fim.CODESTRAL: Family("[PREFIX]", "[SUFFIX]", "", ("[MIDDLE]", "</s>"), suffix_first=True),
-    Fim.GRANITE: Family("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", ("<|end_of_text|>",)),
-    Fim.CODEGEMMA: Family(
+    Fim.CODESTRAL: FimMarks("[PREFIX]", "[SUFFIX]", "", ("[MIDDLE]", "</s>"), suffix_first=True),
+    Fim.GRANITE: FimMarks(
+        "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", ("<|end_of_text|>",)
+    ),
+    Fim.CODEGEMMA: FimMarks(
         "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>",
         ("<|file_separator|>", "<end_of_turn>", "<eos>"),
     ),

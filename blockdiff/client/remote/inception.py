@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
-from blockdiff.client.remote.calls import Call, Chunk, choice
+from blockdiff.client.remote.calls import Chunk, HttpCall, choice
 from blockdiff.client.remote.commented import with_snippets
 from blockdiff.client.remote.options import BackendOptions
 
@@ -22,10 +22,10 @@ _TAGS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Inception:
+class InceptionWire:
     options: BackendOptions
 
-    def fill(self, around: Around, model: str) -> Call:
+    def fill(self, around: Around, model: str) -> HttpCall:
         body: dict[str, Any] = {
             "model": model,
             "prompt": with_snippets(around, around.before + around.begun),
@@ -35,22 +35,22 @@ class Inception:
             "stream": True,
             **_sampling(around),
         }
-        return Call(self.options.under("/fim/completions"), body)
+        return HttpCall(self.options.under("/fim/completions"), body)
 
-    def rewrite(self, asked: Instructed, model: str) -> Call:
+    def rewrite(self, asked: Instructed, model: str) -> HttpCall:
         body: dict[str, Any] = {
             "model": model,
             "messages": [{"role": "user", "content": _edit(asked)}],
             "max_tokens": asked.around.most_tokens,
             **_sampling(asked.around),
         }
-        return Call(self.options.under("/edit/completions"), body, unchanged="None")
+        return HttpCall(self.options.under("/edit/completions"), body, unchanged="None")
 
-    def warm(self, around: Around, model: str) -> Call | None:
+    def warm(self, around: Around, model: str) -> HttpCall | None:
         return None
 
-    def models(self) -> Call:
-        return Call(self.options.under("/models"))
+    def models(self) -> HttpCall:
+        return HttpCall(self.options.under("/models"))
 
     def read(self, value: dict[str, Any]) -> Chunk:
         return choice(value)

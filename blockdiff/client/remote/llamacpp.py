@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
-from blockdiff.client.remote.calls import Call, Chunk, choice, finish_of, sampling
+from blockdiff.client.remote.calls import Chunk, HttpCall, choice, finish_of, sampling
 from blockdiff.client.remote.openai import STREAM, chat
 from blockdiff.client.remote.options import BackendOptions
 
@@ -18,20 +18,20 @@ _MEASURED = 64  # tokens: fewer do not tell how fast context is encoded
 
 
 @dataclass(frozen=True, slots=True)
-class LlamaCpp:
+class LlamaCppWire:
     options: BackendOptions
 
-    def fill(self, around: Around, model: str) -> Call:
+    def fill(self, around: Around, model: str) -> HttpCall:
         return self._infill(around, model, around.most_tokens, stream=True)
 
-    def rewrite(self, asked: Instructed, model: str) -> Call:
+    def rewrite(self, asked: Instructed, model: str) -> HttpCall:
         return chat(self._url("/v1/chat/completions"), asked, model, **STREAM)
 
-    def warm(self, around: Around, model: str) -> Call | None:
+    def warm(self, around: Around, model: str) -> HttpCall | None:
         return self._infill(around, model, 0, stream=False)
 
-    def models(self) -> Call:
-        return Call(self._url("/v1/models"))
+    def models(self) -> HttpCall:
+        return HttpCall(self._url("/v1/models"))
 
     def read(self, value: dict[str, Any]) -> Chunk:
         if "content" not in value:
@@ -48,7 +48,7 @@ class LlamaCpp:
             speed=float(spent["prompt_per_second"]) if measured else 0.0,
         )
 
-    def _infill(self, around: Around, model: str, tokens: int, stream: bool) -> Call:
+    def _infill(self, around: Around, model: str, tokens: int, stream: bool) -> HttpCall:
         body: dict[str, Any] = {
             "input_prefix": around.before,
             "prompt": around.begun,
@@ -59,7 +59,7 @@ class LlamaCpp:
             "stream": stream,
             **sampling(around.decoding),
         }
-        return Call(self._url("/infill"), {**body, "model": model} if model else body)
+        return HttpCall(self._url("/infill"), {**body, "model": model} if model else body)
 
     def _url(self, path: str) -> str:
         return self.options.address.url.rstrip("/") + path

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
-from blockdiff.client.remote.calls import Call, Chunk, choice, sampling
+from blockdiff.client.remote.calls import Chunk, HttpCall, choice, sampling
 from blockdiff.client.remote.openai import chat
 from blockdiff.client.remote.options import BackendOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Mistral:
+class MistralWire:
     options: BackendOptions
 
-    def fill(self, around: Around, model: str) -> Call:
+    def fill(self, around: Around, model: str) -> HttpCall:
         prefix = around.before + around.begun
         if around.snippets:  # as Codestral saw the files of a repository
             files = [*around.snippets, (around.path, prefix)]
@@ -28,16 +28,16 @@ class Mistral:
             "stream": True,
             **sampling(around.decoding, "random_seed"),
         }
-        return Call(self.options.under("/fim/completions"), body)
+        return HttpCall(self.options.under("/fim/completions"), body)
 
-    def rewrite(self, asked: Instructed, model: str) -> Call:
+    def rewrite(self, asked: Instructed, model: str) -> HttpCall:
         return chat(self.options.under("/chat/completions"), asked, model, "random_seed")
 
-    def warm(self, around: Around, model: str) -> Call | None:
+    def warm(self, around: Around, model: str) -> HttpCall | None:
         return None
 
-    def models(self) -> Call:
-        return Call(self.options.under("/models"))
+    def models(self) -> HttpCall:
+        return HttpCall(self.options.under("/models"))
 
     def read(self, value: dict[str, Any]) -> Chunk:
         return choice(value)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
-from blockdiff.client.remote.calls import Call, Chunk, finish_of, messages, sampling
+from blockdiff.client.remote.calls import Chunk, HttpCall, finish_of, messages, sampling
 from blockdiff.client.remote.commented import with_snippets
 from blockdiff.client.remote.fim import FAMILIES
 from blockdiff.client.remote.options import BackendOptions
@@ -20,23 +20,23 @@ _LEAST_CONTEXT = 8192  # tokens; another number loads the model anew
 
 
 @dataclass(frozen=True, slots=True)
-class Ollama:
+class OllamaWire:
     options: BackendOptions
 
-    def fill(self, around: Around, model: str) -> Call:
+    def fill(self, around: Around, model: str) -> HttpCall:
         return self._generate(around, model, around.most_tokens, stream=True)
 
-    def rewrite(self, asked: Instructed, model: str) -> Call:
+    def rewrite(self, asked: Instructed, model: str) -> HttpCall:
         options = _options(asked.around, asked.around.most_tokens)
         body = {"model": model, "messages": messages(asked), "stream": True, "options": options}
-        return Call(self._url("/api/chat"), body)
+        return HttpCall(self._url("/api/chat"), body)
 
-    def warm(self, around: Around, model: str) -> Call | None:
+    def warm(self, around: Around, model: str) -> HttpCall | None:
         # it takes 0 tokens for no limit
         return self._generate(around, model, 1, stream=False) if self.options.is_here else None
 
-    def models(self) -> Call:
-        return Call(self._url("/api/tags"))
+    def models(self) -> HttpCall:
+        return HttpCall(self._url("/api/tags"))
 
     def read(self, value: dict[str, Any]) -> Chunk:
         said = value["message"]["content"] if "message" in value else value["response"]
@@ -51,18 +51,18 @@ class Ollama:
             speed=context / seconds if seconds > _MEASURED else 0.0,
         )
 
-    def _generate(self, around: Around, model: str, tokens: int, stream: bool) -> Call:
+    def _generate(self, around: Around, model: str, tokens: int, stream: bool) -> HttpCall:
         prefix = around.before + around.begun
         body: dict[str, Any] = {"model": model, "stream": stream}
         body["options"] = _options(around, tokens)
         url = self._url("/api/generate")
         if (family := FAMILIES.get(self.options.fim)) is None:
             body |= {"prompt": with_snippets(around, prefix), "suffix": around.after or "\n"}
-            return Call(url, body)
+            return HttpCall(url, body)
         body |= {
             "prompt": family.prompt(prefix, around.after, around.path, around.snippets), "raw": True
         }  # fmt: skip
-        return Call(url, body, family.marks, self.options.fim)
+        return HttpCall(url, body, family.marks, self.options.fim)
 
     def _url(self, path: str) -> str:
         return self.options.address.url.rstrip("/") + path

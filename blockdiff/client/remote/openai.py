@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
-from blockdiff.client.remote.calls import Call, Chunk, choice, messages, sampling
+from blockdiff.client.remote.calls import Chunk, HttpCall, choice, messages, sampling
 from blockdiff.client.remote.commented import with_snippets
 from blockdiff.client.remote.fim import FAMILIES, Fim, fim_of
 from blockdiff.client.remote.options import BackendOptions
@@ -22,20 +22,20 @@ STREAM: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": Tr
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAI:
+class OpenAIWire:
     options: BackendOptions
 
-    def fill(self, around: Around, model: str) -> Call:
+    def fill(self, around: Around, model: str) -> HttpCall:
         body: dict[str, Any] = {"model": model, "max_tokens": around.most_tokens, **STREAM}
         body |= sampling(around.decoding)
         fim = self._fim(model)
         url, prefix = self.options.under("/completions"), around.before + around.begun
         if (family := FAMILIES.get(fim)) is None:
             body |= {"prompt": with_snippets(around, prefix), "suffix": around.after}
-            return Call(url, body)
+            return HttpCall(url, body)
         body["prompt"] = family.prompt(prefix, around.after, around.path, around.snippets)
         body["stop"] = [*family.ends, family.prefix, family.suffix][:_MOST_STOPS]
-        return Call(url, body, family.marks, fim)
+        return HttpCall(url, body, family.marks, fim)
 
     def _fim(self, model: str) -> Fim:
         if self.options.fim is not Fim.AUTO:
@@ -47,20 +47,20 @@ class OpenAI:
             )
         return found
 
-    def rewrite(self, asked: Instructed, model: str) -> Call:
+    def rewrite(self, asked: Instructed, model: str) -> HttpCall:
         return chat(self.options.under("/chat/completions"), asked, model, **STREAM)
 
-    def warm(self, around: Around, model: str) -> Call | None:
+    def warm(self, around: Around, model: str) -> HttpCall | None:
         return None
 
-    def models(self) -> Call:
-        return Call(self.options.under("/models"))
+    def models(self) -> HttpCall:
+        return HttpCall(self.options.under("/models"))
 
     def read(self, value: dict[str, Any]) -> Chunk:
         return choice(value)
 
 
-def chat(url: str, asked: Instructed, model: str, seed: str = "seed", **more: Any) -> Call:
+def chat(url: str, asked: Instructed, model: str, seed: str = "seed", **more: Any) -> HttpCall:
     """A request in words to an endpoint of that kind; `more` fields than all of them know."""
     body = {"model": model, "messages": messages(asked), "max_tokens": asked.around.most_tokens}
-    return Call(url, {**body, "stream": True, **sampling(asked.around.decoding, seed), **more})
+    return HttpCall(url, {**body, "stream": True, **sampling(asked.around.decoding, seed), **more})

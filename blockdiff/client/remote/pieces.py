@@ -14,7 +14,7 @@ _PIECE = re.compile(r" ?[A-Za-z]{1,6}|\d{1,2}|\n+|[^\S\n]+|[!-/:-@\[-`{-~]{1,2}|
 
 
 class Pieces:
-    """A `Tokenizer` as the layouts need one; each piece of text that it has met has an id."""
+    """A `PromptTokenizer`; each piece of text that it has met has an id."""
 
     special = SpecialTokens(-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, ())
 
