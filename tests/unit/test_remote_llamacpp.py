@@ -32,6 +32,7 @@ from blockdiff.types import (
     StreamEvent,
 )
 from blockdiff.weights import store
+from tests.unit.remote_world import without_keys
 from tests.unit.scripted_service import run
 from tests.unit.tiny_llamacpp import serving
 
@@ -39,6 +40,11 @@ xllamacpp = pytest.importorskip("xllamacpp")
 
 BEFORE, BEGUN, AFTER = "def area(width, height):\n", "    return ", "\n\nprint(area(2, 3))\n"
 SNIPPET = Snippet("src/shapes/box.py", "def box(width):\n    return width * 4\n")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_keys(monkeypatch)
 
 
 @pytest.fixture(scope="module")

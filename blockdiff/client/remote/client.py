@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import blockdiff
 from blockdiff.client.endpoint import Runtime
@@ -53,7 +53,7 @@ from blockdiff.types import (
     Warmed,
 )
 
-_WIRES: dict[Backend, Any] = {
+_WIRES: dict[Backend, Callable[[BackendOptions], Wire]] = {
     Backend.OPENAI: OpenAIWire,
     Backend.LLAMACPP: LlamaCppWire,
     Backend.OLLAMA: OllamaWire,
@@ -63,8 +63,6 @@ _WIRES: dict[Backend, Any] = {
 _MOST_NAME = 120  # characters of a model's name
 _USUAL_SPEED = 2000.0  # context tokens in a second, of one that does not say
 
-_T = TypeVar("_T")
-
 
 class RemoteClient:
     """Talks to one backend; safe to use from any number of tasks of one event loop."""
@@ -72,7 +70,7 @@ class RemoteClient:
     def __init__(self, options: BackendOptions, runtime: Runtime | None = None) -> None:
         self._options = options
         self._runtime = runtime or Runtime.default()
-        self._wire: Wire = _WIRES[options.backend](options)
+        self._wire = _WIRES[options.backend](options)
         self._connection = Connection(options)
         self._listed = ""  # the model it serves, where none was named
         self._answered, self._speed = "", 0.0
