@@ -37,7 +37,7 @@ _MEANINGS = {
     ExitCode.USAGE: "bad option, position, device or request",
     ExitCode.INPUT_FILE: "the file cannot be read or written",
     ExitCode.MODEL: "the model or the engine is missing, damaged or unsupported",
-    ExitCode.NETWORK: "the download failed",
+    ExitCode.NETWORK: "the download failed, or the remote backend",
     ExitCode.RESOURCE: "not enough memory or disk space",
     ExitCode.INTERRUPTED: "interrupted",
     ExitCode.PIPE_CLOSED: "the reader of the output went away",
@@ -215,9 +215,30 @@ class EngineMismatch(BlockdiffError):
 
 
 class Unauthorized(BlockdiffError):
-    """The engine does not accept this token."""
+    """The engine does not accept this token, or a remote backend this key."""
 
     code = "unauthorized"
+    exit_code = ExitCode.USAGE
+
+
+class BackendFailed(EngineUnavailable):
+    """A remote backend is down or silent, answers something else, or breaks its answer off."""
+
+    code = "backend_failed"
+    exit_code = ExitCode.NETWORK
+
+
+class RateLimited(BlockdiffError):
+    """A remote backend was asked too often, or its quota is used up."""
+
+    code = "rate_limited"
+    exit_code = ExitCode.NETWORK
+
+
+class BackendNotAllowed(BlockdiffError):
+    """The settings name a backend on another machine that the user has not allowed himself."""
+
+    code = "backend_not_allowed"
     exit_code = ExitCode.USAGE
 
 

@@ -7,9 +7,12 @@ import contextlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from blockdiff.client.client import EngineClient
 from blockdiff.client.endpoint import Runtime
+from blockdiff.client.remote.options import Backend
 from blockdiff.client.wire import EngineState
 from blockdiff.errors import BlockdiffError, Cancelled, EngineUnavailable, InvalidRequest
 from blockdiff.types import (
@@ -27,6 +30,9 @@ from blockdiff.weights.store import Status
 from lsp_server.messages import State, StatusParams
 from lsp_server.settings import EngineSettings
 
+if TYPE_CHECKING:
+    from blockdiff.client.remote.client import RemoteClient
+
 
 class EngineLink:
     """Asks the engine, and tells `show` how it is.
@@ -42,7 +48,8 @@ class EngineLink:
         self._runtime, self._show = runtime, show
         self._settings = settings
         self._name = secrets.token_hex(8)  # the same for every client of this editor
-        self._client: EngineClient | None = None
+        self._client: EngineClient | RemoteClient | None = None
+        self._backend = ""
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.status = StatusParams(State.STOPPED)
@@ -54,6 +61,11 @@ class EngineLink:
             return
         self._settings, client = settings, self._client
         self._client, self.speed = None, 0.0
+        with contextlib.suppress(InvalidRequest):  # it was said, and the next request says it too
+            remote = settings.remote()
+            self._backend = remote.name if remote else ""
+        if self.status.backend != self._backend:
+            self._tell(StatusParams(State.STOPPED))  # before anything goes there
         if client is not None:
             await client.aclose()
 
@@ -91,7 +103,7 @@ class EngineLink:
     def would_download(self) -> bool:
         """Whether a request would begin with a download, which nobody asks for by typing."""
         wanted = self._settings
-        if wanted.url or not wanted.download:
+        if wanted.url or not wanted.download or wanted.backend is not Backend.LOCAL:
             return False
         model = wanted.model or store.DEFAULT_MODEL
         try:
@@ -131,9 +143,14 @@ class EngineLink:
             self._running -= 1
         self._settle()
 
-    def _connected(self) -> EngineClient:
+    def _connected(self) -> EngineClient | RemoteClient:
         if self._client is None:
-            self._client = EngineClient(self._settings.options(), self._runtime, self._name)
+            if (remote := self._settings.remote()) is None:
+                self._client = EngineClient(self._settings.options(), self._runtime, self._name)
+            else:
+                from blockdiff.client.remote.client import RemoteClient
+
+                self._client = RemoteClient(remote, self._runtime)
         return self._client
 
     def _note(self, event: StreamEvent) -> None:
@@ -197,6 +214,7 @@ class EngineLink:
             )
 
     def _tell(self, status: StatusParams) -> None:
+        status = replace(status, backend=self._backend)
         if status != self.status:
             self.status = status
             self._show(status)

@@ -170,6 +170,9 @@ class StatusParams:
     state: State
     model: str = ""
     device: str = ""
+    backend: Annotated[
+        str, about("The server of others that code is sent to; empty: our own engine writes.")
+    ] = ""
     message: Annotated[str, about("What it does, or what went wrong and how to mend it.")] = ""
     progress: Annotated[float, about("Of starting.", ge=0, le=1)] | None = None
     tokens_per_second: Annotated[float, about("Of the last request.", ge=0)] | None = None

@@ -97,7 +97,7 @@ class Server(LanguageServer):
         """Use other settings from now on; what is wrong with them is said in one message."""
         self.settings, complaints = settings.parse(value)
         try:
-            self.settings.engine.options()
+            self.settings.engine.check()
         except BlockdiffError as error:
             complaints.append(f"engine: {error.message}: {error.hint}")
         self.context.settings = self.settings.context

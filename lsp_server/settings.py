@@ -15,6 +15,8 @@ from typing import Annotated, Any
 from msgspec import ValidationError, convert, to_builtins
 
 from blockdiff.client.client import EngineOptions
+from blockdiff.client.remote.fim import Fim
+from blockdiff.client.remote.options import Backend, BackendOptions
 from blockdiff.client.starter import StartOptions
 from blockdiff.client.strict import read
 from blockdiff.config import (
@@ -51,7 +53,23 @@ class EngineSettings:
     download: Annotated[
         bool, about("Download the model on first use; typing alone never does.")
     ] = True
-    url: Annotated[str, about("An engine on another machine, such as https://host:8443.")] = ""
+    backend: Annotated[
+        Backend,
+        about(
+            "local: our own engine. Others: a server of that kind at `url`, see docs/backends.md.",
+            extra_json_schema={"type": "string", "enum": [kind.value for kind in Backend]},
+        ),
+    ] = Backend.LOCAL
+    fim: Annotated[
+        Fim,
+        about(
+            "Backends openai and ollama: how the model knows a hole marked. auto: by its name.",
+            extra_json_schema={"type": "string", "enum": [fim.value for fim in Fim]},
+        ),
+    ] = Fim.AUTO
+    url: Annotated[
+        str, about("An engine on another machine, such as https://host:8443, or the backend.")
+    ] = ""
     token: Annotated[str, about("Token of the engine at `url`.")] = ""
     ca_file: Annotated[
         str, about("Certificates to trust at `url`, a PEM file. Empty: the system's.")
@@ -60,8 +78,26 @@ class EngineSettings:
         bool, about("Let code and token travel unencrypted to another machine.")
     ] = False
 
-    def options(self) -> EngineOptions:
+    def check(self) -> None:
         """Raises InvalidRequest for values that contradict each other."""
+        if self.remote() is None:
+            self.options()
+
+    def remote(self) -> BackendOptions | None:
+        """The backend in the place of our own engine, if one is chosen. Raises InvalidRequest."""
+        if self.backend is Backend.LOCAL:
+            return None
+        return BackendOptions(
+            self.backend,
+            self.url,
+            model=self.model,
+            fim=self.fim,
+            ca_file=self.ca_file,
+            allow_plain_http=self.allow_plain_http,
+        )
+
+    def options(self) -> EngineOptions:
+        """Of our own engine. Raises InvalidRequest."""
         return EngineOptions(
             url=self.url,
             token=self.token,

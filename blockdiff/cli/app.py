@@ -14,6 +14,8 @@ from blockdiff.cli import console, interrupt
 from blockdiff.cli import infill as infill_command
 from blockdiff.cli import options as options
 from blockdiff.client import wire
+from blockdiff.client.remote.fim import Fim
+from blockdiff.client.remote.options import Backend
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import BlockdiffError, Cancelled, ExitCode, InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
@@ -111,6 +113,10 @@ def infill(
     dtype: options.DtypeOption = "auto",
     download: options.DownloadOption = True,
     engine: options.EngineOption = True,
+    backend: options.BackendOption = Backend.LOCAL,
+    backend_url: options.BackendUrlOption = "",
+    fim: options.FimOption = Fim.AUTO,
+    allow_plain_http: options.PlainHttpOption = False,
 ) -> None:
     """Fill a hole of a file, or up to eight together, and print the diff.
 
@@ -121,6 +127,7 @@ def infill(
     after the last character of a line is valid. The file changes only with --write, and then in
     one step.
     """
+    asked = options.backend(backend, backend_url, model, fim, allow_plain_http)
     infill_command.infill(
         file,
         infill_command.hole_finder(at or (), lines or (), hole or ()),
@@ -128,7 +135,7 @@ def infill(
         language=language,
         context_tokens=context_tokens,
         revise=revise,
-        model=infill_command.ModelChoice(model, device, dtype, download, join=engine),
+        model=infill_command.ModelChoice(model, device, dtype, download, engine, asked),
         output=infill_command.Output(write=write, as_json=as_json, quiet=quiet),
     )
 
@@ -159,14 +166,26 @@ def rewrite(context: typer.Context) -> None:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
     model: Annotated[str, typer.Option(help="name of the model to look for")] = DEFAULT_MODEL,
+    backend: options.BackendOption = Backend.LOCAL,
+    backend_url: options.BackendUrlOption = "",
+    fim: options.FimOption = Fim.AUTO,
+    allow_plain_http: options.PlainHttpOption = False,
 ) -> None:
     """Show what this machine has and what to fix.
+
+    With --backend: whether that server answers, and what it would be sent, but for the key.
 
     Exits with 0 if everything is in place, otherwise with the exit code of the first problem.
     """
     from blockdiff.cli import doctor as diagnosis
 
-    checks = diagnosis.examine(model)
+    asked = options.backend(backend, backend_url, model, fim, allow_plain_http)
+    if asked is None:
+        checks = diagnosis.examine(model)
+    else:
+        from blockdiff.cli.backend import examine
+
+        checks = examine(asked)
     code = diagnosis.exit_code(checks)
     if as_json:
         report = [check.to_json() for check in checks]
@@ -180,6 +199,12 @@ def doctor(
 def version() -> None:
     """Print the version."""
     print(blockdiff.__version__)
+
+
+@_delegated("backend")
+def backend(context: typer.Context) -> None:
+    """Say which servers of others your code may be sent to."""
+    _delegate("blockdiff.cli.backend", context)
 
 
 @_delegated("models")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +15,7 @@ from blockdiff.cli import interrupt, source_file
 from blockdiff.cli.source_file import SourceFile
 from blockdiff.cli.textdiff import Stretch, unified_diff
 from blockdiff.client import wire
-from blockdiff.config import DecodingConfig, Mode
+from blockdiff.config import DecodingConfig
 from blockdiff.errors import BlockdiffError, InvalidRequest, ModelNotFound
 from blockdiff.types import (
     Event,
@@ -30,6 +30,7 @@ from blockdiff.types import (
 
 if TYPE_CHECKING:
     from blockdiff.cli.tui import View
+    from blockdiff.client.remote.options import BackendOptions
     from blockdiff.engine.engine import Engine
 
 
@@ -51,13 +52,14 @@ class Output:
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
     """Which model, where it runs, whether it may be downloaded, and whether to join an engine that
-    has it loaded."""
+    has it loaded; or the `backend` to ask in place of an engine."""
 
     name: str
     device: str
     dtype: str
     download: bool
     join: bool = False
+    backend: BackendOptions | None = None
 
 
 class Answering(Protocol):
@@ -132,11 +134,11 @@ def infill(
             "leave a line outside the hole, such as an import, a signature or a comment",
         )
     unchanged = "the model left the hole as it is"
-    edit = Edit(source, request.hole, request.decoding.mode, unchanged)
+    edit = Edit(source, request.hole, request.decoding.mode.value, unchanged)
     if rest:
         stretch = Stretch(request)
         unchanged = "the model left the holes as they are"
-        edit = Edit(source, stretch.hole, request.decoding.mode, unchanged, stretch)
+        edit = Edit(source, stretch.hole, request.decoding.mode.value, unchanged, stretch)
     apply(edit, lambda engine, stop: engine.infill(request, stop), model, output)
 
 
@@ -153,7 +155,7 @@ class Edit:
 
     source: SourceFile
     hole: Hole
-    mode: Mode
+    mode: str
     unchanged: str
     stretch: Stretch | None = None
 
@@ -181,11 +183,14 @@ def apply(
     Raises as `infill`.
     """
     silent = output.quiet or output.as_json
-    if model.join:
+    if model.join or model.backend is not None:
         from blockdiff.cli import join
         from blockdiff.cli.tui import ProgressBar
 
         bars = partial(ProgressBar, silent)
+        if model.backend is not None:
+            edit = replace(edit, mode=model.backend.backend.value)
+            return _deliver(ask(join.remote(model.backend, bars), interrupt.pressed), edit, output)
         running = join.running_engine(model.name, model.device, model.dtype, bars)
         if running is not None:
             try:
@@ -259,7 +264,7 @@ def _show(events: Iterator[Event], edit: Edit, output: Output) -> None:
     from blockdiff.cli import tui
 
     source = edit.source
-    view = tui.view_for(source, edit.hole, edit.mode.value, output.quiet)
+    view = tui.view_for(source, edit.hole, edit.mode, output.quiet)
     finished = _watch(events, view, edit)
     text = edit.text(finished)
     if output.write:

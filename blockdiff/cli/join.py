@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, aclosing
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from blockdiff.cli import interrupt
 from blockdiff.client import wire
@@ -17,6 +17,7 @@ from blockdiff.client.client import EngineClient, EngineOptions, StartOptions
 from blockdiff.client.endpoint import Runtime
 from blockdiff.client.starter import Starter, model_name
 from blockdiff.errors import (
+    BackendFailed,
     Cancelled,
     EngineDied,
     EngineMismatch,
@@ -34,6 +35,10 @@ from blockdiff.types import (
     StreamEvent,
     Warmed,
 )
+
+if TYPE_CHECKING:
+    from blockdiff.client.remote.client import RemoteClient
+    from blockdiff.client.remote.options import BackendOptions
 
 _POLL_SECONDS = 0.05  # between two looks at the cancel flag
 _NOT_FOR_US = (EngineUnavailable, EngineMismatch, Unauthorized, NotPermitted)
@@ -54,12 +59,10 @@ class EngineGone(Exception):
 
 
 class RunningEngine:
-    """`Engine.infill` and `Engine.rewrite` of the engine that runs."""
+    """`Engine.infill` and `Engine.rewrite` of an engine or backend that runs."""
 
-    def __init__(self, model: str, runtime: Runtime, bars: Bars) -> None:
-        options = EngineOptions(start=StartOptions(model=model))
-        self._client = EngineClient(options, runtime)
-        self._bars = bars
+    def __init__(self, client: EngineClient | RemoteClient, bars: Bars) -> None:
+        self._client, self._bars = client, bars
 
     def infill(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Iterator[Event]:
         """Raises Cancelled, EngineGone, EngineDied and what the engine says."""
@@ -89,11 +92,14 @@ class RunningEngine:
                     begun = True
                     yield event
         except _GONE as error:
-            if begun:
+            if begun or isinstance(error, BackendFailed):
                 raise
             raise EngineGone from error
         finally:
             shown.close()
+            for task in asyncio.all_tasks(loop):  # left by SIGTERM, which is raised within one
+                task.cancel()
+                loop.run_until_complete(asyncio.wait({task}))
             loop.run_until_complete(stream.aclose())
             loop.run_until_complete(self._client.aclose())
             loop.close()
@@ -146,5 +152,13 @@ def running_engine(
     for wanted, found in ((device, health.device), (dtype, health.dtype)):
         if wanted not in ("auto", found):
             return None
-    return RunningEngine(model, runtime, bars)
+    client = EngineClient(EngineOptions(start=StartOptions(model=model)), runtime)
+    return RunningEngine(client, bars)
+
+
+def remote(options: BackendOptions, bars: Bars) -> RunningEngine:
+    """A remote backend in the place of an engine."""
+    from blockdiff.client.remote.client import RemoteClient
+
+    return RunningEngine(RemoteClient(options), bars)
 

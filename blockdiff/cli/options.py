@@ -9,8 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from blockdiff.client.remote.fim import Fim
+from blockdiff.client.remote.options import Backend, BackendOptions
 from blockdiff.config import DecodingConfig, annotations_of, meta_of
+from blockdiff.errors import InvalidRequest
 from blockdiff.types import Hole, InfillRequest
+from blockdiff.weights.catalog import DEFAULT_MODEL
 
 DEFAULTS = DecodingConfig()
 CONTEXT_TOKENS = InfillRequest("", Hole(0, 0)).context_tokens
@@ -47,6 +51,39 @@ EngineOption = Annotated[
         "--engine/--no-engine", help="ask the engine that runs, if it has this model loaded"
     ),
 ]
+BackendOption = Annotated[
+    Backend, typer.Option(help="who writes: our own engine, or a server that runs elsewhere")
+]
+BackendUrlOption = Annotated[
+    str, typer.Option(metavar="URL", help="where that server is; text goes there for this command")
+]
+FimOption = Annotated[
+    Fim, typer.Option(help="backends openai and ollama: how the model knows a hole marked")
+]
+PlainHttpOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-plain-http", help="let code and key travel unencrypted to another machine"
+    ),
+]
+
+
+def backend(
+    chosen: Backend, url: str, model: str, fim: Fim, allow_plain_http: bool
+) -> BackendOptions | None:
+    """What these options say together; None for our own engine. Raises InvalidRequest."""
+    if chosen is Backend.LOCAL:
+        if url:
+            raise InvalidRequest("--backend-url needs --backend", "such as --backend llamacpp")
+        return None
+    return BackendOptions(
+        chosen,
+        url,
+        model="" if model == DEFAULT_MODEL else model,
+        fim=fim,
+        allow_plain_http=allow_plain_http,
+        told=True,
+    )
 
 
 def decoding(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

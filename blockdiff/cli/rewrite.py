@@ -11,6 +11,8 @@ import typer
 from blockdiff.cli import infill, source_file
 from blockdiff.cli import options as options
 from blockdiff.cli.source_file import SourceFile
+from blockdiff.client.remote.fim import Fim
+from blockdiff.client.remote.options import Backend
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import InvalidRequest
 from blockdiff.types import Hole, RewriteRequest
@@ -77,6 +79,10 @@ def rewrite(
     dtype: options.DtypeOption = "auto",
     download: options.DownloadOption = True,
     engine: options.EngineOption = True,
+    backend: options.BackendOption = Backend.LOCAL,
+    backend_url: options.BackendUrlOption = "",
+    fim: options.FimOption = Fim.AUTO,
+    allow_plain_http: options.PlainHttpOption = False,
 ) -> None:
     """Rewrite a part of a file and print the diff.
 
@@ -100,6 +106,7 @@ def rewrite(
         raise InvalidRequest(
             "--mode is for rewriting by an instruction", "give one, or leave --mode out"
         )
+    asked = options.backend(backend, backend_url, model, fim, allow_plain_http)
     find = span_finder(lines, between)
     source = source_file.read(file)
     if write:
@@ -119,9 +126,9 @@ def rewrite(
         unchanged = "nothing to change: nothing else would be clearly likelier here"
     shown = request.decoding.mode if instructed else Mode.AR
     infill.apply(
-        infill.Edit(source, request.span, shown, unchanged),
+        infill.Edit(source, request.span, shown.value, unchanged),
         lambda engine, stop: engine.rewrite(request, stop),
-        infill.ModelChoice(model, device, dtype, download, join=engine),
+        infill.ModelChoice(model, device, dtype, download, engine, asked),
         infill.Output(write=write, as_json=as_json, quiet=quiet),
     )
 

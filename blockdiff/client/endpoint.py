@@ -104,15 +104,21 @@ class Address:
         return context
 
 
-def remote(url: str, *, ca_file: str = "", allow_plain_http: bool = False) -> Address:
-    """The address of an engine on another machine. Raises InvalidRequest."""
+def remote(
+    url: str, *, ca_file: str = "", allow_plain_http: bool = False, with_path: bool = False
+) -> Address:
+    """The address of an engine on another machine, or with a path of a backend.
+
+    Raises InvalidRequest.
+    """
     example = "such as https://host:8443"
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError as error:
         raise InvalidRequest(f"engine.url is no URL: {error}", example) from error
-    if parts.scheme not in ("http", "https") or not host or parts.path not in ("", "/"):
+    path = parts.path.rstrip("/")
+    if parts.scheme not in ("http", "https") or not host or (path and not with_path):
         raise InvalidRequest(
             "engine.url must be http or https, a host and a port", example
         )
@@ -120,10 +126,16 @@ def remote(url: str, *, ca_file: str = "", allow_plain_http: bool = False) -> Ad
         raise InvalidRequest("engine.url must be only a host and a port", "the token goes apart")
     if parts.scheme == "http" and not (allow_plain_http or is_loopback(host)):
         raise InvalidRequest(
-            f"http to {host} would send your code and the token in the clear",
+            f"http to {host} would send your code and the token or key in the clear",
             "use https, an SSH tunnel to a loopback port, or allow plain http",
         )
-    return Address(f"{parts.scheme}://{parts.netloc}", ca_file)
+    return Address(f"{parts.scheme}://{parts.netloc}{path}", ca_file)
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower()
 
 
 def is_loopback(host: str) -> bool:
@@ -328,7 +340,7 @@ def health(address: Address, token: str, timeout: float = 2.0) -> wire.Health:
         raise EngineUnavailable(f"what answers at {address.url} is no engine") from error
 
 
-def unreachable(address: Address, error: Exception) -> BlockdiffError:
+def unreachable(address: Address, error: Exception, what: str = "engine") -> BlockdiffError:
     """The typed error for a connection that failed."""
     cause: BaseException | None = error
     while cause is not None:
@@ -341,4 +353,4 @@ def unreachable(address: Address, error: Exception) -> BlockdiffError:
             )
         cause = cause.__cause__ or cause.__context__
     reason = " ".join(str(error).split()) or type(error).__name__
-    return EngineUnavailable(f"no engine answers at {address.url}: {reason}")
+    return EngineUnavailable(f"no {what} answers at {address.url}: {reason}")

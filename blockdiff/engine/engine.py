@@ -24,7 +24,7 @@ from blockdiff.engine.devices import choose_device, choose_dtype, choose_runner
 from blockdiff.engine.infilling import Infilling
 from blockdiff.engine.multi_hole import MultiHole
 from blockdiff.engine.prefix_store import DEFAULT_BYTES
-from blockdiff.infill.layout import Prompt, build_prompt
+from blockdiff.infill.layout import Prompt, build_prompt, with_language
 from blockdiff.infill.rewrite import Frame
 from blockdiff.model import masks
 from blockdiff.model.cuda.weight_only import is_weight_only
@@ -32,8 +32,6 @@ from blockdiff.model.forward import Forward
 from blockdiff.model.int8.quantized import is_quantized
 from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.load.tokenizer import Tokenizer
-from blockdiff.syntax.grammars import language_of
-from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import (
     Event,
     InfillRequest,
@@ -214,11 +212,11 @@ class Engine:
 
     def _filling(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
         kind = MultiHole if request.also else Infilling
-        return kind(self.contexts, _with_language(request), cancelled).steps()
+        return kind(self.contexts, with_language(request), cancelled).steps()
 
     def _rewriting(self, request: RewriteRequest, cancelled: Callable[[], bool]) -> Steps:
         frame = Frame.of(request.document, request.span)
-        inner = _with_language(request.infill(frame.hole))
+        inner = with_language(request.infill(frame.hole))
         writer: Infilling | renoise.Renoise
         if request.instruction.strip():
             writer = Infilling(self.contexts, inner, cancelled, request.instruction)
@@ -230,7 +228,7 @@ class Engine:
     def _warming(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
         began = time.monotonic()
         point = self.checkpoint
-        request = published.adapted(_with_language(request), point.kind, instructed=False)
+        request = published.adapted(with_language(request), point.kind, instructed=False)
         prompt = build_prompt(request, point.tokenizer, point.drafting.layout)
         decoding = resolved(request.decoding, point.drafting)
         with self.contexts.context(prompt, decoding, cancelled) as sampler:
@@ -284,11 +282,6 @@ class Engine:
         tries = [({n: seconds(n) for n in _ROWS}, seconds(some, some // 2)) for _ in range(_TRIES)]
         exact = {rows: min(found[rows] for found, _ in tries) for rows in _ROWS}
         return RowCosts.measured(exact, min(masked for _, masked in tries) - exact[some])
-
-def _with_language(request: InfillRequest) -> InfillRequest:
-    """With its language by the name of `language_of`, so that nobody asks for it again."""
-    first_line = to_lf(request.document[:200]).split("\n", 1)[0]
-    return replace(request, language=language_of(request.path, request.language, first_line))
 
 
 class MovingRate:

@@ -15,18 +15,12 @@ from blockdiff.engine.batch import Steps
 from blockdiff.engine.contexts import MAX_TOKENS, Contexts, resolved
 from blockdiff.engine.draft_text import DraftText
 from blockdiff.engine.remasking import Draft, Writing
-from blockdiff.errors import AnswerIsProse
 from blockdiff.infill.layout import Prompt, build_prompt, framed
-from blockdiff.infill.rewrite import (
-    is_prose,
-    without_lead,
-    without_lines_above,
-    without_lines_below,
-)
+from blockdiff.infill.rewrite import verdict, without_surroundings
 from blockdiff.infill.seams import Seams
-from blockdiff.syntax.check import Faults, check, check_rewrite, faults
+from blockdiff.syntax.check import Faults, faults
 from blockdiff.syntax.whitespace import to_lf
-from blockdiff.types import Drafted, Finished, FinishReason, InfillRequest, SyntaxState, Unread
+from blockdiff.types import Drafted, Finished, FinishReason, InfillRequest, Unread
 
 
 class Infilling:
@@ -97,17 +91,9 @@ class Infilling:
         if reason is FinishReason.LENGTH and self._seams.has_ended(raw):
             reason = FinishReason.EOM  # what was cut off is behind its end
         if self._instructed:
-            prefix, hole = self._request.prefix, self._request.hole
-            text = without_lead(text, prefix.rpartition("\n")[2])
-            replaced = self._request.document[hole.start : hole.end]
-            text = without_lines_above(text, prefix, replaced)
-            text = without_lines_below(text, self._request.suffix, replaced)
-        syntax = yield self._contexts.aside(partial(self._check_syntax, text))
-        if self._instructed and syntax is SyntaxState.BROKEN and is_prose(text):
-            raise AnswerIsProse(
-                "the model answered with talk instead of code",
-                "say it in other words, or select whole lines",
-            )
+            text = without_surroundings(text, self._request)
+        parses = partial(verdict, self._request, text, self._instructed)
+        syntax = yield self._contexts.aside(parses)
         return Finished(
             request_id=self._request.request_id,
             hole=0,
@@ -234,12 +220,3 @@ class Infilling:
         """Tokens of what stands in the hole, as they are `behind` a text that is written anew."""
         hole, document = self._request.hole, self._request.document
         return list(self._point.tokenizer.encode(behind + document[hole.start : hole.end]))
-
-    def _check_syntax(self, text: str) -> SyntaxState:
-        request = self._request
-        filled = request.prefix + text + request.suffix
-        start = request.hole.start
-        if self._instructed:
-            end = start + len(text)
-            return check_rewrite(request.document, filled, start, end, self._request.language)
-        return check(filled, start, start + len(text), self._request.language)

@@ -29,6 +29,7 @@ from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.healing import HealingConstraint, PromptTokenizer, healable_tail
 from blockdiff.infill.turns import conversation, style_of
 from blockdiff.infill.windows import first_lines, last_lines, text_after, text_before, windows
+from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import to_lf, with_line_feeds
 from blockdiff.types import InfillRequest, Snippet
 
@@ -106,6 +107,12 @@ def build_prompt(
     return Prompt((*snippets, *hole), text, len(snippets) + len(hole) - len(marks))
 
 
+def with_language(request: InfillRequest) -> InfillRequest:
+    """With its language by the name of `language_of`, so that nobody asks for it again."""
+    first_line = to_lf(request.document[:200]).split("\n", 1)[0]
+    return replace(request, language=language_of(request.path, request.language, first_line))
+
+
 def fim_marks(tokenizer: PromptTokenizer) -> tuple[int, int, int]:
     """Ids that stand before prefix, suffix and middle. Raises ModelUnsupported."""
     special = tokenizer.special
@@ -156,22 +163,22 @@ def snippets_before(request: InfillRequest, tokenizer: PromptTokenizer, budget: 
     if not request.snippets or min(repo_name, file_sep) < 0:
         return []
     head = [repo_name, *tokenizer.encode(f"{_REPOSITORY}\n")]
-    current = [file_sep, *tokenizer.encode(f"{_short(request.path)}\n")]
+    current = [file_sep, *tokenizer.encode(f"{short_path(request.path)}\n")]
     files = []
     budget -= len(head) + len(current)
-    for path, tokens in _fitting(request.snippets, tokenizer, budget, around=1):
+    for path, tokens in fitting(request.snippets, tokenizer, budget, around=1):
         files.append([file_sep, *tokenizer.encode(f"{path}\n"), *tokens])
     if not files:
         return []
     return [*head, *(token for file in reversed(files) for token in file), *current]
 
 
-def _fitting(
+def fitting(
     snippets: Sequence[Snippet], tokenizer: PromptTokenizer, budget: int, around: int
 ) -> Iterator[tuple[str, list[int]]]:
     """Short path and first lines of each snippet that still fits; `around` tokens surround it."""
     for snippet in snippets:
-        path = _short(snippet.path)
+        path = short_path(snippet.path)
         budget -= around + len(tokenizer.encode(f"{path}\n")) + 1
         if budget < _LEAST_SNIPPET_TOKENS:
             return
@@ -183,10 +190,30 @@ def _fitting(
             yield path, tokens
 
 
-def _short(path: str) -> str:
+def short_path(path: str) -> str:
     """The last parts of a path: what names the file, not where the user keeps it."""
     parts = [part for part in re.split(r"[/\\\s]+", path) if part]
     return "/".join(parts[-_PATH_PARTS:]) or "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """A request in words, for a model that can chat.
+
+    Attributes:
+        system, user: what is said to it.
+        fence: what its code block opens and closes with.
+        language: of the code block.
+        lead: what stands before the hole in its line; the answer begins with it.
+        used: tokens of the document and of the snippets in it.
+    """
+
+    system: str
+    user: str
+    fence: str
+    language: str
+    lead: str
+    used: int
 
 
 def _chat(
@@ -198,12 +225,26 @@ def _chat(
     line.
     """
     style = style_of(tokenizer.special)
+    said = worded(request, tokenizer, instruction)
+    line = tokenizer.encode(said.lead)
+    healed, heal_text = healable_tail(line, tokenizer) if heal else (0, "")
+    answer = f"{said.fence}{said.language}\n"
+    tokens = conversation(said.system, said.user, answer, style, tokenizer)
+    tokens += line[: len(line) - healed]
+    return Prompt(tuple(tokens), heal_text, said.used, said.fence)
+
+
+def worded(request: InfillRequest, tokenizer: PromptTokenizer, instruction: str) -> Wording:
+    """What a model is asked for, with the text around the hole within `request.context_tokens`.
+
+    With an `instruction` the text in the hole is shown, to be rewritten.
+    """
     replaced = request.document[request.hole.start : request.hole.end] if instruction else ""
     shown = tokenizer.encode(to_lf(replaced))
     budget = request.context_tokens
     prefix, suffix = _context(request, tokenizer, budget)
     left = budget - len(prefix) - len(suffix)
-    snippets = list(_fitting(request.snippets, tokenizer, left, around=_LEAST_SNIPPET_TOKENS))
+    snippets = list(fitting(request.snippets, tokenizer, left, around=_LEAST_SNIPPET_TOKENS))
     used = len(shown) + budget - left + sum(len(tokens) for _, tokens in snippets)
 
     before, after, inside = (_text(part, tokenizer) for part in (prefix, suffix, shown))
@@ -215,7 +256,7 @@ def _chat(
     hole = inside if instruction else f"<<<{name}>>>"
     user = "".join(f"File `{path}`:\n{fence}\n{text}{fence}\n\n" for path, text in files)
     text = f"{before}{hole}{after}".removesuffix("\n")
-    user += f"File `{_short(request.path)}`:\n{fence}{language}\n{text}\n{fence}\n"
+    user += f"File `{short_path(request.path)}`:\n{fence}{language}\n{text}\n{fence}\n"
     lead = before[before.rfind("\n") + 1 :]
     user += (
         f"\nRewrite this part of it: {instruction}\n{fence}{language}\n{lead}{inside}\n{fence}\n"
@@ -225,11 +266,7 @@ def _chat(
         else f"Write the text that belongs in the place of {hole}.\n"
         "Answer with that text only, indented as it stands in the file."
     )
-    line = tokenizer.encode(lead)
-    healed, heal_text = healable_tail(line, tokenizer) if heal else (0, "")
-    answer = f"{fence}{language}\n"
-    tokens = conversation(_SYSTEM, user, answer, style, tokenizer) + line[: len(line) - healed]
-    return Prompt(tuple(tokens), heal_text, used, fence)
+    return Wording(_SYSTEM, user, fence, language, lead, used)
 
 
 def _text(tokens: Sequence[int], tokenizer: PromptTokenizer) -> str:

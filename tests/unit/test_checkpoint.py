@@ -18,7 +18,6 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFWriter
 from gguf.quants import dequantize, quantize
 from safetensors import safe_open
-from tiny import config, forward, transformer
 
 from blockdiff.config import TransformerConfig
 from blockdiff.errors import DiskFull, ModelCorrupt, ModelUnsupported, OutputFileError
@@ -28,6 +27,7 @@ from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 from blockdiff.model.transformer import Transformer
 from blockdiff.weights import store
+from tests.unit.tiny import config, forward, transformer
 
 Kind = GGMLQuantizationType
 Tensors = dict[str, np.ndarray[Any, Any]]

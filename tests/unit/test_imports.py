@@ -37,7 +37,7 @@ MAY: dict[str, set[str]] = {
     "system": set(),
     "syntax": {"system"},
     "weights": {"system"},
-    "client": {"weights", "system"},
+    "client": {"infill", "syntax", "weights", "system"},  # text of remote backends ends like ours
     "model": {"weights", "system"},
     "infill": {"syntax", "system"},
     "diffusion": {"model", "weights", "system"},

@@ -36,7 +36,7 @@ _NONE: Changes = MappingProxyType({})
 
 
 def weights(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-    from test_checkpoint import published
+    from tests.unit.test_checkpoint import published
 
     return published(tiny.transformer(SHAPE, seed), "qwen2")
 
@@ -48,8 +48,10 @@ def write(
     *,
     kinds: Mapping[str, Kind] = _NONE,
     per_part: int = 0,
+    unsigned: bool = False,
 ) -> Path:
-    """`keys` and `tensors` take the place of those of the model; None: left out.
+    """`keys` and `tensors` take the place of those of the model; None: left out. llama.cpp takes
+    only numbers that are `unsigned`.
 
     With `per_part` tensors in a file there are several, of which the first is returned.
     """
@@ -59,6 +61,8 @@ def write(
             kind = GGUFValueType.get_type(value)
             if kind is GGUFValueType.INT32 and not -(1 << 31) <= value < 1 << 31:
                 kind = GGUFValueType.INT64
+            if kind is GGUFValueType.INT32 and unsigned:
+                kind = GGUFValueType.UINT32
             writer.kv_data[0].pop(key, None)
             writer.add_key_value(key, value, kind)
     for name, tensor in (weights() | dict(tensors)).items():

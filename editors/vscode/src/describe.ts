@@ -32,7 +32,8 @@ export function shortText(status: Status): string {
 		busy: "writing",
 		error: "error",
 	}[status.state];
-	return [`$(${ICONS[status.state]})`, "blockdiff", details].filter(Boolean).join(" ");
+	const backend = status.backend && `$(cloud) ${status.backend}`;
+	return [`$(${ICONS[status.state]})`, "blockdiff", backend, details].filter(Boolean).join(" ");
 }
 
 /** Name and value of everything that is known. */
@@ -40,7 +41,8 @@ export function details(status: Status): [name: string, value: string][] {
 	const all: [string, string | undefined][] = [
 		["State", status.state],
 		["Model", status.model],
-		["Device", status.device],
+		["Device", status.backend ? undefined : status.device],
+		["Code is sent to", status.backend],
 		["Speed", status.tokensPerSecond === undefined ? undefined : `${status.tokensPerSecond.toFixed(1)} tokens/s`],
 		["Progress", status.progress === undefined ? undefined : percent(status.progress)],
 		["Message", status.message],

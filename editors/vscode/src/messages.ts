@@ -81,6 +81,8 @@ export interface Status {
 	readonly state: "stopped" | "starting" | "ready" | "busy" | "error";
 	readonly model: string;
 	readonly device: string;
+	/** The server of others that code is sent to; empty: our own engine writes. */
+	readonly backend: string;
 	readonly message: string;
 	/** Of starting, 0 to 1. */
 	readonly progress?: number;

@@ -14,7 +14,7 @@ import { isOlder } from "./version";
 import { SECTION, serverSettings, settings } from "./settings";
 
 const OLDEST_SERVER = "0.1.0";
-const STOPPED: Status = { state: "stopped", model: "", device: "", message: "" };
+const STOPPED: Status = { state: "stopped", model: "", device: "", backend: "", message: "" };
 const MOST_RESTARTS = 3;
 const RESTART_MILLISECONDS = 180_000;
 const EXIT_MILLISECONDS = 2_000;

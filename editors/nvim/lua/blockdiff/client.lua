@@ -6,6 +6,7 @@ local config = require("blockdiff.config")
 ---@field state "stopped"|"starting"|"ready"|"busy"|"error"
 ---@field model string
 ---@field device string
+---@field backend? string the server of others that code is sent to; empty: our own engine writes
 ---@field message string
 ---@field progress? number
 ---@field tokensPerSecond? number
@@ -38,7 +39,8 @@ end
 ---@param message string
 function M.fail(message)
   M.log(message)
-  M.set_status({ state = "error", model = M.status.model, device = M.status.device, message = message })
+  local s = M.status
+  M.set_status({ state = "error", model = s.model, device = s.device, backend = s.backend, message = message })
 end
 
 local HERE = vim.fn.fnamemodify(debug.getinfo(1, "S").source:sub(2), ":p")

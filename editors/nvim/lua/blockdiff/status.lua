@@ -6,12 +6,19 @@ local keys = require("blockdiff.keys")
 
 local M = {}
 
+---The server of others that code is sent to; empty: our own engine writes.
+---@return string
+function M.backend()
+  return client.status.backend or ""
+end
+
 ---One line for `:BlockDiff status`.
 ---@return string
 function M.line()
   local s = client.status
   local parts = { s.state }
-  for _, part in ipairs({ s.model, s.device, s.message }) do
+  local place = M.backend() ~= "" and "code is sent to " .. M.backend() or s.device
+  for _, part in ipairs({ s.model, place, s.message }) do
     if part ~= "" then
       parts[#parts + 1] = part
     end
@@ -26,19 +33,20 @@ function M.line()
 end
 
 ---A component for the statusline: `%{%v:lua.require'blockdiff'.statusline()%}`.
----@return string empty while there is no engine
+---@return string empty while there is no engine, but for one of others
 function M.statusline()
   local s = client.status
   local share = s.progress and (" %d%%%%"):format(100 * s.progress) or ""
   local text = {
-    stopped = "",
+    stopped = M.backend() ~= "" and "blockdiff" or "",
     starting = "blockdiff starting" .. share,
     ready = "blockdiff",
     busy = "blockdiff writing",
     error = "blockdiff error",
   }
   local speed = s.state == "ready" and s.tokensPerSecond and (" %.1f/s"):format(s.tokensPerSecond) or ""
-  return text[s.state] .. speed
+  local place = M.backend() ~= "" and (" (%s)"):format((M.backend():gsub("%%", "%%%%"))) or ""
+  return text[s.state] .. place .. speed
 end
 
 ---What stands behind the first line of a draft.

@@ -60,7 +60,7 @@ const outcome: Required<Outcome> = {
 	forwards: 3, elapsedMs: 812.4, model: "m",
 };
 const status: Required<Status> = {
-	state: "starting", model: "m", device: "cpu", message: "loading weights", progress: 0.5, tokensPerSecond: 12.3,
+	state: "starting", model: "m", device: "cpu", backend: "", message: "loading weights", progress: 0.5, tokensPerSecond: 12.3,
 };
 
 describe("what we get: our types know all of it and nothing else", () => {
@@ -132,6 +132,12 @@ describe("settings", () => {
 		const sensitive = Object.keys(all).filter(name => /^blockdiff\.(interpreter|package|engine\.)/.test(name));
 		expect(restricted).toEqual(expect.arrayContaining(sensitive));
 		expect(all["blockdiff.engine.token"]).toMatchObject({ scope: "machine", ignoreSync: true });
+	});
+
+	test("of no folder say where code is sent", () => {
+		for (const name of ["backend", "fim", "url", "token", "caFile", "allowPlainHttp"]) {
+			expect(all[`blockdiff.engine.${name}`], name).toMatchObject({ scope: "machine" });
+		}
 	});
 });
 

@@ -3,7 +3,7 @@ import { details, loadingText, shortText } from "../../src/describe";
 import type { Status } from "../../src/messages";
 import { isOlder } from "../../src/version";
 
-const status = (part: Partial<Status>): Status => ({ state: "ready", model: "", device: "", message: "", ...part });
+const status = (part: Partial<Status>): Status => ({ state: "ready", model: "", device: "", backend: "", message: "", ...part });
 
 test.each<[Partial<Status>, string]>([
 	[{ state: "stopped" }, "$(circle-outline) blockdiff"],
@@ -11,6 +11,7 @@ test.each<[Partial<Status>, string]>([
 	[{ state: "starting", progress: 0.5 }, "$(loading~spin) blockdiff ▰▰▰▰▱▱▱▱ 50%"],
 	[{ state: "ready", tokensPerSecond: 12.34 }, "$(check) blockdiff 12.3/s"],
 	[{ state: "busy", tokensPerSecond: 12.34 }, "$(sync~spin) blockdiff writing"],
+	[{ state: "stopped", backend: "mistral at api.mistral.ai" }, "$(circle-outline) blockdiff $(cloud) mistral at api.mistral.ai"],
 	[{ state: "error", message: "no model" }, "$(error) blockdiff error"],
 ])("status bar of %j", (part, expected) => {
 	expect(shortText(status(part))).toBe(expected);
@@ -20,6 +21,11 @@ test("what is waited for", () => {
 	expect(loadingText(status({ state: "starting", message: "loading weights", progress: 0.4 }))).toBe("Loading weights…");
 	expect(loadingText(status({ state: "starting" }))).toBe("Starting…");
 	expect(loadingText(status({ state: "busy" }))).toBeUndefined();
+});
+
+test("where code is sent is one of the details", () => {
+	const sent = status({ state: "ready", device: "ollama at pc:11434", backend: "ollama at pc:11434" });
+	expect(details(sent)).toEqual([["State", "ready"], ["Code is sent to", "ollama at pc:11434"]]);
 });
 
 test("details are those that are known", () => {

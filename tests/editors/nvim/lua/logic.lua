@@ -169,9 +169,23 @@ function test_unknown_options_are_reported_and_left_out()
   equal({ config.get().keys, config.problems }, { false, {} })
 end
 
+function test_the_statusline_says_where_code_is_sent()
+  local client = require("blockdiff.client")
+  local status = require("blockdiff.status")
+  local before = client.status
+  for state, expected in pairs({ stopped = "blockdiff", busy = "blockdiff writing", error = "blockdiff error" }) do
+    client.status = { state = state, model = "", device = "", message = "" }
+    equal(status.statusline(), state == "stopped" and "" or expected)
+    client.status.backend = "mistral at api.mistral.ai"
+    equal(status.statusline(), expected .. " (mistral at api.mistral.ai)")
+    equal(status.line(), state .. ", code is sent to mistral at api.mistral.ai")
+  end
+  client.status = before
+end
+
 function test_the_validator_finds_what_is_wrong()
   local status = schema.load(ROOT, "status")
-  local good = { state = "ready", model = "m", device = "cpu", message = "" }
+  local good = { state = "ready", model = "m", device = "cpu", backend = "", message = "" }
   equal(schema.check(good, status), {})
   for key, value in pairs({ state = "asleep", model = 3, progress = 2, extra = 1 }) do
     equal(#schema.check(vim.tbl_extend("force", good, { [key] = value }), status), 1)
