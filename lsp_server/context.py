@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from blockdiff.client.wire import affordable_context
 from blockdiff.config import DecodingConfig
 from blockdiff.system.ignored import Ignored as IgnoreFiles
 from blockdiff.system.ignored import Verdict
@@ -19,9 +20,6 @@ from lsp_server.indentation import indentation
 from lsp_server.settings import ContextSettings
 from lsp_server.snippets import Ring
 from lsp_server.uris import file_of, files_of
-
-_UNMEASURED_TOKENS = 512  # until the engine has said how fast it encodes
-_LEAST_TOKENS = 128
 
 
 @dataclass(slots=True)
@@ -91,9 +89,10 @@ class Context:
     @property
     def budget(self) -> int:
         """Context tokens that this machine encodes within the latency that was asked for."""
-        speed, seconds = self.engine.speed, self.settings.latency_seconds
-        known = int(speed * seconds) if speed else _UNMEASURED_TOKENS
-        return max(_LEAST_TOKENS, min(known, self.settings.most_tokens))
+        settings = self.settings
+        return affordable_context(
+            self.engine.speed, settings.latency_seconds, settings.most_tokens
+        )
 
     def is_closed(self, document: Document) -> bool:
         """Whether a `.blockdiffignore` keeps the document to itself."""

@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from blockdiff.client.endpoint import Address, Announcement, Runtime, is_loopback
+from blockdiff.client.endpoint import (
+    COMPAT_TOKEN,
+    Address,
+    Announcement,
+    Runtime,
+    host_and_port,
+    is_loopback,
+)
 from blockdiff.client.starter import Deaths
 from blockdiff.errors import (
     AddressInUse,
@@ -28,6 +36,7 @@ from blockdiff.errors import (
     InvalidRequest,
 )
 from blockdiff.service.app import Service
+from blockdiff.service.compat.app import Compat
 from blockdiff.service.listen import listen_tcp, listen_unix
 from blockdiff.service.scheduler import Scheduler
 from blockdiff.service.worker import Load, Report, Worker
@@ -55,6 +64,8 @@ class ServeOptions:
         tls_cert, tls_key: PEM files; needed beyond loopback.
         allow_plain_http: listen beyond loopback without them.
         cache_mib: of encoded context are kept for later requests; 0: none.
+        compat: HOST:PORT of the endpoints for clients of other servers, too; empty: none.
+        compat_token: these want a token, as everything else does.
     """
 
     model: str = store.DEFAULT_MODEL
@@ -68,6 +79,8 @@ class ServeOptions:
     tls_key: str = ""
     allow_plain_http: bool = False
     cache_mib: int = 512
+    compat: str = ""
+    compat_token: bool = True
 
     def __post_init__(self) -> None:
         if self.cache_mib < 0:
@@ -78,15 +91,28 @@ class ServeOptions:
             raise InvalidRequest(f"{self.port} is no port", "0 to 65535")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise InvalidRequest("a certificate and its key belong together")
-        if self.tls_cert and not self.tcp:
+        if self.tls_cert and not (self.tcp or self.compat):
             raise InvalidRequest("TLS is for TCP, not for a Unix socket", "add --host or --port")
         for file in filter(None, (self.tls_cert, self.tls_key)):
             if not os.access(file, os.R_OK):
                 raise InvalidRequest(f"cannot read {file}", "give a PEM file")
-        beyond = bool(self.host) and not is_loopback(self.host)
+        self._check_exposed(self.host)
+        if not self.compat and not self.compat_token:
+            raise InvalidRequest("--no-token is for --compat", "add --compat")
+        if self.compat:
+            host, _ = host_and_port(self.compat)
+            self._check_exposed(host)
+            if not self.compat_token and not is_loopback(host):
+                raise InvalidRequest(
+                    f"without a token anybody could use the engine at {self.compat}",
+                    "leave out --no-token, or listen on 127.0.0.1",
+                )
+
+    def _check_exposed(self, host: str) -> None:
+        beyond = bool(host) and not is_loopback(host)
         if beyond and not (self.tls_cert or self.allow_plain_http):
             raise InvalidRequest(
-                f"without TLS, listening on {self.host} shows code and the token to the network",
+                f"without TLS, listening on {host} shows code and the token to the network",
                 "give --tls-cert and --tls-key, use an SSH tunnel, or add --allow-plain-http",
             )
 
@@ -111,13 +137,15 @@ def serve(
     runtime.prepare()
     with _only_one(runtime):
         runtime.retract()  # what a killed engine left behind
-        listener, address = _listen(options, runtime)
         process = _Process(options, runtime, load or loader(options))
-        with listener:
-            try:
-                asyncio.run(process.run(listener, address, started))
-            finally:
-                runtime.retract()
+        with contextlib.ExitStack() as listening:
+            listening.callback(runtime.retract)
+            listener, address = _listen(options, runtime)
+            listening.enter_context(listener)
+            compat = _listen_compat(options)
+            if compat is not None:
+                listening.enter_context(compat[0])
+            asyncio.run(process.run(listener, address, started, compat))
         return process.end()
 
 
@@ -163,26 +191,48 @@ class _Process:
         self._stop_asked = False
 
     async def run(
-        self, listener: socket.socket, address: Address, started: Callable[[Address], None]
+        self,
+        listener: socket.socket,
+        address: Address,
+        started: Callable[[Address], None],
+        compat: tuple[socket.socket, str] | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         stops = self._options.idle_seconds > 0
         service = Service(self._scheduler, self._worker, self._options.model, self.stop, stops)
-        self._server = _Server(_uvicorn(service.app(self._runtime.make_token()), self._options))
-        self._runtime.announce(Announcement(os.getpid(), address))
+        secured = address.url.startswith("https:")
+        served = [(listener, service.app(self._runtime.make_token()), secured)]
+        if compat is not None:
+            served.append((compat[0], self._compat(service), compat[1].startswith("https:")))
+        self._servers = [
+            _Server(_uvicorn(app, self._options, tls=tls)) for _, app, tls in served
+        ]
+        url = compat[1] if compat is not None else ""
+        self._runtime.announce(Announcement(os.getpid(), address, url))
         started(address)
         idle = asyncio.create_task(self._watch_idle())
         self._worker.start()
         with self._signals():
-            await self._server.serve(sockets=[listener])
+            await asyncio.gather(
+                *(
+                    server.serve(sockets=[listener])
+                    for server, (listener, _, _) in zip(self._servers, served, strict=True)
+                )
+            )
         idle.cancel()
+
+    def _compat(self, service: Service) -> ASGIApp:
+        options = self._options
+        token = self._runtime.make_token(COMPAT_TOKEN) if options.compat_token else None
+        return Compat(service).app(token, host_and_port(options.compat)[0])
 
     def stop(self, why: str = "it was told to") -> None:
         """Begin the shutdown: running and waiting requests end with EngineStopping."""
         log.info("stopping: %s", why)
         self._scheduler.close(EngineStopping("the engine is shutting down", "ask again"))
         self._runtime.retract()
-        self._server.should_exit = True
+        for server in self._servers:
+            server.should_exit = True
 
     def end(self) -> ExitCode:
         """After the last connection: wait for the engine thread."""
@@ -241,7 +291,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _uvicorn(app: object, options: ServeOptions) -> uvicorn.Config:
+def _uvicorn(app: object, options: ServeOptions, *, tls: bool) -> uvicorn.Config:
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # its errors may quote source text
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
@@ -254,8 +304,8 @@ def _uvicorn(app: object, options: ServeOptions) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        ssl_certfile=options.tls_cert or None,
-        ssl_keyfile=options.tls_key or None,
+        ssl_certfile=options.tls_cert if tls else None,
+        ssl_keyfile=options.tls_key if tls else None,
     )
     try:
         config.load()
@@ -295,3 +345,13 @@ def _listen(options: ServeOptions, runtime: Runtime) -> tuple[socket.socket, Add
         return listener, Address(f"http://{url}")
     certificate = str(Path(options.tls_cert).absolute())
     return listener, Address(f"https://{url}", certificate, pinned=True)
+
+
+def _listen_compat(options: ServeOptions) -> tuple[socket.socket, str] | None:
+    """Where clients of other servers come, and its URL; with TLS beyond this machine, if at all."""
+    if not options.compat:
+        return None
+    host, port = host_and_port(options.compat)
+    listener, url = listen_tcp(host, port)
+    secured = options.tls_cert and not is_loopback(host)
+    return listener, f"{'https' if secured else 'http'}://{url}"
