@@ -7,7 +7,6 @@ by whole lines, as it will stand in the document. Where a line takes long, its s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import re
 import time
@@ -94,10 +93,13 @@ class Generation:
         self._task = asyncio.create_task(self._follow())
 
     async def change(self, seconds: float) -> None:
-        """Wait until something is new, at most so long."""
-        changed = self._changed
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(changed.wait(), seconds)
+        """Wait until something is new, at most so long. (`asyncio.wait_for` of Python before 3.12
+        may swallow that the waiting task is cancelled.)"""
+        timer = asyncio.get_running_loop().call_later(seconds, self._tell)
+        try:
+            await self._changed.wait()
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
         """Nobody reads any more."""
