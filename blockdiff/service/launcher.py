@@ -30,6 +30,7 @@ from blockdiff.client.endpoint import (
 from blockdiff.client.starter import Deaths
 from blockdiff.errors import (
     AddressInUse,
+    BlockdiffError,
     EngineStopping,
     EngineUnavailable,
     ExitCode,
@@ -352,6 +353,10 @@ def _listen_compat(options: ServeOptions) -> tuple[socket.socket, str] | None:
     if not options.compat:
         return None
     host, port = host_and_port(options.compat)
-    listener, url = listen_tcp(host, port)
+    try:
+        listener, url = listen_tcp(host, port)
+    except BlockdiffError as error:
+        error.hint = f"give it another address: --compat {host}:PORT"
+        raise
     secured = options.tls_cert and not is_loopback(host)
     return listener, f"{'https' if secured else 'http'}://{url}"

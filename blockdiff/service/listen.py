@@ -42,7 +42,8 @@ def listen_tcp(host: str, port: int) -> tuple[socket.socket, str]:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # Named, as asyncio else leaves small writes to wait for one another: 40 ms a response.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         reason = error.strerror or "no such host"
         raise InvalidRequest(f"cannot listen on {host}: {reason}", "check --host") from error

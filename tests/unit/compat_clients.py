@@ -2,7 +2,8 @@
 
     python -m tests.unit.compat_clients    # tries each, writes compat_results.json for the guide
 
-llama.vim a1c8e6e, llama.vscode 3938fb3, minuet 479487c, Continue d0a3c0b, openai 3.57, mistralai 3.7.
+llama.vim a1c8e6e, llama.vscode 3938fb3, minuet 479487c, Continue d0a3c0b; openai 3.57,
+mistralai 3.7.
 """
 
 from __future__ import annotations
