@@ -66,6 +66,13 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def test_small_answers_over_tcp_do_not_wait_for_one_another() -> None:
+    """asyncio looks at the protocol's number before it switches Nagle's algorithm off."""
+    listener, _ = listen_tcp("127.0.0.1", 0)
+    with listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
 @posix
 def test_it_listens_on_a_socket_that_only_this_user_can_open(runtime: Runtime) -> None:
     with served(runtime):
