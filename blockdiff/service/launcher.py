@@ -92,7 +92,7 @@ class ServeOptions:
             raise InvalidRequest(f"{self.port} is no port", "0 to 65535")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise InvalidRequest("a certificate and its key belong together")
-        if self.tls_cert and not (self.tcp or self.compat):
+        if self.tls_cert and not self.tcp and not self.secures_compat:
             raise InvalidRequest("TLS is for TCP, not for a Unix socket", "add --host or --port")
         for file in filter(None, (self.tls_cert, self.tls_key)):
             if not os.access(file, os.R_OK):
@@ -120,6 +120,13 @@ class ServeOptions:
     @property
     def tcp(self) -> bool:
         return bool(self.host or self.port)
+
+    @property
+    def secures_compat(self) -> bool:
+        """Whether these endpoints speak TLS: beyond this machine, where there is a certificate."""
+        return bool(self.compat and self.tls_cert) and not is_loopback(
+            host_and_port(self.compat)[0]
+        )
 
 
 def serve(
@@ -201,25 +208,21 @@ class _Process:
         self._loop = asyncio.get_running_loop()
         stops = self._options.idle_seconds > 0
         service = Service(self._scheduler, self._worker, self._options.model, self.stop, stops)
-        secured = address.url.startswith("https:")
-        served = [(listener, service.app(self._runtime.make_token()), secured)]
+        options = self._options
+        app = service.app(self._runtime.make_token())
+        serving = [(listener, _Server(_uvicorn(app, options, tls=options.tcp)))]
         if compat is not None:
-            served.append((compat[0], self._compat(service), compat[1].startswith("https:")))
-        self._servers = [
-            _Server(_uvicorn(app, self._options, tls=tls)) for _, app, tls in served
-        ]
+            others = self._compat(service)
+            config = _uvicorn(others, options, tls=options.secures_compat)
+            serving.append((compat[0], _Server(config)))
+        self._servers = [server for _, server in serving]
         url = compat[1] if compat is not None else ""
         self._runtime.announce(Announcement(os.getpid(), address, url))
         started(address)
         idle = asyncio.create_task(self._watch_idle())
         self._worker.start()
         with self._signals():
-            await asyncio.gather(
-                *(
-                    server.serve(sockets=[listener])
-                    for server, (listener, _, _) in zip(self._servers, served, strict=True)
-                )
-            )
+            await asyncio.gather(*(server.serve(sockets=[at]) for at, server in serving))
         idle.cancel()
 
     def _compat(self, service: Service) -> ASGIApp:
@@ -305,8 +308,8 @@ def _uvicorn(app: object, options: ServeOptions, *, tls: bool) -> uvicorn.Config
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        ssl_certfile=options.tls_cert if tls else None,
-        ssl_keyfile=options.tls_key if tls else None,
+        ssl_certfile=options.tls_cert or None if tls else None,
+        ssl_keyfile=options.tls_key or None if tls else None,
     )
     try:
         config.load()
@@ -349,7 +352,7 @@ def _listen(options: ServeOptions, runtime: Runtime) -> tuple[socket.socket, Add
 
 
 def _listen_compat(options: ServeOptions) -> tuple[socket.socket, str] | None:
-    """Where clients of other servers come, and its URL; with TLS beyond this machine, if at all."""
+    """Where clients of other servers come, and its URL."""
     if not options.compat:
         return None
     host, port = host_and_port(options.compat)
@@ -358,5 +361,4 @@ def _listen_compat(options: ServeOptions) -> tuple[socket.socket, str] | None:
     except BlockdiffError as error:
         error.hint = f"give it another address: --compat {host}:PORT"
         raise
-    secured = options.tls_cert and not is_loopback(host)
-    return listener, f"{'https' if secured else 'http'}://{url}"
+    return listener, f"{'https' if options.secures_compat else 'http'}://{url}"

@@ -99,7 +99,10 @@ def measure(
         ratios.append(times[0] / times[1])
         print(f"{name:12} ours {times[0]:.2f} s, llama.cpp {times[1]:.2f} s: {ratios[-1]:.2f}")
         print(f"  ours      {texts[0]!r}\n  by LSP    {lsp!r}\n  llama.cpp {texts[1]!r}")
-    print(f"median ratio {statistics.median(ratios):.2f}, first line as by LSP {same} of {len(ratios)}")
+    loop.run_until_complete(client.aclose())
+    loop.close()
+    print(f"median ratio {statistics.median(ratios):.2f}")
+    print(f"first line as by LSP: {same} of {len(ratios)}")
 
 
 async def ghost_text(client: EngineClient, document: str, at: int, path: str) -> str:

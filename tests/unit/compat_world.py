@@ -31,6 +31,18 @@ LINES = ("max(\n", "        width * height,\n", "        0,\n", "    )")
 TEXT = "".join(LINES)
 
 
+WRITING = {
+    "/infill": {"input_prefix": BEFORE, "prompt": CURSOR, "input_suffix": AFTER},
+    "/completion": {"prompt": BEFORE + CURSOR},
+    "/completions": {"prompt": BEFORE + CURSOR},
+    "/v1/completions": {"prompt": BEFORE + CURSOR, "suffix": AFTER},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "sort\n```\nb\na\n```"}]},
+    "/v1/fim/completions": {"prompt": BEFORE + CURSOR, "suffix": AFTER},
+    "/api/generate": {"prompt": BEFORE + CURSOR, "suffix": AFTER},
+}  # fmt: skip
+"""The least body of each endpoint that writes."""
+
+
 class WritingEngine(OneByOne):
     """Writes `text`, a line in each step, and waits before a line while `hold` is not set.
 
@@ -85,6 +97,13 @@ class WritingEngine(OneByOne):
         if cancelled():
             self.cancelled += 1
             raise Cancelled("as asked")
+
+
+def message_of(path: str, value: Any) -> str:
+    """An error as a client of this protocol finds it."""
+    if path.startswith("/api/"):
+        return str(value["error"])
+    return str(value["message"] if path.startswith("/v1/fim") else value["error"]["message"])
 
 
 class Compat:

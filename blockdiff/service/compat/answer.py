@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Protocol
@@ -79,7 +79,7 @@ class Reply(Response):
     def __init__(
         self,
         form: Form,
-        pieces: AsyncIterator[str | Answer],
+        pieces: AsyncGenerator[str | Answer, None],
         *,
         stream: bool,
         fence: tuple[str, str],
@@ -99,7 +99,7 @@ class Reply(Response):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         sender = _Sender(self._form, send)
         try:
-            async with aclosing(self._pieces) as pieces:  # type: ignore[type-var]
+            async with aclosing(self._pieces) as pieces:
                 async for piece in pieces:
                     if self._stream:
                         await self._write(sender, piece)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -116,6 +117,8 @@ class Compat:
 
     async def _health(self, http: Request) -> Response:
         self._check_loaded()
+        if self._service.health().state is EngineState.ERROR:
+            raise EngineUnavailable("the model did not load", "`blockdiff status` says why")
         return JSONResponse(llamacpp.health())
 
     def _telling(
@@ -157,10 +160,12 @@ class Compat:
             doing = f"{health.doing}, {health.share:.0%} done" if health.doing else ""
             raise EngineUnavailable("Loading model", doing)
 
-    async def _pieces(self, wanted: asked.Asked) -> AsyncIterator[str | Answer]:
+    async def _pieces(self, wanted: asked.Asked) -> AsyncGenerator[str | Answer, None]:
         if wanted.request is not None and not wanted.warms:
-            async for piece in self._generations.read(wanted.request, wanted.limits):
-                yield piece
+            reading = self._generations.read(wanted.request, wanted.limits)
+            async with aclosing(reading) as pieces:
+                async for piece in pieces:
+                    yield piece
             return
         if wanted.request is not None:
             self._generations.warm(wanted.request)

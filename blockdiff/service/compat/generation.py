@@ -10,7 +10,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -216,7 +216,7 @@ class Generations:
         """Encode its context as soon as nothing else is to be done."""
         self._engine.ask(Call(request, Priority.AHEAD), "compat")
 
-    async def read(self, request: Request, limits: Limits) -> AsyncIterator[str | Answer]:
+    async def read(self, request: Request, limits: Limits) -> AsyncGenerator[str | Answer, None]:
         """Pieces of the text, the empty one after some silence; an `Answer` at last.
 
         Closing the iterator cancels what nobody else reads. Raises what the engine says.

@@ -15,8 +15,7 @@ from playwright.sync_api import Page
 
 from blockdiff.client.endpoint import Runtime
 from tests.editors.vscode.vscode import chromium
-from tests.unit.compat_world import compat
-from tests.unit.test_compat import WRITING
+from tests.unit.compat_world import WRITING, compat
 
 # Everything by which a page sends something, each with what it could read of the answer.
 TRICKS = """
