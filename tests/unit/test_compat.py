@@ -120,6 +120,17 @@ def _text(chunk: dict[str, Any]) -> str:
     return str(choice["text"] if "text" in choice else choice["delta"]["content"])
 
 
+def test_as_much_context_is_sent_as_the_machine_encodes_in_time(world: Compat) -> None:
+    """A speed that moves a little moves no window: that would cost the cache."""
+    budgets = []
+    with pytest.MonkeyPatch.context() as patch, world.http() as http:
+        for speed in (100.0, 110.0, 90.0, 1000.0, 1.0, 1e6, 100.0):
+            patch.setattr(WritingEngine, "context_speed", speed)
+            http.post("/infill", json=WRITING["/infill"])
+            budgets.append(last(world).context_tokens)
+    assert budgets == [150, 150, 150, 1500, 128, 4096, 150]
+
+
 # --- limits --------------------------------------------------------------------------------------
 
 

@@ -257,7 +257,7 @@ async def _pieces(generation: Generation, limits: Limits) -> AsyncIterator[str |
             yield ""
             said = time.monotonic()
         if over:
-            yield generation.answer(sent, cut=not stop, stopped_by=stop)
+            yield generation.answer(text, cut=not stop, stopped_by=stop)
             return
         silence = said + _SILENCE_SECONDS - time.monotonic()
         await generation.change(max(0.0, min(silence, _time_left(generation, limits))))
@@ -267,9 +267,8 @@ async def _pieces(generation: Generation, limits: Limits) -> AsyncIterator[str |
     text, stop, over = _within(limits, end.text, final=True)
     if len(text) > len(sent) and text.startswith(sent):
         yield text[len(sent) :]
-        sent = text
     cut = not stop and (over or end.finish is FinishReason.LENGTH)
-    yield generation.answer(sent, cut=cut, stopped_by=stop)
+    yield generation.answer(text, cut=cut, stopped_by=stop)
 
 
 def _within(limits: Limits, text: str, *, final: bool) -> tuple[str, str, bool]:

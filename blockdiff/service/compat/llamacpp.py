@@ -35,12 +35,9 @@ class Extra:
 
 
 @dataclass(frozen=True, slots=True)
-class InfillBody:
-    """What is read of the body of `POST /infill`."""
+class _Body:
+    """What both endpoints that write read of a body."""
 
-    input_prefix: str = ""
-    input_suffix: str = ""
-    input_extra: tuple[Extra, ...] = ()
     prompt: Any = ""
     n_predict: int | None = None
     n_indent: int = 0
@@ -51,6 +48,28 @@ class InfillBody:
     seed: int | None = None
     stream: bool = False
     response_fields: tuple[str, ...] = ()
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.n_predict, self.temperature, self.top_p, self.seed)
+
+    @property
+    def limits(self) -> Limits:
+        """Raises InvalidRequest."""
+        seconds = max(0.0, self.t_max_predict_ms) / 1e3
+        return Limits(all_texts(self.stop, "stop"), max(0, self.n_indent), seconds)
+
+    def form(self, served: Served) -> Form:
+        return Form(served, self.response_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class InfillBody(_Body):
+    """What is read of the body of `POST /infill`."""
+
+    input_prefix: str = ""
+    input_suffix: str = ""
+    input_extra: tuple[Extra, ...] = ()
 
     def asked(self, context_tokens: int) -> Asked:
         extra = [Snippet(e.filename, e.text) for e in reversed(self.input_extra) if e.text.strip()]
@@ -60,39 +79,16 @@ class InfillBody:
             language=language_of_all(e.filename for e in self.input_extra),
             snippets=tuple(extra),
         )
-        sampling = Sampling(self.n_predict, self.temperature, self.top_p, self.seed)
-        stop = all_texts(self.stop, "stop")
-        limits = Limits(stop, max(0, self.n_indent), max(0.0, self.t_max_predict_ms) / 1e3)
-        return text.asked_at_cursor(sampling, limits, context_tokens)
-
-    def form(self, served: Served) -> Form:
-        return Form(served, self.response_fields)
+        return text.asked_at_cursor(self.sampling, self.limits, context_tokens)
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionBody:
+class CompletionBody(_Body):
     """What is read of the body of `POST /completion`."""
 
-    prompt: Any = ""
-    n_predict: int | None = None
-    n_indent: int = 0
-    t_max_predict_ms: float = 0.0
-    stop: Any = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stream: bool = False
-    response_fields: tuple[str, ...] = ()
-
     def asked(self, context_tokens: int) -> Asked:
-        sampling = Sampling(self.n_predict, self.temperature, self.top_p, self.seed)
-        stop = all_texts(self.stop, "stop")
-        limits = Limits(stop, max(0, self.n_indent), max(0.0, self.t_max_predict_ms) / 1e3)
         text = Text.of_prompt(one_text(self.prompt, "prompt"), None)
-        return text.asked(sampling, limits, context_tokens)
-
-    def form(self, served: Served) -> Form:
-        return Form(served, self.response_fields)
+        return text.asked(self.sampling, self.limits, context_tokens)
 
 
 @dataclass(frozen=True, slots=True)
