@@ -17,7 +17,8 @@ from blockdiff.client.wire import MOST_BYTES
 from blockdiff.config import MAX_BYTES
 from blockdiff.errors import EngineBusy, InvalidRequest, OutOfMemory
 from blockdiff.service.compat.asked import Sampling, Text, rewriting
-from blockdiff.types import Extent, Hole, RewriteRequest, Snippet
+from blockdiff.service.compat.generation import View
+from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
 from tests.unit import compat_clients
 from tests.unit.compat_clients import CLIENTS, INSTRUCTION, LLAMA_VIM, LLAMA_VSCODE, tried
 from tests.unit.compat_world import (
@@ -201,6 +202,24 @@ def test_nothing_is_sent_that_the_final_text_takes_back(world: Compat) -> None:
         patch.setattr(WritingEngine, "infill", infill)
         raw = http.post("/completion", json=WRITING["/completion"] | {"stream": True}).text
     assert compat_clients.events(lambda chunk: chunk["content"])(raw) == final
+
+
+@pytest.mark.parametrize(
+    ("settled", "late", "shown"),
+    [
+        ("max(\n        wid", False, "max("),
+        ("max(\n        wid", True, "max("),
+        ("max(wid", False, ""),
+        ("max(wid", True, "max(wid"),
+        ("max(\n        # of both\n", False, "max("),
+        ("max(\n\n", False, "max("),
+        ("", True, ""),
+    ],
+)
+def test_what_is_sent_of_a_draft(settled: str, late: bool, shown: str) -> None:
+    at = len(BEFORE + CURSOR)
+    request = InfillRequest(BEFORE + CURSOR + AFTER, Hole(at, at), language="python")
+    assert View(request).shown(settled, late) == shown
 
 
 # --- prompts -------------------------------------------------------------------------------------

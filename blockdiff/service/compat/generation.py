@@ -1,7 +1,7 @@
 """One run of the engine for all who ask for the same, and what each of them reads of it.
 
 Clients of these protocols append what they get, so that only what stays is sent: settled text,
-by whole lines, as it will stand in the document. Where a line takes long, its start is sent.
+by whole lines, as it will stand in the document. Where the first takes long, its start is sent.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from blockdiff.types import (
 )
 
 _SILENCE_SECONDS = 4.0  # after which the reader is told that nothing is there yet
-_LONG_SECONDS = 1.0  # for one line; its start is sent then
+_LONG_SECONDS = 1.0  # for the first line; its start is sent then
 
 # A comment, a decorator or a blank line may belong to what follows, which may be cut off.
 _LEADS_ON = re.compile(r"\s*(?:#|//|--|/\*|\*|@|\"\"\"|'''|$)")
@@ -82,7 +82,7 @@ class Generation:
     """
 
     def __init__(self, request: Request, mailbox: Mailbox, close: Callable[[], None]) -> None:
-        self._view = _View(request) if isinstance(request, InfillRequest) else None
+        self._view = View(request) if isinstance(request, InfillRequest) else None
         self._mailbox, self._close = mailbox, close
         self._changed = asyncio.Event()
         self._began = self._grown = time.monotonic()
@@ -171,7 +171,7 @@ class Generation:
         self._changed = asyncio.Event()
 
 
-class _View:
+class View:
     """What of a draft will stand in the document."""
 
     def __init__(self, request: InfillRequest) -> None:
@@ -193,9 +193,10 @@ class _View:
         return self._seams.finish(settled, FinishReason.LENGTH)
 
     def shown(self, settled: str, late: bool) -> str:
-        """Up to the last line that is complete and does not lead on to another one."""
+        """Up to the last line that is complete and does not lead on to another one; of a first line
+        that is `late`, what there is."""
         complete = settled[: settled.rfind("\n") + 1]
-        if late:
+        if late and not complete:
             complete = settled
         if not complete.strip():
             return ""
