@@ -7,13 +7,9 @@ from typing import Annotated
 
 import typer
 
-from blockdiff.client.endpoint import (
-    COMPAT_ADDRESS,
-    COMPAT_TOKEN,
-    Runtime,
-    host_and_port,
-)
+from blockdiff.client.endpoint import COMPAT_ADDRESS, COMPAT_TOKEN, Runtime
 from blockdiff.errors import InvalidRequest
+from blockdiff.service.listen import host_and_port
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)

@@ -131,18 +131,6 @@ def remote(url: str, *, ca_file: str = "", allow_plain_http: bool = False) -> Ad
     return Address(f"{parts.scheme}://{parts.netloc}", ca_file)
 
 
-def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of `HOST:PORT`; an IPv6 host stands in brackets. Raises InvalidRequest."""
-    try:
-        parts = urlsplit(f"//{address}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or port is None or parts.netloc != address or parts.username is not None:
-        raise InvalidRequest(f"{address[:80]!r} is not HOST:PORT", f"such as {COMPAT_ADDRESS}")
-    return host, port
-
-
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine."""
     try:

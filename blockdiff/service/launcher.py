@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from blockdiff.client.endpoint import (
@@ -24,7 +22,6 @@ from blockdiff.client.endpoint import (
     Address,
     Announcement,
     Runtime,
-    host_and_port,
     is_loopback,
 )
 from blockdiff.client.starter import Deaths
@@ -38,7 +35,8 @@ from blockdiff.errors import (
 )
 from blockdiff.service.app import Service
 from blockdiff.service.compat.app import Compat
-from blockdiff.service.listen import listen_tcp, listen_unix
+from blockdiff.service.http_server import server
+from blockdiff.service.listen import host_and_port, listen_tcp, listen_unix
 from blockdiff.service.scheduler import Scheduler
 from blockdiff.service.worker import Load, Report, Worker
 from blockdiff.types import no_op
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
     from blockdiff.engine.engine import Engine
 
 _LOCK_SECONDS = 2.0  # others look at the lock for a moment
-_GRACE_SECONDS = 3  # for streams to end
 _ENGINE_SECONDS = 10.0  # for the forward that runs
 
 log = logging.getLogger("blockdiff.service")
@@ -120,6 +117,10 @@ class ServeOptions:
     @property
     def tcp(self) -> bool:
         return bool(self.host or self.port)
+
+    def certificate(self, *, tls: bool) -> tuple[str, str]:
+        """The files of the certificate and its key where `tls` is spoken; else both are empty."""
+        return (self.tls_cert, self.tls_key) if tls else ("", "")
 
     @property
     def secures_compat(self) -> bool:
@@ -210,19 +211,18 @@ class _Process:
         service = Service(self._scheduler, self._worker, self._options.model, self.stop, stops)
         options = self._options
         app = service.app(self._runtime.make_token())
-        serving = [(listener, _Server(_uvicorn(app, options, tls=options.tcp)))]
+        serving = [(listener, server(app, *options.certificate(tls=options.tcp)))]
         if compat is not None:
-            others = self._compat(service)
-            config = _uvicorn(others, options, tls=options.secures_compat)
-            serving.append((compat[0], _Server(config)))
-        self._servers = [server for _, server in serving]
+            certificate = options.certificate(tls=options.secures_compat)
+            serving.append((compat[0], server(self._compat(service), *certificate)))
+        self._servers = [one for _, one in serving]
         url = compat[1] if compat is not None else ""
         self._runtime.announce(Announcement(os.getpid(), address, url))
         started(address)
         idle = asyncio.create_task(self._watch_idle())
         self._worker.start()
         with self._signals():
-            await asyncio.gather(*(server.serve(sockets=[at]) for at, server in serving))
+            await asyncio.gather(*(one.serve(sockets=[at]) for at, one in serving))
         idle.cancel()
 
     def _compat(self, service: Service) -> ASGIApp:
@@ -235,8 +235,8 @@ class _Process:
         log.info("stopping: %s", why)
         self._scheduler.close(EngineStopping("the engine is shutting down", "ask again"))
         self._runtime.retract()
-        for server in self._servers:
-            server.should_exit = True
+        for one in self._servers:
+            one.should_exit = True
 
     def end(self) -> ExitCode:
         """After the last connection: wait for the engine thread."""
@@ -285,39 +285,6 @@ class _Process:
         finally:
             for kind, handler in before.items():
                 signal.signal(kind, handler)
-
-
-class _Server(uvicorn.Server):
-    """Leaves the signals alone: they are ours."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _uvicorn(app: object, options: ServeOptions, *, tls: bool) -> uvicorn.Config:
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # its errors may quote source text
-    config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-        ssl_certfile=options.tls_cert or None if tls else None,
-        ssl_keyfile=options.tls_key or None if tls else None,
-    )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidRequest(
-            f"cannot use {options.tls_cert} with {options.tls_key}: {error}", "give PEM files"
-        ) from error
-    return config
 
 
 @contextmanager

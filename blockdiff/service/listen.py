@@ -7,7 +7,9 @@ import os
 import socket
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from blockdiff.client.endpoint import COMPAT_ADDRESS
 from blockdiff.errors import (
     AddressInUse,
     BlockdiffError,
@@ -17,6 +19,18 @@ from blockdiff.errors import (
 )
 
 _BACKLOG = 256
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of `HOST:PORT`; an IPv6 host stands in brackets. Raises InvalidRequest."""
+    try:
+        parts = urlsplit(f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or port is None or parts.netloc != address or parts.username is not None:
+        raise InvalidRequest(f"{address[:80]!r} is not HOST:PORT", f"such as {COMPAT_ADDRESS}")
+    return host, port
 
 
 def listen_unix(path: Path) -> socket.socket:
