@@ -23,6 +23,10 @@ def no_op(*_: object) -> None:
     """Takes the place of a callback that nobody gave."""
 
 
+OnProgress = Callable[[str, float], None]
+"""Called with what is being done and the done share, 0 to 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hole:
     """A span of the document to fill: `document[start:end]` is replaced. `start == end` inserts."""

@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from blockdiff.model.load.kinds import Attention, read_kind
+from blockdiff.model.load.kinds import AttentionPattern, read_kind
 from blockdiff.model.load.kinds import published as line_of
 from blockdiff.weights.catalog import Published
 from blockdiff.weights.catalog import published as catalogue
@@ -46,7 +46,7 @@ def families() -> list[str]:
     for family, row in results["logits"].items():
         kind = read_kind(CHECKPOINTS[family].config)
         attention = kind.attention.value
-        if kind.attention is Attention.BLOCK:
+        if kind.attention is AttentionPattern.BLOCK:
             attention = f"{line_of(CHECKPOINTS[family].config, family).block_size} tokens"
         cells = [
             f"`{family}`", attention, "yes" if kind.shift else "no", row["reference"],
@@ -82,7 +82,7 @@ def _infill(family: str) -> str:
     line, kind = line_of(config, family), read_kind(config)
     if kind.expand_token_id is not None:
         return "in place, of any length by expand and delete tokens"
-    if line.attention is Attention.FULL or kind.attention is Attention.FULL:
+    if line.attention is AttentionPattern.FULL or kind.attention is AttentionPattern.FULL:
         return "in place, its length searched for (CAL)"
     return "by FIM marks, where the tokenizer has them" if line.fim else "none: by instruction only"
 

@@ -12,7 +12,7 @@ from blockdiff.errors import InvalidRequest
 from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import indent_width, line_ending
 from blockdiff.types import Extent, SyntaxState
-from lsp_server.constructs import Function, documentation, enclosing_function
+from lsp_server.constructs import documentation, enclosing_function
 from lsp_server.context import path_of
 from lsp_server.document import Document, Range
 from lsp_server.documents import Documents
@@ -22,7 +22,7 @@ from lsp_server.faults import faults
 from lsp_server.instruction import Instruction, instruction_in
 from lsp_server.mending import mended
 from lsp_server.messages import DocumentId, Outcome, RewriteParams
-from lsp_server.sessions import Progress, Sessions
+from lsp_server.sessions import OnEvent, Sessions
 
 KIND = "refactor.rewrite.blockdiff"
 COMMAND = "blockdiff.run"
@@ -70,7 +70,7 @@ class ActionParams:
     strength: float = -1.0
 
 
-Work = Callable[[Progress], Awaitable[Outcome]]
+Work = Callable[[OnEvent], Awaitable[Outcome]]
 """What is left to do of an action once it is known to make sense."""
 
 
@@ -94,7 +94,8 @@ class Actions:
         if self._sessions.context.is_closed(document):
             return
         start, end = document.offsets(span)
-        function = _function(document, start)
+        language = _language(document)
+        function = enclosing_function(document.text, start, language)
         if start < end:
             yield _offer(Action.FILL)
             if document.text[start:end].strip():
@@ -102,9 +103,10 @@ class Actions:
                 yield _offer(Action.REWRITE, said.short if said else "")
         if function is not None and function.is_empty:
             yield _offer(Action.COMPLETE)
-        if function is not None and not function.documented and _place(document, function):
-            yield _offer(Action.DOCSTRING)
-        if faults(document.text, _language(document)):
+        if function is not None and not function.documented:
+            if documentation(function, document.text, language):
+                yield _offer(Action.DOCSTRING)
+        if faults(document.text, language):
             yield _offer(Action.FIX)
 
     def plan(self, params: ActionParams) -> Work:
@@ -127,11 +129,12 @@ class Actions:
         if action is Action.FILL:
             blank = Blank(start, end)
             return partial(self._write, document, blank, _extent(document.text, start, end))
+        language = _language(document)
         if action is Action.FIX:
-            if not faults(document.text, _language(document)):
+            if not faults(document.text, language):
                 raise InvalidRequest("nothing here fails to parse")
-            return partial(mended, self._sessions, document, _language(document), start)
-        function = _function(document, start)
+            return partial(mended, self._sessions, document, language, start)
+        function = enclosing_function(document.text, start, language)
         if function is None:
             raise InvalidRequest(
                 "there is no function around the cursor",
@@ -144,14 +147,14 @@ class Actions:
                     "select what is to be written and fill it in",
                 )
             blank = _with_endings(document.text, function.blank)
-            return partial(self._parsed, document, blank, Extent.BODY)
+            return partial(self._parsed, document, blank, Extent.BODY, language)
         if function.documented:
             raise InvalidRequest("the function is documented")
-        place = _place(document, function)
+        place = documentation(function, document.text, language)
         if place is None:
             raise InvalidRequest("it is not known where documentation goes here")
         blank = _with_endings(document.text, place)
-        return partial(self._parsed, document, blank, Extent.DELIMITER)
+        return partial(self._parsed, document, blank, Extent.DELIMITER, language)
 
     def _rewrite(self, document: Document, params: ActionParams, start: int, end: int) -> Work:
         if not document.text[start:end].strip():
@@ -168,7 +171,7 @@ class Actions:
         blank = Blank(said.start, said.end, shown=said.shown)
         return lambda progress: self._sessions.revise(document, blank, rewrite, progress=progress)
 
-    async def _undisturbed(self, document: Document, work: Work, progress: Progress) -> Outcome:
+    async def _undisturbed(self, document: Document, work: Work, progress: OnEvent) -> Outcome:
         """Do it for as long as nobody edits the document."""
         task, whole = asyncio.current_task(), [(0, len(document.text))]
         assert task is not None
@@ -181,18 +184,17 @@ class Actions:
                 raise
 
     async def _write(
-        self, document: Document, blank: Blank, extent: Extent, progress: Progress
+        self, document: Document, blank: Blank, extent: Extent, progress: OnEvent
     ) -> Outcome:
         return await self._sessions.fill(document, [blank], extent=extent, progress=progress)
 
     async def _parsed(
-        self, document: Document, blank: Blank, extent: Extent, progress: Progress
+        self, document: Document, blank: Blank, extent: Extent, language: str, progress: OnEvent
     ) -> Outcome:
         """The same, unless an error comes of it."""
         outcome = await self._write(document, blank, extent, progress)
         if all(_is_bare(edit.new_text, blank) for edit in outcome.edits):
             return replace(outcome, edits=())
-        language = _language(document)
         before = faults(document.text, language)
         after = faults(made_in(document, outcome.edits), language)
         worse = after and (not before or len(after.all) > len(before.all))
@@ -213,20 +215,8 @@ def _offer(action: Action, instruction: str = "") -> Offer:
     return Offer(action, f"{action.label}: {instruction}" if instruction else action.label)
 
 
-def _path(document: Document) -> str:
-    return str(path_of(document.uri) or "")
-
-
 def _language(document: Document) -> str:
-    return language_of(_path(document), document.language)
-
-
-def _function(document: Document, at: int) -> Function | None:
-    return enclosing_function(document.text, at, _path(document), document.language)
-
-
-def _place(document: Document, function: Function) -> Blank | None:
-    return documentation(function, document.text, _language(document))
+    return language_of(str(path_of(document.uri) or ""), document.language)
 
 
 def _with_endings(text: str, blank: Blank) -> Blank:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blockdiff.syntax.grammars import language_of, parsed
+from blockdiff.syntax.grammars import parsed
 from blockdiff.syntax.whitespace import indent_width, indentation_unit
 from lsp_server.edits import Blank
 from lsp_server.faults import MOST_CHARACTERS
@@ -79,13 +79,12 @@ class Function:
         return self.blank is not None
 
 
-def enclosing_function(text: str, at: int, path: str, language: str) -> Function | None:
+def enclosing_function(text: str, at: int, language: str) -> Function | None:
     """The innermost function with a body around an offset; None without a grammar."""
-    name = language_of(path, language)
     if len(text) > MOST_CHARACTERS:
         return None
     data = text.encode("utf-8", "replace")
-    tree = parsed(data, name)
+    tree = parsed(data, language)
     if tree is None:
         return None
     line_end = text.find("\n", at)
@@ -96,8 +95,8 @@ def enclosing_function(text: str, at: int, path: str, language: str) -> Function
     byte = len(text[:place].encode("utf-8", "replace"))
     node: Node | None = tree.root_node.descendant_for_byte_range(byte, byte)
     while node is not None:
-        if node.type in _FUNCTIONS and (node.child_by_field_name("body") or name == "lua"):
-            return _Read(node, data, text, name).function()
+        if node.type in _FUNCTIONS and (node.child_by_field_name("body") or language == "lua"):
+            return _Read(node, data, text, language).function()
         node = node.parent
     return None
 

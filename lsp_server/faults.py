@@ -35,7 +35,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Faults:
+class DocumentFaults:
     """Of a whole document, in order.
 
     Attributes:
@@ -51,7 +51,7 @@ class Faults:
     def nearest(self, at: int) -> Fault:
         return min(self.all, key=lambda fault: max(fault.start - at, at - fault.end, 0))
 
-    def fewer_than(self, others: Faults) -> bool:
+    def fewer_than(self, others: DocumentFaults) -> bool:
         """Fewer errors, or as many that cover less than half as much."""
         if len(self.all) == len(others.all):
             return 2 * self._size < others._size
@@ -63,7 +63,7 @@ class Faults:
 
 
 @lru_cache(maxsize=4)  # editors ask at every move of the cursor
-def faults(text: str, language: str) -> Faults | None:
+def faults(text: str, language: str) -> DocumentFaults | None:
     """What does not parse; None where that cannot be said: no grammar, too large, too slow."""
     found = grammar_faults(text, language)
     if found is None or len(text) > _MOST_JUDGED:
@@ -74,15 +74,15 @@ def faults(text: str, language: str) -> Faults | None:
         return found
     if found and wrong:
         return found
-    return Faults(tuple(Fault(fault.start, fault.end) for fault in wrong[:1]), hidden=True)
+    return DocumentFaults(tuple(Fault(fault.start, fault.end) for fault in wrong[:1]), hidden=True)
 
 
-def faults_with(text: str, language: str) -> Faults | None:
+def faults_with(text: str, language: str) -> DocumentFaults | None:
     """The same of one of many texts that are tried, most of which the grammar refuses."""
     return grammar_faults(text, language) or faults.__wrapped__(text, language)
 
 
-def grammar_faults(text: str, language: str) -> Faults | None:
+def grammar_faults(text: str, language: str) -> DocumentFaults | None:
     """What tree-sitter refuses."""
     if len(text) > MOST_CHARACTERS:
         return None
@@ -93,7 +93,7 @@ def grammar_faults(text: str, language: str) -> Faults | None:
     found = list(islice(_errors(tree.root_node), _MOST_ERRORS))
     if tree.root_node.has_error and not found:  # what is missing is a token without a name
         end = len(text.rstrip())
-        return Faults((Fault(end, end),))
+        return DocumentFaults((Fault(end, end),))
     plain = len(data) == len(text)
     made = []
     for node in found:
@@ -103,7 +103,7 @@ def grammar_faults(text: str, language: str) -> Faults | None:
             end = len(data[: node.end_byte].decode("utf-8", "replace"))
         missing = node.type if node.is_missing and not node.is_named else ""
         made.append(Fault(start, end, missing))
-    return Faults(tuple(sorted(made, key=lambda fault: (fault.start, fault.end))))
+    return DocumentFaults(tuple(sorted(made, key=lambda fault: (fault.start, fault.end))))
 
 
 def broken_lines(text: str, fault: Fault) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from blockdiff.types import Extent, Finished, Hole, Priority
 from lsp_server.context import Context
 from lsp_server.document import Document, Position, TextEdit
 from lsp_server.documents import Documents
-from lsp_server.engine import EngineLink
+from lsp_server.engine_link import EngineLink
 from lsp_server.settings import Settings
 
 _log = logging.getLogger("blockdiff.lsp")

@@ -18,8 +18,8 @@ from lsp_server.edits import Blank, edits_of
 from lsp_server.failures import DoesNotParse
 from lsp_server.faults import Fault, broken_lines, faults
 from lsp_server.messages import DocumentId, Outcome, RewriteParams
-from lsp_server.repair import Change, mends, repaired
-from lsp_server.sessions import Progress, Sessions
+from lsp_server.repair import Replacement, mends, repaired
+from lsp_server.sessions import OnEvent, Sessions
 
 _INSTRUCTION = "Fix the syntax error and change nothing else."
 _LEAST_LIKE = 0.6  # of what stood there, 0 to 1; less alike is no repair but another text
@@ -29,7 +29,7 @@ _Attempt = Callable[[], Awaitable[Outcome]]
 
 
 async def mended(
-    sessions: Sessions, document: Document, language: str, at: int, progress: Progress
+    sessions: Sessions, document: Document, language: str, at: int, progress: OnEvent
 ) -> Outcome:
     """The edit that mends the error nearest to an offset.
 
@@ -45,7 +45,7 @@ async def mended(
         outcome = await attempt()
         for edit in outcome.edits:
             start, end = document.offsets(edit.range)
-            change = Change(start, end, edit.new_text)
+            change = Replacement(start, end, edit.new_text)
             if _is_repair(text, change) and mends(text, change, before, language):
                 return outcome
     raise DoesNotParse(
@@ -55,7 +55,7 @@ async def mended(
 
 
 def _attempts(
-    sessions: Sessions, document: Document, fault: Fault, progress: Progress
+    sessions: Sessions, document: Document, fault: Fault, progress: OnEvent
 ) -> Iterator[_Attempt]:
     """What the model is asked for, the smallest first."""
     text = document.text
@@ -89,7 +89,7 @@ def _attempts(
     )
 
 
-def _is_repair(text: str, change: Change) -> bool:
+def _is_repair(text: str, change: Replacement) -> bool:
     """Whether lines that were changed are still much like what they were, and no more of them."""
     start = text.rfind("\n", 0, change.start) + 1
     stop = text.find("\n", change.end)
@@ -101,7 +101,7 @@ def _is_repair(text: str, change: Change) -> bool:
     return difflib.SequenceMatcher(None, old, new, autojunk=False).ratio() >= _LEAST_LIKE
 
 
-def _outcome(document: Document, change: Change) -> Outcome:
+def _outcome(document: Document, change: Replacement) -> Outcome:
     """Of a change that took no model."""
     return Outcome(
         request_id=secrets.token_hex(8),

@@ -17,7 +17,7 @@ from itertools import accumulate, islice
 from blockdiff.syntax.grammars import grammar_of
 from blockdiff.syntax.nesting import Nesting, scan
 from blockdiff.syntax.whitespace import indent_width, line_ending
-from lsp_server.faults import Fault, Faults, faults, faults_with
+from lsp_server.faults import DocumentFaults, Fault, faults, faults_with
 
 _MOST_PARSED = 8_000_000  # bytes in search of one repair
 _MOST_TRIED = 160
@@ -41,7 +41,7 @@ _TWICE = re.compile(r"([()\[\]{}:;,.=+*/<>!&|])[ \t]*\1")
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Replacement:
     """`text[start:end]` becomes `new`."""
 
     start: int
@@ -52,7 +52,7 @@ class Change:
         return text[: self.start] + self.new + text[self.end :]
 
 
-def repaired(text: str, language: str, at: int) -> Change | None:
+def repaired(text: str, language: str, at: int) -> Replacement | None:
     """The first change that mends the error nearest to an offset; None if none does.
 
     A change that makes all parse is preferred. One that leaves other errors must have none itself,
@@ -77,9 +77,11 @@ def repaired(text: str, language: str, at: int) -> Change | None:
     return change if any(not rest for _, rest in second) else None
 
 
-def _tried(text: str, language: str, before: Faults, at: int) -> Iterator[tuple[Change, Faults]]:
+def _tried(
+    text: str, language: str, before: DocumentFaults, at: int
+) -> Iterator[tuple[Replacement, DocumentFaults]]:
     """Changes with what does not parse with them, as many as there is time for."""
-    tried = set[Change]()
+    tried = set[Replacement]()
     most = min(_MOST_TRIED, max(8, _MOST_PARSED // (len(text) + 1)))
     for change in islice(_changes(text, language, before.nearest(at), at), most):
         if change in tried:
@@ -91,13 +93,15 @@ def _tried(text: str, language: str, before: Faults, at: int) -> Iterator[tuple[
         yield change, after
 
 
-def _is_better(text: str, change: Change, before: Faults, after: Faults) -> bool:
+def _is_better(
+    text: str, change: Replacement, before: DocumentFaults, after: DocumentFaults
+) -> bool:
     if after.hidden:
         return _is_another(text, change, before, after.all[0])
     return after.fewer_than(before) and _is_clean(change, after, text)
 
 
-def mends(text: str, change: Change, before: Faults, language: str) -> bool:
+def mends(text: str, change: Replacement, before: DocumentFaults, language: str) -> bool:
     """Whether all parses with a change, or at least what it changes, and no less of the rest."""
     after = faults_with(change.made_in(text), language)
     if after is None:
@@ -105,7 +109,7 @@ def mends(text: str, change: Change, before: Faults, language: str) -> bool:
     return not after or _is_better(text, change, before, after)
 
 
-def _is_clean(change: Change, after: Faults, text: str) -> bool:
+def _is_clean(change: Replacement, after: DocumentFaults, text: str) -> bool:
     """Whether no error is in the lines that were changed."""
     start = text.rfind("\n", 0, change.start) + 1
     end = change.start + len(change.new)
@@ -113,7 +117,7 @@ def _is_clean(change: Change, after: Faults, text: str) -> bool:
     return not any(f.start <= max(stop, end) and f.end >= start for f in after.all)
 
 
-def _is_another(text: str, change: Change, before: Faults, first: Fault) -> bool:
+def _is_another(text: str, change: Replacement, before: DocumentFaults, first: Fault) -> bool:
     """Whether the first error that the grammar does not see comes after what was wrong before, and
     not in the lines that were changed or right below them."""
     end = change.start + len(change.new)
@@ -122,14 +126,14 @@ def _is_another(text: str, change: Change, before: Faults, first: Fault) -> bool
     return change.made_in(text).count("\n", last, first.start) > 1
 
 
-def _changes(text: str, language: str, fault: Fault, at: int) -> Iterator[Change]:
+def _changes(text: str, language: str, fault: Fault, at: int) -> Iterator[Replacement]:
     """Changes that may mend an error, the likeliest first."""
     lines = list(dict.fromkeys(_suspects(text, language, fault, at)))
     for start, end in lines:
         yield from _respelled(text, language, start, end)
     for start, end in lines:
         yield from _closed(text, language, start, end)
-    lacks = Change(fault.start, fault.start, fault.missing)
+    lacks = Replacement(fault.start, fault.start, fault.missing)
     ends_block = fault.missing in ("}", "end")
     if fault.missing in _MAY_BE_MISSING and not _splits_line(text, fault):
         yield lacks
@@ -165,7 +169,7 @@ def _suspects(text: str, language: str, fault: Fault, at: int) -> Iterator[tuple
     yield line(fault.end)
 
 
-def _closed(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+def _closed(text: str, language: str, start: int, end: int) -> Iterator[Replacement]:
     """The brackets and quotes that a line opens are closed at its end, or before what ends it."""
     line = text[start:end]
     state = scan(line, language, Nesting())
@@ -186,14 +190,14 @@ def _closed(text: str, language: str, start: int, end: int) -> Iterator[Change]:
         if quote and not kept.endswith(quote):
             # a quote that lacks its partner may have been meant before the brackets
             bare = kept.rstrip(")]};,:")
-            yield Change(start + len(bare), start + len(bare), quote)
+            yield Replacement(start + len(bare), start + len(bare), quote)
         for count in range(len(closers), 0, -1):
-            yield Change(place, place, quote + closers[:count])
+            yield Replacement(place, place, quote + closers[:count])
         if quote:
-            yield Change(place, place, quote)
+            yield Replacement(place, place, quote)
 
 
-def _blocks_closed(text: str, language: str, fault: Fault) -> Iterator[Change]:
+def _blocks_closed(text: str, language: str, fault: Fault) -> Iterator[Replacement]:
     """A block that nothing closes is closed where its lines stop being deeper than its head."""
     if language == "python":
         return
@@ -209,7 +213,7 @@ def _blocks_closed(text: str, language: str, fault: Fault) -> Iterator[Change]:
             place = ends[last] - 1 - lines[last].endswith("\r")
             blanks = line[: len(line) - len(line.lstrip())]
             if last > number and not closed:
-                found.append(Change(place, place, f"{ending}{blanks}{opened[-1][0]}"))
+                found.append(Replacement(place, place, f"{ending}{blanks}{opened[-1][0]}"))
     yield from reversed(found[-4:])
 
 
@@ -226,7 +230,7 @@ def _block_end(lines: list[str], head: int) -> tuple[int, bool]:
     return last, False
 
 
-def _ended(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+def _ended(text: str, language: str, start: int, end: int) -> Iterator[Replacement]:
     """What ends a statement or begins its block is put at the end of a line."""
     line = text[start:end]
     bare = _COMMENT.sub("", line) if not scan(line, language).in_string else line
@@ -237,10 +241,10 @@ def _ended(text: str, language: str, start: int, end: int) -> Iterator[Change]:
     if language == "python" and not _PYTHON_HEAD.match(line):
         endings = ()
     for ending in endings:
-        yield Change(place, place, ending)
+        yield Replacement(place, place, ending)
 
 
-def _indented(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+def _indented(text: str, language: str, start: int, end: int) -> Iterator[Replacement]:
     """A line of Python takes a level that is open above it; a head gets a body."""
     line = text[start:end]
     if language != "python" or not line.strip():
@@ -254,20 +258,20 @@ def _indented(text: str, language: str, start: int, end: int) -> Iterator[Change
     head = _PYTHON_HEAD.match(above[-1]) and _COMMENT.sub("", above[-1]).rstrip().endswith(":")
     for level in dict.fromkeys((inner, *levels) if head else levels):
         if level != line[:blanks] and (head or level in levels[:1] or len(level) < blanks):
-            yield Change(start, start + blanks, level)
+            yield Replacement(start, start + blanks, level)
     if head:
         place = len(text[:start].rstrip())
-        yield Change(place, place, f"{line_ending(text[:place], text[place:])}{inner}pass")
+        yield Replacement(place, place, f"{line_ending(text[:place], text[place:])}{inner}pass")
 
 
-def _called(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+def _called(text: str, language: str, start: int, end: int) -> Iterator[Replacement]:
     """A statement `print x` becomes a call."""
     match = _PRINT.match(text, start, end) if language == "python" else None
     if match is not None:
-        yield Change(match.start(1), end, f"({text[match.end() : end].rstrip()})")
+        yield Replacement(match.start(1), end, f"({text[match.end() : end].rstrip()})")
 
 
-def _respelled(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+def _respelled(text: str, language: str, start: int, end: int) -> Iterator[Replacement]:
     """A word with the letters of a keyword, that is nowhere else, becomes one."""
     words = _keywords(language)
     for match in islice(_WORD.finditer(text, start, end), _MOST_WORDS):
@@ -275,10 +279,10 @@ def _respelled(text: str, language: str, start: int, end: int) -> Iterator[Chang
             continue
         for word in words:
             if sorted(word) == sorted(match.group()):
-                yield Change(match.start(), match.end(), word)
+                yield Replacement(match.start(), match.end(), word)
 
 
-def _opened(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+def _opened(text: str, language: str, start: int, end: int) -> Iterator[Replacement]:
     """A bracket that closes what was never opened gets its partner."""
     line = text[start:end]
     for closer in scan(line, language, Nesting()).unmatched[:1]:
@@ -292,37 +296,37 @@ def _opened(text: str, language: str, start: int, end: int) -> Iterator[Change]:
         spaced = [e for e in ends if line[e : e + 1] == " " and line[e + 1 : e + 2] not in "=:"]
         for at in dict.fromkeys((*spaced, place)):
             gap = at in spaced and line[:at].split()[-1] in _keywords(language)
-            yield Change(start + at + gap, start + at + gap, opener)
+            yield Replacement(start + at + gap, start + at + gap, opener)
 
 
-def _doubled(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+def _doubled(text: str, language: str, start: int, end: int) -> Iterator[Replacement]:
     """A mark that lacks its twin gets it; between two words a colon may be missing."""
     for match in islice(_SINGLE.finditer(text, start, end), _MOST_WORDS):
-        yield Change(match.end(), match.end(), match.group())
+        yield Replacement(match.end(), match.end(), match.group())
     for match in islice(_BETWEEN.finditer(text, start, end), _MOST_WORDS):
-        yield Change(match.start() + 1, match.start() + 1, ":")
+        yield Replacement(match.start() + 1, match.start() + 1, ":")
 
 
-def _spelled(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+def _spelled(text: str, language: str, start: int, end: int) -> Iterator[Replacement]:
     """A word that is nearly a keyword becomes one."""
     words = _keywords(language)
     for match in islice(_WORD.finditer(text, start, end), _MOST_WORDS):
         if match.group() in words:
             continue
         for word in difflib.get_close_matches(match.group(), words, n=2, cutoff=0.7):
-            yield Change(match.start(), match.end(), word)
+            yield Replacement(match.start(), match.end(), word)
 
 
-def _once(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+def _once(text: str, language: str, start: int, end: int) -> Iterator[Replacement]:
     """A mark that stands there twice goes once."""
     for match in reversed(list(_TWICE.finditer(text, start, end))):
-        yield Change(match.start() + 1, match.end(), "")
+        yield Replacement(match.start() + 1, match.end(), "")
 
 
-def _less(text: str, language: str, start: int, end: int) -> Iterator[Change]:
+def _less(text: str, language: str, start: int, end: int) -> Iterator[Replacement]:
     """A mark that is one too many goes."""
     for i in reversed([i for i in range(start, end) if text[i] in ")]};,:"][-24:]):
-        yield Change(i - 1 if text[i - 1 : i] == " " else i, i + 1, "")
+        yield Replacement(i - 1 if text[i - 1 : i] == " " else i, i + 1, "")
 
 
 def _splits_line(text: str, fault: Fault) -> bool:

@@ -18,14 +18,14 @@ from pygls.lsp.server import LanguageServer
 import blockdiff
 from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import BlockdiffError
-from blockdiff.system.ignored import Ignored
+from blockdiff.system.ignored import IgnoreFiles
 from lsp_server import greeting, messages, settings
 from lsp_server.actions import COMMAND, Action, ActionParams, Actions, Offer
 from lsp_server.configuration import NOTHING, SECTION, Configuration
-from lsp_server.context import Context
+from lsp_server.context import Context, Ring
 from lsp_server.delivery import Delivery
 from lsp_server.document import Encoding
-from lsp_server.engine import EngineLink
+from lsp_server.engine_link import EngineLink
 from lsp_server.failures import to_protocol
 from lsp_server.inline import Inline
 from lsp_server.lenient import converter
@@ -33,7 +33,6 @@ from lsp_server.messages import InfillParams, RefinementParams, RewriteParams, S
 from lsp_server.protocol import Protocol, position_from, range_from, range_to
 from lsp_server.sessions import Sessions
 from lsp_server.settings import Settings
-from lsp_server.snippets import Ring
 from lsp_server.warming import Warmer
 from lsp_server.workdone import work_done
 
@@ -66,7 +65,7 @@ class Server(LanguageServer):
         self.engine = EngineLink(
             self.settings.engine, runtime or Runtime.default(), self._show_status
         )
-        ignored = Ignored(self._warn)
+        ignored = IgnoreFiles(self._warn)
         self.context = Context(
             self.documents, self.settings.context, self.ring, ignored, self.engine
         )

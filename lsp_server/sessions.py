@@ -21,12 +21,13 @@ from blockdiff.types import (
     RewriteRequest,
     Span,
     StreamEvent,
+    no_op,
 )
 from lsp_server.context import Context
 from lsp_server.document import Document, Encoding, units
 from lsp_server.documents import Documents, Followed
 from lsp_server.edits import Blank, edits_of
-from lsp_server.engine import EngineLink
+from lsp_server.engine_link import EngineLink
 from lsp_server.failures import ContentModified
 from lsp_server.messages import InfillParams, Outcome, RefinementParams, RewriteParams
 from lsp_server.settings import Settings
@@ -34,12 +35,8 @@ from lsp_server.settings import Settings
 _UNCERTAIN = 0.5  # tokens less likely than this are marked
 
 
-Progress = Callable[[StreamEvent], None]
+OnEvent = Callable[[StreamEvent], None]
 """Sees every event on its way, such as the loading of the model."""
-
-
-def unseen(event: StreamEvent) -> None:
-    """The progress of a request that nobody watches."""
 
 
 @dataclass(slots=True)
@@ -59,7 +56,7 @@ class Sessions:
     show: Callable[[RefinementParams], None]
     ready: Callable[[], Awaitable[None]]
 
-    async def infill(self, params: InfillParams, progress: Progress = unseen) -> Outcome:
+    async def infill(self, params: InfillParams, progress: OnEvent = no_op) -> Outcome:
         """Answer `blockdiff/infill`.
 
         Raises ContentModified, Ignored, InvalidRequest, and what the engine says.
@@ -86,7 +83,7 @@ class Sessions:
         mode: Mode | None = None,
         seed: int | None = None,
         request_id: str = "",
-        progress: Progress = unseen,
+        progress: OnEvent = no_op,
     ) -> Outcome:
         """Write into all blanks together, no further than `extent` says.
 
@@ -102,7 +99,7 @@ class Sessions:
 
         return await session.run(ask)
 
-    async def rewrite(self, params: RewriteParams, progress: Progress = unseen) -> Outcome:
+    async def rewrite(self, params: RewriteParams, progress: OnEvent = no_op) -> Outcome:
         """Answer `blockdiff/rewrite`. Raises as `infill`."""
         document = self.documents.get(params.text_document.uri, params.text_document.version)
         return await self.revise(
@@ -115,7 +112,7 @@ class Sessions:
         blank: Blank,
         params: RewriteParams,
         *,
-        progress: Progress = unseen,
+        progress: OnEvent = no_op,
     ) -> Outcome:
         """Write what stands in a blank anew, as `params` say. Raises as `infill`."""
         request_id = params.request_id or secrets.token_hex(8)
@@ -143,7 +140,7 @@ class _Session:
         document: Document,
         blanks: list[Blank],
         request_id: str,
-        progress: Progress,
+        progress: OnEvent,
     ) -> None:
         self._sessions, self._document, self._blanks = sessions, document, blanks
         self.request_id, self._progress = request_id, progress

@@ -10,7 +10,7 @@ from blockdiff.config import DecodingConfig
 from blockdiff.types import Hole
 from lsp_server.context import Context
 from lsp_server.document import Document, Position
-from lsp_server.engine import EngineLink
+from lsp_server.engine_link import EngineLink
 
 REST_SECONDS = 0.5
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from lsprotocol import types
 from pygls.lsp.server import LanguageServer
 
-from blockdiff.types import Progress, Refinement, StreamEvent
-from lsp_server.sessions import unseen
+from blockdiff.types import Progress, Refinement, StreamEvent, no_op
+from lsp_server.sessions import OnEvent
 
 
 @contextlib.asynccontextmanager
 async def work_done(
     server: LanguageServer, title: str, token: str | int | None
-) -> AsyncIterator[Callable[[StreamEvent], None]]:
+) -> AsyncIterator[OnEvent]:
     """Report the events of a request under `token`, or under one of our own if the client can.
 
     Cancelling the progress cancels the current task.
     """
     token = token or await _created(server)
     if token is None:
-        yield unseen
+        yield no_op
         return
     progress, task = server.work_done_progress, asyncio.current_task()
     progress.begin(token, types.WorkDoneProgressBegin(title, cancellable=True))

@@ -28,13 +28,13 @@ _BUFFER_BYTES = 512 << 20  # more than any cache holds
 _TRIES = 7
 _SHAPES = ((512, 1536, 8960), (1024, 4096, 4096))
 
-Limits = dict[str, float]
+Ceilings = dict[str, float]
 """`read_gb_per_s`, `int8_gop_per_s`, `bfloat16_gop_per_s`."""
 
 
 def measure(
     buffer_bytes: int = _BUFFER_BYTES, shapes: Sequence[tuple[int, int, int]] = _SHAPES
-) -> Limits:
+) -> Ceilings:
     """Gigabytes read in a second, and 10^9 operations a second in matrix products of two kinds.
 
     Args:
@@ -89,7 +89,7 @@ def forward_ms(engine: Engine, prompt: Sequence[int], repeats: int) -> dict[int,
         engine.behind(prompt, DecodingConfig(mode=Mode.AR, max_tokens=1)) as sampler,
         torch.inference_mode(),
     ):
-        sampler.encode(prompt)
+        sampler.prefill(prompt)
         cache, device = sampler.cache, sampler.model.device
         for width in WIDTHS:
             tokens = torch.full((1, width), prompt[-1], dtype=torch.long, device=device)

@@ -20,7 +20,7 @@ from blockdiff.engine.batch import events_of
 from blockdiff.engine.contexts import never
 from blockdiff.engine.engine import Engine
 from blockdiff.eval.heldout import HeldOutFile, choose
-from blockdiff.infill.healing import Tokenizer
+from blockdiff.infill.healing import PromptTokenizer
 from blockdiff.model.forward import Forward
 from blockdiff.types import Filled, Finished, Hole, InfillRequest, SyntaxState, no_op
 
@@ -32,7 +32,7 @@ _COMMENTS = tuple("#/*\"'<!-;%")
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class MultiHoleTask:
     """A file with its holes; the document has the true texts in them."""
 
     id: str
@@ -45,12 +45,12 @@ class Task:
 
 def tasks(
     files: Sequence[HeldOutFile],
-    tokenizer: Tokenizer,
+    tokenizer: PromptTokenizer,
     holes: int,
     decoding: DecodingConfig,
     context: int,
     seed: int,
-) -> Iterator[Task]:
+) -> Iterator[MultiHoleTask]:
     """A task of each file that has lines enough; languages take turns."""
     rng = random.Random(seed)
     for file in choose(files, 0, seed):
@@ -63,7 +63,7 @@ def tasks(
         for row in rows:
             end = len("\n".join(lines[: row + 1]))
             spans.append(Hole(end - len(lines[row].lstrip()), end))
-        yield Task(
+        yield MultiHoleTask(
             file.id,
             InfillRequest(
                 file.text,
@@ -78,7 +78,7 @@ def tasks(
 
 
 def _rows(
-    lines: Sequence[str], among: range, tokenizer: Tokenizer, count: int, rng: random.Random
+    lines: Sequence[str], among: range, tokenizer: PromptTokenizer, count: int, rng: random.Random
 ) -> list[int]:
     """Numbers of lines of code, far enough from one another, in order."""
     chosen: list[int] = []
@@ -93,7 +93,7 @@ def _rows(
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class MultiHoleResult:
     """What came of all holes of a task.
 
     Attributes:
@@ -110,13 +110,13 @@ class Attempt:
     passes: int
 
 
-def together(engine: Engine, request: InfillRequest) -> Attempt:
+def together(engine: Engine, request: InfillRequest) -> MultiHoleResult:
     """All holes in one request, on an empty cache."""
     engine.forget()
     return _attempt(engine, [request])
 
 
-def singly(engine: Engine, request: InfillRequest, *, keep: bool = False) -> Attempt:
+def singly(engine: Engine, request: InfillRequest, *, keep: bool = False) -> MultiHoleResult:
     """A request for each hole, the others blank, each on an empty cache.
 
     With `keep` only the first: the others reuse what those before them have encoded.
@@ -128,7 +128,7 @@ def singly(engine: Engine, request: InfillRequest, *, keep: bool = False) -> Att
 
 def _attempt(
     engine: Engine, wanted: Sequence[InfillRequest], between: Callable[[], None] = no_op
-) -> Attempt:
+) -> MultiHoleResult:
     encoded = passes = 0
     ends: list[Finished] = []
     seconds = processor = 0.0
@@ -149,12 +149,12 @@ def _attempt(
         ends += end.holes if isinstance(end, Filled) else (end,)
     texts = tuple(end.text for end in ends)
     parses = sum(end.syntax is SyntaxState.OK for end in ends)
-    return Attempt(texts, parses, seconds, processor, encoded, passes)
+    return MultiHoleResult(texts, parses, seconds, processor, encoded, passes)
 
 
 def compare(
     engine: Engine,
-    wanted: Sequence[Task],
+    wanted: Sequence[MultiHoleTask],
     *,
     kept: bool = False,
     revise: bool = False,
@@ -166,7 +166,7 @@ def compare(
     `ratio` is of the seconds of a task to those of `single`, `processor_ratio` the same of
     processor time. `done` takes a line on each task.
     """
-    ways: dict[str, Callable[[InfillRequest], Attempt]] = {
+    ways: dict[str, Callable[[InfillRequest], MultiHoleResult]] = {
         "single": lambda request: singly(engine, request),
         "together": lambda request: together(engine, request),
     }
@@ -175,7 +175,7 @@ def compare(
     if revise:
         ways["revised"] = lambda request: together(engine, replace(request, revise=True))
     together(engine, wanted[0].request)  # what happens once a process is not timed
-    found: dict[str, list[Attempt]] = {name: [] for name in ways}
+    found: dict[str, list[MultiHoleResult]] = {name: [] for name in ways}
     for number, task in enumerate(wanted):
         order = list(ways) if number % 2 else list(reversed(ways))
         for name in order:
@@ -193,7 +193,9 @@ def compare(
 
 
 def _row(
-    wanted: Sequence[Task], attempts: Sequence[Attempt], single: Sequence[Attempt]
+    wanted: Sequence[MultiHoleTask],
+    attempts: Sequence[MultiHoleResult],
+    single: Sequence[MultiHoleResult],
 ) -> dict[str, Any]:
     both = list(zip(attempts, single, strict=True))
     right = [_right(task, one) for task, one in zip(wanted, attempts, strict=True)]
@@ -221,6 +223,6 @@ def _spread(ratios: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _right(task: Task, attempt: Attempt) -> list[bool]:
+def _right(task: MultiHoleTask, attempt: MultiHoleResult) -> list[bool]:
     pairs = zip(task.truth, attempt.texts, strict=True)
     return [true.strip() == text.strip() for true, text in pairs]

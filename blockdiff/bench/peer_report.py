@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blockdiff.bench import ceilings
-from blockdiff.bench.rivals import Run
+from blockdiff.bench.rivals import TimedRun
 from blockdiff.config import Mode
 from blockdiff.engine.engine import Engine
 
@@ -29,7 +29,7 @@ Spread = dict[str, float]
 """Median and quartiles: `median`, `low`, `high`."""
 
 
-def compared(runs: Sequence[Mapping[str, Run]], usual: str) -> dict[str, Any]:
+def compared(runs: Sequence[Mapping[str, TimedRun]], usual: str) -> dict[str, Any]:
     """What each of those who wrote took.
 
     `ratio` is its time over `BASE`'s, `ours_over` that of our mode `usual` over its own.
@@ -49,7 +49,7 @@ def compared(runs: Sequence[Mapping[str, Run]], usual: str) -> dict[str, Any]:
 def single_forwards(
     engine: Engine,
     limits: Mapping[str, float],
-    runs: Sequence[Mapping[str, Run]],
+    runs: Sequence[Mapping[str, TimedRun]],
     widths: Mapping[int, Sequence[float]],
     usual: str,
 ) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from blockdiff.bench import ceilings
 from blockdiff.bench.peer_report import BASE, compared, ratios, single_forwards, spread, targets
-from blockdiff.bench.rivals import Ours, Run, Writer
+from blockdiff.bench.rivals import Ours, TimedRun, Writer
 from blockdiff.bench.scenes import Place, Renaming, Size, keystrokes, places, renamings
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.engine.batch import Batch, Steps
@@ -56,7 +56,7 @@ def measure(
     rivals: Mapping[str, Writer],
     scope: Scope,
     progress: Callable[[int, int], None] = no_op,
-    machine: Callable[[], ceilings.Limits] = ceilings.measure,
+    machine: Callable[[], ceilings.Ceilings] = ceilings.measure,
 ) -> dict[str, Any]:
     """Everything in one run; `rivals` by name, `peer_report.BASE` among them.
 
@@ -117,9 +117,9 @@ def completions(
     scope: Scope,
     context: int,
     progress: Callable[[], None],
-) -> tuple[list[dict[str, dict[str, Run]]], dict[int, list[float]]]:
+) -> tuple[list[dict[str, dict[str, TimedRun]]], dict[int, list[float]]]:
     """(what `complete` returns for each place, milliseconds of forwards there by their width)."""
-    runs: list[dict[str, dict[str, Run]]] = []
+    runs: list[dict[str, dict[str, TimedRun]]] = []
     widths: dict[int, list[float]] = {width: [] for width in ceilings.WIDTHS}
     for place in places(engine.tokenizer, scope.places, context, scope.seed):
         runs.append(complete(engine, ours, rivals, place, scope.tokens, progress))
@@ -135,13 +135,13 @@ def complete(
     place: Place,
     tokens: int,
     progress: Callable[[], None] = no_op,
-) -> dict[str, dict[str, Run]]:
+) -> dict[str, dict[str, TimedRun]]:
     """Cold, and after five characters; by kind and by who writes, in turn.
 
     What is typed stands at the end of the prefix for others, as their clients send it, and behind
     `<middle>` for us, as our engine sends it.
     """
-    runs: dict[str, dict[str, Run]] = {"cold": {}, "warm": {}}
+    runs: dict[str, dict[str, TimedRun]] = {"cold": {}, "warm": {}}
     for name, mine in ours.items():
         runs["cold"][name] = mine(place.prompt, tokens, cold=True)
         runs["warm"][name] = mine(place.behind, tokens, cold=False, heal=place.heal)
@@ -191,7 +191,7 @@ def rewritten(
     so its forwards and its time, are its own. `free` is what it writes by itself, to the end of the
     answer. Others write as many tokens of what they will, behind the same prompt, encoded before.
     """
-    runs: list[dict[str, Run]] = []
+    runs: list[dict[str, TimedRun]] = []
     free: list[Finished] = []
     right = 0
     ours, decoding = Ours(engine, mode), DecodingConfig(mode=mode)
@@ -235,7 +235,7 @@ def clients(engine: Engine, found: Sequence[Place], mode: Mode, tokens: int) -> 
         prompt = found[number].prompt
         with engine.behind(prompt, decoding) as sampler:
             sampler.stop = frozenset()
-            yield from sampler.encoding(prompt)
+            yield from sampler.prefilling(prompt)
             with sampler.writing(prompt) as generation:
                 while (forward := generation.next_forward()) is not None:
                     if (draft := generation.take((yield forward))) is not None:

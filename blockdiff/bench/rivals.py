@@ -32,7 +32,7 @@ NGRAM = (3, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TimedRun:
     """One generation.
 
     Attributes:
@@ -58,7 +58,7 @@ class Run:
 class Writer(Protocol):
     """Writes `tokens` tokens behind a prompt; cold it forgets all context first."""
 
-    def __call__(self, prompt: Sequence[int], tokens: int, *, cold: bool) -> Run: ...
+    def __call__(self, prompt: Sequence[int], tokens: int, *, cold: bool) -> TimedRun: ...
 
 
 class Ours:
@@ -67,11 +67,13 @@ class Ours:
     def __init__(self, engine: Engine, mode: Mode) -> None:
         self._engine, self._mode = engine, mode
 
-    def __call__(self, prompt: Sequence[int], tokens: int, *, cold: bool, heal: str = "") -> Run:
+    def __call__(
+        self, prompt: Sequence[int], tokens: int, *, cold: bool, heal: str = ""
+    ) -> TimedRun:
         """`heal`: text that begins what is written, as behind a prefix that was cut."""
         return self._timed(prompt, tokens, cold, heal)
 
-    def rewrite(self, scene: Renaming) -> Run:
+    def rewrite(self, scene: Renaming) -> TimedRun:
         """Write the answer of a scene whatever the model would say; the drafts are its own.
 
         The prompt is encoded before.
@@ -91,7 +93,7 @@ class Ours:
         cold: bool,
         heal: str = "",
         prepare: Callable[[Sampler], None] = no_op,
-    ) -> Run:
+    ) -> TimedRun:
         engine = self._engine
         if cold:
             engine.forget()
@@ -100,14 +102,14 @@ class Ours:
         with engine.behind(prompt, decoding, heal) as sampler:
             encoded = len(prompt) - sampler.cache.length
             with torch.inference_mode():
-                sampler.encode(prompt)
+                sampler.prefill(prompt)
             ready = time.perf_counter()
             sampler.stop = frozenset()
             prepare(sampler)
             for _ in sampler.run(prompt):
                 pass
             done = time.perf_counter()
-        return Run(ready - began, done - ready, encoded, tokens, sampler.forwards)
+        return TimedRun(ready - began, done - ready, encoded, tokens, sampler.forwards)
 
 
 class _Dictated:
@@ -129,7 +131,7 @@ class LlamaCpp:
     def __init__(self, model: str, threads: int, ngram: tuple[int, int] | None = None) -> None:
         self._server = llama_cpp_server(model, threads, ngram)
 
-    def __call__(self, prompt: Sequence[int], tokens: int, *, cold: bool) -> Run:
+    def __call__(self, prompt: Sequence[int], tokens: int, *, cold: bool) -> TimedRun:
         """Timed by the server itself: its transport does not count."""
         answer = complete(
             self._server.handle_completions,
@@ -144,7 +146,7 @@ class LlamaCpp:
         )
         spent: dict[str, Any] = answer["timings"]
         written = int(spent["predicted_n"])
-        return Run(
+        return TimedRun(
             context=spent["prompt_ms"] / 1e3,
             writing=spent["predicted_ms"] / 1e3,
             encoded=int(spent["prompt_n"]),
@@ -178,7 +180,7 @@ class Transformers:
         return cls(Checkpoint.load_base(model, cpu, torch.bfloat16, no_op).transformer)
 
     @torch.inference_mode()
-    def __call__(self, prompt: Sequence[int], tokens: int, *, cold: bool) -> Run:
+    def __call__(self, prompt: Sequence[int], tokens: int, *, cold: bool) -> TimedRun:
         from transformers import DynamicCache
 
         began = time.perf_counter()
@@ -193,7 +195,9 @@ class Transformers:
         for _ in range(tokens - 1):
             token = self._next([token])
         self._held = list(prompt)  # what was written behind it does not count
-        return Run(ready - began, time.perf_counter() - ready, len(prompt) - shared, tokens, tokens)
+        return TimedRun(
+            ready - began, time.perf_counter() - ready, len(prompt) - shared, tokens, tokens
+        )
 
     def _next(self, tokens: Sequence[int]) -> int:
         """The most likely token behind these; their keys and values stay in the cache."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from blockdiff.config import DecodingConfig, Layout, Mode, SpecialTokens
 from blockdiff.eval import edits
 from blockdiff.eval.heldout import HeldOutFile
-from blockdiff.eval.rewrite_task import Task
+from blockdiff.eval.rewrite_task import RewriteTask
 from blockdiff.infill.healing import healable_tail
 from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.infill.rewrite import Frame
@@ -170,7 +170,7 @@ def _first_renaming(tokenizer: Tokenizer, path: Path, context: int, size: Size) 
     return next((scene for scene in scenes if scene is not None), None)
 
 
-def _renaming(tokenizer: Tokenizer, task: Task, context: int, size: Size) -> Renaming | None:
+def _renaming(tokenizer: Tokenizer, task: RewriteTask, context: int, size: Size) -> Renaming | None:
     """None for a task of another size."""
     hole = Frame.of(task.document, Hole(task.start, task.end)).hole
     after = len(task.document) - hole.end

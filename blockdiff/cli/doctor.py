@@ -143,7 +143,7 @@ def _int8() -> Check:
 
     if reason := library.available():
         return Check("int8", f"{reason}; a CPU then takes bfloat16, slower: {library.HINT}")
-    return Check("int8", library.native().backend)
+    return Check("int8", library.loaded().backend)
 
 
 def _grammars() -> Check:

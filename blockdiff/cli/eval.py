@@ -12,10 +12,10 @@ import typer
 
 from blockdiff.cli import eval_heldout, eval_seams, eval_tune, interrupt, options
 from blockdiff.cli.console import reported_errors
-from blockdiff.cli.eval_parts import Bar, adapter_digest
+from blockdiff.cli.eval_parts import CountBar, adapter_digest
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import InvalidRequest
-from blockdiff.eval.infilling import EvalMode, Task, choose, evaluate, load_tasks, summarise
+from blockdiff.eval.infilling import EvalMode, InfillTask, choose, evaluate, load_tasks, summarise
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def infilling_command(
     def filler() -> Filler:
         return _filler(mode, decoding, context_tokens, model, device, dtype, threads)
 
-    with Bar(len(tasks)) as bar:
+    with CountBar(len(tasks)) as bar:
         results = evaluate(tasks, filler, settings, out, progress=bar.update)
     figures = summarise(tasks, results)
     report = {"mode": mode.value, "model": settings["model"], "data": data.name, "limit": limit}
@@ -94,7 +94,7 @@ def _checked(mode: EvalMode, decoding: DecodingConfig) -> DecodingConfig:
     return replace(decoding, mode=Mode(mode.value) if mode.value in _OURS else Mode.AR)
 
 
-def _default_tokens(tasks: list[Task]) -> int:
+def _default_tokens(tasks: list[InfillTask]) -> int:
     single = all(task.canonical.strip("\n").count("\n") == 0 for task in tasks)
     return _SINGLE_LINE_TOKENS if single else _LONGER_TOKENS
 

@@ -14,28 +14,26 @@ import typer
 
 from blockdiff.cli import interrupt, options
 from blockdiff.cli.console import reported_errors, show
-from blockdiff.cli.eval_parts import Bar, adapter_digest
+from blockdiff.cli.eval_parts import CountBar, adapter_digest
+from blockdiff.cli.options import DeviceOption, DtypeOption, ModelOption
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.errors import InputFileError, InvalidRequest
-from blockdiff.system.ignored import Ignored, Verdict
+from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.types import no_op
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from blockdiff.eval.heldout import HeldOutFile
 
-Data = Annotated[Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz.")]
-Limit = Annotated[int, typer.Option(min=0, help="Files to draw; 0 takes all.")]
-Seed = Annotated[int, typer.Option(help="Seed of the draw and of the places in a file.")]
-Out = Annotated[Path | None, typer.Option(help="Results file; a run goes on from it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON object only.")]
-Model = Annotated[str, typer.Option(help="Model, by name or path.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, int8, bfloat16, float16 or float32.")]
+DataOption = Annotated[Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz.")]
+LimitOption = Annotated[int, typer.Option(min=0, help="Files to draw; 0 takes all.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the draw and of the places in a file.")]
+OutOption = Annotated[Path | None, typer.Option(help="Results file; a run goes on from it.")]
+ReportJsonOption = Annotated[bool, typer.Option("--json", help="Print the JSON object only.")]
 T = TypeVar("T")
 
 
-class Way(str, Enum):
+class Reviser(str, Enum):
     """What revises spoilt code."""
 
     REWRITE = "rewrite"  # a rewrite without an instruction
@@ -79,14 +77,14 @@ def draft_command(
     data: Annotated[
         Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz; or a folder of source code.")
     ],
-    limit: Limit = 0,
-    seed: Seed = 0,
-    out: Out = None,
-    as_json: AsJson = False,
+    limit: LimitOption = 0,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: ReportJsonOption = False,
     decoding: DecodingConfig = options.DEFAULTS,
-    model: Model = DEFAULT_MODEL,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: ModelOption = DEFAULT_MODEL,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
 ) -> None:
     """Draft in held-out files: accuracy by offset, mean accepted run, both by language.
 
@@ -130,12 +128,12 @@ def _tables(folder: Path, limit: int, model: str, as_json: bool) -> None:
         from blockdiff.train import personal
         from blockdiff.weights import store
 
-    root, rules = folder.absolute(), Ignored(show)
+    root, rules = folder.absolute(), IgnoreFiles(show)
     found = personal.find(root, lambda path: rules.verdict(path) is Verdict.OPEN)
     files = store.resolve(model)
     tokenizer = tokenizer_of(files)
     general = shipped_tables(files, tokenizer)
-    with Bar(limit) as bar:
+    with CountBar(limit) as bar:
         figures = tables.measure(root, found.files, tokenizer, general, limit, bar.update)
     one, other = figures["without"], figures["with_personal"]
     text = (
@@ -147,19 +145,19 @@ def _tables(folder: Path, limit: int, model: str, as_json: bool) -> None:
 
 @options.decoding("edit_threshold", "block_size")
 def revise_command(
-    data: Data,
-    limit: Limit = 0,
-    seed: Seed = 0,
-    out: Out = None,
-    as_json: AsJson = False,
+    data: DataOption,
+    limit: LimitOption = 0,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: ReportJsonOption = False,
     decoding: DecodingConfig = options.DEFAULTS,
     by: Annotated[
-        Way, typer.Option(help="rewrite: without an instruction; edit: diffusion, rule edit.")
-    ] = Way.REWRITE,
+        Reviser, typer.Option(help="rewrite: without an instruction; edit: diffusion, rule edit.")
+    ] = Reviser.REWRITE,
     context_tokens: Annotated[int, typer.Option(help="rewrite: most tokens around.")] = 320,
-    model: Model = DEFAULT_MODEL,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: ModelOption = DEFAULT_MODEL,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
 ) -> None:
     """Spoil one to three tokens of some lines of held-out code and let them be revised.
 
@@ -179,7 +177,7 @@ def revise_command(
 
     files = heldout.choose(heldout.load(data), limit, seed)
     engine = Engine.load(model, device=device, dtype=dtype)
-    if by is Way.REWRITE:
+    if by is Reviser.REWRITE:
         more: dict[str, Any] = {"by": by.value, "context_tokens": context_tokens}
 
         def work(file: HeldOutFile) -> revise.Revised:
@@ -195,23 +193,23 @@ def revise_command(
     rows = _through(files, lambda index: work(files[index]), settings, out, revise.Revised)
     figures = revise.summarise(rows)
     text = f"fixed {figures['fixed']} of {figures['wrong']}, broken {figures['broken']}"
-    if by is Way.REWRITE:
+    if by is Reviser.REWRITE:
         text += f"; {figures['clean_changed']} of {figures['texts']} texts without errors changed"
     _report(settings, limit, figures, text, as_json)
 
 
 @options.decoding("mode")
 def rewrite_command(
-    data: Data,
+    data: DataOption,
     limit: Annotated[int, typer.Option(min=1, help="Most tasks of a kind.")] = 8,
-    seed: Seed = 0,
-    out: Out = None,
-    as_json: AsJson = False,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: ReportJsonOption = False,
     decoding: DecodingConfig = options.DEFAULTS,
     context_tokens: Annotated[int, typer.Option(help="Most tokens of the file.")] = 1024,
-    model: Model = DEFAULT_MODEL,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: ModelOption = DEFAULT_MODEL,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
 ) -> None:
     """Rewrite functions of held-out Python files by instruction: a rate for each kind of edit.
 
@@ -239,14 +237,14 @@ def rewrite_command(
 
 
 def bits_command(
-    data: Data,
-    limit: Limit = 0,
-    seed: Seed = 0,
-    out: Out = None,
-    as_json: AsJson = False,
+    data: DataOption,
+    limit: LimitOption = 0,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: ReportJsonOption = False,
     length: Annotated[int, typer.Option(min=32, help="Most tokens of a file.")] = 256,
-    model: Model = DEFAULT_MODEL,
-    device: Device = "auto",
+    model: ModelOption = DEFAULT_MODEL,
+    device: DeviceOption = "auto",
     dtype: Annotated[str, typer.Option(help="The number format that is judged.")] = "int8",
     against: Annotated[str, typer.Option(help="The one that it is compared with.")] = "bfloat16",
 ) -> None:
@@ -295,7 +293,7 @@ def _through(
         from blockdiff.eval.results import ResultsFile, gone_through
 
     results: ResultsFile[Any] | None = ResultsFile(out, settings, row) if out else None
-    with Bar(len(files)) as bar:
+    with CountBar(len(files)) as bar:
         return gone_through([file.id for file in files], work, results, bar.update)
 
 

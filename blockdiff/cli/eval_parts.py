@@ -16,7 +16,7 @@ def adapter_digest(model: str) -> str:
     return hashlib.sha256((adapter / "adapter.safetensors").read_bytes()).hexdigest()
 
 
-class Bar:
+class CountBar:
     """Progress on standard error, so that standard output stays for the report."""
 
     def __init__(self, total: int) -> None:
@@ -40,7 +40,7 @@ class Bar:
         )
         self._task = self._bar.add_task("tasks", total=total, passed="")
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> CountBar:
         self._bar.start()
         return self
 

@@ -12,11 +12,12 @@ import typer
 
 from blockdiff.cli import interrupt, options
 from blockdiff.cli.console import reported_errors
-from blockdiff.cli.eval_heldout import AsJson, Device, Dtype, Model, Out, Seed, digest_of
-from blockdiff.cli.eval_parts import Bar, adapter_digest
+from blockdiff.cli.eval_heldout import OutOption, ReportJsonOption, SeedOption, digest_of
+from blockdiff.cli.eval_parts import CountBar, adapter_digest
+from blockdiff.cli.options import DeviceOption, DtypeOption, ModelOption
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import InputFileError
-from blockdiff.eval.seam_holes import SeamHole, Way
+from blockdiff.eval.seam_holes import Caller, SeamHole
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -43,20 +44,20 @@ def seams_command(
         typer.Option(help="Files that no adapter was trained on, .jsonl or .jsonl.gz. Repeatable."),
     ],
     limit: Annotated[int, typer.Option(min=0, help="Holes to draw; 0: all 400.")] = 0,
-    seed: Seed = 0,
+    seed: SeedOption = 0,
     way: Annotated[
-        list[Way] | None, typer.Option(help="Who asks; both unless given. Repeatable.")
+        list[Caller] | None, typer.Option(help="Who asks; both unless given. Repeatable.")
     ] = None,
-    out: Out = None,
-    as_json: AsJson = False,
+    out: OutOption = None,
+    as_json: ReportJsonOption = False,
     decoding: DecodingConfig = options.DEFAULTS,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a hole.")] = 64,
     context_tokens: Annotated[
         int, typer.Option(min=64, help="Most tokens of the text around it and of the neighbour.")
     ] = 512,
-    model: Model = DEFAULT_MODEL,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: ModelOption = DEFAULT_MODEL,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
 ) -> None:
     """Fill holes of ten languages and judge where the texts end.
 
@@ -104,8 +105,8 @@ def seams_command(
     }
     engine = Engine.load(model, device=device, dtype=dtype)
     results = ResultsFile(out, settings, seams.Seamed) if out else None
-    ways = way or list(Way)
-    with Bar(len(holes) * len(ways)) as bar:
+    ways = way or list(Caller)
+    with CountBar(len(holes) * len(ways)) as bar:
         rows = seams.measure(engine, holes, ways, decoding, context_tokens, results, bar.update)
     figures = seams.summarise(rows)
     if not as_json:

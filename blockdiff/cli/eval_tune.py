@@ -10,8 +10,15 @@ import typer
 
 from blockdiff.cli import interrupt
 from blockdiff.cli.console import reported_errors
-from blockdiff.cli.eval_heldout import AsJson, Data, Device, Dtype, Model, Out, Seed, settings_of
-from blockdiff.cli.eval_parts import Bar
+from blockdiff.cli.eval_heldout import (
+    DataOption,
+    OutOption,
+    ReportJsonOption,
+    SeedOption,
+    settings_of,
+)
+from blockdiff.cli.eval_parts import CountBar
+from blockdiff.cli.options import DeviceOption, DtypeOption, ModelOption
 from blockdiff.errors import InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
@@ -27,11 +34,11 @@ def register(app: typer.Typer) -> None:
 
 
 def tune_command(
-    data: Data,
+    data: DataOption,
     limit: Annotated[
         int, typer.Option(min=0, help="Holes to draw; 0: one of each kind in every file.")
     ] = _DEFAULT_HOLES,
-    seed: Seed = 0,
+    seed: SeedOption = 0,
     kind: Annotated[
         list[str] | None, typer.Option(help="line or lines; both unless given. Repeatable.")
     ] = None,
@@ -39,14 +46,14 @@ def tune_command(
         list[str] | None,
         typer.Option(help="Configurations such as ar, 'verify/*', 'diffusion/*/4'. Repeatable."),
     ] = None,
-    out: Out = None,
+    out: OutOption = None,
     plot: Annotated[Path | None, typer.Option(help="SVG to write the plot to.")] = None,
-    as_json: AsJson = False,
+    as_json: ReportJsonOption = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a hole.")] = 48,
     context_tokens: Annotated[int, typer.Option(min=16, help="Of prefix and suffix.")] = 256,
-    model: Model = DEFAULT_MODEL,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: ModelOption = DEFAULT_MODEL,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
 ) -> None:
     """Fill holes of held-out files by a grid of configurations: what is best, and what it costs.
 
@@ -70,7 +77,7 @@ def tune_command(
     more = {"kind": kinds, "max_tokens": max_tokens, "context_tokens": context_tokens}
     settings = settings_of("tune", data, seed, model, device, dtype, more)
     results = ResultsFile(out, settings, tune.Tuned) if out else None
-    with Bar(len(drawn) * len(configurations)) as bar:
+    with CountBar(len(drawn) * len(configurations)) as bar:
         rows = tune.tune(
             engine,
             drawn,

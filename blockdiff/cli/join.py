@@ -40,14 +40,13 @@ _NOT_FOR_US = (EngineUnavailable, EngineMismatch, Unauthorized, NotPermitted)
 _GONE = (EngineDied, EngineStopping, EngineUnavailable)
 
 
-
-class Bar(Protocol):
+class WaitBar(Protocol):
     """Where to show what a request waits for; `tui.ProgressBar` is one."""
 
     def share(self, what: str, share: float) -> None: ...
 
 
-Bars = Callable[[], AbstractContextManager[Bar]]
+Bars = Callable[[], AbstractContextManager[WaitBar]]
 
 
 class EngineGone(Exception):

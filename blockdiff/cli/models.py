@@ -23,7 +23,7 @@ from blockdiff.weights.catalog import (
     find,
     published,
 )
-from blockdiff.weights.footprint import Shape, shape_of
+from blockdiff.weights.footprint import StackShape, shape_of
 from blockdiff.weights.store import Status
 
 app = typer.Typer(
@@ -149,13 +149,13 @@ def _published_rows(entry: Published) -> list[tuple[str, str]]:
 def _folder_rows(folder: Path) -> list[tuple[str, str]]:
     """Of a folder in the hub's layout, whose weights are not opened."""
     with interrupt.held():
-        from blockdiff.model.load.kinds import Attention, kind_of
+        from blockdiff.model.load.kinds import AttentionPattern, kind_of
 
     kind = kind_of(folder)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     block = "one canvas" if kind.block_size is None else f"blocks of {kind.block_size}"
     mask = "none" if kind.mask_token_id is None else str(kind.mask_token_id)
-    if kind.attention is Attention.CANVAS:
+    if kind.attention is AttentionPattern.CANVAS:
         block, mask = f"{kind.block_size} tokens", "none: its noise is wrong tokens"
     can = f"infill ({kind.layout.value})" if kind.layout else "rewrite by instruction only"
     return [
@@ -168,7 +168,7 @@ def _folder_rows(folder: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _memory_rows(shape: Shape) -> list[tuple[str, str]]:
+def _memory_rows(shape: StackShape) -> list[tuple[str, str]]:
     rows = [("size", f"{shape.parameters / 1e9:.2f} billion parameters")]
     for dtype in shape.dtypes:
         need = shape.footprint(dtype)

@@ -12,6 +12,7 @@ import typer
 
 from blockdiff.cli import interrupt, train_tables
 from blockdiff.cli.console import reported_errors
+from blockdiff.cli.options import DeviceOption
 from blockdiff.config import AdapterConfig
 from blockdiff.errors import InvalidRequest
 from blockdiff.train.corpus import BuildOptions, build
@@ -31,12 +32,13 @@ app = typer.Typer(
 _OPTIONS = BuildOptions()
 _RANKS = "qkv=24,o=24,gate_up=8,down=8"
 
-Corpus = Annotated[Path, typer.Option("--corpus", help="Folder that `train corpus` wrote.")]
-Run = Annotated[Path, typer.Argument(help="Folder of the run; an unfinished one goes on.")]
-Model = Annotated[str, typer.Option("--model", help="Base to adapt.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto, bfloat16, float16 or float32.")]
-Ranks = Annotated[str, typer.Option("--ranks", help="Rank of the low-rank pair by target.")]
+CorpusOption = Annotated[Path, typer.Option("--corpus", help="Folder that `train corpus` wrote.")]
+RunArgument = Annotated[Path, typer.Argument(help="Folder of the run; an unfinished one goes on.")]
+BaseOption = Annotated[str, typer.Option("--model", help="Base to adapt.")]
+TrainDtypeOption = Annotated[
+    str, typer.Option("--dtype", help="auto, bfloat16, float16 or float32.")
+]
+RanksOption = Annotated[str, typer.Option("--ranks", help="Rank of the low-rank pair by target.")]
 
 
 @app.command("corpus")
@@ -99,8 +101,8 @@ def corpus_command(
 @app.command("run")
 @reported_errors()
 def run_command(
-    folder: Run,
-    corpus: Corpus,
+    folder: RunArgument,
+    corpus: CorpusOption,
     minutes: Annotated[
         float, typer.Option(help="Time to train, over all pieces of the run.")
     ] = 120,
@@ -129,11 +131,11 @@ def run_command(
     initial: Annotated[
         Path | None, typer.Option(help="Adapter file to start from, cut to --ranks.")
     ] = None,
-    ranks: Ranks = _RANKS,
+    ranks: RanksOption = _RANKS,
     export: Annotated[Path | None, typer.Option(help="Write the finished adapter here.")] = None,
-    model: Model = DEFAULT_MODEL,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: BaseOption = DEFAULT_MODEL,
+    device: DeviceOption = "auto",
+    dtype: TrainDtypeOption = "auto",
 ) -> None:
     """Train a gated adapter. Ctrl-C writes a checkpoint; the same command goes on from it.
 
@@ -176,18 +178,18 @@ def run_command(
 @app.command("measure")
 @reported_errors()
 def measure_command(
-    corpus: Corpus,
-    model: Model = DEFAULT_MODEL,
+    corpus: CorpusOption,
+    model: BaseOption = DEFAULT_MODEL,
     sequences: Annotated[int, typer.Option(help="Held-out sequences.")] = 32,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    device: DeviceOption = "auto",
+    dtype: TrainDtypeOption = "auto",
 ) -> None:
     """Measure a model's drafts on held-out files: accuracy by offset, accepted run, NELBO."""
     with interrupt.held():
         from blockdiff.engine.checkpoint import Checkpoint
         from blockdiff.engine.devices import choose_device, choose_dtype
         from blockdiff.train.adapt import held_out_sequences
-        from blockdiff.train.corpus import Corpus as TrainingCorpus
+        from blockdiff.train.corpus import Corpus
         from blockdiff.train.loop import TrainConfig
         from blockdiff.train.measure import measure_drafts
 
@@ -198,7 +200,7 @@ def measure_command(
     if point.adapter is None:
         raise InvalidRequest(f"{model} has no adapter to measure", "train one: blockdiff train run")
     config = TrainConfig(held_out=sequences)
-    held_out = held_out_sequences(TrainingCorpus.open(corpus), point.tokenizer, config)
+    held_out = held_out_sequences(Corpus.open(corpus), point.tokenizer, config)
     report = measure_drafts(point.transformer, point.adapter, held_out, point.drafting.block_size)
     typer.echo(json.dumps(dataclasses.asdict(report)))
 
@@ -231,9 +233,9 @@ def _trainer(
         from blockdiff.engine.checkpoint import Checkpoint
         from blockdiff.engine.devices import choose_device, choose_dtype
         from blockdiff.train.adapt import trainer
-        from blockdiff.train.corpus import Corpus as TrainingCorpus
+        from blockdiff.train.corpus import Corpus
 
-    documents = TrainingCorpus.open(corpus)
+    documents = Corpus.open(corpus)
     point = Checkpoint.load_base(model, choose_device(device), choose_dtype(dtype), no_op)
     return trainer(point.transformer, point.tokenizer, documents, adapter, config, folder, initial)
 

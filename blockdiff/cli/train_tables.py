@@ -14,12 +14,12 @@ import typer
 from blockdiff.cli import interrupt
 from blockdiff.cli.console import as_error, reported_errors, show
 from blockdiff.errors import DiskFull, ModelUnsupported, OutputFileError
-from blockdiff.system.ignored import Ignored, Verdict
+from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
 _ENTRIES = 1_400_000
 
-Model = Annotated[str, typer.Option("--model", help="Model whose tokens are counted.")]
+CountedModelOption = Annotated[str, typer.Option("--model", help="Model whose tokens are counted.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def ngrams_command(
         list[Path] | None,
         typer.Option(help="Held-out files, .jsonl or .jsonl.gz, whose texts are not counted."),
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    model: CountedModelOption = DEFAULT_MODEL,
 ) -> None:
     """Count the table of n-grams that ships with an adapter, from a corpus.
 
@@ -77,7 +77,7 @@ def ngrams_command(
 
 def personal_command(
     path: Annotated[Path, typer.Argument(help="Folder of a workspace.")],
-    model: Model = DEFAULT_MODEL,
+    model: CountedModelOption = DEFAULT_MODEL,
     forget: Annotated[
         bool, typer.Option("--forget", help="Remove what was counted of it, for all models.")
     ] = False,
@@ -106,7 +106,7 @@ def personal_command(
         removed = personal.forget(path)
         typer.echo(json.dumps({"workspace": str(path.absolute()), "removed": removed}))
         return
-    rules = Ignored(show)
+    rules = IgnoreFiles(show)
     found = personal.find(path.absolute(), lambda p: rules.verdict(p) is Verdict.OPEN)
     files = store.resolve(model)
     if files.adapter is None:

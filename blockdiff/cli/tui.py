@@ -265,8 +265,8 @@ _PHASES = {
 class ProgressBar:
     """Progress of a download or of loading, as a bar on a terminal and as plain lines elsewhere.
 
-    Both methods fit what the callees ask for: `transfer` for `store.Progress`, `share` for
-    `Engine.load`. Nothing is drawn before the first call.
+    Its methods are what callees ask for: `transfer` is an `OnTransfer`, `share` an `OnProgress`.
+    Nothing is drawn before the first call.
     """
 
     def __init__(self, quiet: bool = False) -> None:

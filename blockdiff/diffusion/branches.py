@@ -25,12 +25,12 @@ class Scored:
     """What the base says of one token, given all before it.
 
     Attributes:
-        nats: its negative log-likelihood.
+        nll: its negative log-likelihood, nats.
         gap: how many nats it lies behind the most likely token.
         likeliest: the most likely ids, best first.
     """
 
-    nats: float
+    nll: float
     gap: float
     likeliest: tuple[int, ...]
 
@@ -43,12 +43,12 @@ def scored(
     Its keys and values are drafts: committing n of them takes `last` and the first n - 1 tokens.
     """
     logits = sampler.counted((yield sampler.causal([last, *text[:-1]])))
-    nats = _nats(sampler, logits, text)
+    nll = _nll(sampler, logits, text)
     best = logits.logsumexp(-1) - logits.max(-1).values
     ids = logits.topk(min(count, logits.shape[-1])).indices
     return [
         Scored(own, own - other, tuple(likeliest))
-        for own, other, likeliest in zip(nats, best.tolist(), ids.tolist(), strict=True)
+        for own, other, likeliest in zip(nll, best.tolist(), ids.tolist(), strict=True)
     ]
 
 
@@ -72,12 +72,12 @@ def weighed(
     found, start = [], 1
     for way, size in zip(ways, sizes, strict=True):
         rows = torch.cat([logits[:1], logits[start : start + size]])
-        found.append(_nats(sampler, rows[: len(way)], way))
+        found.append(_nll(sampler, rows[: len(way)], way))
         start += size
     return found
 
 
-def _nats(sampler: SamplerState, logits: Tensor, text: Sequence[int]) -> list[float]:
+def _nll(sampler: SamplerState, logits: Tensor, text: Sequence[int]) -> list[float]:
     """Of each token, by its row of logits (tokens, vocab)."""
     if not text:
         return []

@@ -13,7 +13,7 @@ from blockdiff.diffusion.choose import BlockProposal, Proposal
 from blockdiff.diffusion.forwards import SamplerState
 from blockdiff.diffusion.revision import Revision, Wishes
 from blockdiff.diffusion.snapshot import Snapshot
-from blockdiff.diffusion.unmask import next_size, settle, unchanged
+from blockdiff.diffusion.unmask import next_size, to_unmask, unchanged
 from blockdiff.model import masks
 from blockdiff.model.forward import Forward
 from blockdiff.model.transformer import Gate
@@ -36,7 +36,7 @@ class Denoising:
         self._behind = sampler.positions_left - 1  # the last token, which is not committed yet
         self._most = len(canvas.tokens) or min(sampler.config.max_tokens, self._behind + 1)
         self._size = sampler.config.block_size
-        self._block: Block | None = None
+        self._block: NoisyBlock | None = None
         self._before = 0  # forwards, when the block was opened
         self._ended = False
         self._accept(self._kept())
@@ -58,11 +58,11 @@ class Denoising:
             # an exact row does not see what the canvas keeps behind the mask, a noisy one does
             self._pending.pop()
             start = start.behind(self._accepted.pop(), self._confidence.pop())
-        self._block = Block(sampler, start)
+        self._block = NoisyBlock(sampler, start)
         return self._block.opening_forward(self._pending)
 
     def take(self, answer: Tensor) -> Snapshot | None:
-        """Settle what the rule says, and accept the block once all of it is settled."""
+        """Unmask what the rule says, and accept the block once it is done."""
         sampler, block = self._sampler, self._block
         logits = sampler.counted(answer)
         if self._pending:
@@ -70,19 +70,19 @@ class Denoising:
             self._pending.clear()
             limit = self._limit()
             if block is None or limit is not None:
-                # the healed token is bound to its text: settle it alone, then go on in blocks
+                # the healed token is bound to its text: accept it alone, then go on in blocks
                 token, probability, _ = sampler.chooser.verify(logits[0], None, limit)
-                return self._settled(Proposal((token,), (probability,)))
+                return self._accept_block(Proposal((token,), (probability,)))
         assert block is not None
         if (draft := block.take(logits)) is None:
             return None
-        if block.is_settled:
+        if block.is_done:
             self._size = next_size(sampler.config, self._size, sampler.forwards - self._before)
-            return self._settled(draft)
-        accepted, confidence, settled = self._accepted, self._confidence, block.settled
+            return self._accept_block(draft)
+        accepted, confidence, settled = self._accepted, self._confidence, block.unmasked
         return sampler.snapshot(accepted, confidence, draft, settled=settled, canvas=self._canvas)
 
-    def _settled(self, block: Proposal) -> Snapshot:
+    def _accept_block(self, block: Proposal) -> Snapshot:
         """Accept a block up to its end token, and what the canvas keeps behind it."""
         self._block = None
         end = next((i for i, t in enumerate(block.tokens) if t in self._sampler.stop), None)
@@ -113,14 +113,14 @@ class Denoising:
         return constraint.allowed(self._accepted) if constraint else None
 
 
-class Block:
+class NoisyBlock:
     """The positions that are denoised together, from masks to tokens.
 
-    Positions behind a settled end token whose predecessors are all settled do not matter. Under
-    the rule `edit` a block is done when a forward finds nothing to settle or to replace.
+    Positions behind an end token without a mask before it do not matter. Under
+    the rule `edit` a block is done when a forward finds nothing to unmask or to replace.
 
     Attributes:
-        is_settled: whether all of it is, and nothing is to be replaced any more.
+        is_done: nothing of it is masked, or to be replaced, any more.
     """
 
     def __init__(self, sampler: SamplerState, start: Canvas) -> None:
@@ -128,13 +128,13 @@ class Block:
         self._tokens = torch.tensor(start.tokens)
         self._confidence = torch.tensor(start.confidence)
         self._masked = torch.tensor(start.masked)
-        self._step, self._ended, self.is_settled = 0, False, False
+        self._step, self._ended, self.is_done = 0, False, False
         self._revision, self._drafts = Revision(sampler.config, start), list[Tensor]()
         self._head: Tensor | None = None  # logits (vocab,) of the first position, which are exact
         self._asked: tuple[BlockProposal, Wishes] | None = None  # the base, that has a veto
 
     @property
-    def settled(self) -> list[bool]:
+    def unmasked(self) -> list[bool]:
         """Which positions are."""
         return (~self._masked).tolist()
 
@@ -154,7 +154,7 @@ class Block:
         )
 
     def next_forward(self) -> Forward:
-        """The whole block again, settled tokens visible; or under the base, if that is asked."""
+        """The whole block again, its tokens visible; or under the base, if that is asked."""
         sampler, device = self._sampler, self._sampler.model.device
         if self._asked is not None:
             return sampler.causal(self._tokens.tolist())
@@ -169,7 +169,7 @@ class Block:
         )
 
     def take(self, logits: Tensor) -> Proposal | None:
-        """Settle and replace tokens; None where the base is asked before any is replaced."""
+        """Unmask and replace tokens; None where the base is asked before any is replaced."""
         if self._head is None:
             self._head, logits = logits[0], logits[1:]
         logits = torch.cat([self._head[None], logits[:-1]])
@@ -195,20 +195,20 @@ class Block:
         rank, entropy = confidence.clone(), proposal.entropy
         if self._step == 0 and self._start.masked[0]:
             # The first token comes from the base's exact row, which never sees the block: it
-            # will not fit itself to tokens settled before it, so it settles first.
+            # will not fit itself to tokens chosen before it, so it is chosen first.
             rank[0], entropy[0] = 2.0, 0.0
         open_ = torch.zeros_like(masked) if self._ended else masked
         self._drafts.append(tokens)
         chosen = open_
         if not unchanged(config, self._drafts, confidence, masked):
-            chosen = settle(config, rank, entropy, open_, self._step, sum(self._start.masked))
+            chosen = to_unmask(config, rank, entropy, open_, self._step, sum(self._start.masked))
         self._masked = masked = masked & ~chosen
         self._step += 1
         first = int(masked.long().argmax())  # that is open
         self._ended = any(int(token) in self._sampler.stop for token in tokens[:first])
         changed = self._revision.active and bool((chosen | edited).any())
-        self.is_settled = not changed and (self._ended or not bool(masked.any()))
-        if self.is_settled:
+        self.is_done = not changed and (self._ended or not bool(masked.any()))
+        if self.is_done:
             self._sampler.edits += self._revision.edits
             self._sampler.returns += self._revision.returns
         return Proposal(tuple(tokens.tolist()), tuple(confidence.tolist()))

@@ -2,16 +2,17 @@
 
 Copies from the text, counted n-grams, the original of a rewrite and the adapter compete token by
 token, from left to right, so that each knows the tokens drafted before it (the adapter alone does
-not: DSpark, arXiv 2607.05147, learns a term for that, here it is counted). A draft goes on as long
-as its next token brings more than its row costs, and masks stand where they do.
+not: DSpark, arXiv 2607.05147, learns a term for that, here it is counted). How much of a draft is
+verified, and where masks stand, is planned by the chances against the costs of a forward's rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -22,9 +23,10 @@ from blockdiff.diffusion.ngrams import FLOOR, NgramTable
 MOST_ROWS = 48
 """Rows of a verifying forward; the cache has room for so many behind the text."""
 _WEIGHTS = (0.7, 1.0)  # of the n-grams' log-probabilities on the first mask's logits, the others'
-_TOKEN = 0.5  # of a forward of one row: what a token that comes true saves
-_GAINS = (0.8, 1.05, 1.2, 1.25)  # tokens that come true thanks to 1, 2, ... masks
+_TOKEN = 0.45  # of a forward of one row: what a token that comes true saves
+_GAINS = (0.6, 0.8, 0.85, 0.85)  # tokens more that come true thanks to 1, 2, ... masks
 _LEAST_COST, _GREATEST_COST = 0.005, 0.3  # of a row
+_LEAST_CHANCE = 0.04  # of a draft to come true as far as a token: less pays nowhere
 _TRUSTED = 0.5  # of the doubt in a token goes where any likely one will do
 _OTHERS = 0.45  # share of its forward's weights that a request pays, for each that shares them
 
@@ -40,34 +42,55 @@ class Source(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class RowCosts:
-    """What a forward of `verify` costs beyond its first row, as shares of one of a single row.
+    """What a forward of `verify` costs beyond one of a single row, as shares of that.
 
     Attributes:
-        row: each further exact row.
-        mask: each mask's row.
-        adapter: the adapter, where there is any mask.
+        curve: by its rows, 0 to MOST_ROWS; ascending. Rows are not equally dear: some come at no
+            price while weights are read, and a kernel takes them in groups.
+        adapter: on top, where any row is a mask.
     """
 
-    row: float
-    mask: float
+    curve: tuple[float, ...]
     adapter: float
 
     @classmethod
-    def measured(cls, one: float, exact: float, masked: float, rows: int) -> RowCosts:
-        """From the seconds of a forward of one row, of `rows` more, and with half of these masks.
+    def linear(cls, row: float, adapter: float) -> RowCosts:
+        """Each row costs the same."""
+        return cls(tuple(row * max(rows - 1, 0) for rows in range(MOST_ROWS + 1)), adapter)
 
-        Held to what a machine can be: a moment of other work must not end all drafting.
+    @classmethod
+    def measured(cls, seconds: Mapping[int, float], masked: float) -> RowCosts:
+        """From the seconds of forwards by their rows, one and at least one more, ascending.
+
+        Between them by straight lines, behind the last as between the last two. Held to what a
+        machine can be: a moment of other work must not end all drafting.
+
+        Args:
+            masked: seconds of a forward of as many rows as the last, half of them masks.
         """
-        row = min(max((exact - one) / rows / one, _LEAST_COST), _GREATEST_COST)
-        adapter = min(max((masked - exact) / one, 0.0), 1.0)
-        return cls(row, row, adapter)
+        sizes, one = list(seconds), seconds[1]
+        curve = [0.0, 0.0]
+        for rows in range(2, MOST_ROWS + 1):
+            low, high = next(
+                ((a, b) for a, b in pairwise(sizes) if rows <= b), (sizes[-2], sizes[-1])
+            )
+            slope = (seconds[high] - seconds[low]) / (high - low) / one
+            curve.append(curve[-1] + min(max(slope, _LEAST_COST), _GREATEST_COST))
+        adapter = min(max((masked - seconds[sizes[-1]]) / one, 0.0), 1.0)
+        return cls(tuple(curve), adapter)
+
+    def in_company(self, others: int) -> RowCosts:
+        """Where `others` write in the same forwards: rows are many, so that none comes at no price,
+        and a forward is only partly this request's."""
+        dearer = 1.0 + others / (2 * _OTHERS)
+        return RowCosts.linear(self.curve[-1] / (MOST_ROWS - 1) * dearer, self.adapter * dearer)
 
 
-CHEAP = RowCosts(0.01, 0.01, 0.02)
+CHEAP = RowCosts.linear(0.01, 0.02)
 """Where weights are read anyway and arithmetic is free: a GPU, or numbers of 16 bits."""
-FREE = RowCosts(0.0, 0.0, 0.0)
+FREE = RowCosts.linear(0.0, 0.0)
 """Where only what is drafted counts."""
-INT8 = RowCosts(0.14, 0.14, 0.11)
+INT8 = RowCosts.linear(0.14, 0.11)
 """A CPU in int8, where a row costs a seventh of a forward (two cores with VNNI)."""
 
 
@@ -107,8 +130,27 @@ class DraftTokens:
     confidence: tuple[float, ...] = ()
     sources: tuple[Source, ...] = ()
 
+    def first(self, count: int) -> DraftTokens:
+        """Its first `count` tokens."""
+        return DraftTokens(self.tokens[:count], self.confidence[:count], self.sources[:count])
+
 
 NO_DRAFT = DraftTokens()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a verifying forward carries.
+
+    Attributes:
+        kept: tokens of the draft.
+        lengths: accepted lengths of it for which masks draft the next tokens, ascending.
+        width: masks for each of them.
+    """
+
+    kept: int
+    lengths: tuple[int, ...] = ()
+    width: int = 0
 
 
 class Drafter:
@@ -153,7 +195,7 @@ class Drafter:
         tokens: list[int] = []
         confidence: list[float] = []
         sources: list[Source] = []
-        survival, floor = 1.0, self._costs().row / _TOKEN
+        survival = 1.0
         copy, trusted = self._original.draft() if self._original is not None else ((), 0.0)
         context = self._text.context()
         while len(tokens) < most:
@@ -166,7 +208,7 @@ class Drafter:
                 token, chance, source = self._next(row, context, weight)
             chance = chance**self._power
             survival *= chance
-            if token < 0 or survival < floor or not self._drafted(token):
+            if token < 0 or survival < _LEAST_CHANCE or not self._drafted(token):
                 break
             tokens.append(token)
             confidence.append(chance)
@@ -174,37 +216,43 @@ class Drafter:
             context = [*context[1 - LONGEST :], token]
         return DraftTokens(tuple(tokens), tuple(confidence), tuple(sources))
 
-    def masks(self, draft: DraftTokens, most: int, left: int) -> tuple[Sequence[int], int]:
-        """For which accepted lengths of `draft` the forward that verifies it has masks, and how
-        many each.
+    def plan(self, draft: DraftTokens, most: int, left: int) -> Plan:
+        """What of `draft` a forward verifies, and its masks: what saves most for what it costs.
 
         Args:
             most: masks of a group at most.
             left: positions that the forward has left for masks.
         """
         costs = self._costs()
-        reached = [1.0]
-        for chance in draft.confidence:
-            reached.append(reached[-1] * chance)
-        ends = [a - b for a, b in zip(reached, [*reached[1:], 0.0], strict=True)]
-        left = min(left, MOST_ROWS - len(reached))
-        best: tuple[float, Sequence[int], int] = (0.0, (), 0)
-        for width in range(1, min(most, left) + 1):
-            gain = _TOKEN * _GAINS[min(width, len(_GAINS)) - 1]
-            likely = sorted(range(len(ends)), key=lambda n: -ends[n])[: left // width]
-            paying = sorted(n for n in likely if ends[n] * gain > width * costs.mask)
-            net = sum(ends[n] * gain - width * costs.mask for n in paying) - costs.adapter
-            if net > best[0]:
-                best = net, paying, width
-        return best[1:]
+        curve, adapter = costs.curve, costs.adapter
+        best, saved = Plan(0), 0.0
+        reached, expected = [1.0], 0.0
+        for kept in range(min(len(draft.tokens), MOST_ROWS - 1) + 1):
+            if kept:
+                reached.append(reached[-1] * draft.confidence[kept - 1])
+                expected += reached[-1]
+            rows = 1 + kept
+            if (net := _TOKEN * expected - curve[rows]) > saved:
+                best, saved = Plan(kept), net
+            ends = [a - b for a, b in zip(reached, [*reached[1:], 0.0], strict=True)]
+            likely = sorted(range(len(ends)), key=lambda n: -ends[n])
+            for width in range(1, most + 1):
+                gain = _GAINS[min(width, len(_GAINS)) - 1]
+                tokens = expected
+                for groups, length in enumerate(likely, 1):
+                    masks = groups * width
+                    if masks > left or rows + masks > MOST_ROWS:
+                        break
+                    tokens += ends[length] * gain
+                    net = _TOKEN * tokens - curve[rows + masks] - adapter
+                    if net > saved:
+                        best, saved = Plan(kept, tuple(sorted(likely[:groups])), width), net
+        return best
 
     def _costs(self) -> RowCosts:
         """Those of the machine; a forward shared with others is only partly this request's."""
-        costs = self._speculation.costs
-        if not self._speculation.shared or not (others := self._company()):
-            return costs
-        dearer = 1.0 + others / (2 * _OTHERS)
-        return RowCosts(costs.row * dearer, costs.mask * dearer, costs.adapter * dearer)
+        costs, others = self._speculation.costs, self._company()
+        return costs.in_company(others) if self._speculation.shared and others else costs
 
     def _next(
         self, row: Tensor | None, context: Sequence[int], weight: float

@@ -1,4 +1,4 @@
-"""Revising a block: settled tokens give way to ones that the model is surer of.
+"""Revising a block: tokens give way to ones that the model is surer of.
 
 Token-to-token editing (LLaDA2.1), with limits: a model that was trained on little noise is apt to
 go round in circles, and to tell another story once it has changed a word. So a position never takes
@@ -62,19 +62,19 @@ class Revision:
         return int(self._returned.sum())
 
     def wishes(self, logits: Tensor, tokens: Tensor, masked: Tensor) -> Wishes:
-        """Look over the settled tokens once.
+        """Look over the tokens once.
 
         Args:
             logits: (block, vocab), un-noised, of the block as it stands.
-            tokens, masked: (block,) what stands there, and which of it is not settled.
+            tokens, masked: (block,) what stands there, and which of it is masked.
         """
-        settled = self._open & ~masked
-        if not (self.active and bool(settled.any())):
+        unmasked = self._open & ~masked
+        if not (self.active and bool(unmasked.any())):
             return Wishes(torch.zeros_like(self._open), tokens, torch.zeros(len(tokens)))
         probabilities = logits.softmax(-1).cpu()
         own = probabilities.gather(-1, tokens[:, None])[:, 0]
         before = torch.zeros(len(tokens))
-        for index in settled.nonzero().flatten().tolist():
+        for index in unmasked.nonzero().flatten().tolist():
             held, token = self._held[index], int(tokens[index])
             if token not in held:
                 held.append(token)
@@ -82,10 +82,10 @@ class Revision:
             if earlier:
                 before[index] = probabilities[index, earlier].max()
             probabilities[index, held] = 0.0
-        self._returned |= edits(self._config, before, own, settled)
+        self._returned |= edits(self._config, before, own, unmasked)
         fresh = torch.tensor([len(held) <= MOST_EDITS for held in self._held])
         other, ids = probabilities.max(-1)
-        wanted = edits(self._config, other, own, settled & fresh & (self.edits < self._most))
+        wanted = edits(self._config, other, own, unmasked & fresh & (self.edits < self._most))
         return Wishes(wanted, ids, other)
 
     def granted(self, wishes: Wishes, exact: Tensor) -> Tensor:

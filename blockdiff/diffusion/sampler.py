@@ -48,7 +48,7 @@ class Sampler(SamplerState):
 
         Raises Cancelled between two forwards.
         """
-        self.encode(prompt)
+        self.prefill(prompt)
         with self.writing(prompt, canvas) as generation:
             while isinstance(forward := generation.next_forward(), Forward):
                 if (snapshot := generation.take(self.alone([forward])[0])) is not None:
@@ -56,7 +56,7 @@ class Sampler(SamplerState):
 
     @contextmanager
     def writing(self, prompt: Sequence[int], canvas: Canvas = BLANK) -> Iterator[Generation]:
-        """What `run` does behind a prompt that is encoded, its forwards left to whoever asks."""
+        """What `run` does behind a prefilled prompt, its forwards left to whoever asks."""
         try:
             denoises = canvas.tokens or self.config.rule is not Rule.TRUST
             if self.config.mode is Mode.DIFFUSION and denoises:
@@ -66,20 +66,20 @@ class Sampler(SamplerState):
         finally:
             self.cache.truncate(len(prompt) - 1)
 
-    def encode(self, prompt: Sequence[int]) -> None:
+    def prefill(self, prompt: Sequence[int]) -> None:
         """Commit all of the prompt but its last token, which the first forward takes along.
 
         Raises Cancelled between two layers; what is committed by then stays, and is exact.
         """
-        for forward in self.encoding(prompt):
+        for forward in self.prefilling(prompt):
             self.alone([forward])
 
-    def encoding(self, prompt: Sequence[int]) -> Generator[Forward, Tensor, None]:
-        """The forwards of `encode`, each to be run before the next."""
+    def prefilling(self, prompt: Sequence[int]) -> Generator[Forward, Tensor, None]:
+        """The forwards of `prefill`, each to be run before the next."""
         self.cache.truncate(min(self.cache.length, len(prompt) - 1))
         while self.cache.length < len(prompt) - 1:
             self.check()
             start = self.cache.length
             chunk = prompt[start : min(start + self.chunk, len(prompt) - 1)]
-            yield replace(self.causal(chunk), wanted=None, look=self.check)
+            yield replace(self.causal(chunk), wanted=None, on_layer=self.check)
             self.cache.commit(len(chunk))

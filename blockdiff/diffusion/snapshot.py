@@ -47,7 +47,7 @@ class Snapshot:
         tokens: ids in order; positions not settled hold the best guess.
         settled: which of them are decided.
         confidence: un-noised probability of each token when it was proposed.
-        forwards: forwards so far, the encoding of the prompt excluded.
+        forwards: forwards so far, without the prefill.
         ended: the last token is followed by the end token; nothing more comes.
     """
 

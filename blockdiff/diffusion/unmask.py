@@ -1,5 +1,5 @@
-"""Unmasking rules: which masked positions of a block settle in one denoising step, and which
-settled ones give way to another token.
+"""Unmasking rules: which masked positions of a block get their token in one denoising step,
+and which tokens give way to another.
 
 Pure functions of what the model said; no rule knows of caches, tokens or text. Confidence is
 always read from un-noised probabilities, whatever the temperature of sampling.
@@ -23,19 +23,19 @@ SIZES = (2, 16)
 
 
 def schedule_counts(masks: int, steps: int) -> list[int]:
-    """How many of n positions settle in each of s steps: n // s, one more in the first n mod s.
+    """How many of n positions to unmask in each of s steps: n // s, one more in the first n mod s.
 
-    Sums to `masks` (LLaDA, algorithm 2). With more steps than masks the last ones settle none.
+    Sums to `masks` (LLaDA, algorithm 2). With more steps than masks the last ones unmask none.
     """
     each, extra = divmod(masks, steps)
     return [each + (step < extra) for step in range(steps)]
 
 
 def timestep_counts(masks: int, steps: int, least: float = 1e-3) -> list[int]:
-    """How many of n positions settle in each of s steps from time 1 to `least` (Dream).
+    """How many of n positions to unmask in each of s steps from time 1 to `least` (Dream).
 
     A step from time t to s takes the share 1 - s / t of what is left, rounded down, and the last
-    one the rest: the first steps may settle none. In float32, as published: a product just below a
+    one the rest: the first steps may unmask none. In float32, as published: a product just below a
     whole number is rounded down.
     """
     times = torch.linspace(1, least, steps + 1)
@@ -47,7 +47,7 @@ def timestep_counts(masks: int, steps: int, least: float = 1e-3) -> list[int]:
     return counts
 
 
-def settle(
+def to_unmask(
     config: DecodingConfig, confidence: Tensor, entropy: Tensor, masked: Tensor, step: int, n: int
 ) -> Tensor:
     """Apply the rule of `config`.
@@ -55,12 +55,12 @@ def settle(
     Args:
         confidence: (block,) probability of the token proposed at each position.
         entropy: (block,) entropy of each position's distribution, nats.
-        masked: boolean (block,), positions not settled yet.
+        masked: boolean (block,), positions without a token yet.
         step: denoising steps already taken in this block.
         n: masks the block began with.
 
     Returns:
-        Boolean (block,): positions to settle now, a subset of `masked`. At least one where any is
+        Boolean (block,): positions to unmask now, a subset of `masked`. At least one where any is
         masked, so that every rule ends.
     """
     if not bool(masked.any()):
@@ -79,7 +79,7 @@ def settle(
 def unchanged(
     config: DecodingConfig, drafts: Sequence[Tensor], confidence: Tensor, masked: Tensor
 ) -> bool:
-    """Whether all that is masked may settle, as nothing of the draft changes any more.
+    """Whether all that is masked may be unmasked, as nothing of the draft changes any more.
 
     Args:
         drafts: (block,) tokens after each forward on this block, the latest last.
@@ -94,8 +94,8 @@ def unchanged(
 def next_size(config: DecodingConfig, size: int, forwards: int) -> int:
     """Positions of the block behind one of `size` that took so many forwards.
 
-    Twice as many where two tokens or more settled in a forward, half as many where no forward
-    settled more than one, within `SIZES`; the same under any rule but `adaptive`.
+    Twice as many where two positions or more were unmasked in a forward, half as many where no
+    forward unmasked more than one, within `SIZES`; the same under any rule but `adaptive`.
     """
     if config.rule is not Rule.ADAPTIVE:
         return size
@@ -105,12 +105,12 @@ def next_size(config: DecodingConfig, size: int, forwards: int) -> int:
 
 
 def edits(config: DecodingConfig, other: Tensor, own: Tensor, open_: Tensor) -> Tensor:
-    """Which settled tokens to replace (token-to-token editing, LLaDA2.1).
+    """Which tokens to replace (token-to-token editing, LLaDA2.1).
 
     Args:
         other: (block,) probability of the best token that the position has not held yet.
         own: (block,) probability of the token that stands there, given the same block.
-        open_: boolean (block,), settled positions that may change.
+        open_: boolean (block,), unmasked positions that may change.
 
     Returns:
         Boolean (block,), a subset of `open_`; nothing under any rule but `edit`.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from blockdiff.config import Mode
-from blockdiff.diffusion.drafter import NO_DRAFT, Drafter, DraftTokens
+from blockdiff.diffusion.drafter import NO_DRAFT, Drafter, Plan
 from blockdiff.diffusion.forwards import SamplerState
 from blockdiff.diffusion.snapshot import Snapshot
 from blockdiff.model.forward import Forward
@@ -44,17 +44,17 @@ class Verification:
         self._accepted: list[int] = []
         self._confidence: list[float] = []
         self._ended = False
-        self._lengths: Sequence[int] = ()  # accepted ones for which the forward has masks
-        self._draft = self._next_draft(None)
+        self._draft, self._plan = NO_DRAFT, Plan(0)
+        self._next_draft(None)
 
     def next_forward(self) -> Forward | None:
         """The draft to be verified, and masks for the next one."""
         if self._is_over:
             return None
         self._sampler.check()
-        self._lengths, width = self._masks()
+        plan = self._plan
         return self._sampler.verifying_forward(
-            self._last, self._draft.tokens, self._lengths, width
+            self._last, self._draft.tokens, plan.lengths, plan.width
         )
 
     def take(self, answer: Tensor) -> Snapshot:
@@ -78,29 +78,24 @@ class Verification:
         sampler.cache.commit(index + 1)
         if self._drafter is not None:
             self._drafter.extend(self._accepted[before:])
-        groups = logits[1 + len(draft) :].chunk(max(len(self._lengths), 1))
-        masks = dict(zip(self._lengths, groups, strict=False)).get(index)
-        self._draft = NO_DRAFT if self._is_over else self._next_draft(masks)
+        lengths = self._plan.lengths
+        groups = logits[1 + len(draft) :].chunk(max(len(lengths), 1))
+        self._next_draft(dict(zip(lengths, groups, strict=False)).get(index))
         self._last = self._accepted[-1] if self._accepted else self._last
         return sampler.snapshot(self._accepted, self._confidence, self._draft, self._ended)
 
-    def _next_draft(self, masks: Tensor | None) -> DraftTokens:
-        """From the logits of the masks behind what is accepted, if there were any."""
-        if self._drafter is None:
-            return NO_DRAFT
-        return self._drafter.draft(masks, self._most - len(self._accepted) - 1)
+    def _next_draft(self, masks: Tensor | None) -> None:
+        """Draft and plan the next forward, from the logits of the masks behind what is accepted if
+        there were any; no mask stands behind the last position of the model's context."""
+        self._draft, self._plan = NO_DRAFT, Plan(0)
+        if self._drafter is None or self._is_over:
+            return
+        sampler = self._sampler
+        draft = self._drafter.draft(masks, self._most - len(self._accepted) - 1)
+        left = sampler.positions_left - 1 - len(draft.tokens)
+        self._plan = self._drafter.plan(draft, sampler.config.block_size, left)
+        self._draft = draft.first(self._plan.kept)
 
     @property
     def _is_over(self) -> bool:
         return self._ended or len(self._accepted) == self._most
-
-    def _masks(self) -> tuple[Sequence[int], int]:
-        """For which accepted lengths of the draft there are masks, and how many.
-
-        None stands behind the last position of the model's context.
-        """
-        sampler = self._sampler
-        if self._drafter is None:
-            return (), 0
-        left = sampler.positions_left - 1 - len(self._draft.tokens)
-        return self._drafter.masks(self._draft, sampler.config.block_size, left)

@@ -56,8 +56,8 @@ class _Member(Generic[K]):
 class Batch(Generic[K]):
     """Requests that are being written.
 
-    Only one at a time encodes its context, which is bound by arithmetic and gains nothing by
-    company; the others wait with theirs, and then build on what it has encoded, or go on writing
+    Only one at a time prefills its context, which is bound by arithmetic and gains nothing by
+    company; the others wait with theirs, and then build on what it has prefilled, or go on writing
     in the same passes.
 
     Attributes:
@@ -114,7 +114,7 @@ class Batch(Generic[K]):
             return not isinstance(waiting, (Forward, list))
         if isinstance(waiting, Future) and waiting.exception() is not None:
             return True
-        if any(map(_encodes, self._members)):
+        if any(map(_prefills, self._members)):
             return False
         beside = any(m.begun and m.whole is member.whole for m in self._members)
         return member.whole is None or not beside or self.room()
@@ -217,5 +217,5 @@ def _made(making: Future[Steps]) -> Steps:
     return (yield from making.result())
 
 
-def _encodes(member: _Member[Any]) -> bool:
+def _prefills(member: _Member[Any]) -> bool:
     return isinstance(member.waiting, Forward) and member.waiting.wanted is None

@@ -16,18 +16,14 @@ from blockdiff.engine.devices import check_memory
 from blockdiff.errors import ModelCorrupt, ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.int8.quantized import install_adapter
+from blockdiff.model.load.from_folder import DraftingConfig, load_adapter, load_transformer
 from blockdiff.model.load.hub_tokenizer import load_tokenizer
 from blockdiff.model.load.kinds import DiffusionKind, kind_of
-from blockdiff.model.load.load import (
-    DraftingConfig,
-    Progress,
-    load_adapter,
-    load_transformer,
-)
 from blockdiff.model.load.prepare import embedding_rows, is_prepared, prepare_gguf
 from blockdiff.model.load.shards import shard_files
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
+from blockdiff.types import OnProgress
 from blockdiff.weights import store
 
 NGRAMS = "ngrams.safetensors"
@@ -67,14 +63,14 @@ class Checkpoint:
 
     @classmethod
     def load(
-        cls, name_or_path: str, device: torch.device, dtype: torch.dtype, progress: Progress
+        cls, name_or_path: str, device: torch.device, dtype: torch.dtype, progress: OnProgress
     ) -> Checkpoint:
         """Read a catalogue model, a GGUF file or a checkpoint folder; see `store.resolve`."""
         return cls._read(name_or_path, device, dtype, progress, with_adapter=True)
 
     @classmethod
     def load_base(
-        cls, name_or_path: str, device: torch.device, dtype: torch.dtype, progress: Progress
+        cls, name_or_path: str, device: torch.device, dtype: torch.dtype, progress: OnProgress
     ) -> Checkpoint:
         """The same without its adapter, for training another."""
         return cls._read(name_or_path, device, dtype, progress, with_adapter=False)
@@ -85,7 +81,7 @@ class Checkpoint:
         name_or_path: str,
         device: torch.device,
         dtype: torch.dtype,
-        progress: Progress,
+        progress: OnProgress,
         *,
         with_adapter: bool,
     ) -> Checkpoint:

@@ -1,7 +1,7 @@
-"""From a checkpoint and what was encoded before to a sampler on a prompt's longest known prefix.
+"""From a checkpoint and what was prefilled before to a sampler on a prompt's longest known prefix.
 
-What writes a request (`Infilling`, `Several`, `Renoise`) is given the `Contexts` of an engine, and
-no more of it.
+What writes a request (`Infilling`, `MultiHole`, `Renoise`) is given the `Contexts` of an engine,
+and no more of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from blockdiff.infill.healing import HealingConstraint
 from blockdiff.infill.layout import Prompt
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.int8.quantized import is_quantized
-from blockdiff.model.load.load import DraftingConfig
+from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.syntax.grammars import give_way_by
 
@@ -50,11 +50,11 @@ def never() -> bool:
 
 
 class Contexts:
-    """Samplers on encoded contexts, and what else a request needs of the engine it is written by.
+    """Samplers on prefilled contexts, and what else a request needs of the engine it is written by.
 
     Attributes:
         checkpoint: the model and all that belongs to it.
-        store: what was encoded for earlier requests.
+        store: what was prefilled for earlier requests.
         speculation: how `verify` drafts here.
         open: contexts that requests are at work on.
         passing: held by a forward.
@@ -148,7 +148,7 @@ class Contexts:
             {*self._banned, *banned}, decoding.temperature, decoding.top_p, decoding.seed
         )
         constraint = _Healing(tokenizer, prompt.heal) if prompt.heal else None
-        if point.kind is not None and published.is_native(point.kind):
+        if point.kind is not None and published.is_diffusion(point.kind):
             return published.sampler(
                 point.model,
                 point.kind,

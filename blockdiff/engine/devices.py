@@ -75,7 +75,7 @@ def choose_dtype(wanted: str, device: torch.device | None = None) -> torch.dtype
     if wanted == "int8" and device is None:
         raise DeviceUnavailable("dtype int8 cannot be trained", "use --dtype bfloat16")
     if wanted == "int8" and cpu:
-        library.native()
+        library.loaded()
     return DTYPES[wanted]
 
 

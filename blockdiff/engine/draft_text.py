@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from blockdiff.diffusion.sampler import Snapshot
-from blockdiff.infill.healing import Tokenizer
+from blockdiff.infill.healing import PromptTokenizer
 from blockdiff.types import Refinement, Span, Unread
 
 
@@ -24,7 +24,7 @@ class DraftText:
         spent: forwards before the first draft.
     """
 
-    def __init__(self, tokenizer: Tokenizer, request_id: str, skip: int) -> None:
+    def __init__(self, tokenizer: PromptTokenizer, request_id: str, skip: int) -> None:
         """The first `skip` characters that are written are not shown."""
         self._tokenizer, self._request_id, self._skip = tokenizer, request_id, skip
         self.before = self.after = ""

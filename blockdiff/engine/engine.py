@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -23,7 +22,7 @@ from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.contexts import Contexts, never, resolved
 from blockdiff.engine.devices import choose_device, choose_dtype, choose_runner
 from blockdiff.engine.infilling import Infilling
-from blockdiff.engine.multi_hole import Several
+from blockdiff.engine.multi_hole import MultiHole
 from blockdiff.engine.prefix_store import DEFAULT_BYTES
 from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.infill.rewrite import Frame
@@ -31,21 +30,32 @@ from blockdiff.model import masks
 from blockdiff.model.cuda.weight_only import is_weight_only
 from blockdiff.model.forward import Forward
 from blockdiff.model.int8.quantized import is_quantized
-from blockdiff.model.load.load import DraftingConfig, Progress
+from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.load.tokenizer import Tokenizer
-from blockdiff.types import Event, InfillRequest, Request, RewriteRequest, Unread, Warmed, no_op
+from blockdiff.syntax.grammars import language_of
+from blockdiff.syntax.whitespace import to_lf
+from blockdiff.types import (
+    Event,
+    InfillRequest,
+    OnProgress,
+    Request,
+    RewriteRequest,
+    Unread,
+    Warmed,
+    no_op,
+)
 from blockdiff.weights import store
 
 R = TypeVar("R")
 
-_ROWS, _TRIES = 8, 3  # further rows of forwards that are timed; few alone may cost nothing
+_ROWS, _TRIES = (1, 8, 9, 16), 2  # of forwards that are timed: kernels take rows in groups of 8
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
 _LEAST_TOKENS = 32  # fewer say more about one forward than about the speed of many
 _HALF_LIFE = 1024  # tokens after which a measurement counts half
 
 
 class Engine:
-    """Serves requests one by one, or several by a `Batch`; what one encoded is reused by the next.
+    """Serves requests one by one, or several by a `Batch`; what one prefilled the next reuses.
 
     Attributes:
         checkpoint: the model and all that belongs to it.
@@ -55,7 +65,7 @@ class Engine:
     """
 
     def __init__(self, checkpoint: Checkpoint, cache_bytes: int = DEFAULT_BYTES) -> None:
-        """`cache_bytes` of encoded context are kept for later requests."""
+        """`cache_bytes` of prefilled context are kept for later requests."""
         self.checkpoint = checkpoint
         self.name = checkpoint.name
         self.device = str(checkpoint.model.device)
@@ -74,7 +84,7 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         cache_bytes: int = DEFAULT_BYTES,
-        progress: Progress = no_op,
+        progress: OnProgress = no_op,
     ) -> Engine:
         """Load a model; a GGUF base is unpacked into the cache folder on first use.
 
@@ -89,7 +99,7 @@ class Engine:
 
     @property
     def context_speed(self) -> float:
-        """Context tokens encoded per second, lately; 0.0 while unknown."""
+        """Context tokens prefilled per second, lately; 0.0 while unknown."""
         return self._speed.per_second
 
     @property
@@ -121,12 +131,12 @@ class Engine:
         return self.checkpoint.adapter is not None
 
     def forget(self) -> None:
-        """Drop all encoded contexts."""
+        """Drop all prefilled contexts."""
         self.contexts.store.clear()
 
     @property
     def cache_entries(self) -> int:
-        """How many encoded contexts are kept."""
+        """How many prefilled contexts are kept."""
         return self.contexts.store.entries
 
     @property
@@ -158,7 +168,7 @@ class Engine:
     def warm(self, request: InfillRequest, cancelled: Callable[[], bool] = never) -> Warmed:
         """Encode the context of a request that is expected, write nothing.
 
-        Raises as `infill`. What is encoded when it is cancelled stays usable.
+        Raises as `infill`. What is prefilled when it is cancelled stays usable.
         """
         (warmed,) = events_of(self._warming(request, cancelled), self.forward)
         assert isinstance(warmed, Warmed)
@@ -208,12 +218,12 @@ class Engine:
             yield event.read() if isinstance(event, Unread) else event
 
     def _filling(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
-        kind = Several if request.also else Infilling
-        return kind(self.contexts, request, cancelled).steps()
+        kind = MultiHole if request.also else Infilling
+        return kind(self.contexts, _with_language(request), cancelled).steps()
 
     def _rewriting(self, request: RewriteRequest, cancelled: Callable[[], bool]) -> Steps:
         frame = Frame.of(request.document, request.span)
-        inner = request.infill(frame.hole)
+        inner = _with_language(request.infill(frame.hole))
         writer: Infilling | renoise.Renoise
         if request.instruction.strip():
             writer = Infilling(self.contexts, inner, cancelled, request.instruction)
@@ -225,12 +235,12 @@ class Engine:
     def _warming(self, request: InfillRequest, cancelled: Callable[[], bool]) -> Steps:
         began = time.monotonic()
         point = self.checkpoint
-        request = published.adapted(request, point.kind, instructed=False)
+        request = published.adapted(_with_language(request), point.kind, instructed=False)
         prompt = build_prompt(request, point.tokenizer, point.drafting.layout)
         decoding = resolved(request.decoding, point.drafting)
         with self.contexts.context(prompt, decoding, cancelled) as sampler:
             cached = sampler.cache.length
-            yield from sampler.encoding(prompt.tokens)
+            yield from sampler.prefilling(prompt.tokens)
         elapsed = 1e3 * (time.monotonic() - began)
         return Warmed(request.request_id, len(prompt.tokens), cached, elapsed)
 
@@ -249,12 +259,12 @@ class Engine:
 
     @torch.inference_mode()
     def _measure(self) -> None:
-        """Find out how fast context is encoded. The first forward reads the weights in."""
+        """Find out how fast context is prefilled. The first forward reads the weights in."""
         decoding = DecodingConfig(mode=Mode.AR)
         contexts, nothing = self.contexts, Prompt((), "", 0)
         sampler = contexts.sampler(contexts.empty_cache(), nothing, decoding, never)
         for length in _MEASURED_LENGTHS:
-            for forward in sampler.encoding([0] * (length + 1)):
+            for forward in sampler.prefilling([0] * (length + 1)):
                 self.forward([forward])
         if self.drafts:
             contexts.speculation = replace(contexts.speculation, costs=self._row_costs())
@@ -262,24 +272,28 @@ class Engine:
     def _row_costs(self) -> RowCosts:
         """What rows of a small forward cost here, each kind the fastest of a few tries."""
         contexts, nothing = self.contexts, Prompt((), "", 0)
-        verify = DecodingConfig(mode=Mode.VERIFY, block_size=_ROWS)
+        most, half = _ROWS[-1], _ROWS[-1] // 2
+        verify = DecodingConfig(mode=Mode.VERIFY, block_size=half)
         sampler = contexts.sampler(contexts.empty_cache(), nothing, verify, never)
         assert isinstance(sampler, Sampler)  # it has an adapter
 
-        def seconds(rows: int, lengths: Sequence[int]) -> float:
-            best = math.inf
-            for _ in range(_TRIES):
-                began = time.perf_counter()
-                forward = sampler.verifying_forward(0, [0] * rows, lengths, _ROWS - rows)
-                logits = self.forward([forward])[0]
-                float(logits[0, 0])  # a GPU is done when its answer is there
-                best = min(best, time.perf_counter() - began)
-            return best
+        def seconds(rows: int, masked: int = 0) -> float:
+            exact = rows - masked
+            lengths = (exact - 1,) if masked else ()
+            began = time.perf_counter()
+            forward = sampler.verifying_forward(0, [0] * (exact - 1), lengths, masked)
+            logits = self.forward([forward])[0]
+            float(logits[0, 0])  # a GPU is done when its answer is there
+            return time.perf_counter() - began
 
-        half = _ROWS // 2
-        one, exact, masked = seconds(0, ()), seconds(_ROWS, ()), seconds(half, (half,))
-        return RowCosts.measured(one, exact, masked, _ROWS)
+        tries = [({n: seconds(n) for n in _ROWS}, seconds(most, half)) for _ in range(_TRIES)]
+        exact = {rows: min(found[rows] for found, _ in tries) for rows in _ROWS}
+        return RowCosts.measured(exact, min(masked for _, masked in tries))
 
+def _with_language(request: InfillRequest) -> InfillRequest:
+    """With its language by the name of `language_of`, so that nobody asks for it again."""
+    first_line = to_lf(request.document[:200]).split("\n", 1)[0]
+    return replace(request, language=language_of(request.path, request.language, first_line))
 
 
 class MovingRate:

@@ -25,7 +25,6 @@ from blockdiff.infill.rewrite import (
 )
 from blockdiff.infill.seams import Seams
 from blockdiff.syntax.check import Faults, check, check_rewrite, faults
-from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import Finished, FinishReason, InfillRequest, SyntaxState, Unread
 
@@ -42,13 +41,14 @@ class Infilling:
         prompt: Prompt | None = None,
         draft: str = "",
     ) -> None:
-        """With a `prompt` that one is used; `draft` is what `verify` drafts from."""
+        """With a `prompt` that one is used; `draft` is what `verify` drafts from.
+
+        The request names its language as `language_of` does.
+        """
         self._point = contexts.checkpoint
         request = published.adapted(request, self._point.kind, bool(instruction))
         self._contexts, self._request, self._cancelled = contexts, request, cancelled
         self._began = self._first_ms = 0.0
-        first_line = to_lf(request.document[:200]).split("\n", 1)[0]
-        self._language = language_of(request.path, request.language, first_line)
         hole = request.hole
         self._instructed = bool(instruction)
         self._draft = draft
@@ -66,7 +66,7 @@ class Infilling:
         self._seams = Seams(
             request.prefix,
             request.suffix,
-            self._language,
+            request.language,
             replaced=request.document[hole.start : hole.end],
             fence=self._prompt.fence,
             indentation=request.indentation,
@@ -80,7 +80,7 @@ class Infilling:
         path = self._request.path
         with contexts.context(prompt, decoding, self._cancelled, path=path) as sampler:
             cached = sampler.cache.length
-            yield from sampler.encoding(prompt.tokens)
+            yield from sampler.prefilling(prompt.tokens)
             if isinstance(sampler, Sampler):
                 sampler.original = self._original()
             with sampler.writing(prompt.tokens) as generation:
@@ -140,7 +140,7 @@ class Infilling:
 
     # --- rule syntax ---------------------------------------------------------------------------
 
-    def _attempts(self, sampler: Sampler) -> Iterator[remasking.Attempt]:
+    def _attempts(self, sampler: Sampler) -> Iterator[remasking.Remask]:
         """Ways to write what does not parse again, the second further from the draft."""
         tried: set[int] = set()
         for keep in (True, False):
@@ -169,11 +169,11 @@ class Infilling:
         start = draft.snapshot.first(count)
         tokens = [*prompt, *start.tokens]
         try:
-            yield from exact.encoding(tokens)
+            yield from exact.prefilling(tokens)
             with exact.writing(tokens) as generation:
                 return (yield from self._written(generation, start))
         finally:
-            sampler.forwards = exact.forwards + (count > 0)  # one encodes what is kept
+            sampler.forwards = exact.forwards + (count > 0)  # one prefills what is kept
             sampler.cache.truncate(min(sampler.cache.length, len(prompt) - 1))
 
     def _faults_aside(self, draft: Draft) -> Writing[Faults]:
@@ -190,7 +190,7 @@ class Infilling:
     def _faults_of(self, text: str) -> Faults:
         request, start = self._request, self._request.hole.start
         document = request.prefix + text + request.suffix
-        found = faults(document, start, start + len(text), self._language)
+        found = faults(document, start, start + len(text), self._request.language)
         skip = len(self._prompt.heal) - start
         return Faults(found.size, tuple((a + skip, b + skip) for a, b in found.spans))
 
@@ -240,5 +240,5 @@ class Infilling:
         start = request.hole.start
         if self._instructed:
             end = start + len(text)
-            return check_rewrite(request.document, filled, start, end, self._language)
-        return check(filled, start, start + len(text), self._language)
+            return check_rewrite(request.document, filled, start, end, self._request.language)
+        return check(filled, start, start + len(text), self._request.language)

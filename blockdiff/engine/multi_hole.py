@@ -17,11 +17,11 @@ from blockdiff.infill.layout import Prompt
 from blockdiff.types import Filled, Finished, InfillRequest
 
 
-class Several:
+class MultiHole:
     """A request with several holes: each is written by an `Infilling` of its own, the others blank.
 
-    What stands before a hole and all holes above it is encoded once: in the order of the text each
-    hole begins with a copy of what the one above has encoded. They then share their forwards.
+    What stands before a hole and all holes above it is prefilled once: in the order of the text
+    each begins with a copy of what the one above has prefilled. They then share their forwards.
 
     With `revise`, each hole that is shown the place of another is then written once more, with the
     others' texts in place and its own as the first draft.

@@ -1,4 +1,4 @@
-"""What was encoded for earlier requests, to be continued by later ones."""
+"""What was prefilled for earlier requests, to be continued by later ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT_BYTES = 512 << 20
 # is being typed. Above it the entry is kept and a copy goes on, because what it would lose (the
 # text after the hole, another place in the file) is likely to be asked for again.
 _LOSABLE_TOKENS = 64
-_LEAST_COPIED_TOKENS = 16  # fewer are encoded as fast as they are copied
+_LEAST_COPIED_TOKENS = 16  # fewer are prefilled as fast as they are copied
 _MOST_EMPTY = 4  # times its tokens: more capacity is left of a request that ended early
 
 

@@ -14,35 +14,35 @@ import torch
 from blockdiff.config import DecodingConfig, Layout, Reuse
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma, load_diffusion_gemma
-from blockdiff.diffusion.dllm.sampler import NativeSampler, as_diffusion
+from blockdiff.diffusion.dllm.sampler import AbsorbingSampler, as_diffusion
 from blockdiff.diffusion.dllm.uniform_sampler import UniformSampler
 from blockdiff.diffusion.sampler import Constraint
 from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.layout import Prompt
 from blockdiff.infill.turns import conversation, style_of
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.load.from_folder import DraftingConfig, load_transformer
 from blockdiff.model.load.hub_tokenizer import frame_of
-from blockdiff.model.load.kinds import Attention, Body, DiffusionKind
-from blockdiff.model.load.load import DraftingConfig, load_transformer
+from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 from blockdiff.types import InfillRequest
 
-PublishedSampler: TypeAlias = NativeSampler | UniformSampler
+PublishedSampler: TypeAlias = AbsorbingSampler | UniformSampler
 
 _SYSTEM = "You write source code."
 _ASKED = "Write a source file. Answer with one code block and nothing else."
 _FENCE = "```"
 
 
-def is_native(kind: DiffusionKind | None) -> bool:
+def is_diffusion(kind: DiffusionKind | None) -> bool:
     """Whether a checkpoint is a diffusion model itself; None: it is ours."""
-    return kind is not None and kind.attention is not Attention.CAUSAL
+    return kind is not None and kind.attention is not AttentionPattern.CAUSAL
 
 
 def drafting_of(kind: DiffusionKind) -> DraftingConfig:
     """A checkpoint without an adapter, prompted as its kind says."""
-    block = 0 if kind.attention is Attention.CANVAS else kind.block_size
+    block = 0 if kind.attention is AttentionPattern.CANVAS else kind.block_size
     return DraftingConfig(kind.layout or Layout.CHAT, block or 0, 1, None)
 
 
@@ -63,7 +63,7 @@ def frame_in(
     A checkpoint that was only published as a partner in a conversation is told there to write a
     file; the text around the hole is a part of its answer.
     """
-    if kind.attention is not Attention.CANVAS:
+    if kind.attention is not AttentionPattern.CANVAS:
         return frame_of(folder, kind)
     style = style_of(tokenizer.special)
     begin = conversation(_SYSTEM, _ASKED, f"{_FENCE}\n", style, tokenizer)
@@ -79,7 +79,7 @@ def adapted(request: InfillRequest, kind: DiffusionKind | None, instructed: bool
     cache is exact.
     """
     reuse = request.decoding.cache
-    if reuse is not Reuse.EXACT and (kind is None or kind.attention is not Attention.FULL):
+    if reuse is not Reuse.EXACT and (kind is None or kind.attention is not AttentionPattern.FULL):
         raise InvalidRequest(
             f"cache {reuse.value} is for bidirectional checkpoints, the cache of this one is exact",
             "leave --cache out",
@@ -92,7 +92,7 @@ def adapted(request: InfillRequest, kind: DiffusionKind | None, instructed: bool
             "use `blockdiff rewrite --instruction ...`, or a model that `blockdiff models list` "
             "says can infill",
         )
-    if not is_native(kind):
+    if not is_diffusion(kind):
         return request
     return replace(request, decoding=as_diffusion(request.decoding))
 
@@ -134,7 +134,7 @@ def sampler(
             after=after,
             constraint=constraint,
         )
-    return NativeSampler(
+    return AbsorbingSampler(
         model=model,
         kind=kind,
         cache=cache,

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from blockdiff.diffusion.sampler import Snapshot
 from blockdiff.engine.draft_text import draft_text
-from blockdiff.infill.healing import Tokenizer
+from blockdiff.infill.healing import PromptTokenizer
 from blockdiff.syntax.check import Faults
 from blockdiff.types import FinishReason
 
@@ -30,12 +30,12 @@ class Draft:
 R = TypeVar("R")
 Writing: TypeAlias = Generator[Any, Any, R]
 """Refinements and forwards on the way."""
-Attempt: TypeAlias = Callable[[Draft, Faults], Writing[Draft | None]]
+Remask: TypeAlias = Callable[[Draft, Faults], Writing[Draft | None]]
 """Writes a draft again; None where there is nothing to do in this way."""
 
 
 def mended(
-    draft: Draft, faults_of: Callable[[Draft], Writing[Faults]], attempts: Iterable[Attempt]
+    draft: Draft, faults_of: Callable[[Draft], Writing[Faults]], attempts: Iterable[Remask]
 ) -> Writing[Draft]:
     """The best of a draft and of what attempts make of it; once one parses there are no more.
 
@@ -59,7 +59,7 @@ def first_line(text: str, spans: Sequence[tuple[int, int]]) -> int:
     return text.rfind("\n", 0, spans[0][0]) + 1 if spans else 0
 
 
-def before(snapshot: Snapshot, tokenizer: Tokenizer, offset: int) -> int:
+def before(snapshot: Snapshot, tokenizer: PromptTokenizer, offset: int) -> int:
     """How many tokens lie wholly before an offset of the draft's text."""
     pieces = [tokenizer.token_bytes(token) for token in snapshot.settled_prefix]
     return sum(end <= offset for end in draft_text(pieces)[1])

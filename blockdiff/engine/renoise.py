@@ -29,7 +29,6 @@ from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.infill.rewrite import SpanTokens
 from blockdiff.model.forward import Forward
 from blockdiff.syntax.check import check_rewrite
-from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import line_ending
 from blockdiff.types import Finished, FinishReason, InfillRequest, SyntaxState, Unread
 
@@ -52,7 +51,7 @@ def most_tokens(span: int, room: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TokenGroup:
     """Tokens that change together, and their text in the document."""
 
     tokens: tuple[int, ...]
@@ -64,7 +63,7 @@ class Piece:
 class _Way:
     """What may stand in the place of a piece, and by how many nats the text becomes likelier."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TokenGroup, ...]
     gain: float
 
 
@@ -81,11 +80,12 @@ class Renoise:
         strength: float,
         cancelled: Callable[[], bool],
     ) -> None:
-        """Raises InvalidRequest for too long a span."""
+        """The request names its language as `language_of` does.
+
+        Raises InvalidRequest for too long a span.
+        """
         self._contexts, self._request, self._cancelled = contexts, request, cancelled
         self._point = contexts.checkpoint
-        first_line = request.document[:200].split("\n", 1)[0]
-        self._language = language_of(request.path, request.language, first_line)
         original = request.document[request.hole.start : request.hole.end]
         self._prompt, span = self._laid_out(original)
         self.drafts = DraftText(self._point.tokenizer, request.request_id, skip=len(span.rest))
@@ -97,7 +97,7 @@ class Renoise:
             )
         self._rest = span.rest
         self._pieces = [
-            Piece(span.tokens[slice(*unit.tokens)], original[slice(*unit.source)])
+            TokenGroup(span.tokens[slice(*unit.tokens)], original[slice(*unit.source)])
             for unit in span.units
         ]
         self._left = math.ceil(strength * len(span.tokens))  # tokens that may still change
@@ -132,7 +132,7 @@ class Renoise:
                         "give an instruction, or use a model of `blockdiff models list`",
                     )
                 cached = sampler.cache.length
-                yield from sampler.encoding(prompt.tokens)
+                yield from sampler.prefilling(prompt.tokens)
                 home = sampler.cache.length
                 try:
                     yield from self._mended(sampler)
@@ -214,15 +214,15 @@ class Renoise:
             count += size
         return len(self._pieces), count, False
 
-    def _ways(self, at: int, first: Scored) -> list[tuple[Piece, ...]]:
+    def _ways(self, at: int, first: Scored) -> list[tuple[TokenGroup, ...]]:
         """What may stand in the place of a piece: other tokens, nothing, or a token before it."""
         piece, rest = self._pieces[at], self._rest if at == 0 else ""
-        others: list[Piece] = []
+        others: list[TokenGroup] = []
         for token in first.likeliest:
             if token not in piece.tokens and len(others) < _OTHERS:
                 if (text := self._spelled(token)) is not None and text.startswith(rest):
-                    others.append(Piece((token,), text[len(rest) :]))
-        ways: list[tuple[Piece, ...]] = [(other,) for other in others]
+                    others.append(TokenGroup((token,), text[len(rest) :]))
+        ways: list[tuple[TokenGroup, ...]] = [(other,) for other in others]
         if not rest:
             ways += [(), *((other, piece) for other in others[:1])]
         return ways
@@ -245,18 +245,23 @@ class Renoise:
         return ahead if ahead > size else 0
 
     def _weighed(
-        self, sampler: Sampler, last: int, at: int, ways: Sequence[tuple[Piece, ...]], ahead: int
+        self,
+        sampler: Sampler,
+        last: int,
+        at: int,
+        ways: Sequence[tuple[TokenGroup, ...]],
+        ahead: int,
     ) -> Generator[Forward, Tensor, list[_Way]]:
         """By how much each makes likelier what follows, with itself."""
         piece = self._pieces[at]
         own = list(islice(self._from(at), ahead))
         behind = own[len(piece.tokens) :]
         texts = [[t for one in way for t in one.tokens] + behind for way in ways]
-        nats = yield from weighed(sampler, last, [own, *texts])
-        base = sum(nats[0])
+        nll = yield from weighed(sampler, last, [own, *texts])
+        base = sum(nll[0])
         return [
             _Way(way, base - sum(found) - (0 if len(way) == 1 else _OTHER_LENGTH))
-            for way, found in zip(ways, nats[1:], strict=True)
+            for way, found in zip(ways, nll[1:], strict=True)
         ]
 
     def _from(self, at: int) -> Iterator[int]:
@@ -281,7 +286,7 @@ class Renoise:
             end = start + len(piece.tokens)
             if end > len(known):
                 break
-            confidence = tuple(math.exp(-one.nats) for one in known[start:end])
+            confidence = tuple(math.exp(-one.nll) for one in known[start:end])
             self._pieces[index] = replace(piece, confidence=confidence)
             start = end
 
@@ -298,13 +303,13 @@ class Renoise:
         found = (tuple(tokens), tuple(settled), tuple(confidence))
         return self.drafts.refinement(Snapshot(*found, sampler.forwards, ended), elapsed)
 
-    def _text(self, pieces: Sequence[Piece]) -> str:
+    def _text(self, pieces: Sequence[TokenGroup]) -> str:
         return "".join(piece.text for piece in pieces)
 
     def _verdict(self, text: str) -> Generator[Any, Any, SyntaxState]:
         """Whether that parses in the place of the span, found out in another thread."""
         request, start = self._request, self._request.hole.start
         document, end = request.prefix + text + request.suffix, start + len(text)
-        check = partial(check_rewrite, request.document, document, start, end, self._language)
+        check = partial(check_rewrite, request.document, document, start, end, request.language)
         found: SyntaxState = yield self._contexts.aside(check)
         return found

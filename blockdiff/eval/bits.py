@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.results import resampled_ratio
 from blockdiff.model.transformer import Transformer
-from blockdiff.train.sequences import Encoder, SequenceConfig, sequences
+from blockdiff.train.sequences import SequenceConfig, TextCodec, sequences
 from blockdiff.train.step import clean_pass
 
 _ROWS = 64  # of logits at a time
@@ -28,7 +28,7 @@ class Surprised:
 
     Attributes:
         tokens: that were predicted.
-        nats, against_nats: by which they surprised the base in either format, all together.
+        nats, against_nats: negative log-likelihoods under the base in either format, summed.
         same: of them have the same most likely token in both.
     """
 
@@ -44,7 +44,7 @@ class Surprised:
 def compare(
     model: Transformer,
     against: Transformer,
-    tokenizer: Encoder,
+    tokenizer: TextCodec,
     file: HeldOutFile,
     length: int,
     seed: int,
@@ -54,8 +54,8 @@ def compare(
     config = SequenceConfig(length=length, infill_share=0.0, padding=0)
     for sequence in sequences([file], tokenizer, config, rng):
         tokens, first = torch.tensor(sequence.tokens), sequence.first_target
-        nats, best = surprise(model, tokens, first)
-        others, other_best = surprise(against, tokens, first)
+        nats, best = nll(model, tokens, first)
+        others, other_best = nll(against, tokens, first)
         return Surprised(
             file.id,
             file.language,
@@ -69,8 +69,8 @@ def compare(
 
 
 @torch.inference_mode()
-def surprise(model: Transformer, tokens: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """Nats by which each token from `first` on surprises the base, and its own most likely one.
+def nll(model: Transformer, tokens: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood, nats, of each token from `first` on, and the most likely one there.
 
     Both (len(tokens) - first,), on the CPU; `first` is at least 1.
     """

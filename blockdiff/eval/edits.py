@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.infilling import parses
-from blockdiff.eval.rewrite_task import FunctionNode, Task, arguments
+from blockdiff.eval.rewrite_task import FunctionNode, RewriteTask, arguments
 
 _LINES = (3, 24)  # of a function that is rewritten
 _NAMES = ("entries", "outcome", "position", "amount", "label", "chosen")
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class PlacedFunction:
     """A function of a parsed file, and where it stands: whole lines, decorators not included."""
 
     file: HeldOutFile
@@ -42,14 +42,14 @@ class Function:
     def source(self, node: ast.stmt | ast.expr) -> str:
         return self.file.text[slice(*self.span(node))]
 
-    def edited(self, form: str, instruction: str, *changes: tuple[int, int, str]) -> Task:
+    def edited(self, form: str, instruction: str, *changes: tuple[int, int, str]) -> RewriteTask:
         """The task whose shown file has `changes` (start, end, new text), in order, made to it."""
         text, moved = self.file.text, 0
         for start, end, new in changes:
             text = text[: start + moved] + new + text[end + moved :]
             moved += len(new) - (end - start)
         start, end = self.offset(self.node.lineno, 0), self.span(self.node)[1]
-        return Task(
+        return RewriteTask(
             id=f"{form}/{self.file.id}:{self.node.lineno}",
             form=form,
             path=self.file.path,
@@ -62,7 +62,7 @@ class Function:
         )
 
 
-def functions(file: HeldOutFile) -> Iterator[Function]:
+def functions(file: HeldOutFile) -> Iterator[PlacedFunction]:
     """Functions of a length that is worth a rewrite, none nested in another."""
     text = file.text
     if not text.isascii() or "\t" in text or "\r" in text or "\f" in text:
@@ -71,13 +71,13 @@ def functions(file: HeldOutFile) -> Iterator[Function]:
     for line in text.split("\n"):
         starts.append(starts[-1] + len(line) + 1)
 
-    def inside(body: list[ast.stmt], prefix: str) -> Iterator[Function]:
+    def inside(body: list[ast.stmt], prefix: str) -> Iterator[PlacedFunction]:
         for node in body:
             if isinstance(node, ast.ClassDef):
                 yield from inside(node.body, f"{prefix}{node.name}.")
             elif isinstance(node, FunctionNode) and node.end_lineno is not None:
                 if _LINES[0] <= node.end_lineno - node.lineno + 1 <= _LINES[1]:
-                    yield Function(file, node, prefix + node.name, tuple(starts))
+                    yield PlacedFunction(file, node, prefix + node.name, tuple(starts))
 
     try:
         yield from inside(ast.parse(text).body, "")
@@ -88,7 +88,7 @@ def functions(file: HeldOutFile) -> Iterator[Function]:
 # --- forms --------------------------------------------------------------------------------------
 
 
-def type_hints(function: Function) -> Iterator[Task]:
+def type_hints(function: PlacedFunction) -> Iterator[RewriteTask]:
     """Annotations are taken away."""
     node = function.node
     changes = []
@@ -104,7 +104,7 @@ def type_hints(function: Function) -> Iterator[Task]:
         yield function.edited("type hints", "Add type hints.", *changes, (start, end, ""))
 
 
-def docstring(function: Function) -> Iterator[Task]:
+def docstring(function: PlacedFunction) -> Iterator[RewriteTask]:
     """The docstring is taken away."""
     body = function.node.body
     if ast.get_docstring(function.node) and len(body) > 1:
@@ -113,7 +113,7 @@ def docstring(function: Function) -> Iterator[Task]:
         yield function.edited("docstring", "Add a docstring.", (start, end, ""))
 
 
-def rename(function: Function) -> Iterator[Task]:
+def rename(function: PlacedFunction) -> Iterator[RewriteTask]:
     """The one kind that goes forward: a local variable gets another name."""
     node, text = function.node, function.file.text
     taken = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
@@ -145,7 +145,7 @@ def rename(function: Function) -> Iterator[Task]:
         )
 
 
-def syntax(function: Function) -> Iterator[Task]:
+def syntax(function: PlacedFunction) -> Iterator[RewriteTask]:
     """A colon or a bracket at the end of a line is lost."""
     first = function.offset(function.node.lineno, 0)
     text, end = function.file.text, function.span(function.node)[1]
@@ -158,7 +158,7 @@ def syntax(function: Function) -> Iterator[Task]:
             return
 
 
-def f_string(function: Function) -> Iterator[Task]:
+def f_string(function: PlacedFunction) -> Iterator[RewriteTask]:
     """An f-string becomes a call of `format`."""
     for node in ast.walk(function.node):
         if not isinstance(node, ast.JoinedStr) or node.lineno != node.end_lineno:
@@ -181,7 +181,7 @@ def f_string(function: Function) -> Iterator[Task]:
                 return
 
 
-def comprehension(function: Function) -> Iterator[Task]:
+def comprehension(function: PlacedFunction) -> Iterator[RewriteTask]:
     """A list comprehension that is assigned becomes a loop."""
     for node in ast.walk(function.node):
         if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.ListComp)):
@@ -207,7 +207,7 @@ def comprehension(function: Function) -> Iterator[Task]:
             return
 
 
-def early_return(function: Function) -> Iterator[Task]:
+def early_return(function: PlacedFunction) -> Iterator[RewriteTask]:
     """What follows a branch that returns moves under `else`."""
     for index, node in enumerate(function.node.body[:-1]):
         if not (isinstance(node, ast.If) and isinstance(node.body[-1], ast.Return)):
@@ -226,7 +226,7 @@ def early_return(function: Function) -> Iterator[Task]:
         return
 
 
-def error_handling(function: Function) -> Iterator[Task]:
+def error_handling(function: PlacedFunction) -> Iterator[RewriteTask]:
     """A `try` with one handler of one statement is gone, its body stays."""
     for node in ast.walk(function.node):
         if not isinstance(node, ast.Try) or node.orelse or node.finalbody:
@@ -252,7 +252,7 @@ def error_handling(function: Function) -> Iterator[Task]:
         return
 
 
-FORMS: dict[str, Callable[[Function], Iterator[Task]]] = {
+FORMS: dict[str, Callable[[PlacedFunction], Iterator[RewriteTask]]] = {
     "type hints": type_hints,
     "docstring": docstring,
     "rename": rename,
@@ -264,7 +264,7 @@ FORMS: dict[str, Callable[[Function], Iterator[Task]]] = {
 }
 
 
-def tasks_of(file: HeldOutFile) -> Iterator[Task]:
+def tasks_of(file: HeldOutFile) -> Iterator[RewriteTask]:
     """All tasks that the functions of a Python file give, of which the expected side parses."""
     for function in functions(file):
         for make in FORMS.values():

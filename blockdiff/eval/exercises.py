@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blockdiff.eval.rewrite_task import Task
+from blockdiff.eval.rewrite_task import RewriteTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,25 +142,25 @@ EXERCISES = (
 )
 
 
-def bug(exercise: Exercise) -> Task:
+def bug(exercise: Exercise) -> RewriteTask:
     """One fragment is wrong, and the docstring tells what is right."""
     shown = exercise.source.replace(exercise.right, exercise.wrong)
     return _task("bug", "Fix the bug.", exercise, shown)
 
 
-def body(exercise: Exercise) -> Task:
+def body(exercise: Exercise) -> RewriteTask:
     """Nothing is left behind the docstring but `...`."""
     head = exercise.source[: exercise.source.rindex('"""') + 3]
     instruction = "Write the body that the docstring describes."
     return _task("body", instruction, exercise, f"{head}\n    ...\n")
 
 
-def tasks() -> list[Task]:
+def tasks() -> list[RewriteTask]:
     return [make(exercise) for make in (bug, body) for exercise in EXERCISES]
 
 
-def _task(form: str, instruction: str, exercise: Exercise, shown: str) -> Task:
-    return Task(
+def _task(form: str, instruction: str, exercise: Exercise, shown: str) -> RewriteTask:
+    return RewriteTask(
         id=f"{form}/{exercise.name}",
         form=form,
         path=f"{exercise.name}.py",

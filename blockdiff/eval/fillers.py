@@ -14,7 +14,7 @@ from blockdiff.weights import store
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class Completion:
     """One completion; `forwards` is 0 where nothing was generated."""
 
     text: str
@@ -26,7 +26,7 @@ class Filled:
 class Filler(Protocol):
     """Fills the gap between a prefix and a suffix."""
 
-    def __call__(self, prefix: str, suffix: str, reference: str) -> Filled:
+    def __call__(self, prefix: str, suffix: str, reference: str) -> Completion:
         """`reference` is the true middle; only the ceiling looks at it."""
         ...
 
@@ -37,20 +37,20 @@ class Infills(Protocol):
     def infill(self, request: InfillRequest) -> Any: ...
 
 
-def floor(prefix: str, suffix: str, reference: str) -> Filled:
+def floor(prefix: str, suffix: str, reference: str) -> Completion:
     """The empty completion: what passes although nothing was written."""
-    return Filled("", 0, 0, 0.0)
+    return Completion("", 0, 0, 0.0)
 
 
-def ceiling(prefix: str, suffix: str, reference: str) -> Filled:
+def ceiling(prefix: str, suffix: str, reference: str) -> Completion:
     """The reference itself: what the tests and the sandbox let pass at best."""
-    return Filled(reference, 0, 0, 0.0)
+    return Completion(reference, 0, 0, 0.0)
 
 
 def ours(engine: Infills, decoding: DecodingConfig, context_tokens: int) -> Filler:
     """Our engine, the length unknown to it."""
 
-    def fill(prefix: str, suffix: str, reference: str) -> Filled:
+    def fill(prefix: str, suffix: str, reference: str) -> Completion:
         hole = Hole(len(prefix), len(prefix))
         request = InfillRequest(
             document=prefix + suffix,
@@ -61,7 +61,7 @@ def ours(engine: Infills, decoding: DecodingConfig, context_tokens: int) -> Fill
         )
         for event in engine.infill(request):
             if isinstance(event, Finished):
-                return Filled(event.text, event.tokens, event.forwards, event.elapsed_ms / 1e3)
+                return Completion(event.text, event.tokens, event.forwards, event.elapsed_ms / 1e3)
         raise BlockdiffError("the engine ended without a result")
 
     return fill
@@ -79,7 +79,7 @@ def llama_cpp(model: str, max_tokens: int, threads: int = 2) -> Filler:
     tokenizer = Tokenizer.cached(files.base, files.tokenizer)
     special = tokenizer.special
 
-    def fill(prefix: str, suffix: str, reference: str) -> Filled:
+    def fill(prefix: str, suffix: str, reference: str) -> Completion:
         prompt = [special.fim_prefix, *tokenizer.encode(prefix)]
         prompt += [special.fim_suffix, *tokenizer.encode(suffix), special.fim_middle]
         answer = complete(
@@ -98,7 +98,7 @@ def llama_cpp(model: str, max_tokens: int, threads: int = 2) -> Filler:
         # The end token is counted there: for us it costs a forward but is not text.
         forwards = int(spent.get("predicted_n", 0))
         ended = answer["choices"][0]["finish_reason"] == "stop"
-        return Filled(answer["content"], forwards - ended, forwards, milliseconds / 1e3)
+        return Completion(answer["content"], forwards - ended, forwards, milliseconds / 1e3)
 
     return fill
 

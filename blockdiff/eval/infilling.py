@@ -19,7 +19,7 @@ from typing import Any
 
 from blockdiff.errors import InputFileError
 from blockdiff.eval import sandbox
-from blockdiff.eval.fillers import Filled, Filler
+from blockdiff.eval.fillers import Completion, Filler
 from blockdiff.eval.results import ResultsFile, resampled
 from blockdiff.train.jsonl import read_jsonl
 
@@ -36,7 +36,7 @@ class EvalMode(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class InfillTask:
     """One hole of one problem: `prefix + ? + suffix` has to pass `test`."""
 
     id: str
@@ -60,7 +60,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class InfillResult:
     """What became of one task. Field names are those of a row of the results file."""
 
     task_id: str
@@ -75,7 +75,7 @@ class Result:
     elapsed_ms: float
 
 
-def load_tasks(path: Path) -> list[Task]:
+def load_tasks(path: Path) -> list[InfillTask]:
     """Reads a `.jsonl` or `.jsonl.gz` file of HumanEval-Infilling.
 
     Raises:
@@ -83,7 +83,7 @@ def load_tasks(path: Path) -> list[Task]:
     """
     try:
         tasks = [
-            Task(
+            InfillTask(
                 row["task_id"],
                 row["prompt"],
                 row["suffix"],
@@ -104,17 +104,17 @@ def load_tasks(path: Path) -> list[Task]:
     return tasks
 
 
-def choose(tasks: Sequence[Task], limit: int, seed: int) -> list[Task]:
+def choose(tasks: Sequence[InfillTask], limit: int, seed: int) -> list[InfillTask]:
     """The first `limit` tasks (0: all) of a shuffle that depends on nothing but ids and seed."""
     shuffled = sorted(tasks, key=lambda task: task.id)
     random.Random(seed).shuffle(shuffled)
     return shuffled[: limit or None]
 
 
-def score(task: Task, filled: Filled, limits: sandbox.Limits) -> Result:
+def score(task: InfillTask, filled: Completion, limits: sandbox.Limits) -> InfillResult:
     """Runs the tests of a task on what was filled in."""
     outcome = sandbox.run_program(task.program(filled.text), limits)
-    return Result(
+    return InfillResult(
         task_id=task.id,
         completion=filled.text,
         outcome=outcome,
@@ -140,13 +140,13 @@ def parses(program: str) -> bool:
 
 
 def evaluate(
-    tasks: Sequence[Task],
+    tasks: Sequence[InfillTask],
     filler: Callable[[], Filler],
     settings: dict[str, Any],
     out: Path | None = None,
     limits: sandbox.Limits | None = None,
     progress: Callable[[int, int, int], None] | None = None,
-) -> list[Result]:
+) -> list[InfillResult]:
     """Fills and scores every task; with `out` it goes on where an earlier run ended.
 
     Args:
@@ -159,8 +159,8 @@ def evaluate(
         InputFileError: `out` is not a results file.
         OutputFileError: `out` cannot be written.
     """
-    done: dict[str, Result] = {}
-    results_file = ResultsFile(out, settings, Result) if out else None
+    done: dict[str, InfillResult] = {}
+    results_file = ResultsFile(out, settings, InfillResult) if out else None
     if results_file:
         wanted = {task.id for task in tasks}
         done = {row.task_id: row for row in results_file.resume() if row.task_id in wanted}
@@ -187,7 +187,7 @@ def evaluate(
     return [done[task.id] for task in tasks]
 
 
-def summarise(tasks: Sequence[Task], results: Sequence[Result]) -> dict[str, Any]:
+def summarise(tasks: Sequence[InfillTask], results: Sequence[InfillResult]) -> dict[str, Any]:
     """The figures of a run; `tokens_per_forward` is null where nobody counted forwards."""
     count = len(results)
     forwards = sum(row.forwards for row in results)
@@ -215,7 +215,7 @@ def summarise(tasks: Sequence[Task], results: Sequence[Result]) -> dict[str, Any
     }
 
 
-def interval(tasks: Sequence[Task], results: Sequence[Result]) -> tuple[float, float]:
+def interval(tasks: Sequence[InfillTask], results: Sequence[InfillResult]) -> tuple[float, float]:
     """95% interval of pass@1 by resampling whole HumanEval problems, not their holes."""
     groups = [task.problem for task in tasks]
     return resampled(groups, [float(row.passed) for row in results])

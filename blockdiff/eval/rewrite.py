@@ -14,7 +14,7 @@ from blockdiff.eval import edits, exercises, sandbox
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.infilling import parses
 from blockdiff.eval.results import resampled
-from blockdiff.eval.rewrite_task import Task, equivalent
+from blockdiff.eval.rewrite_task import RewriteTask, equivalent
 from blockdiff.infill.rewrite import is_prose
 from blockdiff.types import Event, Finished, Hole, RewriteRequest
 
@@ -48,16 +48,16 @@ class Rewrites(Protocol):
     def rewrite(self, request: RewriteRequest) -> Iterator[Event]: ...
 
 
-def tasks(files: Iterable[HeldOutFile], each: int, seed: int) -> list[Task]:
+def tasks(files: Iterable[HeldOutFile], each: int, seed: int) -> list[RewriteTask]:
     """At most `each` tasks of every kind, from as many files as there are; kinds in turn."""
-    made: dict[str, list[Task]] = {}
+    made: dict[str, list[RewriteTask]] = {}
     for file in sorted(files, key=lambda file: file.id):
         if file.language == "python":
             for task in edits.tasks_of(file):
                 made.setdefault(task.kind, []).append(task)
     for task in exercises.tasks():
         made.setdefault(task.kind, []).append(task)
-    chosen: list[tuple[int, int, Task]] = []
+    chosen: list[tuple[int, int, RewriteTask]] = []
     for order, (kind, found) in enumerate(sorted(made.items())):
         random.Random(f"{seed}/{kind}").shuffle(found)
         for turn, task in enumerate(_from_many(found)[:each]):
@@ -65,7 +65,7 @@ def tasks(files: Iterable[HeldOutFile], each: int, seed: int) -> list[Task]:
     return [task for _, _, task in sorted(chosen, key=lambda entry: entry[:2])]
 
 
-def _from_many(found: Sequence[Task]) -> list[Task]:
+def _from_many(found: Sequence[RewriteTask]) -> list[RewriteTask]:
     """The same tasks, the first of each file and form of edit before the second of any."""
     seen: Counter[str] = Counter()
     order = []
@@ -78,7 +78,7 @@ def _from_many(found: Sequence[Task]) -> list[Task]:
 
 
 def rewrite(
-    engine: Rewrites, task: Task, decoding: DecodingConfig, context_tokens: int
+    engine: Rewrites, task: RewriteTask, decoding: DecodingConfig, context_tokens: int
 ) -> Rewritten:
     """Ask for the rewrite and judge the file that it makes."""
     request = RewriteRequest(
@@ -98,7 +98,7 @@ def rewrite(
     raise BlockdiffError("the engine ended without a result")
 
 
-def score(task: Task, answer: Finished) -> Rewritten:
+def score(task: RewriteTask, answer: Finished) -> Rewritten:
     """By the tests of the task where it has some, otherwise by the syntax tree."""
     document = task.document[: task.start] + answer.text + task.document[task.end :]
     if task.tests:

@@ -10,7 +10,7 @@ CONVERSIONS = ("f-string", "comprehension", "early return")
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class RewriteTask:
     """A rewrite with a known result.
 
     Attributes:
@@ -42,7 +42,7 @@ class Task:
         return self.document[self.start : self.end]
 
 
-def equivalent(task: Task, document: str) -> bool:
+def equivalent(task: RewriteTask, document: str) -> bool:
     """Whether a rewritten file is what the edit asked for.
 
     For docstrings and type hints, which are not told word by word, everything else has to be as
@@ -81,7 +81,7 @@ def _find(tree: ast.Module, name: str) -> FunctionNode | None:
     return found if isinstance(found, FunctionNode) else None
 
 
-def _without_docstring(tree: ast.Module, task: Task) -> ast.Module:
+def _without_docstring(tree: ast.Module, task: RewriteTask) -> ast.Module:
     node = _find(tree, task.function)
     if node is not None and ast.get_docstring(node, clean=False) is not None:
         del node.body[0]
@@ -93,7 +93,7 @@ def _hints(node: FunctionNode) -> set[str]:
     return hinted | ({"return"} if node.returns is not None else set())
 
 
-def _without_hints(tree: ast.Module, task: Task) -> ast.Module:
+def _without_hints(tree: ast.Module, task: RewriteTask) -> ast.Module:
     node = _find(tree, task.function)
     if node is not None:
         node.returns = None

@@ -13,7 +13,7 @@ from enum import Enum
 
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.seam_faults import is_fenced, is_prose, repeats
-from blockdiff.eval.seam_places import KINDS, Span, places
+from blockdiff.eval.seam_places import KINDS, CharRange, places
 from blockdiff.syntax.check import check
 from blockdiff.syntax.grammars import grammar_of, parsed
 from blockdiff.types import Snippet, SyntaxState
@@ -28,7 +28,7 @@ _EXCERPT = 1_200  # most characters of a document beside which a neighbour has r
 _NEIGHBOUR = (48, 900)  # most lines and characters of one: what an editor offers of another file
 
 
-class Way(str, Enum):
+class Caller(str, Enum):
     """Who asks."""
 
     INFILL = "infill"  # `blockdiff infill --at`: as far as the hole goes
@@ -85,7 +85,7 @@ class _Stock:
         self._left: dict[tuple[str, bool], Iterator[SeamHole]] = {
             (kind, beside): self._holes(kind, beside) for kind in KINDS for beside in (False, True)
         }
-        self._places: dict[str, dict[str, list[Span]]] = {}
+        self._places: dict[str, dict[str, list[CharRange]]] = {}
         self._taken: set[tuple[str, int]] = set()
 
     def take(self, kind: int, beside: bool) -> SeamHole | None:
@@ -167,7 +167,7 @@ def _is_sound(hole: SeamHole) -> bool:
     )
 
 
-def _excerpt(tops: Sequence[Span], start: int, end: int) -> Span | None:
+def _excerpt(tops: Sequence[CharRange], start: int, end: int) -> CharRange | None:
     """The constructs around a place, as many as fit a short document; None if its own does not."""
     here = [i for i, (first, last) in enumerate(tops) if first <= start and end <= last]
     if not here:
@@ -183,7 +183,7 @@ def _excerpt(tops: Sequence[Span], start: int, end: int) -> Span | None:
     return (first, last) if last - first <= _EXCERPT else None
 
 
-def _tops(text: str, language: str) -> list[Span]:
+def _tops(text: str, language: str) -> list[CharRange]:
     """Whole lines of the constructs at the top level of a file: those of the tree, or paragraphs
     that begin and end without indentation."""
     tree = parsed(text.encode(), language)

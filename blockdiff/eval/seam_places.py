@@ -21,7 +21,7 @@ KINDS = {
     "arguments": "what a call passes, or a command's words",
     "string": "the text of a string, or its last words",
 }
-Span = tuple[int, int]
+CharRange = tuple[int, int]
 
 _CHARACTERS = {
     "mid-line": (2, 60), "line-end": (4, 80), "body": (12, 320),
@@ -39,7 +39,7 @@ _COMMENT = re.compile(
 _QUOTED = re.compile(r"""\w*(?P<quote>"{3}|'{3}|["'`])(?P<text>.*)(?P=quote)""", re.S)
 
 
-def places(text: str, language: str) -> dict[str, list[Span]]:
+def places(text: str, language: str) -> dict[str, list[CharRange]]:
     """All places of each kind, in order, as offsets into `text`."""
     tree = parsed(text.encode(), language)
     if tree is None:
@@ -48,7 +48,7 @@ def places(text: str, language: str) -> dict[str, list[Span]]:
     return {kind: _usable(kind, find(nodes, text), text) for kind, find in _OF_TREE.items()}
 
 
-def _usable(kind: str, found: Iterable[Span], text: str) -> list[Span]:
+def _usable(kind: str, found: Iterable[CharRange], text: str) -> list[CharRange]:
     """Those of a fitting size, without blanks at their ends."""
     low, high = _CHARACTERS[kind]
     return sorted(
@@ -91,7 +91,7 @@ def _offsets(text: str) -> list[int]:
     return [*found, len(text)]
 
 
-def _line(text: str, at: int) -> Span:
+def _line(text: str, at: int) -> CharRange:
     end = text.find("\n", at)
     return text.rfind("\n", 0, at) + 1, len(text) if end < 0 else end
 
@@ -105,14 +105,14 @@ def _in_line(text: str, start: int, end: int) -> bool:
 # --- in a tree ------------------------------------------------------------------------------------
 
 
-def _mid_line(nodes: list[_Node], text: str) -> Iterator[Span]:
+def _mid_line(nodes: list[_Node], text: str) -> Iterator[CharRange]:
     for one in nodes:
         if one.node.is_named and not one.worded and _in_line(text, one.start, one.end):
             if text[one.end : _line(text, one.end)[1]].strip():
                 yield one.start, one.end
 
 
-def _line_end(nodes: list[_Node], text: str) -> Iterator[Span]:
+def _line_end(nodes: list[_Node], text: str) -> Iterator[CharRange]:
     for one in nodes:
         if one.node.is_named and not one.worded and not one.node.children:
             first, last = _line(text, one.start)
@@ -120,7 +120,7 @@ def _line_end(nodes: list[_Node], text: str) -> Iterator[Span]:
                 yield one.start, first + len(text[first:last].rstrip())
 
 
-def _bodies(nodes: list[_Node], text: str) -> Iterator[Span]:
+def _bodies(nodes: list[_Node], text: str) -> Iterator[CharRange]:
     for one in nodes:
         node, start = one.node, one.start
         around = node.parent.type if node.parent else ""
@@ -140,8 +140,8 @@ def _is_docstring(node: tree_sitter.Node) -> bool:
     return node.type == "expression_statement" and node.children[0].type == "string"
 
 
-def _docstrings(nodes: list[_Node], text: str) -> Iterator[Span]:
-    run: Span | None = None  # of comments that follow one another line by line
+def _docstrings(nodes: list[_Node], text: str) -> Iterator[CharRange]:
+    run: CharRange | None = None  # of comments that follow one another line by line
     for one in nodes:
         start, end, parent = one.start, one.end, one.node.parent
         if _is_docstring(one.node) and (quoted := _QUOTED.fullmatch(text[start:end])):
@@ -159,7 +159,7 @@ def _docstrings(nodes: list[_Node], text: str) -> Iterator[Span]:
             yield from _comment(text, *run)
 
 
-def _comment(text: str, start: int, end: int) -> Iterator[Span]:
+def _comment(text: str, start: int, end: int) -> Iterator[CharRange]:
     """Of the words of a comment, without the marks around them."""
     inside = _COMMENT.fullmatch(text[start:end].replace("\n", "\0"))
     if inside and not _OF_LICENCE.search(text[start:end]):
@@ -168,13 +168,13 @@ def _comment(text: str, start: int, end: int) -> Iterator[Span]:
         yield _stripped(text, words[0] + (lead.end() if lead else 0), words[1])
 
 
-def _stripped(text: str, start: int, end: int) -> Span:
+def _stripped(text: str, start: int, end: int) -> CharRange:
     inner = text[start:end]
     lead = len(inner) - len(inner.lstrip())
     return start + lead, max(start + lead, start + len(inner.rstrip()))
 
 
-def _arguments(nodes: list[_Node], text: str) -> Iterator[Span]:
+def _arguments(nodes: list[_Node], text: str) -> Iterator[CharRange]:
     for one in nodes:
         inner = text[one.start : one.end]
         if one.type in _ARGUMENTS and inner[:1] == "(" and inner[-1:] == ")":
@@ -182,7 +182,7 @@ def _arguments(nodes: list[_Node], text: str) -> Iterator[Span]:
                 yield one.start + 1, one.end - 1
 
 
-def _strings(nodes: list[_Node], text: str) -> Iterator[Span]:
+def _strings(nodes: list[_Node], text: str) -> Iterator[CharRange]:
     for one in nodes:
         inner, parent = text[one.start : one.end], one.node.parent
         if one.type in _STRINGS and "\n" not in inner and not (parent and _is_docstring(parent)):
@@ -190,7 +190,7 @@ def _strings(nodes: list[_Node], text: str) -> Iterator[Span]:
                 yield from _whole_and_tail(text, one.start + quoted.start("text"), one.end)
 
 
-def _whole_and_tail(text: str, start: int, end: int) -> Iterator[Span]:
+def _whole_and_tail(text: str, start: int, end: int) -> Iterator[CharRange]:
     """A string's text, and what stands behind its first word."""
     last = end - 1
     yield start, last
@@ -215,7 +215,7 @@ _COMMAND = re.compile(
 _STRING = re.compile(r'"([^"\n]+)"')
 
 
-def _code_words(text: str) -> Iterator[Span]:
+def _code_words(text: str) -> Iterator[CharRange]:
     for word in _WORD.finditer(text):
         first, _ = _line(text, word.start())
         before = text[first : word.start()]
@@ -223,28 +223,28 @@ def _code_words(text: str) -> Iterator[Span]:
             yield word.span()
 
 
-def _shell_mid_line(text: str) -> Iterator[Span]:
+def _shell_mid_line(text: str) -> Iterator[CharRange]:
     return ((a, b) for a, b in _code_words(text) if text[b : _line(text, b)[1]].strip())
 
 
-def _shell_line_end(text: str) -> Iterator[Span]:
+def _shell_line_end(text: str) -> Iterator[CharRange]:
     return ((a, _line(text, a)[1]) for a, _ in _code_words(text))
 
 
-def _shell_bodies(text: str) -> Iterator[Span]:
+def _shell_bodies(text: str) -> Iterator[CharRange]:
     return (_stripped(text, *match.span(1)) for match in _FUNCTION.finditer(text))
 
 
-def _shell_docstrings(text: str) -> Iterator[Span]:
+def _shell_docstrings(text: str) -> Iterator[CharRange]:
     for match in _REMARK.finditer(text):
         yield from _comment(text, match.start(), match.end() - 1)
 
 
-def _shell_arguments(text: str) -> Iterator[Span]:
+def _shell_arguments(text: str) -> Iterator[CharRange]:
     return (match.span(1) for match in _COMMAND.finditer(text))
 
 
-def _shell_strings(text: str) -> Iterator[Span]:
+def _shell_strings(text: str) -> Iterator[CharRange]:
     for match in _STRING.finditer(text):
         if not text[_line(text, match.start())[0] : match.start()].lstrip().startswith("#"):
             yield from _whole_and_tail(text, match.start(1), match.end())

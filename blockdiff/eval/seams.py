@@ -16,7 +16,7 @@ from blockdiff.engine.engine import Engine
 from blockdiff.errors import BlockdiffError
 from blockdiff.eval.results import ResultsFile, gone_through, resampled
 from blockdiff.eval.seam_faults import is_fenced, is_prose, repeats
-from blockdiff.eval.seam_holes import LANGUAGES, SeamHole, Way
+from blockdiff.eval.seam_holes import LANGUAGES, Caller, SeamHole
 from blockdiff.eval.seam_places import KINDS
 from blockdiff.syntax.check import check
 from blockdiff.types import (
@@ -70,12 +70,12 @@ class Seamed:
 
 
 def request_of(
-    hole: SeamHole, way: Way, decoding: DecodingConfig, context_tokens: int
+    hole: SeamHole, way: Caller, decoding: DecodingConfig, context_tokens: int
 ) -> InfillRequest:
     """What is asked for in this way: an insertion where the text was taken out."""
     at = len(hole.before)
     extent = Extent.HOLE
-    if way is Way.GHOST:  # as `lsp_server/inline.py` chooses
+    if way is Caller.GHOST:  # as `lsp_server/inline.py` chooses
         within_line = bool(hole.after.split("\n", 1)[0].strip())
         extent = Extent.LINE if within_line else Extent.BLOCK
     return InfillRequest(
@@ -91,7 +91,7 @@ def request_of(
 
 
 def fill(
-    engine: Engine, hole: SeamHole, way: Way, decoding: DecodingConfig, context_tokens: int
+    engine: Engine, hole: SeamHole, way: Caller, decoding: DecodingConfig, context_tokens: int
 ) -> Seamed:
     """Fill one hole in one way and judge it."""
     raw, began = "", time.perf_counter()
@@ -103,7 +103,7 @@ def fill(
     raise BlockdiffError("the engine ended without a result")
 
 
-def judge(hole: SeamHole, way: Way, end: Finished, raw: str, ms: float) -> Seamed:
+def judge(hole: SeamHole, way: Caller, end: Finished, raw: str, ms: float) -> Seamed:
     """Score what the engine ended with."""
     before, after, text = hole.before, hole.after, end.text.replace("\r\n", "\n")
     start = len(before)
@@ -137,7 +137,7 @@ def _first_line(text: str) -> str:
 def measure(
     engine: Engine,
     holes: Sequence[SeamHole],
-    ways: Sequence[Way],
+    ways: Sequence[Caller],
     decoding: DecodingConfig,
     context_tokens: int,
     results: ResultsFile[Seamed] | None,
@@ -158,7 +158,7 @@ def measure(
 
 def summarise(rows: Sequence[Seamed]) -> dict[str, Any]:
     """Figures of each way: of all holes, by kind, by language, with and without a neighbour."""
-    ways = {way.value: [row for row in rows if row.way == way.value] for way in Way}
+    ways = {way.value: [row for row in rows if row.way == way.value] for way in Caller}
     return {"ways": {name: _of_way(found) for name, found in ways.items() if found}}
 
 

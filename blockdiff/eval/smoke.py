@@ -9,7 +9,7 @@ import torch
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma
 from blockdiff.engine.engine import Engine
-from blockdiff.engine.published import is_native
+from blockdiff.engine.published import is_diffusion
 from blockdiff.errors import ModelCorrupt
 from blockdiff.model import masks
 from blockdiff.model.transformer import Transformer
@@ -31,7 +31,7 @@ def checked(engine: Engine) -> Iterator[tuple[str, str]]:
         raise ModelCorrupt(f"{engine.name}: a forward gives numbers that are not finite")
     yield "forward", f"{len(tokens)} tokens, logits of {logits.shape[-1]} ids, all finite"
     kind = point.kind
-    mode = Mode.VERIFY if engine.drafts or is_native(kind) else Mode.AR
+    mode = Mode.VERIFY if engine.drafts or is_diffusion(kind) else Mode.AR
     decoding = DecodingConfig(mode=mode, max_tokens=_TOKENS)
     document, hole = _BEFORE + _AFTER, Hole(len(_BEFORE), len(_BEFORE))
     if kind is not None and kind.layout is None:

@@ -15,7 +15,7 @@ from typing import Any
 from blockdiff.diffusion.lookup import TextNgrams
 from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.errors import InputFileError
-from blockdiff.train.ngrams import Encoder
+from blockdiff.train.ngrams import TextEncoder
 from blockdiff.train.personal import count_files, texts
 
 _PARTS = 5  # one of which is left out of counting
@@ -30,7 +30,7 @@ class Guessed:
     Attributes:
         places: tokens that were guessed at.
         right: how many of them were right.
-        runs: tokens that a forward would have settled, its own one included, summed over places.
+        runs: tokens that a forward would have accepted, its own one included, summed over places.
     """
 
     places: int = 0
@@ -56,7 +56,7 @@ def guess(tokens: Sequence[int], tables: Sequence[NgramTable]) -> Guessed:
 def measure(
     root: Path,
     files: Sequence[Path],
-    tokenizer: Encoder,
+    tokenizer: TextEncoder,
     general: Sequence[NgramTable],
     limit: int,
     progress: Callable[[int, int], None],

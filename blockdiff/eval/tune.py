@@ -19,7 +19,7 @@ from blockdiff.engine.engine import Engine
 from blockdiff.errors import BlockdiffError, InvalidRequest
 from blockdiff.eval.heldout_holes import HeldOutHole
 from blockdiff.eval.results import ResultsFile, gone_through, resampled, resampled_ratio
-from blockdiff.model.load.load import DraftingConfig
+from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.types import Finished, InfillRequest, SyntaxState
 
 _SURE = 0.05  # chance at which a difference between two configurations counts

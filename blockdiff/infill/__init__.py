@@ -18,7 +18,7 @@ syntax      whether a filled hole parses; syntax_errors: where a text does not; 
             texts for a hole
 """
 
-from blockdiff.infill.healing import HealingConstraint, Tokenizer
+from blockdiff.infill.healing import HealingConstraint, PromptTokenizer
 from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.infill.seams import Seams
 from blockdiff.syntax.check import check, faults
@@ -27,7 +27,7 @@ __all__ = [
     "HealingConstraint",
     "Prompt",
     "Seams",
-    "Tokenizer",
+    "PromptTokenizer",
     "build_prompt",
     "check",
     "faults",

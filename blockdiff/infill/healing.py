@@ -19,7 +19,7 @@ _MOST_HEALED_TOKENS = 4
 _CACHED_PREFIXES = 64
 
 
-class Tokenizer(Protocol):
+class PromptTokenizer(Protocol):
     """What the layouts need of `blockdiff.model.load.tokenizer.Tokenizer`."""
 
     vocab_size: int
@@ -34,7 +34,7 @@ class Tokenizer(Protocol):
     def is_special(self, token: int, /) -> bool: ...
 
 
-def healable_tail(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[int, str]:
+def healable_tail(tokens: Sequence[int], tokenizer: PromptTokenizer) -> tuple[int, str]:
     """How many tokens at the end of a prefix to give up, and the text they spell.
 
     The longest tail of a few tokens of the last line that some token of the vocabulary strictly
@@ -60,7 +60,7 @@ def healable_tail(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[int, str
 class HealingConstraint:
     """Which tokens may come first, so that the generated text starts with `heal`."""
 
-    def __init__(self, tokenizer: Tokenizer, heal: str) -> None:
+    def __init__(self, tokenizer: PromptTokenizer, heal: str) -> None:
         self._vocabulary = _vocabulary(tokenizer)
         self._heal = heal.encode("utf-8")
 
@@ -82,7 +82,7 @@ class HealingConstraint:
 class _Vocabulary:
     """The vocabulary in the order of its bytes: tokens with a common start are neighbours."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: PromptTokenizer) -> None:
         pairs = sorted(
             (text, token)
             for token in range(tokenizer.vocab_size)
@@ -123,10 +123,10 @@ def _successor(text: bytes) -> bytes:
     return text[:-1] + bytes([text[-1] + 1]) if text else b""
 
 
-_vocabularies: WeakKeyDictionary[Tokenizer, _Vocabulary] = WeakKeyDictionary()
+_vocabularies: WeakKeyDictionary[PromptTokenizer, _Vocabulary] = WeakKeyDictionary()
 
 
-def _vocabulary(tokenizer: Tokenizer) -> _Vocabulary:
+def _vocabulary(tokenizer: PromptTokenizer) -> _Vocabulary:
     """Built once per tokenizer: about half a second for 150,000 tokens."""
     found = _vocabularies.get(tokenizer)
     if found is None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from blockdiff.config import Layout
-from blockdiff.infill.healing import Tokenizer, healable_tail
+from blockdiff.infill.healing import PromptTokenizer, healable_tail
 from blockdiff.infill.layout import Prompt, build_prompt, fim_marks, snippets_before
 from blockdiff.infill.windows import (
     begun_behind,
@@ -56,7 +56,7 @@ class _Place:
 
 
 def build_prompts(
-    request: InfillRequest, tokenizer: Tokenizer, layout: Layout, texts: Sequence[str] = ()
+    request: InfillRequest, tokenizer: PromptTokenizer, layout: Layout, texts: Sequence[str] = ()
 ) -> list[Prompt]:
     """A prompt for each of `request.holes`, in their order; the other holes hold `texts`, or
     nothing.
@@ -78,7 +78,7 @@ def build_prompts(
     return [prompts[index] for index in range(count)]
 
 
-def _groups(common: InfillRequest, tokenizer: Tokenizer) -> Iterator[list[_Place]]:
+def _groups(common: InfillRequest, tokenizer: PromptTokenizer) -> Iterator[list[_Place]]:
     """The holes in the order of the text, as far as one window holds them."""
     most = common.context_tokens * _BETWEEN // 16
     group: list[_Place] = []
@@ -92,7 +92,7 @@ def _groups(common: InfillRequest, tokenizer: Tokenizer) -> Iterator[list[_Place
     yield group
 
 
-def _places(common: InfillRequest, tokenizer: Tokenizer, most: int) -> Iterator[_Place]:
+def _places(common: InfillRequest, tokenizer: PromptTokenizer, most: int) -> Iterator[_Place]:
     document, before = common.document, 0
     holes = sorted(enumerate(common.holes), key=lambda one: one[1].start)
     for number, (index, hole) in enumerate(holes):
@@ -106,13 +106,13 @@ def _places(common: InfillRequest, tokenizer: Tokenizer, most: int) -> Iterator[
         before = at
 
 
-def _tokens(document: str, start: int, end: int, tokenizer: Tokenizer) -> list[int]:
+def _tokens(document: str, start: int, end: int, tokenizer: PromptTokenizer) -> list[int]:
     text = document[start:end]
     return tokenizer.encode(to_lf(text.removeprefix(BOM) if start == 0 else text))
 
 
 def _joint(
-    common: InfillRequest, group: Sequence[_Place], tokenizer: Tokenizer
+    common: InfillRequest, group: Sequence[_Place], tokenizer: PromptTokenizer
 ) -> dict[int, Prompt]:
     """The prompts of a group by the index of the hole."""
     document, budget = common.document, common.context_tokens

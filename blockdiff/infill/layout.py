@@ -26,14 +26,13 @@ from dataclasses import dataclass, replace
 
 from blockdiff.config import Layout
 from blockdiff.errors import InvalidRequest, ModelUnsupported
-from blockdiff.infill.healing import HealingConstraint, Tokenizer, healable_tail
+from blockdiff.infill.healing import HealingConstraint, PromptTokenizer, healable_tail
 from blockdiff.infill.turns import conversation, style_of
 from blockdiff.infill.windows import first_lines, last_lines, text_after, text_before, windows
-from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import to_lf, with_line_feeds
 from blockdiff.types import InfillRequest, Snippet
 
-__all__ = ["HealingConstraint", "Prompt", "Tokenizer", "build_prompt"]
+__all__ = ["HealingConstraint", "Prompt", "PromptTokenizer", "build_prompt"]
 
 _LEAST_SNIPPET_TOKENS = 16
 _PATH_PARTS = 3
@@ -65,7 +64,7 @@ class Prompt:
 
 def build_prompt(
     request: InfillRequest,
-    tokenizer: Tokenizer,
+    tokenizer: PromptTokenizer,
     layout: Layout,
     *,
     heal: bool = True,
@@ -107,7 +106,7 @@ def build_prompt(
     return Prompt((*snippets, *hole), text, len(snippets) + len(hole) - len(marks))
 
 
-def fim_marks(tokenizer: Tokenizer) -> tuple[int, int, int]:
+def fim_marks(tokenizer: PromptTokenizer) -> tuple[int, int, int]:
     """Ids that stand before prefix, suffix and middle. Raises ModelUnsupported."""
     special = tokenizer.special
     marks = (special.fim_prefix, special.fim_suffix, special.fim_middle)
@@ -118,7 +117,7 @@ def fim_marks(tokenizer: Tokenizer) -> tuple[int, int, int]:
     return marks
 
 
-def _in_place(request: InfillRequest, tokenizer: Tokenizer, heal: bool) -> Prompt:
+def _in_place(request: InfillRequest, tokenizer: PromptTokenizer, heal: bool) -> Prompt:
     """The texts around the hole where they stand. Snippets are left out: no such checkpoint has
     seen files beside one another."""
     window = windows(request, tokenizer)
@@ -136,7 +135,7 @@ def framed(prompt: Prompt, begin: tuple[int, ...], end: tuple[int, ...]) -> Prom
 
 
 def _context(
-    request: InfillRequest, tokenizer: Tokenizer, budget: int
+    request: InfillRequest, tokenizer: PromptTokenizer, budget: int
 ) -> tuple[list[int], list[int]]:
     """The tokens before and after the hole that fit the budget."""
     start, end, document = request.hole.start, request.hole.end, request.document
@@ -148,7 +147,7 @@ def _context(
     return before, first_lines(after, budget - len(before), tokenizer)
 
 
-def snippets_before(request: InfillRequest, tokenizer: Tokenizer, budget: int) -> list[int]:
+def snippets_before(request: InfillRequest, tokenizer: PromptTokenizer, budget: int) -> list[int]:
     """The repository part of a prompt, the most relevant snippet last; empty if nothing fits.
 
     A checkpoint without the tokens for it was not trained on such prompts and gets none.
@@ -168,7 +167,7 @@ def snippets_before(request: InfillRequest, tokenizer: Tokenizer, budget: int) -
 
 
 def _fitting(
-    snippets: Sequence[Snippet], tokenizer: Tokenizer, budget: int, around: int
+    snippets: Sequence[Snippet], tokenizer: PromptTokenizer, budget: int, around: int
 ) -> Iterator[tuple[str, list[int]]]:
     """Short path and first lines of each snippet that still fits; `around` tokens surround it."""
     for snippet in snippets:
@@ -190,7 +189,9 @@ def _short(path: str) -> str:
     return "/".join(parts[-_PATH_PARTS:]) or "file"
 
 
-def _chat(request: InfillRequest, tokenizer: Tokenizer, heal: bool, instruction: str) -> Prompt:
+def _chat(
+    request: InfillRequest, tokenizer: PromptTokenizer, heal: bool, instruction: str
+) -> Prompt:
     """A conversation in Qwen2.5's template, up to the point in the answer where the hole starts.
 
     The answer is begun for the model: the fence of the code block and the start of the hole's first
@@ -209,7 +210,7 @@ def _chat(request: InfillRequest, tokenizer: Tokenizer, heal: bool, instruction:
     files = [(path, _text(tokens, tokenizer)) for path, tokens in reversed(snippets)]
     everything = "".join((before, inside, after, *(text for _, text in files)))
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", everything)), default=0))
-    language = language_of(request.path, request.language)
+    language = request.language
     name = next(n for i in itertools.count() if (n := f"HOLE{i or ''}") not in everything)
     hole = inside if instruction else f"<<<{name}>>>"
     user = "".join(f"File `{path}`:\n{fence}\n{text}{fence}\n\n" for path, text in files)
@@ -231,5 +232,5 @@ def _chat(request: InfillRequest, tokenizer: Tokenizer, heal: bool, instruction:
     return Prompt(tuple(tokens), heal_text, used, fence)
 
 
-def _text(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+def _text(tokens: Sequence[int], tokenizer: PromptTokenizer) -> str:
     return b"".join(map(tokenizer.token_bytes, tokens)).decode("utf-8", "replace")

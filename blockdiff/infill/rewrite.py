@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
-from blockdiff.infill.healing import Tokenizer
+from blockdiff.infill.healing import PromptTokenizer
 from blockdiff.syntax.whitespace import BOM, to_lf
 from blockdiff.types import Finished, Hole
 
@@ -150,7 +150,7 @@ class SpanTokens:
     units: tuple[Unit, ...]
 
     @classmethod
-    def of(cls, text: str, heal: str, tokenizer: Tokenizer) -> SpanTokens | None:
+    def of(cls, text: str, heal: str, tokenizer: PromptTokenizer) -> SpanTokens | None:
         """Tokenize `text` behind the healed end of a prefix.
 
         None where the tokens do not say what the text says: a character composed across the seam,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from blockdiff.config import ChatStyle, SpecialTokens
 from blockdiff.errors import ModelUnsupported
-from blockdiff.infill.healing import Tokenizer
+from blockdiff.infill.healing import PromptTokenizer
 
 
 def style_of(special: SpecialTokens) -> ChatStyle:
@@ -21,7 +21,7 @@ def style_of(special: SpecialTokens) -> ChatStyle:
 
 
 def conversation(
-    system: str, user: str, answer: str, style: ChatStyle, tokenizer: Tokenizer
+    system: str, user: str, answer: str, style: ChatStyle, tokenizer: PromptTokenizer
 ) -> list[int]:
     """A system's and a user's turn, and the begin of the answer."""
     texts = (system + style.after_system, user, answer)
@@ -34,7 +34,7 @@ def conversation(
     return tokens
 
 
-def _encoded(parts: Sequence[int | str], tokenizer: Tokenizer) -> list[int]:
+def _encoded(parts: Sequence[int | str], tokenizer: PromptTokenizer) -> list[int]:
     """Ids as they are; texts that follow one another are encoded as one."""
     tokens: list[int] = []
     text = ""

@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blockdiff.infill.healing import Tokenizer
-from blockdiff.syntax.grammars import language_of
-from blockdiff.syntax.outline import Piece, outline
+from blockdiff.infill.healing import PromptTokenizer
+from blockdiff.syntax.outline import OutlineEntry, outline
 from blockdiff.syntax.whitespace import BOM, to_lf
 from blockdiff.types import InfillRequest
 
@@ -45,7 +44,7 @@ class Windows:
     used: int
 
 
-def windows(request: InfillRequest, tokenizer: Tokenizer) -> Windows:
+def windows(request: InfillRequest, tokenizer: PromptTokenizer) -> Windows:
     """The nearest lines within `request.context_tokens`, and the outline of what is above them.
 
     Two thirds are for the prefix, one for the suffix, and what one side does not need for the
@@ -72,7 +71,7 @@ def windows(request: InfillRequest, tokenizer: Tokenizer) -> Windows:
 
 
 def begun_behind(
-    document: str, start: int, tokenizer: Tokenizer, limit: int
+    document: str, start: int, tokenizer: PromptTokenizer, limit: int
 ) -> tuple[int, list[int]]:
     """The anchor and the tokens behind it; in a line that is too long, the hole is the anchor."""
     at = document.rfind("\n", 0, start) + 1
@@ -85,13 +84,12 @@ def begun_behind(
 
 
 def nearest_behind_outline(
-    request: InfillRequest, at: int, tokens: list[int], limit: int, tokenizer: Tokenizer
+    request: InfillRequest, at: int, tokens: list[int], limit: int, tokenizer: PromptTokenizer
 ) -> list[int]:
     """Of the tokens that end at `at` the last ones, behind the outline of what is above them."""
     document = request.document
     row = document.count("\n", 0, at)
-    language = language_of(request.path, request.language, document[:200].split("\n", 1)[0])
-    pieces = outline(to_lf(document[:at].removeprefix(BOM)), language)
+    pieces = outline(to_lf(document[:at].removeprefix(BOM)), request.language)
     head: list[int] = []
     for room in (limit // _OUTLINE_SHARE, 0):  # what the outline leaves goes to the lines
         nearest, first_row = _steady(tokens, limit - max(room, len(head)), row, tokenizer)
@@ -100,9 +98,9 @@ def nearest_behind_outline(
     return [*head, *nearest]
 
 
-def _fitting(pieces: list[Piece], limit: int, tokenizer: Tokenizer) -> list[int]:
+def _fitting(pieces: list[OutlineEntry], limit: int, tokenizer: PromptTokenizer) -> list[int]:
     """Tokens of the pieces that fit, in their order: what encloses the hole before the imports."""
-    kept: list[Piece] = []
+    kept: list[OutlineEntry] = []
     for piece in sorted(pieces, key=lambda piece: not piece.encloses):
         size = len(tokenizer.encode(piece.text))
         if size <= limit:
@@ -112,7 +110,9 @@ def _fitting(pieces: list[Piece], limit: int, tokenizer: Tokenizer) -> list[int]
     return [token for piece in kept for token in tokenizer.encode(piece.text)]
 
 
-def _steady(tokens: list[int], limit: int, row: int, tokenizer: Tokenizer) -> tuple[list[int], int]:
+def _steady(
+    tokens: list[int], limit: int, row: int, tokenizer: PromptTokenizer
+) -> tuple[list[int], int]:
     """The last tokens within the limit, from a line that will still be the first a while later,
     and its number. `row` is the number of the line that the tokens end in.
 
@@ -137,7 +137,7 @@ def _rounded_up(count: int, step: int) -> int:
     return -(-count // step) * step
 
 
-def text_before(document: str, end: int, tokenizer: Tokenizer, limit: int) -> list[int]:
+def text_before(document: str, end: int, tokenizer: PromptTokenizer, limit: int) -> list[int]:
     """Tokens of the text that ends at `end`: at least `limit` if it has so many, or all."""
     size = limit * _CHARACTERS_PER_TOKEN
     while True:
@@ -152,7 +152,7 @@ def text_before(document: str, end: int, tokenizer: Tokenizer, limit: int) -> li
         size *= 2
 
 
-def text_after(document: str, start: int, tokenizer: Tokenizer, limit: int) -> list[int]:
+def text_after(document: str, start: int, tokenizer: PromptTokenizer, limit: int) -> list[int]:
     """Tokens of the text that begins at `start`: at least `limit` if it has so many, or all."""
     size = limit * _CHARACTERS_PER_TOKEN
     while True:
@@ -168,7 +168,7 @@ def text_after(document: str, start: int, tokenizer: Tokenizer, limit: int) -> l
         size *= 2
 
 
-def last_lines(tokens: list[int], limit: int, tokenizer: Tokenizer) -> list[int]:
+def last_lines(tokens: list[int], limit: int, tokenizer: PromptTokenizer) -> list[int]:
     """The last tokens within the limit, from the start of a line if that costs less than half."""
     if len(tokens) <= limit:
         return tokens
@@ -181,7 +181,7 @@ def last_lines(tokens: list[int], limit: int, tokenizer: Tokenizer) -> list[int]
     return tokens[first:]
 
 
-def first_lines(tokens: list[int], limit: int, tokenizer: Tokenizer) -> list[int]:
+def first_lines(tokens: list[int], limit: int, tokenizer: PromptTokenizer) -> list[int]:
     """The first tokens within the limit, to the end of a line if that costs less than half."""
     if len(tokens) <= limit:
         return tokens
@@ -194,6 +194,6 @@ def first_lines(tokens: list[int], limit: int, tokenizer: Tokenizer) -> list[int
     return tokens[:end]
 
 
-def splits_character(tokens: Sequence[int], at: int, tokenizer: Tokenizer) -> bool:
+def splits_character(tokens: Sequence[int], at: int, tokenizer: PromptTokenizer) -> bool:
     """Whether the token at an index begins within a UTF-8 character."""
     return at < len(tokens) and tokenizer.token_bytes(tokens[at])[0] & 0xC0 == 0x80

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from blockdiff.model.cache import KeyValues
-from blockdiff.model.transformer import Gate, Part, Transformer
+from blockdiff.model.transformer import Gate, Segment, Transformer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +28,7 @@ class Forward:
         cache: takes the drafts of keys and values.
         gate: noisy positions; None: base weights everywhere.
         wanted: first position whose logits are asked for; None: only keys and values are.
-        look: called before every layer of a forward that runs alone; what it raises ends it.
+        on_layer: called before every layer of a forward that runs alone; what it raises ends it.
     """
 
     tokens: Tensor
@@ -37,7 +37,7 @@ class Forward:
     cache: KeyValues
     gate: Gate | None = None
     wanted: int | None = 0
-    look: Callable[[], None] | None = None
+    on_layer: Callable[[], None] | None = None
 
     @property
     def size(self) -> int:
@@ -53,18 +53,20 @@ def run(model: Transformer, forwards: Sequence[Forward]) -> list[Tensor]:
     """Run forwards in one pass, all on one adapter; see `Runner`.
 
     Rows are made contiguous for the head: a strided view sends the product down a path 80 times
-    slower. Raises what `look` of a lone forward raises.
+    slower. Raises what `on_layer` of a lone forward raises.
     """
     if len(forwards) == 1:
         one = forwards[0]
-        hidden = model.hidden(one.tokens, one.positions, one.mask, one.cache, one.gate, one.look)
+        hidden = model.hidden(
+            one.tokens, one.positions, one.mask, one.cache, one.gate, one.on_layer
+        )
         rows = [hidden[0, _wanted(one)]]
     else:
-        parts = [Part(one.size, one.mask, one.cache) for one in forwards]
+        segments = [Segment(one.size, one.mask, one.cache) for one in forwards]
         hidden = model.hidden_together(
             torch.cat([one.tokens for one in forwards], dim=1),
             torch.cat([one.positions for one in forwards], dim=1),
-            parts,
+            segments,
             _joint_gate(forwards),
         )
         pieces = torch.split(hidden[0], [one.size for one in forwards])

@@ -41,7 +41,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Segment:
     """The positions of one sequence among those that share a forward.
 
     Attributes:
@@ -136,7 +136,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        mask: Tensor | Sequence[Part],
+        mask: Tensor | Sequence[Segment],
         cache: KeyValues | None,
         gate: Gate | None,
     ) -> Tensor:
@@ -161,14 +161,14 @@ class Attention(nn.Module):
         out = out.transpose(1, 2).reshape(batch, new, self.q_size)
         return _gated(self.o, "o", self.layer, out, gate)
 
-    def _attend_apart(self, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part]) -> Tensor:
-        """Each part over its own keys and values; (1, heads, all positions, head_dim)."""
-        sizes = [part.size for part in parts]
+    def _attend_apart(self, q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment]) -> Tensor:
+        """Each segment over its own keys and values; (1, heads, all positions, head_dim)."""
+        sizes = [segment.size for segment in segments]
         own = zip(*(torch.split(some, sizes, 2) for some in (q, k, v)), strict=True)
         outs = []
-        for part, (queries, new_keys, new_values) in zip(parts, own, strict=True):
-            keys, values = part.cache.append(self.layer, new_keys, new_values)
-            outs.append(_attend(queries, keys, values, part.mask))
+        for segment, (queries, new_keys, new_values) in zip(segments, own, strict=True):
+            keys, values = segment.cache.append(self.layer, new_keys, new_values)
+            outs.append(_attend(queries, keys, values, segment.mask))
         return torch.cat(outs, dim=2)
 
 
@@ -222,7 +222,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        mask: Tensor | Sequence[Part],
+        mask: Tensor | Sequence[Segment],
         cache: KeyValues | None,
         gate: Gate | None,
     ) -> Tensor:
@@ -242,9 +242,9 @@ class Layers(Protocol):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        parts: Sequence[Part],
+        segments: Sequence[Segment],
         gate: Gate | None,
-        look: Callable[[], None] | None = None,
+        on_layer: Callable[[], None] | None = None,
     ) -> Tensor:
         """(1, new, hidden_size) of embedded positions, which it may overwrite."""
         ...
@@ -284,7 +284,7 @@ class Transformer(nn.Module):
         mask: Tensor,
         cache: KeyValues | None = None,
         gate: Gate | None = None,
-        look: Callable[[], None] | None = None,
+        on_layer: Callable[[], None] | None = None,
     ) -> Tensor:
         """Final hidden states, after the last norm.
 
@@ -295,7 +295,7 @@ class Transformer(nn.Module):
             positions: (batch or 1, new) absolute positions.
             mask: boolean, (new, past + new) or (batch, 1, new, past + new); see `masks`.
             gate: noisy positions and the adapter that acts on them; None: base weights everywhere.
-            look: called before each layer; what it raises ends the forward, with drafts at most
+            on_layer: called before each layer; what it raises ends the forward, with drafts at most
                 in the cache.
 
         Returns:
@@ -304,25 +304,29 @@ class Transformer(nn.Module):
         x = self._embedded(tokens, gate)
         rotary = rotary_tables(self.config, positions)
         if self.fused is not None and mask.dim() == 2 and self.fused.takes([cache], gate):
-            part = Part(tokens.shape[1], mask, cast(KeyValues, cache))
-            return self.fused.run(x, rotary, [part], gate, look)
+            segment = Segment(tokens.shape[1], mask, cast(KeyValues, cache))
+            return self.fused.run(x, rotary, [segment], gate, on_layer)
         rows = self._rows(mask, positions)
         for block in self.blocks:
-            if look is not None:
-                look()
+            if on_layer is not None:
+                on_layer()
             x = block(x, rotary, rows, cache, gate)
         normed: Tensor = self.norm(x)
         return normed
 
     def hidden_together(
-        self, tokens: Tensor, positions: Tensor, parts: Sequence[Part], gate: Gate | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        segments: Sequence[Segment],
+        gate: Gate | None = None,
     ) -> Tensor:
         """As `hidden`, for several sequences laid end to end, each over its own cache.
 
         Args:
-            tokens: (1, new) ids, those of the first part before those of the second.
+            tokens: (1, new) ids, those of the first segment before those of the second.
             positions: (1, new) absolute positions.
-            parts: their sizes add up to `new`.
+            segments: their sizes add up to `new`.
             gate: of all positions together.
 
         Returns:
@@ -330,12 +334,14 @@ class Transformer(nn.Module):
         """
         x = self._embedded(tokens, gate)
         rotary = rotary_tables(self.config, positions)
-        if self.fused is not None and self.fused.takes([part.cache for part in parts], gate):
-            return self.fused.run(x, rotary, parts, gate)
-        places = torch.split(positions, [part.size for part in parts], dim=1)
+        if self.fused is not None and self.fused.takes(
+            [segment.cache for segment in segments], gate
+        ):
+            return self.fused.run(x, rotary, segments, gate)
+        places = torch.split(positions, [segment.size for segment in segments], dim=1)
         apart = [
-            replace(part, mask=self._rows(part.mask, place))
-            for part, place in zip(parts, places, strict=True)
+            replace(segment, mask=self._rows(segment.mask, place))
+            for segment, place in zip(segments, places, strict=True)
         ]
         for block in self.blocks:
             x = block(x, rotary, apart, None, gate)

@@ -32,7 +32,7 @@ from blockdiff.errors import (
 )
 from blockdiff.service.bodies import Bodies
 from blockdiff.service.metrics import Metrics
-from blockdiff.service.scheduler import Job, Message, Result, Scheduler
+from blockdiff.service.scheduler import Job, JobResult, Message, Scheduler
 from blockdiff.service.statuses import status_of
 from blockdiff.service.stream import EventStream, Mailbox
 from blockdiff.service.worker import Worker, log_defect
@@ -214,7 +214,7 @@ def _client(http: Request) -> str:
     return http.headers.get("blockdiff-client", "")[:64]
 
 
-def _log_end(job: Job, result: Result) -> None:
+def _log_end(job: Job, result: JobResult) -> None:
     """One line without a character of anybody's text."""
     seconds = time.monotonic() - job.submitted
     queued = (job.started or time.monotonic()) - job.submitted

@@ -15,7 +15,7 @@ from blockdiff.errors import InvalidRequest
 _GRACE_SECONDS = 3  # for streams to end
 
 
-class Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     """Leaves the signals alone: they are ours."""
 
     @contextmanager
@@ -23,7 +23,7 @@ class Server(uvicorn.Server):
         yield
 
 
-def server(app: ASGIApp, certificate: str = "", key: str = "") -> Server:
+def server(app: ASGIApp, certificate: str = "", key: str = "") -> QuietServer:
     """A server for `app`, with TLS if there is a certificate. Raises InvalidRequest."""
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # its errors may quote source text
     config = uvicorn.Config(
@@ -46,4 +46,4 @@ def server(app: ASGIApp, certificate: str = "", key: str = "") -> Server:
         raise InvalidRequest(
             f"cannot use {certificate} with {key}: {error}", "give PEM files"
         ) from error
-    return Server(config)
+    return QuietServer(config)

@@ -38,8 +38,8 @@ from blockdiff.service.compat.app import Compat
 from blockdiff.service.http_server import server
 from blockdiff.service.listen import host_and_port, listen_tcp, listen_unix
 from blockdiff.service.scheduler import Scheduler
-from blockdiff.service.worker import Load, Report, Worker
-from blockdiff.types import no_op
+from blockdiff.service.worker import Load, Worker
+from blockdiff.types import OnProgress, no_op
 from blockdiff.weights import store
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def serve(
 def loader(options: ServeOptions) -> Load:
     """How the worker loads the model: download it if that is missing and allowed, then read it."""
 
-    def load(report: Report) -> Engine:
+    def load(report: OnProgress) -> Engine:
         def transfer(phase: str, done: int, total: int) -> None:
             report(_PHASES.get(phase, phase), done / max(total, 1))
 

@@ -28,10 +28,10 @@ from blockdiff.types import (
 
 _MOST_CLIENTS = 1024  # whose last turn is remembered
 
-Result = Finished | Filled | Warmed | BlockdiffError
+JobResult = Finished | Filled | Warmed | BlockdiffError
 """How a job ends; a `Warmed` if its priority is `ahead`, a `Filled` if it has several holes."""
 
-Message = Progress | Refinement | Unread | Result
+Message = Progress | Refinement | Unread | JobResult
 """What a job delivers; the last message is its result."""
 
 _ORDER = (Priority.EXPLICIT, Priority.AUTOMATIC, Priority.AHEAD)
@@ -65,7 +65,7 @@ class Job:
     started: float | None = None
     refinements: int = 0
     first_refinement: float | None = None
-    result: Result | None = None
+    result: JobResult | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -83,7 +83,7 @@ class Job:
                 self.first_refinement = self.first_refinement or time.monotonic()
             self.deliver(message)
 
-    def end(self, result: Result) -> bool:
+    def end(self, result: JobResult) -> bool:
         """Deliver the end. The first end counts; returns whether this was it."""
         with self._lock:
             if self.result is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from blockdiff.client.wire import EngineState
 from blockdiff.errors import BlockdiffError, Cancelled, as_error
 from blockdiff.service.scheduler import Job, Scheduler
-from blockdiff.types import Priority, Progress, Refinement, Unread, no_op
+from blockdiff.types import OnProgress, Priority, Progress, Refinement, Unread, no_op
 
 if TYPE_CHECKING:
     from blockdiff.engine.batch import Batch, Told
@@ -26,14 +26,11 @@ _RETRY_SECONDS = (1.0, 60.0)  # between attempts to load: doubled from the first
 
 log = logging.getLogger("blockdiff.service")
 
-Report = Callable[[str, float], None]
-"""Called with what is being done and the done share, 0 to 1."""
-
-Load: TypeAlias = "Callable[[Report], Engine]"
+Load: TypeAlias = "Callable[[OnProgress], Engine]"
 
 
 @dataclass(eq=False)
-class Run:
+class BatchedJob:
     """A job in the batch; whether it makes way for another, to begin anew later."""
 
     job: Job
@@ -60,7 +57,7 @@ class Worker:
         self._scheduler, self._load_engine, self._ended = scheduler, load, ended
         self._thread = threading.Thread(target=self._run, name="blockdiff-engine", daemon=True)
         self.engine: Engine | None = None
-        self._batch: Batch[Run] | None = None
+        self._batch: Batch[BatchedJob] | None = None
         self.failure: BlockdiffError | None = None
         self.progress: tuple[str, float] | None = None
         self.broken = False
@@ -130,9 +127,9 @@ class Worker:
             for run, what in batch.step():
                 self._tell(run, what)
 
-    def _begin(self, job: Job, engine: Engine, batch: Batch[Run]) -> None:
+    def _begin(self, job: Job, engine: Engine, batch: Batch[BatchedJob]) -> None:
         job.started = job.started or time.monotonic()
-        run = Run(job)
+        run = BatchedJob(job)
 
         def must_stop() -> bool:
             run.yields = run.yields or self._scheduler.must_yield(job)
@@ -142,7 +139,7 @@ class Worker:
         making = partial(engine.steps, job.request, must_stop, ahead=ahead)
         batch.prepare(run, engine.aside(making))
 
-    def _tell(self, run: Run, what: Told) -> None:
+    def _tell(self, run: BatchedJob, what: Told) -> None:
         """Deliver what a job has brought: a refinement, or the end of it."""
         job = run.job
         if isinstance(what, (Refinement, Unread)):

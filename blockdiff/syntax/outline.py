@@ -49,7 +49,7 @@ _DEFINITIONS = frozenset({
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class OutlineEntry:
     """Lines of the outline.
 
     Attributes:
@@ -65,7 +65,7 @@ class Piece:
 
 
 @lru_cache(maxsize=8)  # the same text again with every character that is typed behind it
-def outline(text: str, language: str) -> tuple[Piece, ...]:
+def outline(text: str, language: str) -> tuple[OutlineEntry, ...]:
     """The imports in `text`, LF only, and the heads of what its end is inside of, in their order.
 
     Empty without a grammar for the language, or for a text of more than `MOST_CHARACTERS`.
@@ -124,7 +124,7 @@ def _around(root: tree_sitter.Node, offset: int) -> Iterator[tree_sitter.Node]:
         node = node.parent
 
 
-def _head(node: tree_sitter.Node, data: bytes) -> Piece | None:
+def _head(node: tree_sitter.Node, data: bytes) -> OutlineEntry | None:
     """A definition from the start of its line up to its body."""
     body = node.child_by_field_name("body")
     if body is None:
@@ -133,10 +133,10 @@ def _head(node: tree_sitter.Node, data: bytes) -> Piece | None:
     return _piece(node, body.start_byte + data.startswith(b"{", body.start_byte), data, True)
 
 
-def _piece(node: tree_sitter.Node, end: int, data: bytes, encloses: bool) -> Piece | None:
+def _piece(node: tree_sitter.Node, end: int, data: bytes, encloses: bool) -> OutlineEntry | None:
     start = data.rfind(b"\n", 0, node.start_byte) + 1
     text = data[start:end].decode("utf-8", "replace").rstrip()
     if not text.strip() or len(text) > _LONGEST_PIECE:
         return None
     first = node.start_point[0]
-    return Piece(first, first + text.count("\n"), text + "\n", encloses)
+    return OutlineEntry(first, first + text.count("\n"), text + "\n", encloses)

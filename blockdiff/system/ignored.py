@@ -57,7 +57,7 @@ class _Rules:
         return cls(stamp, GitIgnoreSpec.from_lines(lines), folders, ignores_case)
 
 
-class Ignored:
+class IgnoreFiles:
     """Reads the ignore files of all folders above a file, and again when they change."""
 
     def __init__(self, report: Callable[[IgnoreListUnreadable], None] = no_op) -> None:

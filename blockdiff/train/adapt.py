@@ -15,14 +15,14 @@ from torch import Tensor
 
 from blockdiff.config import AdapterConfig, Layout
 from blockdiff.model.adapter import GatedAdapter
-from blockdiff.model.load.load import DraftingConfig
+from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.transformer import Transformer
-from blockdiff.train.corpus import Corpus, Document
-from blockdiff.train.loop import Documents, TrainConfig, Trainer
-from blockdiff.train.sequences import Encoder, Sequence, sequences
+from blockdiff.train.corpus import Corpus, CorpusFile
+from blockdiff.train.loop import SequenceStream, TrainConfig, Trainer
+from blockdiff.train.sequences import Sequence, TextCodec, sequences
 
 
-def held_out_sequences(corpus: Corpus, tokenizer: Encoder, config: TrainConfig) -> list[Sequence]:
+def held_out_sequences(corpus: Corpus, tokenizer: TextCodec, config: TrainConfig) -> list[Sequence]:
     """The same `config.held_out` sequences at every measurement, half of them infills."""
     rng = random.Random(7)
     made = sequences(corpus.iter_documents("heldout", 0, 0), tokenizer, config.sequence, rng)
@@ -41,7 +41,7 @@ def new_adapter(model: Transformer, config: AdapterConfig, seed: int) -> GatedAd
 
 def trainer(
     model: Transformer,
-    tokenizer: Encoder,
+    tokenizer: TextCodec,
     corpus: Corpus,
     adapter_config: AdapterConfig,
     config: TrainConfig,
@@ -54,14 +54,14 @@ def trainer(
     larger, or from nothing.
     """
 
-    def epoch(number: int) -> Iterator[Document]:
+    def epoch(number: int) -> Iterator[CorpusFile]:
         return corpus.iter_documents("train", config.seed, number)
 
     adapter = new_adapter(model, adapter_config, config.seed)
     if initial is not None:
         adapter.load(cut_to_ranks(load_file(initial), adapter_config.ranks), str(initial))
     held_out = held_out_sequences(corpus, tokenizer, config)
-    documents = Documents(epoch, tokenizer, config)
+    documents = SequenceStream(epoch, tokenizer, config)
     return Trainer(model, adapter, documents, held_out, config, folder)
 
 

@@ -22,10 +22,12 @@ from typing import Any, Literal
 from blockdiff.errors import InputFileError, OutputFileError
 from blockdiff.train.filters import Benchmark, Duplicates, normalise, path_allowed, quality
 from blockdiff.train.licences import is_permissive
-from blockdiff.train.sources import Package, SourceFile, Sources, language_of
+from blockdiff.train.sources import Package, PackageFile, Sources, language_of
+from blockdiff.types import no_op
 
 Split = Literal["train", "heldout"]
-Progress = Callable[[str, int, int], None]
+OnPackage = Callable[[str, int, int], None]
+"""Called with a package's name, packages done, packages in all."""
 
 LANGUAGE_WEIGHTS: Mapping[str, float] = {
     "python": 0.60,
@@ -44,7 +46,7 @@ _MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class CorpusFile:
     """One source file of the corpus."""
 
     text: str
@@ -71,7 +73,7 @@ class BuildOptions:
 class Corpus:
     """A corpus on disk, opened for reading. Immutable; documents are held in memory."""
 
-    def __init__(self, documents: Mapping[str, tuple[Document, ...]], manifest: dict[str, Any]):
+    def __init__(self, documents: Mapping[str, tuple[CorpusFile, ...]], manifest: dict[str, Any]):
         self._documents = documents
         self.manifest = manifest
 
@@ -98,7 +100,7 @@ class Corpus:
             raise InputFileError(f"the corpus in {root} is incomplete", "build it again")
         return cls(documents, manifest)
 
-    def documents(self, split: Split) -> tuple[Document, ...]:
+    def documents(self, split: Split) -> tuple[CorpusFile, ...]:
         """All documents of a split in their stored order."""
         return self._documents[split]
 
@@ -108,7 +110,7 @@ class Corpus:
         seed: int,
         epoch: int,
         weights: Mapping[str, float] | None = LANGUAGE_WEIGHTS,
-    ) -> Iterator[Document]:
+    ) -> Iterator[CorpusFile]:
         """As many shuffled documents as the split holds; the same arguments give the same order.
 
         With `weights` a language's expected share of the *text* is its weight (languages without
@@ -121,7 +123,7 @@ class Corpus:
         if weights is None or split == "heldout":
             yield from chance.sample(pool, len(pool))
             return
-        by_language: dict[str, list[Document]] = defaultdict(list)
+        by_language: dict[str, list[CorpusFile]] = defaultdict(list)
         for document in pool:
             if weights.get(document.language, 0.0) > 0.0:
                 by_language[document.language].append(document)
@@ -132,7 +134,7 @@ class Corpus:
         for name in names:
             mean = sum(len(d.text) for d in by_language[name]) / len(by_language[name])
             odds.append(weights[name] / mean)
-        queues: dict[str, list[Document]] = {name: [] for name in names}
+        queues: dict[str, list[CorpusFile]] = {name: [] for name in names}
         for name in chance.choices(names, odds, k=len(pool)):
             if not queues[name]:
                 queues[name] = chance.sample(by_language[name], len(by_language[name]))
@@ -144,7 +146,7 @@ def build(
     sources: Sources | None = None,
     exclude: tuple[Path, ...] = (),
     options: BuildOptions | None = None,
-    progress: Progress | None = None,
+    on_package: OnPackage = no_op,
 ) -> dict[str, Any]:
     """Builds a corpus into the folder `out` and returns its manifest.
 
@@ -153,7 +155,6 @@ def build(
     Args:
         sources: where packages are found; by default what `Sources.discover` finds.
         exclude: benchmark files; a file that shares a word 10-gram or a signature is dropped.
-        progress: called with (package name, packages done, packages in all).
 
     Raises:
         InputFileError: a source or benchmark file cannot be read.
@@ -168,7 +169,7 @@ def build(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        manifest = _Builder(partial, benchmark, options or BuildOptions()).run(packages, progress)
+        manifest = _Builder(partial, benchmark, options or BuildOptions()).run(packages, on_package)
         _replace(partial, target)
     except OSError as error:
         raise OutputFileError(f"cannot write {target}: {error}", "check space and rights") from None
@@ -191,16 +192,14 @@ class _Builder:
         self._by_licence: Counter[str] = Counter()
         self._shards = {split: _Shards(folder, split) for split in ("train", "heldout")}
 
-    def run(self, packages: list[Package], progress: Progress | None) -> dict[str, Any]:
+    def run(self, packages: list[Package], on_package: OnPackage) -> dict[str, Any]:
         for done, package in enumerate(packages):
-            if progress:
-                progress(package.name, done, len(packages))
+            on_package(package.name, done, len(packages))
             if package.permissive:
                 self._package(package)
             else:
                 self._excluded.append((package.name, package.version, package.licence))
-        if progress:
-            progress("", len(packages), len(packages))
+        on_package("", len(packages), len(packages))
         return self._finish()
 
     def _package(self, package: Package) -> None:
@@ -214,7 +213,7 @@ class _Builder:
             else:
                 room -= kept
 
-    def _admit(self, package: Package, file: SourceFile, room: int) -> int | str:
+    def _admit(self, package: Package, file: PackageFile, room: int) -> int | str:
         """Bytes written, or the name of the filter that dropped the file."""
         licence = file.licence or package.licence
         if file.licence and not is_permissive(file.licence):
@@ -369,11 +368,11 @@ def data_card(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _read_shard(path: Path) -> Iterator[Document]:
+def _read_shard(path: Path) -> Iterator[CorpusFile]:
     with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
         for line in lines:
             row = json.loads(line)
-            yield Document(row["text"], row["language"], row["path"], row["package"])
+            yield CorpusFile(row["text"], row["language"], row["path"], row["package"])
 
 
 def _digest(text: str) -> str:

@@ -28,7 +28,7 @@ from blockdiff.model.transformer import Transformer
 from blockdiff.train.corrupt import CorruptionConfig, choose_starts, noisy_blocks
 from blockdiff.train.loss import LossParts
 from blockdiff.train.measure import DraftReport, measure_drafts
-from blockdiff.train.sequences import Encoder, Sequence, SequenceConfig, sequences
+from blockdiff.train.sequences import Sequence, SequenceConfig, TextCodec, sequences
 from blockdiff.train.step import train_step
 
 
@@ -80,11 +80,11 @@ class TrainConfig:
         return max(self.block_sizes)
 
 
-class Documents:
+class SequenceStream:
     """An endless, seeded stream of sequences that can be entered anywhere."""
 
     def __init__(
-        self, epoch: Callable[[int], Iterator[Any]], tokenizer: Encoder, config: TrainConfig
+        self, epoch: Callable[[int], Iterator[Any]], tokenizer: TextCodec, config: TrainConfig
     ) -> None:
         self._epoch, self._tokenizer, self._config = epoch, tokenizer, config
 
@@ -126,7 +126,7 @@ class Trainer:
         self,
         model: Transformer,
         adapter: GatedAdapter,
-        documents: Documents,
+        documents: SequenceStream,
         held_out: list[Sequence],
         config: TrainConfig,
         folder: Path,

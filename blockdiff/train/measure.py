@@ -28,7 +28,7 @@ class DraftReport:
             from the last committed token; offset 1 is the base's own prediction.
         agreement: the same against the base's most likely token instead of the true one: what
             `verify` accepts.
-        mean_accepted: tokens that one verifying forward would settle: 1 for the base's exact
+        mean_accepted: tokens that one verifying forward would accept: 1 for the base's exact
             token, plus the leading drafts that equal the base's choice on the true text.
         bits_per_byte: the block diffusion NELBO of the text (an upper bound).
         base_bits_per_byte: the base's autoregressive bits on the same text.
@@ -106,8 +106,8 @@ def _served(
     base: Tensor,
     tables: Many[NgramTable],
 ) -> int:
-    """Tokens that verifying forwards settle at block starts, drafts as long as they may be."""
-    tokens, settled, known = sequence.tokens, 0, 0
+    """Tokens that verifying forwards accept at block starts, drafts as long as they may be."""
+    tokens, accepted, known = sequence.tokens, 0, 0
     drafter = Drafter((), Speculation(FREE, tables=tuple(tables)))
     for index in sorted(range(len(starts)), key=lambda i: starts[i]):
         start = starts[index]
@@ -118,8 +118,8 @@ def _served(
             if not token == tokens[known + at] == int(base[known + at - 1]):
                 break
             run += 1
-        settled += run
-    return settled
+        accepted += run
+    return accepted
 
 
 @torch.no_grad()
@@ -182,20 +182,20 @@ def _nelbo(
     starts = [first + block_size * i for i in range(count)]
     clean = clean_pass(model, tokens)
     covered = slice(first - 1, first - 1 + count * block_size)
-    base = _nats(model, clean.hidden[covered], tokens[first : first + count * block_size])
+    base = _nll(model, clean.hidden[covered], tokens[first : first + count * block_size])
     u = (torch.arange(count) + torch.rand((), generator=g)) / count
     t = u[torch.randperm(count, generator=g)].clamp(0.05, 1.0)[:, None]
     noisy = at_level(tokens, starts, block_size, t, absorbing(model.config.vocab_size), g)
     inside = noisy.offsets < block_size
     rows = noisy.targets.rows[inside]
     hidden = noisy_pass(model, adapter, clean, noisy)[rows.to(model.device)]
-    cross = _nats(model, hidden, noisy.targets.ids[inside])
+    cross = _nll(model, hidden, noisy.targets.ids[inside])
     bound = float((cross * noisy.targets.weights[inside]).sum()) + float(base[::block_size].sum())
     share = count * block_size / max(sequence.real - first, 1)
     return bound, float(base.sum()), sequence.n_bytes * share
 
 
-def _nats(model: Transformer, hidden: Tensor, ids: Tensor) -> Tensor:
+def _nll(model: Transformer, hidden: Tensor, ids: Tensor) -> Tensor:
     """Cross-entropy of each id under the head, on the CPU, (n,)."""
     if not len(ids):
         return torch.zeros(0)

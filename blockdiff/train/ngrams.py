@@ -96,7 +96,7 @@ def _with_token(context: Hashes, token: Ids) -> Hashes:
     return mixed ^ (mixed >> np.uint64(32))
 
 
-class Encoder(Protocol):
+class TextEncoder(Protocol):
     """What is needed of a tokenizer."""
 
     vocab_size: int
@@ -105,7 +105,7 @@ class Encoder(Protocol):
 
 
 def count_texts(
-    texts: Sequence[str], tokenizer: Encoder, entries: int, progress: Callable[[int, int], None]
+    texts: Sequence[str], tokenizer: TextEncoder, entries: int, progress: Callable[[int, int], None]
 ) -> tuple[NgramTable, int]:
     """The table of texts, each a document, and how many tokens they have.
 

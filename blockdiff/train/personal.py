@@ -15,7 +15,7 @@ from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.errors import InputFileError
 from blockdiff.system import private
 from blockdiff.train.filters import normalise, path_allowed, unlike_code
-from blockdiff.train.ngrams import Encoder, Ids, count, stream
+from blockdiff.train.ngrams import Ids, TextEncoder, count, stream
 from blockdiff.train.sources import MAX_FILE_BYTES, is_source
 from blockdiff.weights import store
 
@@ -114,7 +114,7 @@ def _text(path: Path) -> str | None:
 
 
 def count_files(
-    files: Sequence[Path], tokenizer: Encoder, progress: Callable[[int, int], None]
+    files: Sequence[Path], tokenizer: TextEncoder, progress: Callable[[int, int], None]
 ) -> Counted:
     """The table of files, the first of them up to `MOST_BYTES`.
 

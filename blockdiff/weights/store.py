@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -43,11 +43,10 @@ from blockdiff.weights.catalog import (
     published,
 )
 from blockdiff.weights.footprint import shape_of
-from blockdiff.weights.transfer import CHUNK
+from blockdiff.weights.transfer import CHUNK, OnTransfer
 
 __all__ = [
-    "DEFAULT_MODEL", "ROOM_HINT", "CatalogEntry", "ModelFiles", "ModelState", "Progress",
-    "Published", "Status",
+    "DEFAULT_MODEL", "ROOM_HINT", "CatalogEntry", "ModelFiles", "ModelState", "Published", "Status",
     "bundled_models", "cache_root", "catalog", "files_of", "find", "folder_of", "is_path",
     "is_verified", "lock", "locked", "mark_verified", "own_cache_root", "partial_of", "published",
     "remove", "resolve", "state", "writing_errors",
@@ -58,9 +57,6 @@ _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has
 
 PREPARED, PACKED = "prepared-bf16", "prepared-int8"
 HUB = "bfloat16"  # what checkpoints are published in
-
-Progress = Callable[[str, int, int], None]
-"""Called with the phase (`hub`, `wheels`, `copy`, `check`, `waiting`), bytes done, bytes in all."""
 
 
 class Status(str, Enum):
@@ -168,7 +164,7 @@ def is_path(name_or_path: str) -> bool:
     return name_or_path in (".", "..", "~")
 
 
-def resolve(name_or_path: str, progress: Progress = no_op) -> ModelFiles:
+def resolve(name_or_path: str, progress: OnTransfer = no_op) -> ModelFiles:
     """Paths of a model that can be loaded, by catalogue name, GGUF file or checkpoint folder.
 
     A base whose size or time changed since it was last checked is read against its SHA-256 again
@@ -217,7 +213,7 @@ def files_of(entry: CatalogEntry) -> ModelFiles:
     )
 
 
-def is_verified(base: Path, sha256: str, progress: Progress = no_op) -> bool:
+def is_verified(base: Path, sha256: str, progress: OnTransfer = no_op) -> bool:
     """Whether `base` has this digest; reads it only if it changed since the last time."""
     try:
         if json.loads(_marker(base).read_text("utf-8")) == _seen(base, sha256):
@@ -342,7 +338,7 @@ def _path_key(path: Path) -> str:
     return f"{path.stem}-{hashlib.sha256(seen.encode()).hexdigest()[:12]}"
 
 
-def _digest(path: Path, progress: Progress = no_op) -> str:
+def _digest(path: Path, progress: OnTransfer = no_op) -> str:
     digest, done, total = hashlib.sha256(), 0, path.stat().st_size
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):

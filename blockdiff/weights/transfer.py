@@ -20,7 +20,8 @@ _READ_SECONDS = 30.0
 _CHECKPOINT = 64 << 20  # bytes that a killed process may lose
 _CONNECTIONS = 20  # a broken download is resumed, as long as each connection brought something
 
-Report = Callable[[str, int, int], None]
+OnTransfer = Callable[[str, int, int], None]
+"""Called with the phase (`hub`, `wheels`, `copy`, `check`, `waiting`), bytes done, bytes in all."""
 
 
 class SourceFailed(Exception):
@@ -38,7 +39,7 @@ class Partial:
         size: good bytes so far.
     """
 
-    def __init__(self, path: Path, progress: Callable[[str, int, int], None]) -> None:
+    def __init__(self, path: Path, progress: OnTransfer) -> None:
         """`progress` is called with "check" while an earlier download is read again."""
         self.path = path
         self.size = 0
@@ -138,7 +139,7 @@ def is_offline() -> bool:
     return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
 
 
-def fill(url: str, size: int, partial: Partial, report: Report) -> None:
+def fill(url: str, size: int, partial: Partial, report: OnTransfer) -> None:
     """Append what is missing of the `size` bytes at `url`. Raises SourceFailed."""
     import httpx
 
@@ -157,7 +158,7 @@ def fill(url: str, size: int, partial: Partial, report: Report) -> None:
     raise SourceFailed(f"stopped after {partial.size} of {size} bytes")
 
 
-def _stream(url: str, size: int, partial: Partial, report: Report) -> None:
+def _stream(url: str, size: int, partial: Partial, report: OnTransfer) -> None:
     import httpx
 
     headers = {"Accept-Encoding": "identity"}

@@ -23,6 +23,7 @@ from pathlib import Path
 from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import BlockdiffError
 from blockdiff.eval import heldout
+from blockdiff.types import no_op
 from lsp_server.actions import Action, ActionParams
 from lsp_server.constructs import Function, documentation, enclosing_function
 from lsp_server.document import Document
@@ -30,7 +31,6 @@ from lsp_server.edits import made_in
 from lsp_server.faults import faults
 from lsp_server.messages import DocumentId
 from lsp_server.server import Server, create
-from lsp_server.sessions import unseen
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "models" / "qwen2.5-coder-1.5b-blockdiff" / "eval" / "held_out.jsonl.gz"
@@ -65,7 +65,7 @@ def functions(text: str, language: str) -> list[Function]:
     found = {}
     at = 0
     for line in text.splitlines(keepends=True):
-        function = enclosing_function(text, at, "", language)
+        function = enclosing_function(text, at, language)
         at += len(line)
         if function is not None:
             found[function.start, function.end] = function
@@ -155,7 +155,7 @@ async def judged(server: Server, case: Case) -> tuple[str, str]:
     document: Document = server.documents.opened(uri, case.language, 1, case.text)
     params = ActionParams(case.action, DocumentId(uri, 1), document.span(case.at, case.at))
     try:
-        outcome = await server.actions.plan(params)(unseen)
+        outcome = await server.actions.plan(params)(no_op)
     except BlockdiffError as error:
         return error.code, error.message
     written = " | ".join(edit.new_text for edit in outcome.edits)

@@ -24,10 +24,10 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.dllm.sampler import NativeSampler
+from blockdiff.diffusion.dllm.sampler import AbsorbingSampler
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.kinds import kind_of
-from blockdiff.model.load.load import load_transformer
 from blockdiff.model.transformer import Transformer
 from tests.unit.tiny import last
 
@@ -80,7 +80,7 @@ def ours(
 ) -> list[int]:
     kind = kind_of(folder)
     assert kind.mask_token_id is not None
-    sampler = NativeSampler(
+    sampler = AbsorbingSampler(
         model=model,
         kind=kind,
         cache=BlockCache(model.config, capacity=4),

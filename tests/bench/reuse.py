@@ -19,15 +19,15 @@ from torch.nn import functional as F
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.readers import CanvasReader, KeptReader
-from blockdiff.diffusion.dllm.sampler import NativeSampler
+from blockdiff.diffusion.dllm.sampler import AbsorbingSampler
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.load.kinds import Attention, Body, DiffusionKind, Family
+from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind, Family
 from blockdiff.model.transformer import Transformer
 from tests.unit import tiny
 
 MASK, HOLES, STEPS = 21, 60, 600
-KIND = DiffusionKind(Family.LLADA, Body.QWEN2, Attention.FULL, False, MASK, None)
+KIND = DiffusionKind(Family.LLADA, Body.QWEN2, AttentionPattern.FULL, False, MASK, None)
 
 
 def trained(steps: int) -> Transformer:
@@ -59,7 +59,7 @@ def filled(
     config = DecodingConfig(
         mode=Mode.DIFFUSION, rule=Rule.SCHEDULE, block_size=4, max_tokens=24, cache=reuse
     )
-    sampler = NativeSampler(
+    sampler = AbsorbingSampler(
         model=model, kind=KIND, cache=BlockCache(model.config, capacity=1),
         chooser=Chooser([MASK]), stop=frozenset(), config=config, cancelled=lambda: False,
         after=after, length=length,

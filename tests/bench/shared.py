@@ -19,7 +19,7 @@ from blockdiff.diffusion.snapshot import Snapshot
 from blockdiff.engine.contexts import never
 from blockdiff.engine.draft_text import DraftText
 from blockdiff.engine.engine import Engine
-from blockdiff.service.encoder import Encoder
+from blockdiff.service.stream import EventEncoder
 from blockdiff.types import Hole, InfillRequest, Unread
 from tests.unit.tiny_checkpoint import checkpoint
 
@@ -54,7 +54,7 @@ def refinements(length: int, count: int = 60) -> tuple[float, float, float]:
     """Milliseconds for one, of drafts whose last is `length` tokens long."""
     point = checkpoint()
     tokens = point.tokenizer.encode("".join(FUNCTION.format(i) for i in range(length // 16)))
-    drafts, encoder = DraftText(point.tokenizer, "r", 0), Encoder()
+    drafts, encoder = DraftText(point.tokenizer, "r", 0), EventEncoder()
     unread, built, written = [], [], []
     for end in range(length - count * GROWTH, length, GROWTH):
         settled = (True,) * (end - GUESSED) + (False,) * GUESSED

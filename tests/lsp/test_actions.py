@@ -10,6 +10,7 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
 from blockdiff.client.endpoint import Runtime
+from blockdiff.syntax.grammars import language_of
 from blockdiff.types import Extent, InfillRequest
 from lsp_server.actions import Action
 from lsp_server.constructs import documentation, enclosing_function
@@ -273,10 +274,10 @@ FUNCTIONS = [
 
 @pytest.mark.parametrize(("path", "text", "cursor", "body"), FUNCTIONS)
 def test_the_function_around_the_cursor(path: str, text: str, cursor: str, body: str) -> None:
-    function = enclosing_function(text, text.index(cursor), path, "")
+    function = enclosing_function(text, text.index(cursor), language_of(path))
     assert function is not None
     assert text[function.body_start : function.body_end].strip("\n") == body.strip("\n")
-    assert enclosing_function(text, 0, path, "cobol") is None
+    assert enclosing_function(text, 0, "cobol") is None
 
 
 # A function, and what stands around the hole for its body; None: it has one.
@@ -330,7 +331,7 @@ BODIES = [
 @pytest.mark.parametrize(("path", "text", "around"), BODIES)
 def test_where_a_body_is_written(path: str, text: str, around: str | None) -> None:
     for at in (max(text.find("f("), 0), max(text.rfind("\n", 0, -1), 0), len(text) - 1):
-        function = enclosing_function(text, at, path, "")
+        function = enclosing_function(text, at, language_of(path))
         if function is None:  # in another line than the function
             continue
         blank = function.blank
@@ -342,9 +343,7 @@ def test_where_a_body_is_written(path: str, text: str, around: str | None) -> No
 
 @pytest.mark.parametrize(("path", "text", "cursor", "body"), FUNCTIONS)
 def test_where_documentation_goes(path: str, text: str, cursor: str, body: str) -> None:
-    from blockdiff.syntax.grammars import language_of
-
-    function = enclosing_function(text, text.index(cursor), path, "")
+    function = enclosing_function(text, text.index(cursor), language_of(path))
     assert function is not None
     place = documentation(function, text, language_of(path))
     if "def f(self): pass" in text:
@@ -354,7 +353,7 @@ def test_where_documentation_goes(path: str, text: str, cursor: str, body: str) 
     at = place.start
     documented = text[:at] + place.before + "Say what." + place.after + text[at:]
     assert not faults(documented, language_of(path))
-    again = enclosing_function(documented, documented.index(cursor), path, "")
+    again = enclosing_function(documented, documented.index(cursor), language_of(path))
     assert again is not None and (again.documented or path == "a.js")
 
 
@@ -362,7 +361,7 @@ def test_where_documentation_goes(path: str, text: str, cursor: str, body: str) 
     "text", ["def f():", "def f():\n", "def f():\n    \n", "def f(): # a\n    # b\n"]
 )
 def test_a_function_that_is_being_typed_has_a_head_only(text: str) -> None:
-    function = enclosing_function(text, 2, "a.py", "python")
+    function = enclosing_function(text, 2, "python")
     assert function is not None
     assert (function.name, function.is_empty, function.documented) == ("f", True, False)
 

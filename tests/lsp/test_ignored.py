@@ -12,7 +12,7 @@ import pytest
 
 from blockdiff.errors import IgnoreListUnreadable
 from blockdiff.system import ignored as module
-from blockdiff.system.ignored import Ignored, Verdict
+from blockdiff.system.ignored import IgnoreFiles, Verdict
 from lsp_server.uris import file_of, files_of
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="paths of another kind")
@@ -73,7 +73,7 @@ def test_a_closed_file_is_closed_by_every_name(project: Path, name: str) -> None
     (project / "src" / "folder").symlink_to(project / "secret")
     query = quote(json.dumps({"path": f"{project}/secret/a.py", "ref": "~"}))
     uri = name.format(root=project, query=query)
-    assert Ignored().strictest(files_of(uri)) is Verdict.CLOSED, files_of(uri)
+    assert IgnoreFiles().strictest(files_of(uri)) is Verdict.CLOSED, files_of(uri)
 
 
 @posix
@@ -89,7 +89,7 @@ def test_a_closed_file_is_closed_by_every_name(project: Path, name: str) -> None
 )  # fmt: skip
 def test_any_other_name_is_open_and_none_is_too_strange(project: Path, uri: str) -> None:
     (project / "loop").symlink_to("loop")
-    assert Ignored().strictest(files_of(uri.replace("{root}", str(project)))) is Verdict.OPEN
+    assert IgnoreFiles().strictest(files_of(uri.replace("{root}", str(project)))) is Verdict.OPEN
 
 
 @posix
@@ -97,9 +97,9 @@ def test_what_git_ignores_is_no_context_by_any_name(project: Path) -> None:
     (project / "build").mkdir()
     (project / "src" / "made").symlink_to("../build")
     for uri in (f"file://{project}/build/a.py", f"file://{project}/src/made/a.py"):
-        assert Ignored().strictest(files_of(uri)) is Verdict.NOT_AS_CONTEXT
+        assert IgnoreFiles().strictest(files_of(uri)) is Verdict.NOT_AS_CONTEXT
     # the list of a repository says nothing of another inside
-    assert Ignored().verdict(project / "vendor/lib/build/a.py") is Verdict.OPEN
+    assert IgnoreFiles().verdict(project / "vendor/lib/build/a.py") is Verdict.OPEN
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_what_can_be_read_of_a_list_holds_and_the_rest_is_reported_once(
 ) -> None:
     (project / ".blockdiffignore").write_bytes(content)
     reports: list[IgnoreListUnreadable] = []
-    rules = Ignored(reports.append)
+    rules = IgnoreFiles(reports.append)
     for _ in range(3):
         assert rules.verdict(project / "secret" / "a.py") is Verdict.CLOSED
         assert rules.verdict(project / "src" / "b.py") is Verdict.OPEN
@@ -139,15 +139,15 @@ def test_what_can_be_read_of_a_list_holds_and_the_rest_is_reported_once(
 @posix
 def test_names_that_are_not_utf_8_are_closed_as_the_disk_has_them(project: Path) -> None:
     (project / ".blockdiffignore").write_bytes(b"caf\xe9.py\n")
-    assert Ignored().strictest(files_of(f"file://{project}/caf%E9.py")) is Verdict.CLOSED
-    assert Ignored().verdict(project / os.fsdecode(b"caf\xe9.py")) is Verdict.CLOSED
+    assert IgnoreFiles().strictest(files_of(f"file://{project}/caf%E9.py")) is Verdict.CLOSED
+    assert IgnoreFiles().verdict(project / os.fsdecode(b"caf\xe9.py")) is Verdict.CLOSED
 
 
 def test_a_list_that_is_no_file_closes_all_below_it_and_says_so(project: Path) -> None:
     (project / ".blockdiffignore").unlink()
     (project / ".blockdiffignore").mkdir()
     reports: list[IgnoreListUnreadable] = []
-    assert Ignored(reports.append).verdict(project / "src" / "b.py") is Verdict.CLOSED
+    assert IgnoreFiles(reports.append).verdict(project / "src" / "b.py") is Verdict.CLOSED
     assert len(reports) == 1 and "cannot be read" in reports[0].message
 
 
@@ -157,8 +157,8 @@ def test_case_does_not_matter_where_the_file_system_ignores_it(
     (project / ".blockdiffignore").write_text("/Secret/\nCaf\u00e9.py\n")
     monkeypatch.setattr(module, "_ignores_case", lambda file: True)
     for name in ("secret/a.py", "SECRET/a.py", "src/cafe\u0301.PY"):
-        assert Ignored().verdict(project / name) is Verdict.CLOSED
-    assert Ignored().verdict(project / "src" / "b.py") is Verdict.OPEN
+        assert IgnoreFiles().verdict(project / name) is Verdict.CLOSED
+    assert IgnoreFiles().verdict(project / "src" / "b.py") is Verdict.OPEN
 
 
 @pytest.mark.parametrize(

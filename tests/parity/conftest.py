@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blockdiff.model.int8 import library
-from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 from blockdiff.model.transformer import Transformer
 from blockdiff.weights import store

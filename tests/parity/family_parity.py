@@ -24,8 +24,8 @@ from transformers import DynamicCache, PreTrainedModel
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.load.kinds import Attention, Body, DiffusionKind, kind_of
-from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.from_folder import load_transformer
+from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind, kind_of
 from blockdiff.model.transformer import Transformer
 from tests.parity.family_checkpoints import (
     CHECKPOINTS,
@@ -81,10 +81,10 @@ def measure(tiny: Tiny, folder: Path) -> dict[str, float]:
 
 def builder(kind: DiffusionKind) -> Maker:
     """The mask of the family by (past, new)."""
-    if kind.attention is Attention.BLOCK:
+    if kind.attention is AttentionPattern.BLOCK:
         assert kind.block_size is not None
         return partial(_blocks, kind.block_size)
-    return masks.causal if kind.attention is Attention.CAUSAL else masks.full
+    return masks.causal if kind.attention is AttentionPattern.CAUSAL else masks.full
 
 
 def padded_mask(build: Maker, past: int, new: int, padding: Sequence[int]) -> Tensor:
@@ -148,7 +148,7 @@ def live(tiny: Tiny, kind: DiffusionKind, folder: Path) -> dict[str, Tensor]:
     """The same weights in the body of transformers, with the family's mask spelled out."""
     model = body(tiny, kind, folder)
     ids = tokens(tiny.family)
-    causal = kind.attention is Attention.CAUSAL  # theirs, its sliding window included
+    causal = kind.attention is AttentionPattern.CAUSAL  # theirs, its sliding window included
     real = torch.ones(2, LENGTH, dtype=torch.long)
     real[1, :PADDING] = 0
     rows = torch.stack([oracle(kind, 0), oracle(kind, PADDING)])[:, None]

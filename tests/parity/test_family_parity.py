@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from blockdiff.model import masks
-from blockdiff.model.load.kinds import Attention, kind_of
-from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.from_folder import load_transformer
+from blockdiff.model.load.kinds import AttentionPattern, kind_of
 from docs import checkpoints_parts
 from tests.parity.family_checkpoints import CHECKPOINTS, LENGTH, tokens
 from tests.parity.family_parity import (
@@ -31,7 +31,7 @@ STORED = [tiny.family for tiny in CHECKPOINTS.values() if tiny.stored]
 def test_logits_are_those_of_the_reference(family: str, tmp_path: Path) -> None:
     found = measure(CHECKPOINTS[family], tmp_path)
     assert max(found.values()) <= TOLERANCE, found
-    exact_cache = kind_of(tmp_path / "ours").attention is not Attention.FULL
+    exact_cache = kind_of(tmp_path / "ours").attention is not AttentionPattern.FULL
     assert ("cached" in found) == exact_cache
 
 

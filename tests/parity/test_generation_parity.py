@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.dllm.sampler import NativeSampler
+from blockdiff.diffusion.dllm.sampler import AbsorbingSampler
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.transformer import Transformer
 from tests.parity.family_checkpoints import MASK
 from tests.parity.generation_cases import CASES, FOLDER, PROMPTS, Case
@@ -34,7 +34,7 @@ def references() -> dict[str, np.ndarray]:
 
 def written(case: Case, model: Transformer, before: list[int], after: list[int]) -> list[int]:
     """The hole as our sampler fills it, nothing cut off at an end token."""
-    sampler = NativeSampler(
+    sampler = AbsorbingSampler(
         model=model,
         kind=case.kind,
         cache=BlockCache(model.config, capacity=4),

@@ -21,7 +21,7 @@ from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.int8 import library
 from blockdiff.model.int8.quantized import is_quantized
-from blockdiff.model.load.load import DraftingConfig, load_adapter
+from blockdiff.model.load.from_folder import DraftingConfig, load_adapter
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 from blockdiff.weights import store

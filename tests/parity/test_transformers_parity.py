@@ -22,7 +22,7 @@ from transformers import (
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.transformer import Transformer
 
 TOLERANCE = 1e-5

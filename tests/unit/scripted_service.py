@@ -27,7 +27,7 @@ from blockdiff.config import DecodingConfig
 from blockdiff.errors import Cancelled, ExitCode, ModelNotFound
 from blockdiff.service import launcher
 from blockdiff.service.launcher import ServeOptions
-from blockdiff.service.worker import Load, Report
+from blockdiff.service.worker import Load
 from blockdiff.types import (
     Event,
     Filled,
@@ -35,6 +35,7 @@ from blockdiff.types import (
     FinishReason,
     Hole,
     InfillRequest,
+    OnProgress,
     Priority,
     Refinement,
     Request,
@@ -179,7 +180,7 @@ class ScriptedEngine(OneByOne):
         return Warmed(end.request_id, end.context_tokens, end.cached_tokens, end.elapsed_ms)
 
 
-def load(report: Report) -> Any:
+def load(report: OnProgress) -> Any:
     """As `SCRIPT_LOAD` says."""
     scene = os.environ.get("SCRIPT_LOAD", "")
     if scene == "missing":

@@ -55,8 +55,8 @@ def test_holes_together_are_compared_with_those_very_holes_alone() -> None:
     assert ways["together"]["encoded"] < ways["single"]["encoded"] >= ways["kept"]["encoded"]
     assert ways["together"]["passes"] < ways["single"]["passes"] == ways["kept"]["passes"]
     assert ways["revised"]["encoded"] >= ways["together"]["encoded"]
-    truth = holes.Attempt(tuple(wanted[0].truth), 3, 1.0, 1.0, 1, 1)
-    wrong = holes.Attempt(("", *wanted[0].truth[1:]), 3, 2.0, 4.0, 1, 1)
+    truth = holes.MultiHoleResult(tuple(wanted[0].truth), 3, 1.0, 1.0, 1, 1)
+    wrong = holes.MultiHoleResult(("", *wanted[0].truth[1:]), 3, 2.0, 4.0, 1, 1)
     row = holes._row(wanted[:1], [truth], [wrong])
     assert row["processor_ratio"]["median"] == 0.25
     assert (row["exact"], row["better"], row["worse"], row["ratio"]["median"]) == (3, 1, 0, 0.5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from blockdiff.bench import ceilings, peer_report, peers, rivals, scenes
-from blockdiff.bench.rivals import Run
+from blockdiff.bench.rivals import TimedRun
 from blockdiff.cli.bench_tables import completions, machine, rewrite, targets
 from blockdiff.config import Mode
 from blockdiff.engine.engine import Engine
@@ -21,7 +21,7 @@ from tests.unit import tiny
 from tests.unit.tiny_checkpoint import checkpoint, tokenizer
 
 BYTES = scenes.Size(tokens=(60, 200), changed=(2, 40))  # of the tiny tokenizer
-RUN = Run(context=2.0, writing=1.0, encoded=50, tokens=6, forwards=3)
+RUN = TimedRun(context=2.0, writing=1.0, encoded=50, tokens=6, forwards=3)
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +179,9 @@ def test_forwards_leave_the_context_as_it_was(engine: Engine) -> None:
 
 
 def test_ratios_are_taken_place_by_place() -> None:
-    half = Run(context=1.0, writing=0.5, encoded=50, tokens=6, forwards=6)
-    slow = Run(context=20.0, writing=10.0, encoded=50, tokens=6, forwards=2)
-    slower = Run(context=40.0, writing=20.0, encoded=50, tokens=6, forwards=6)
+    half = TimedRun(context=1.0, writing=0.5, encoded=50, tokens=6, forwards=6)
+    slow = TimedRun(context=20.0, writing=10.0, encoded=50, tokens=6, forwards=2)
+    slower = TimedRun(context=40.0, writing=20.0, encoded=50, tokens=6, forwards=6)
     runs = [{"verify": half, "llama.cpp": RUN}, {"verify": slow, "llama.cpp": slower}]
     found = peer_report.compared(runs, "verify")
     assert found["verify"]["ratio"] == {"median": 0.5, "low": 0.5, "high": 0.5}
@@ -193,8 +193,8 @@ def test_ratios_are_taken_place_by_place() -> None:
 class Parrot:
     """A rival of known speed."""
 
-    def __call__(self, prompt: Sequence[int], tokens: int, *, cold: bool) -> Run:
-        return Run(1.0, 0.1 * (tokens - 1), len(prompt) if cold else 9, tokens, tokens)
+    def __call__(self, prompt: Sequence[int], tokens: int, *, cold: bool) -> TimedRun:
+        return TimedRun(1.0, 0.1 * (tokens - 1), len(prompt) if cold else 9, tokens, tokens)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def expected(text: list[int], stop: set[int]) -> list[float]:
 def test_no_way_sees_another() -> None:
     loop = sampler(toy_base(), None, DecodingConfig(mode=Mode.AR))
     with torch.inference_mode():
-        loop.encode(PROMPT)
+        loop.prefill(PROMPT)
         (found,) = events_of(weighed(loop, PROMPT[-1], WAYS), loop.alone)
     for nats, way in zip(found, WAYS, strict=True):
         assert nats == pytest.approx(expected(way, set(loop.stop)), abs=1e-4)
@@ -38,13 +38,13 @@ def test_what_is_committed_of_the_first_way_is_as_if_it_had_been_read(count: int
     first, *_ = WAYS
     loop = sampler(toy_base(), None, DecodingConfig(mode=Mode.AR))
     with torch.inference_mode():
-        loop.encode(PROMPT)
+        loop.prefill(PROMPT)
         list(events_of(weighed(loop, PROMPT[-1], WAYS), loop.alone))
         loop.cache.commit(count)
         rest = [*first[count:], 2]
         last = [*PROMPT, *first][len(PROMPT) - 1 + count]
         (found,) = events_of(scored(loop, last, rest, 3), loop.alone)
-    assert [one.nats for one in found] == pytest.approx(
+    assert [one.nll for one in found] == pytest.approx(
         expected([*first, 2], set())[count:], abs=1e-4
     )
 
@@ -53,7 +53,7 @@ def test_how_far_a_token_lies_behind_the_likeliest() -> None:
     loop = sampler(toy_base(), None, DecodingConfig(mode=Mode.AR))
     rows = forward(toy_base(), [*PROMPT, 4])[len(PROMPT) - 1 :].log_softmax(-1)
     with torch.inference_mode():
-        loop.encode(PROMPT)
+        loop.prefill(PROMPT)
         (found,) = events_of(scored(loop, PROMPT[-1], [4], 3), loop.alone)
     assert found[0].likeliest == tuple(rows[0].topk(3).indices.tolist())
     assert found[0].gap == pytest.approx(float(rows[0].max() - rows[0, 4]), abs=1e-4)

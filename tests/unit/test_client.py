@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
@@ -395,6 +396,39 @@ def test_plain_http_is_used_beyond_loopback_only_when_told() -> None:
     EngineClient(EngineOptions("http://example.com:1", "t", allow_plain_http=True))
     for host in ("localhost", "127.0.0.1", "127.8.8.8", "[::1]"):
         EngineClient(EngineOptions(f"http://{host}:1", "t"))
+
+
+@posix
+def test_a_cancelled_request_leaves_nothing_in_the_log(
+    runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bytes that arrive in the turn in which their reader is cancelled; real errors still show."""
+
+    async def story() -> None:
+        async with client_of(runtime) as client:
+            await client.connect()
+            accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+            path = str(tmp_path / "s")
+            server = await asyncio.start_unix_server(lambda _, w: accepted.put_nowait(w), path)
+            stream = await anyio.connect_unix(path)
+            writer = await accepted.get()
+            reader = asyncio.create_task(stream.receive())
+            await asyncio.sleep(0.05)
+            writer.write(b"late")
+            await asyncio.sleep(0)
+            reader.cancel()
+            await asyncio.wait([reader])
+            await asyncio.sleep(0.05)
+            assert caplog.records == []
+            asyncio.get_running_loop().call_soon([].pop)
+            await asyncio.sleep(0)
+            assert [record.name for record in caplog.records] == ["asyncio"]
+            writer.close()
+            server.close()
+            await stream.aclose()
+
+    caplog.set_level("ERROR")
+    run(story())
 
 
 def test_one_client_serves_many_tasks_and_gives_each_its_own_answer(runtime: Runtime) -> None:

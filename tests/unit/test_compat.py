@@ -17,7 +17,7 @@ from blockdiff.client.wire import MOST_BYTES
 from blockdiff.config import MAX_BYTES
 from blockdiff.errors import EngineBusy, InvalidRequest, OutOfMemory
 from blockdiff.service.compat.asked import Sampling, Text, rewriting
-from blockdiff.service.compat.generation import View
+from blockdiff.service.compat.writing import SettledText
 from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
 from tests.unit import compat_clients
 from tests.unit.compat_clients import CLIENTS, INSTRUCTION, LLAMA_VIM, LLAMA_VSCODE, tried
@@ -219,7 +219,7 @@ def test_nothing_is_sent_that_the_final_text_takes_back(world: Compat) -> None:
 def test_what_is_sent_of_a_draft(settled: str, late: bool, shown: str) -> None:
     at = len(BEFORE + CURSOR)
     request = InfillRequest(BEFORE + CURSOR + AFTER, Hole(at, at), language="python")
-    assert View(request).shown(settled, late) == shown
+    assert SettledText(request).shown(settled, late) == shown
 
 
 # --- prompts -------------------------------------------------------------------------------------

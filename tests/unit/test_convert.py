@@ -19,13 +19,13 @@ from blockdiff.model import masks
 from blockdiff.model.int8 import library
 from blockdiff.model.int8.four_bits import quantize_q4_k
 from blockdiff.model.load.convert import convert
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.kinds import kind_of
-from blockdiff.model.load.load import load_transformer
 from blockdiff.types import Finished, Hole, InfillRequest
 from tests.unit import tiny
 
 DOCUMENT = "def f(x):\n    y = \n    return y\n"
-pytestmark = pytest.mark.skipif(bool(library.available()), reason="no native library here")
+pytestmark = pytest.mark.skipif(bool(library.available()), reason="no int8 library here")
 
 
 def quiet(what: str, share: float) -> None:

@@ -13,6 +13,7 @@ from blockdiff.diffusion.drafter import (
     MOST_ROWS,
     Drafter,
     DraftTokens,
+    Plan,
     RowCosts,
     Source,
     Speculation,
@@ -34,6 +35,11 @@ def logits(*rows: dict[int, float]) -> torch.Tensor:
     return torch.stack(out)
 
 
+def kept(drafter: Drafter) -> int:
+    """Drafted tokens that a forward verifies."""
+    return drafter.plan(drafter.draft(None, 99), 0, 60).kept
+
+
 def test_the_text_is_copied_as_far_as_that_is_likely() -> None:
     draft = Drafter([*LOOP, 10, 11, 12, 13, 14], Speculation(INT8, 16)).draft(None, 99)
     assert draft.tokens[:8] == tuple(range(15, 23))
@@ -43,7 +49,7 @@ def test_the_text_is_copied_as_far_as_that_is_likely() -> None:
 def test_dearer_rows_make_shorter_drafts() -> None:
     prompt = [*LOOP, 10, 11]
     lengths = [
-        len(Drafter(prompt, Speculation(RowCosts(row, row, 0.1), 32)).draft(None, 99).tokens)
+        kept(Drafter(prompt, Speculation(RowCosts.linear(row, 0.1), 32)))
         for row in (0.01, 0.1, 0.2, 0.3, 0.6)
     ]
     assert lengths == sorted(lengths, reverse=True)
@@ -54,10 +60,9 @@ def test_in_company_drafts_are_shorter_where_rows_are_shared() -> None:
     prompt, found = [*LOOP, 10], []
     for others in (0, 1, 7):
         drafter = Drafter(prompt, Speculation(INT8, 24, shared=True), company=lambda n=others: n)
-        found.append(len(drafter.draft(None, 99).tokens))
+        found.append(kept(drafter))
     assert found[0] > found[1] >= found[2]
-    alone = Drafter(prompt, Speculation(INT8, 24), company=lambda: 7).draft(None, 99)
-    assert len(alone.tokens) == found[0]
+    assert kept(Drafter(prompt, Speculation(INT8, 24), company=lambda: 7)) == found[0]
 
 
 def test_the_adapter_is_corrected_by_what_is_known_of_the_token_before() -> None:
@@ -83,36 +88,52 @@ def test_without_room_or_with_what_may_not_be_written_a_draft_ends() -> None:
 CHANCES = st.lists(st.floats(0.01, 0.99), max_size=16)
 
 
-@given(CHANCES, st.integers(0, 8), st.integers(0, 60), st.sampled_from([CHEAP, INT8]))
-def test_masks_fit_the_room(chances: list[float], most: int, left: int, costs: RowCosts) -> None:
+STEPS = RowCosts.measured({1: 50.0, 8: 52.0, 9: 80.0, 16: 110.0}, masked=115.0)
+"""Eight rows at the price of one, and a step behind them."""
+
+
+@given(CHANCES, st.integers(0, 8), st.integers(0, 60), st.sampled_from([CHEAP, INT8, STEPS]))
+def test_a_plan_fits_the_room(chances: list[float], most: int, left: int, costs: RowCosts) -> None:
     count_ = len(chances)
     draft = DraftTokens((1,) * count_, tuple(chances), (Source.COPY,) * count_)
-    lengths, width = Drafter([1], Speculation(costs)).masks(draft, most, left)
-    assert list(lengths) == sorted(set(lengths)) and all(0 <= n <= count_ for n in lengths)
-    rows = len(lengths) * width
-    assert width <= most and rows <= left and 1 + count_ + rows <= MOST_ROWS
+    plan = Drafter([1], Speculation(costs)).plan(draft, most, left)
+    assert list(plan.lengths) == sorted(set(plan.lengths))
+    assert all(0 <= n <= plan.kept <= count_ for n in plan.lengths)
+    rows = len(plan.lengths) * plan.width
+    assert plan.width <= most and rows <= left and 1 + plan.kept + rows <= MOST_ROWS
 
 
 @pytest.mark.parametrize(
     ("costs", "confidence", "expected"),
     [
-        (CHEAP, (0.5, 0.5), ([0, 1, 2], 3)),  # whatever comes of the draft
-        (INT8, (0.95,), ([1], 1)),  # where it most likely ends
-        (INT8, (0.5, 0.5), ([], 0)),  # nowhere, as nowhere is likely enough
-        (RowCosts(0.9, 0.9, 0.5), (), ([], 0)),
+        (CHEAP, (0.5, 0.5), Plan(2, (0, 1, 2), 2)),  # whatever comes of the draft
+        (INT8, (0.95,), Plan(1, (1,), 1)),  # where it most likely ends
+        (INT8, (0.4, 0.4), Plan(1)),  # nowhere, as nowhere is likely enough
+        (RowCosts.linear(0.9, 0.5), (), Plan(0)),
+        (STEPS, (0.6, 0.6), Plan(2, (0, 1, 2), 1)),  # up to the step
+        (STEPS, (0.9,) * 3 + (0.1,) * 5, Plan(3, (0, 3), 2)),
+        (STEPS, (0.9,) * 8, Plan(7)),
+        (STEPS, (0.95,) * 16, Plan(16)),  # over it where there is enough to gain
     ],
 )
-def test_masks_stand_where_they_pay(
-    costs: RowCosts, confidence: tuple[float, ...], expected: tuple[list[int], int]
+def test_a_forward_carries_what_pays(
+    costs: RowCosts, confidence: tuple[float, ...], expected: Plan
 ) -> None:
     count_ = len(confidence)
     draft = DraftTokens((1,) * count_, confidence, (Source.COPY,) * count_)
-    lengths, width = Drafter([1], Speculation(costs)).masks(draft, 4, 60)
-    assert (list(lengths), width if lengths else 0) == expected
+    assert Drafter([1], Speculation(costs)).plan(draft, 4, 60) == expected
+
+
+def test_costs_are_held_to_what_a_machine_can_be() -> None:
+    """Where something else ran while they were timed."""
+    for seconds in ({1: 9.0, 9: 1.0}, {1: 1.0, 8: 99.0, 9: 98.0}):
+        costs = RowCosts.measured(seconds, masked=0.5)
+        assert list(costs.curve) == sorted(costs.curve) and costs.adapter == 0.0
+        assert 0.2 < costs.curve[MOST_ROWS] <= 0.3 * (MOST_ROWS - 1)
 
 
 def test_what_a_seed_draws_does_not_hang_on_how_fast_the_machine_was() -> None:
     for shared in (False, True):
-        timed = [RowCosts(row, row, 0.1) for row in (0.005, 0.1, 0.3)]
+        timed = [RowCosts.linear(row, 0.1) for row in (0.005, 0.1, 0.3)]
         found = {Speculation(costs, shared=shared).steady() for costs in timed}
         assert len(found) == 1

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockdiff.client import wire
-from blockdiff.service.encoder import Encoder
+from blockdiff.service.stream import EventEncoder
 from blockdiff.types import Refinement, Span, Unread
 
 pieces = st.tuples(
@@ -32,7 +32,7 @@ def test_a_refinement_is_written_as_the_wire_says(
     changes: list[tuple[int, list[tuple[str, bool, float]], int]],
 ) -> None:
     """Drafts that go on behind what is settled, and others that take some of it back."""
-    encoder, drafts = Encoder(), {0: [], 1: []}  # type: ignore[var-annotated]
+    encoder, drafts = EventEncoder(), {0: [], 1: []}  # type: ignore[var-annotated]
     for seq, (kept, more, hole) in enumerate(changes):
         drafts[hole] = [*drafts[hole][:kept], *more]
         refinement = drawn(drafts[hole], hole, seq)
@@ -50,6 +50,6 @@ def test_a_refinement_is_built_when_it_is_written() -> None:
 
     unread = Unread(build, seq=7, forwards=9, hole=2)
     assert not built
-    written = json.loads(Encoder().event(unread).decode().split("data: ")[1])
+    written = json.loads(EventEncoder().event(unread).decode().split("data: ")[1])
     assert (written["seq"], written["forwards"], written["hole"]) == (7, 9, 2)
     assert len(built) == 1

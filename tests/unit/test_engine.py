@@ -18,7 +18,7 @@ from blockdiff.engine.contexts import resolved
 from blockdiff.engine.draft_text import DraftText, draft_text
 from blockdiff.engine.engine import Engine, MovingRate
 from blockdiff.errors import Cancelled, InvalidRequest
-from blockdiff.types import Finished, FinishReason, Hole, InfillRequest, Refinement
+from blockdiff.types import Finished, FinishReason, Hole, InfillRequest, Refinement, SyntaxState
 from tests.unit.tiny_checkpoint import checkpoint
 
 DOCUMENT = "def area(width, height):\n    \n\nprint(area(3, 4))\n"
@@ -69,6 +69,24 @@ def test_spans_cover_the_text_of_every_refinement(engine: Engine, mode: Mode) ->
 def test_verify_writes_what_ar_writes(engine: Engine) -> None:
     texts = {finish(engine, request(mode=mode)).text for mode in (Mode.AR, Mode.VERIFY)}
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "language", "head", "known"),
+    [
+        ("area.py", "", "", True),
+        ("area.txt", " Python ", "", True),
+        ("area", "", "#!/usr/bin/env python3\r\n", True),
+        ("area", "", "", False),
+    ],
+)
+def test_the_language_is_found_by_its_id_the_path_or_the_first_line(
+    engine: Engine, path: str, language: str, head: str, known: bool
+) -> None:
+    at = len(head) + HOLE.start
+    wanted = InfillRequest(head + DOCUMENT, Hole(at, at), path, language)
+    end = finish(engine, replace(wanted, decoding=request().decoding))
+    assert (end.syntax is not SyntaxState.SKIPPED) == known
 
 
 @pytest.mark.parametrize("mode", list(Mode))

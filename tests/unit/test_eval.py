@@ -18,8 +18,8 @@ from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import InputFileError, InvalidRequest
 from blockdiff.eval import fillers, sandbox
 from blockdiff.eval.infilling import (
-    Result,
-    Task,
+    InfillResult,
+    InfillTask,
     choose,
     evaluate,
     interval,
@@ -31,8 +31,8 @@ from blockdiff.eval.sandbox import Limits, run_program
 from blockdiff.types import Event, Finished, FinishReason, InfillRequest, Refinement, SyntaxState
 
 
-def task(problem: int, line: int = 0) -> Task:
-    return Task(
+def task(problem: int, line: int = 0) -> InfillTask:
+    return InfillTask(
         id=f"SingleLineInfilling/HumanEval/{problem}/L{line}",
         prefix=f"def add(a, b):\n    c = {line}\n",
         suffix="    return total\n",
@@ -45,7 +45,7 @@ def task(problem: int, line: int = 0) -> Task:
 TASKS = [task(problem, line) for problem in range(5) for line in range(2)]
 
 
-def row_of(entry: Task) -> dict[str, str]:
+def row_of(entry: InfillTask) -> dict[str, str]:
     return {
         "task_id": entry.id,
         "prompt": entry.prefix,
@@ -237,9 +237,9 @@ def test_floor_and_ceiling() -> None:
 
 
 def test_the_interval_resamples_problems_not_holes() -> None:
-    def results(passing: set[int]) -> list[Result]:
+    def results(passing: set[int]) -> list[InfillResult]:
         return [
-            Result(t.id, "", "", i in passing, False, False, True, 0, 0, 0.0)
+            InfillResult(t.id, "", "", i in passing, False, False, True, 0, 0, 0.0)
             for i, t in enumerate(TASKS)
         ]
 
@@ -254,11 +254,11 @@ def test_a_run_goes_on_where_it_ended(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def filler(fail_after: int) -> fillers.Filler:
-        def fill(prefix: str, suffix: str, reference: str) -> fillers.Filled:
+        def fill(prefix: str, suffix: str, reference: str) -> fillers.Completion:
             if len(asked) == fail_after:
                 raise KeyboardInterrupt
             asked.append(prefix)
-            return fillers.Filled(reference, 1, 1, 0.0)
+            return fillers.Completion(reference, 1, 1, 0.0)
 
         return fill
 

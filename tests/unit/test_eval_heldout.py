@@ -257,7 +257,7 @@ def test_a_revision_runs_and_repeats_itself(engine: Engine) -> None:
 def test_surprise_is_what_a_plain_pass_over_all_tokens_says() -> None:
     point = checkpoint()
     tokens = torch.tensor(point.tokenizer.encode(FILES[0].text)[:150])
-    nats, best = bits.surprise(point.model, tokens, first=16)
+    nats, best = bits.nll(point.model, tokens, first=16)
     log_probs = tiny.forward(point.model, tokens.tolist()).log_softmax(-1)[15:-1]
     expected = -log_probs.gather(1, tokens[16:, None])[:, 0]
     assert (nats - expected).abs().max() <= 1e-4

@@ -10,7 +10,7 @@ import pytest
 from blockdiff.config import DecodingConfig
 from blockdiff.eval import edits, exercises, rewrite, sandbox
 from blockdiff.eval.heldout import HeldOutFile
-from blockdiff.eval.rewrite_task import Task
+from blockdiff.eval.rewrite_task import RewriteTask
 from blockdiff.types import Event, Finished, FinishReason, RewriteRequest, SyntaxState
 
 SOURCE = '''import json
@@ -162,6 +162,6 @@ def test_files_that_offsets_would_not_fit_are_left_out() -> None:
 
 def test_a_task_says_what_it_is() -> None:
     for task in TASKS.values():
-        assert isinstance(task, Task) and task.id.startswith(f"{task.form}/")
+        assert isinstance(task, RewriteTask) and task.id.startswith(f"{task.form}/")
         assert task.document[task.start : task.end] == task.text
         assert task.text.lstrip().startswith("def ")

@@ -15,7 +15,7 @@ from blockdiff.engine.engine import Engine
 from blockdiff.eval import heldout, seams
 from blockdiff.eval.results import ResultsFile
 from blockdiff.eval.seam_faults import is_fenced, is_prose, repeats
-from blockdiff.eval.seam_holes import LANGUAGES, SeamHole, Way, draw
+from blockdiff.eval.seam_holes import LANGUAGES, Caller, SeamHole, draw
 from blockdiff.eval.seam_places import KINDS
 from blockdiff.syntax.check import check
 from blockdiff.types import Extent, Finished, FinishReason, Snippet, SyntaxState
@@ -174,10 +174,10 @@ def test_ghost_text_is_asked_for_as_an_editor_does() -> None:
     extents = [
         seams.request_of(hole, way, decoding, 64).extent
         for hole in (within, at_end)
-        for way in (Way.INFILL, Way.GHOST)
+        for way in (Caller.INFILL, Caller.GHOST)
     ]
     assert extents == [Extent.HOLE, Extent.LINE, Extent.HOLE, Extent.BLOCK]
-    request = seams.request_of(within, Way.GHOST, decoding, 64)
+    request = seams.request_of(within, Caller.GHOST, decoding, 64)
     assert request.prefix == within.before and request.suffix == within.after
     assert request.snippets == (within.neighbour,) and request.context_tokens == 64
 
@@ -203,7 +203,7 @@ HOLE = SeamHole("a:1-2", "a", "a.py", "python", "mid-line", "p = join(", "here",
     ],
 )
 def test_a_text_is_judged(text: str, exact: bool, repeated: str, torn: bool, syntax: str) -> None:
-    row = seams.judge(HOLE, Way.GHOST, end(text), "raw", 1.0)
+    row = seams.judge(HOLE, Caller.GHOST, end(text), "raw", 1.0)
     assert (row.exact, row.repeats, row.torn, row.syntax) == (exact, repeated, torn, syntax)
     assert row.is_clean is not bool(repeated) and row.task_id == "ghost a:1-2"
 
@@ -212,10 +212,10 @@ def test_figures_are_those_of_the_rows() -> None:
     java = replace(HOLE, id="b", language="java", kind="body")
     shell = replace(HOLE, id="c", language="shell")
     rows = [
-        seams.judge(HOLE, Way.INFILL, end("here"), "", 1.0),
-        seams.judge(java, Way.INFILL, end("", FinishReason.LENGTH), "", 1.0),
-        seams.judge(shell, Way.INFILL, end("here, 'x')"), "", 1.0),
-        seams.judge(HOLE, Way.GHOST, end("```\nThis is what it does."), "", 1.0),
+        seams.judge(HOLE, Caller.INFILL, end("here"), "", 1.0),
+        seams.judge(java, Caller.INFILL, end("", FinishReason.LENGTH), "", 1.0),
+        seams.judge(shell, Caller.INFILL, end("here, 'x')"), "", 1.0),
+        seams.judge(HOLE, Caller.GHOST, end("```\nThis is what it does."), "", 1.0),
     ]
     ways = seams.summarise(rows)["ways"]
     infill, ghost = ways["infill"], ways["ghost"]
@@ -241,7 +241,7 @@ def test_a_run_goes_on_where_it_stopped(holes: list[SeamHole], tmp_path: Path) -
         results = ResultsFile(out, {"seed": 0}, seams.Seamed)
         steps.clear()
         return seams.measure(
-            engine, wanted, list(Way), decoding, 64, results, lambda done, _: steps.append(done)
+            engine, wanted, list(Caller), decoding, 64, results, lambda done, _: steps.append(done)
         )
 
     first = run(holes[:1])

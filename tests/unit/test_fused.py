@@ -18,8 +18,8 @@ from blockdiff.model.cache import BlockCache
 from blockdiff.model.int8 import library
 from blockdiff.model.int8.packing import pack
 from blockdiff.model.int8.quantized import install_adapter
-from blockdiff.model.load.load import build
-from blockdiff.model.transformer import Gate, Part, Transformer
+from blockdiff.model.load.from_folder import build
+from blockdiff.model.transformer import Gate, Segment, Transformer
 
 pytestmark = pytest.mark.skipif(
     library.available() != "", reason="no C compiler: " + library.available()
@@ -148,8 +148,8 @@ def test_sequences_that_share_a_forward_get_what_they_get_alone() -> None:
         tokens = TOKENS[length : length + new]
         alone.append(run(model, cache, tokens, Gate(drafter, masked, new - 1)))
         caches.append((cache, tokens))
-    parts = [
-        Part(len(tokens), masks.causal(cache.length, len(tokens)), cache)
+    segments = [
+        Segment(len(tokens), masks.causal(cache.length, len(tokens)), cache)
         for cache, tokens in caches
     ]
     positions = [torch.arange(cache.length, cache.length + len(t))[None] for cache, t in caches]
@@ -159,7 +159,7 @@ def test_sequences_that_share_a_forward_get_what_they_get_alone() -> None:
     together = model.hidden_together(
         torch.tensor([[token for _, tokens in caches for token in tokens]]),
         torch.cat(positions, dim=1),
-        parts,
+        segments,
         Gate(drafter, masked, noisy),
     )
     assert torch.equal(together[0], torch.cat(alone))
@@ -198,17 +198,17 @@ def test_it_can_be_stopped_before_every_layer() -> None:
     model = packed(SHAPES["three layers"])
     cache, seen = BlockCache(model.config), []
 
-    def look() -> None:
+    def on_layer() -> None:
         seen.append(None)
         if len(seen) == 5:
             raise Cancelled("stop")
 
     tokens, positions = torch.tensor([TOKENS[:6]]), torch.arange(6)[None]
     whole = model.hidden(tokens, positions, masks.causal(0, 6), cache)
-    watched = model.hidden(tokens, positions, masks.causal(0, 6), cache, look=look)
+    watched = model.hidden(tokens, positions, masks.causal(0, 6), cache, on_layer=on_layer)
     assert len(seen) == 3 and torch.equal(watched, whole)
     with pytest.raises(Cancelled):
-        model.hidden(tokens, positions, masks.causal(0, 6), cache, look=look)
+        model.hidden(tokens, positions, masks.causal(0, 6), cache, on_layer=on_layer)
     assert cache.length == 0
     assert torch.equal(model.hidden(tokens, positions, masks.causal(0, 6), cache), whole)
 

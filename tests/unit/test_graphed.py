@@ -22,10 +22,10 @@ from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.cuda.graphs import (
     GraphedRunner,
+    GraphShape,
     Inputs,
     Mirror,
     Record,
-    Shape,
     Window,
     eagerly,
     padded_forward,
@@ -287,7 +287,7 @@ def test_where_recording_fails_forwards_go_on_and_the_log_says_why(
                 cache.commit(2)
     assert len(asked) == 1
     assert [record.message for record in caplog.records] == [
-        "CUDA graphs are off from now on: Shape(rows=2, keys=8, gated=False): "
+        "CUDA graphs are off from now on: GraphShape(rows=2, keys=8, gated=False): "
         "operation not permitted when stream is capturing"
     ]
 
@@ -321,7 +321,7 @@ def test_what_is_recorded_waits_for_no_value_and_stays_on_its_device(
     """Both would end the recording of a CUDA graph, and tensors of the meta device refuse both."""
     shape, meta = FAMILIES[family], torch.device("meta")
     model, pairs = (copy.deepcopy(module).to(meta) for module in (MODELS[family], ADAPTERS[family]))
-    inputs = Inputs.of(Shape(4, 16, gated), meta)
+    inputs = Inputs.of(GraphShape(4, 16, gated), meta)
     mirror = Mirror(model, 32, 8)
     window = Window(mirror.buffer, inputs.places, 16)
     logits = padded_forward(model, inputs, window, pairs if gated else None)

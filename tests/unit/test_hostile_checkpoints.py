@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from blockdiff.errors import ModelCorrupt, ModelUnsupported
-from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.transformer import Transformer
 from tests.parity.family_checkpoints import CHECKPOINTS
 
@@ -282,7 +282,7 @@ _LOAD = """
     import resource, sys
     from pathlib import Path
     import torch
-    from blockdiff.model.load.load import FORMAT, load_transformer
+    from blockdiff.model.load.from_folder import FORMAT, load_transformer
 
     def data():
         status = Path("/proc/self/status").read_text().split()

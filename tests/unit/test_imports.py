@@ -198,6 +198,25 @@ def names_made_in(tree: ast.Module) -> set[str]:
     return made
 
 
+def types_made_in(tree: ast.Module) -> set[str]:
+    """Public classes, protocols and names of types that a file defines, `SOME_CONSTANT` is none."""
+    made = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            made |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in made if name[0].isupper() and not name.isupper()}
+
+
+def test_no_name_of_a_type_is_defined_twice() -> None:
+    """One word, one meaning: who reads a name need not ask which module it is of."""
+    homes: dict[str, list[str]] = {}
+    for module in modules():
+        for name in types_made_in(tree_of(module)):
+            homes.setdefault(name, []).append(module)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
 # Which libraries are installed with what
 
 

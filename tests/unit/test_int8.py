@@ -1,4 +1,4 @@
-"""Packed weights and the native product: the file's own numbers, and no row knows of another."""
+"""Packed weights and the compiled product: the file's own numbers, and no row knows of another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from blockdiff.model.cache import BlockCache
 from blockdiff.model.int8 import library as int8_library
 from blockdiff.model.int8.packing import Packed, pack, pack_q4_k, pack_q6_k
 from blockdiff.model.int8.quantized import QuantizedLinear, install_adapter, is_quantized
-from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 
 pytestmark = pytest.mark.skipif(
@@ -133,8 +133,8 @@ from pathlib import Path
 from blockdiff.model.int8 import library as int8_library
 from blockdiff.model.int8.packing import *
 import numpy as np
-built = int8_library.Native(Path(sys.argv[1]))
-int8_library.native = lambda: built
+built = int8_library.Library(Path(sys.argv[1]))
+int8_library.loaded = lambda: built
 from blockdiff.model.int8.quantized import QuantizedLinear
 sys.path.insert(0, "tests/unit")
 from test_int8 import k_quant, PACK, Kind
@@ -211,7 +211,7 @@ def test_with_the_cache_it_is_what_it_is_without() -> None:
     """Rounding of activations may turn a last bit of attention into a step of int8: a few parts
     in a thousand, where an error of the cache would be of the size of the logits."""
     model = transformer(WIDE, seed=8)
-    from blockdiff.model.load.load import build
+    from blockdiff.model.load.from_folder import build
 
     state = dict(model.named_parameters())
     packed = {name: [pack(t.detach())] for name, t in state.items() if t.dim() == 2}
@@ -269,7 +269,7 @@ def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path))
     monkeypatch.setattr(int8_library, "_compilers", lambda: [])
     with pytest.raises(DeviceUnavailable, match="needs a C compiler") as failure:
-        int8_library.native.__wrapped__()
+        int8_library.loaded.__wrapped__()
     assert "gcc" in failure.value.hint
 
 
@@ -278,7 +278,7 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Mon
     program = "import sys; sys.exit('no such flag: native')"
     monkeypatch.setattr(int8_library, "_compilers", lambda: [[sys.executable, "-c", program]])
     with pytest.raises(DeviceUnavailable, match="no such flag: native"):
-        int8_library.native.__wrapped__()
+        int8_library.loaded.__wrapped__()
     assert list((tmp_path / "native").iterdir()) == []
 
 
@@ -286,11 +286,11 @@ def test_a_damaged_library_is_compiled_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path))
-    int8_library.native.__wrapped__()
+    int8_library.loaded.__wrapped__()
     (library,) = (tmp_path / "native").iterdir()
     library.unlink()
     library.write_bytes(b"cut short")
-    assert int8_library.native.__wrapped__().backend in FLAGS
+    assert int8_library.loaded.__wrapped__().backend in FLAGS
 
 
 # Whose library is loaded
@@ -343,9 +343,9 @@ def test_a_library_that_others_can_have_written_is_not_loaded(
     evil(library, mark)
     SHARED[scene](library)
     if sys.platform == "linux":  # elsewhere the user's cache is where it always is
-        assert int8_library.native.__wrapped__().backend in FLAGS
+        assert int8_library.loaded.__wrapped__().backend in FLAGS
         # the second time from where it lies
-        assert int8_library.native.__wrapped__().backend in FLAGS
+        assert int8_library.loaded.__wrapped__().backend in FLAGS
     assert not mark.exists()
 
 
@@ -357,11 +357,11 @@ def test_a_cache_for_a_group_gets_a_library_of_this_user(
     monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path))
     (tmp_path / "native").mkdir()
     (tmp_path / "native").chmod(0o775)
-    int8_library.native.__wrapped__()
+    int8_library.loaded.__wrapped__()
     (library,) = (tmp_path / "native").iterdir()
     assert not (library.stat().st_mode | library.parent.stat().st_mode) & 0o022
     monkeypatch.setattr(int8_library, "_compilers", lambda: [])
-    assert int8_library.native.__wrapped__().backend in FLAGS
+    assert int8_library.loaded.__wrapped__().backend in FLAGS
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where the user's cache is")
@@ -373,5 +373,5 @@ def test_a_cache_that_cannot_be_written_does_not_cost_int8(
     monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path / "file"))
     own = tmp_path / ("own" if where == "own" else "file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(own))
-    assert int8_library.native.__wrapped__().backend in FLAGS
+    assert int8_library.loaded.__wrapped__().backend in FLAGS
     assert bool(list(own.rglob("*.so"))) == (where == "own")

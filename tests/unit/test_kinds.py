@@ -10,9 +10,9 @@ import pytest
 
 from blockdiff.config import Layout
 from blockdiff.errors import ModelCorrupt, ModelUnsupported
-from blockdiff.model.load.kinds import Attention, Body, Family, FimTokens, kind_of, read_kind
+from blockdiff.model.load.kinds import AttentionPattern, Body, Family, FimTokens, kind_of, read_kind
 
-FULL, BLOCK, CAUSAL = Attention.FULL, Attention.BLOCK, Attention.CAUSAL
+FULL, BLOCK, CAUSAL = AttentionPattern.FULL, AttentionPattern.BLOCK, AttentionPattern.CAUSAL
 QWEN_FIM = {"<|fim_prefix|>": 151659, "<|fim_middle|>": 151660, "<|fim_suffix|>": 151661}
 SEED_FIM = {"<[fim-suffix]>": 128, "<[fim-prefix]>": 129, "<[fim-middle]>": 130}
 STAR_FIM = {"<fim_prefix>": 1, "<fim_middle>": 2, "<fim_suffix>": 3}
@@ -71,7 +71,7 @@ PUBLISHED: list[tuple[str, dict[str, Any], dict[str, int], tuple[Any, ...]]] = [
      {"architectures": ["DiffusionGemmaForBlockDiffusion"], "model_type": "diffusion_gemma",
       "canvas_length": 256, "text_config": {"vocab_size": 262144}},
      {"<bos>": 2, "<|turn>": 105, "<turn|>": 106, "<mask>": 4},
-     (Family.DIFFUSION_GEMMA, Body.DIFFUSION_GEMMA, Attention.CANVAS, False, None, 256, None,
+     (Family.DIFFUSION_GEMMA, Body.DIFFUSION_GEMMA, AttentionPattern.CANVAS, False, None, 256, None,
       Layout.IN_PLACE)),
     ("Qwen2.5-Coder-7B", {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}, QWEN_FIM,
      (Family.AR, Body.QWEN2, CAUSAL, True, None, 1, None, Layout.PSM)),

@@ -37,6 +37,7 @@ def request(
         document=prefix + hole + suffix,
         hole=Hole(len(prefix), len(prefix) + len(hole)),
         path="home/me/src/pkg/file.py",
+        language="python",
         snippets=snippets,
         context_tokens=budget,
     )

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockdiff.syntax import outline as module
-from blockdiff.syntax.outline import MOST_CHARACTERS, Piece, outline
+from blockdiff.syntax.outline import MOST_CHARACTERS, OutlineEntry, outline
 
 # Each ends in the middle of something. The lines marked with > are the outline.
 TEXTS = {
@@ -119,7 +119,7 @@ def plain(marked: str) -> tuple[str, str]:
     return "\n".join(line.removeprefix("> ") for line in lines), "\n".join([*wanted, ""])
 
 
-def shown(pieces: tuple[Piece, ...]) -> str:
+def shown(pieces: tuple[OutlineEntry, ...]) -> str:
     return "".join(piece.text for piece in pieces)
 
 

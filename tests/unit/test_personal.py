@@ -22,7 +22,7 @@ from blockdiff.diffusion.personal import PersonalTables
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import DiskFull, InputFileError, NotPermitted, OutputFileError
 from blockdiff.eval import tables
-from blockdiff.system.ignored import Ignored, Verdict
+from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.train import personal
 from blockdiff.train.ngrams import count, stream
 from blockdiff.types import Finished, Hole, InfillRequest
@@ -65,7 +65,7 @@ def quiet(done: int, total: int) -> None:
 
 
 def found(root: Path) -> list[str]:
-    rules = Ignored()
+    rules = IgnoreFiles()
     files = personal.find(root, lambda path: rules.verdict(path) is Verdict.OPEN).files
     return [path.relative_to(root).as_posix() for path in files]
 

@@ -20,7 +20,7 @@ from blockdiff.client.endpoint import Runtime
 from blockdiff.client.starter import Deaths, Starter, StartOptions
 from blockdiff.errors import NotPermitted
 from blockdiff.system import private
-from lsp_server.engine import EngineLink
+from lsp_server.engine_link import EngineLink
 from lsp_server.settings import EngineSettings
 from tests.unit.scripted_service import COMMAND, run, served
 

@@ -41,7 +41,7 @@ def faults_of(draft: Draft) -> remasking.Writing[Faults]:
     return Faults(len(spans), spans)
 
 
-def attempt(then: str | None, seen: list[str]) -> remasking.Attempt:
+def attempt(then: str | None, seen: list[str]) -> remasking.Remask:
     """Writes `then`, whatever it starts from."""
 
     def write(draft: Draft, faults: Faults) -> remasking.Writing[Draft | None]:

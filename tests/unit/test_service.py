@@ -33,8 +33,7 @@ from blockdiff.errors import (
     Superseded,
 )
 from blockdiff.service import bodies
-from blockdiff.service.worker import Report
-from blockdiff.types import Finished, Priority, Progress, Refinement, RewriteRequest
+from blockdiff.types import Finished, OnProgress, Priority, Progress, Refinement, RewriteRequest
 from tests.unit.scripted_service import (
     SECRET,
     ScriptedEngine,
@@ -419,7 +418,7 @@ def test_fault_after_fault_of_the_engine_ends_the_process(runtime: Runtime) -> N
 def loading(times: list[float], fail: Callable[[int], BlockdiffError | None]) -> Any:
     """A way to load that fails as `fail` says of each attempt, counted from 1."""
 
-    def load(report: Report) -> Any:
+    def load(report: OnProgress) -> Any:
         times.append(time.monotonic())
         if error := fail(len(times)):
             raise error
@@ -468,7 +467,7 @@ def test_loading_is_reported_to_those_who_wait_and_in_health(runtime: Runtime) -
         assert shares == sorted(shares)
         assert isinstance(events[len(told)], Refinement) and isinstance(events[-1], Finished)
 
-    def load(report: Report) -> Any:
+    def load(report: OnProgress) -> Any:
         for done in range(20):
             report("loading weights", done / 20)
             time.sleep(0.05)
@@ -504,7 +503,7 @@ def test_stopping_ends_the_running_and_the_waiting_request_with_a_typed_error(
 
 
 def test_loading_is_given_up_when_the_engine_is_stopped(runtime: Runtime) -> None:
-    def load(report: Report) -> Any:
+    def load(report: OnProgress) -> Any:
         while True:
             report("downloading the model", 0.5)
             time.sleep(0.01)
@@ -518,7 +517,7 @@ def test_loading_is_given_up_when_the_engine_is_stopped(runtime: Runtime) -> Non
 def test_an_idle_engine_stops_but_not_while_it_loads(runtime: Runtime) -> None:
     loaded: list[float] = []
 
-    def load(report: Report) -> Any:
+    def load(report: OnProgress) -> Any:
         time.sleep(1.0)
         loaded.append(time.monotonic())
         return ScriptedEngine()

@@ -29,10 +29,10 @@ from tiny import (
 from blockdiff.config import AdapterConfig, Layout
 from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
 from blockdiff.model import masks
-from blockdiff.model.load.load import DraftingConfig, load_adapter
+from blockdiff.model.load.from_folder import DraftingConfig, load_adapter
 from blockdiff.model.transformer import Gate, Transformer
 from blockdiff.train.adapt import cut_to_ranks, drafting_config, export_adapter, new_adapter
-from blockdiff.train.loop import Documents, RunState, TrainConfig, Trainer
+from blockdiff.train.loop import RunState, SequenceStream, TrainConfig, Trainer
 from blockdiff.train.loss import LossParts
 from blockdiff.train.measure import measure_drafts
 from blockdiff.train.sequences import Sequence, SequenceConfig
@@ -63,7 +63,7 @@ def trainer(
     ranks: AdapterConfig = RANKS,
 ) -> Trainer:
     model = model or transformer(TOY_SHAPE, seed=1)
-    documents = Documents(lambda epoch: toy_documents(epoch, 5), Letters(), config)
+    documents = SequenceStream(lambda epoch: toy_documents(epoch, 5), Letters(), config)
     held_out = list(itertools.islice(documents.stream(0), 2))
     drafter = new_adapter(model, ranks, config.seed)
     return Trainer(model, drafter, documents, held_out, config, folder)
@@ -287,7 +287,7 @@ def test_the_stream_can_be_entered_anywhere(skip: int) -> None:
     """Also beyond the first epoch of five documents; some documents make no sequence."""
 
     def numbered(skip: int) -> Iterator[tuple[int, Sequence]]:
-        documents = Documents(lambda epoch: toy_documents(epoch, 5), Letters(), CONFIG)
+        documents = SequenceStream(lambda epoch: toy_documents(epoch, 5), Letters(), CONFIG)
         return ((documents.position, sequence) for sequence in documents.stream(skip))
 
     whole = itertools.takewhile(lambda pair: pair[0] <= 20, numbered(0))
@@ -299,13 +299,13 @@ def test_the_stream_can_be_entered_anywhere(skip: int) -> None:
 
 def test_epochs_are_not_alike() -> None:
     config = replace(CONFIG, sequence=SequenceConfig(length=32, infill_share=0.0))
-    documents = Documents(lambda epoch: toy_documents(0, 5), Letters(), config)
+    documents = SequenceStream(lambda epoch: toy_documents(0, 5), Letters(), config)
     found = [tuple(sequence.tokens) for sequence in itertools.islice(documents.stream(0), 15)]
     assert len(set(found)) > 10, "other places of the same documents"
 
 
 def test_an_empty_corpus_is_an_error_and_no_endless_loop() -> None:
-    documents = Documents(lambda epoch: iter(()), Letters(), CONFIG)
+    documents = SequenceStream(lambda epoch: iter(()), Letters(), CONFIG)
     with pytest.raises(InvalidRequest, match="no documents"):
         next(documents.stream(0))
 

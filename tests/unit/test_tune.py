@@ -16,7 +16,7 @@ from blockdiff.eval import tune, tune_plot
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.results import ResultsFile
 from blockdiff.eval.tune import Tuned
-from blockdiff.model.load.load import DraftingConfig
+from blockdiff.model.load.from_folder import DraftingConfig
 from tests.unit.tiny_checkpoint import checkpoint
 
 DRAFTING = DraftingConfig(Layout.PSM, block_size=4, draft_length=1, adapter=None)

@@ -87,7 +87,7 @@ def test_the_chat_layout_uses_them() -> None:
         toy.special, im_start=-1, im_end=-1, chat=ChatStyle((), (start, "{role}: "), (end,))
     )
     document = "a = 1\nb = \n"
-    wanted = InfillRequest(document, Hole(10, 10), path="a.py")
+    wanted = InfillRequest(document, Hole(10, 10), "a.py", "python")
     shown = toy.show(build_prompt(wanted, toy, Layout.CHAT).tokens)
     assert shown.startswith("<|fim_prefix|>system: You are") and shown.count("<|fim_suffix|>") == 2
     assert shown.endswith("<|fim_prefix|>assistant: ```python\nb = ")

@@ -20,7 +20,7 @@ from blockdiff.diffusion.unmask import (
     edits,
     next_size,
     schedule_counts,
-    settle,
+    to_unmask,
     unchanged,
 )
 
@@ -90,7 +90,7 @@ def test_table(
     step: int,
     expected: list[bool],
 ) -> None:
-    chosen = settle(
+    chosen = to_unmask(
         config, torch.tensor(confidence), torch.tensor(entropy), torch.tensor(masked), step, 4
     )
     assert chosen.tolist() == expected
@@ -159,7 +159,7 @@ def test_only_masks_settle_and_at_least_one_does(
     config: DecodingConfig, block: tuple[Tensor, Tensor, Tensor], step: int
 ) -> None:
     confidence, entropy, masked = block
-    chosen = settle(config, confidence, entropy, masked, step, len(masked))
+    chosen = to_unmask(config, confidence, entropy, masked, step, len(masked))
     assert not bool((chosen & ~masked).any())
     assert bool(chosen.any()) == bool(masked.any())
 
@@ -167,7 +167,7 @@ def test_only_masks_settle_and_at_least_one_does(
 @pytest.mark.parametrize("kind", list(Rule))
 def test_nothing_masked_nothing_settles(kind: Rule) -> None:
     none = torch.zeros(5, dtype=torch.bool)
-    assert not bool(settle(rule(kind, 0.5), torch.ones(5), torch.zeros(5), none, 0, 5).any())
+    assert not bool(to_unmask(rule(kind, 0.5), torch.ones(5), torch.zeros(5), none, 0, 5).any())
 
 
 @given(block=positions(), bound=st.floats(0.01, 8.0))
@@ -176,7 +176,7 @@ def test_entropy_bound_spends_as_much_as_it_may_and_no_more(
     block: tuple[Tensor, Tensor, Tensor], bound: float
 ) -> None:
     confidence, entropy, masked = block
-    chosen = settle(rule(Rule.ENTROPY_BOUND, bound), confidence, entropy, masked, 0, len(masked))
+    chosen = to_unmask(rule(Rule.ENTROPY_BOUND, bound), confidence, entropy, masked, 0, len(masked))
     left = masked & ~chosen
     if int(chosen.sum()) > 1:
         assert float(entropy[chosen].sum()) <= bound * (1 + 1e-6)
@@ -213,7 +213,7 @@ def test_n_masks_over_s_steps_settle_exactly_n(n: int, steps: int, seed: int) ->
     while bool(masked.any()):
         confidence = torch.rand(n, generator=g)
         config = rule(Rule.SCHEDULE, steps)
-        chosen = settle(config, confidence, torch.zeros(n), masked, len(settled), n)
+        chosen = to_unmask(config, confidence, torch.zeros(n), masked, len(settled), n)
         left_out = masked & ~chosen
         if bool(left_out.any()):
             assert float(confidence[chosen].min()) >= float(confidence[left_out].max())

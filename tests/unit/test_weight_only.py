@@ -17,7 +17,7 @@ from blockdiff.engine.devices import choose_dtype
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import DeviceUnavailable, ModelUnsupported
 from blockdiff.model.cuda import weight_only
-from blockdiff.model.cuda.graphs import Inputs, Mirror, Shape, Window, padded_forward
+from blockdiff.model.cuda.graphs import GraphShape, Inputs, Mirror, Window, padded_forward
 from blockdiff.model.cuda.weight_only import (
     WeightOnlyLinear,
     in_eight_bits,
@@ -25,7 +25,7 @@ from blockdiff.model.cuda.weight_only import (
     rounded,
 )
 from blockdiff.model.load.convert import convert
-from blockdiff.model.load.load import load_transformer
+from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.types import Finished, Hole, InfillRequest
 from tests.unit.tiny_checkpoint import checkpoint
 
@@ -152,6 +152,6 @@ def test_its_forwards_may_be_recorded() -> None:
     shape = FAMILIES["qwen2"]
     model = in_eight_bits(transformer(shape), META, "it")
     pairs = adapter(shape, ranks=AdapterConfig(ALL_TARGETS.ranks)).to(META)
-    inputs, mirror = Inputs.of(Shape(4, 16, True), META), Mirror(model, 32, 8)
+    inputs, mirror = Inputs.of(GraphShape(4, 16, True), META), Mirror(model, 32, 8)
     logits = padded_forward(model, inputs, Window(mirror.buffer, inputs.places, 16), pairs)
     assert logits.shape == (4, shape.vocab_size)

@@ -24,7 +24,7 @@ CODE = "import os\n\n\nclass Shape:\n    def area(self, scale):\n" + "".join(
 
 def request(prefix: str, suffix: str, budget: int = 1024) -> InfillRequest:
     at = Hole(len(prefix), len(prefix))
-    return InfillRequest(prefix + suffix, at, path="shape.py", context_tokens=budget)
+    return InfillRequest(prefix + suffix, at, "shape.py", "python", context_tokens=budget)
 
 
 @settings(deadline=None)

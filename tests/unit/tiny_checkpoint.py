@@ -7,7 +7,7 @@ import functools
 from blockdiff.config import AdapterConfig, Layout
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.model.load import tokenizer as tokenizers
-from blockdiff.model.load.load import DraftingConfig
+from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.load.tokenizer import Tokenizer
 from tests.unit import tiny
 

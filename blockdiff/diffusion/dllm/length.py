@@ -54,8 +54,8 @@ class Resizing:
     """Tokens by which a hole grows and shrinks (DreamOn).
 
     Attributes:
-        expand: settled at a mask, it becomes two masks.
-        delete: settled at a mask, it goes away, and with it every mask of the hole behind it.
+        expand: chosen at a mask, it becomes two masks.
+        delete: chosen at a mask, it goes away, and with it every mask of the hole behind it.
         most: tokens that the hole may grow to.
     """
 

@@ -1,12 +1,13 @@
-"""Where the logits of a sequence with masks come from: all of it again, or a block behind a cache.
+"""A sequence with a hole, and where its logits come from: all of it again, or behind a cache.
 
 A reader answers one question, which token belongs at each of some positions. Whether logits are
-shifted is settled here and nowhere else.
+shifted is decided here and nowhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -18,11 +19,50 @@ from blockdiff.model.cache import BlockCache
 from blockdiff.model.transformer import Transformer
 
 
+@dataclass
+class HoleCanvas:
+    """The hole of a sequence: tokens in place of masks, one after another.
+
+    Attributes:
+        before, after: the tokens around it, which never change.
+        tokens: of the hole; at a mask the mask's id.
+        shown: of the hole; at a mask the best guess so far.
+    """
+
+    before: list[int]
+    after: list[int]
+    mask: int
+    tokens: list[int] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)
+    masked: list[bool] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+
+    def grow(self, count: int, at: int | None = None) -> None:
+        """Put masks into the hole: at its end, or before position `at`."""
+        at = len(self.tokens) if at is None else at
+        self.tokens[at:at] = self.shown[at:at] = [self.mask] * count
+        self.masked[at:at] = [True] * count
+        self.confidence[at:at] = [0.0] * count
+
+    def remove(self, at: int) -> None:
+        for row in (self.tokens, self.shown, self.masked, self.confidence):
+            del row[at]
+
+    @property
+    def sequence(self) -> list[int]:
+        return [*self.before, *self.tokens, *self.after]
+
+    @property
+    def open_at(self) -> int:
+        """The first mask, or the end of the hole."""
+        return self.masked.index(True) if True in self.masked else len(self.masked)
+
+
 class Reader(Protocol):
     """Logits for positions of a sequence that is being denoised.
 
     Attributes:
-        forwards: forward passes so far, the encoding of a prompt excluded.
+        forwards: forward passes so far, without the prefill.
     """
 
     forwards: int
@@ -54,7 +94,7 @@ class KeptReader:
     """Full attention; positions outside a window keep keys and values of the window's first step.
 
     Approximate (prefix and dual cache of Fast-dLLM, arXiv 2505.22618): those positions would see
-    the tokens that settle meanwhile. The first step of a window is exact and refreshes everything.
+    the tokens unmasked meanwhile. The first step of a window is exact and refreshes everything.
 
     Attributes:
         both: also positions behind the window keep theirs; else they are computed again.
@@ -110,7 +150,7 @@ class BlockReader:
 
     Attributes:
         size: of a block; blocks count from the sequence's first token.
-        look: called before each layer and forward; what it raises ends the forward.
+        on_layer: called before each layer and forward; what it raises ends the forward.
     """
 
     def __init__(
@@ -119,16 +159,16 @@ class BlockReader:
         cache: BlockCache,
         size: int,
         shift: bool,
-        look: Callable[[], None],
+        on_layer: Callable[[], None],
     ) -> None:
         self.model, self.cache, self.size, self.shift = model, cache, size, shift
-        self.look, self.forwards = look, 0
+        self.on_layer, self.forwards = on_layer, 0
         self._last: Tensor | None = None  # hidden state of the last committed position
 
-    def encode(self, prompt: Sequence[int]) -> None:
+    def prefill(self, prompt: Sequence[int]) -> None:
         """Commit the whole blocks of a prompt, of which the cache may hold a prefix already.
 
-        What `look` raises leaves whole blocks committed.
+        What `on_layer` raises leaves whole blocks committed.
         """
         whole = len(prompt) // self.size * self.size
         # the row of a block's first position comes from the block before, which is read once more
@@ -166,12 +206,12 @@ class BlockReader:
 
     def _forward(self, tokens: Sequence[int], stop: int, finished: int) -> Tensor:
         """Hidden states from the end of the cache to `stop`; commits what is before `finished`."""
-        self.look()
+        self.on_layer()
         start, device = self.cache.length, self.model.device
         ids = torch.tensor([list(tokens[start:stop])], device=device)
         positions = torch.arange(start, stop, device=device)[None]
         mask = masks.block(start, stop - start, self.size, device)
-        hidden = self.model.hidden(ids, positions, mask, self.cache, look=self.look)[0]
+        hidden = self.model.hidden(ids, positions, mask, self.cache, on_layer=self.on_layer)[0]
         if (count := min(finished, stop) - start) > 0:
             self.cache.commit(count)
             self._last = hidden[count - 1]

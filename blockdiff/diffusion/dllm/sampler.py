@@ -1,7 +1,8 @@
 """The block loop of checkpoints that are diffusion models themselves, without an adapter.
 
-One loop for all of them. Where logits come from is the reader's business, which positions settle
-that of the unmasking rule, how long the hole is that of `length`; this file puts them together.
+One loop for all of them. Where logits come from is the reader's business, which masks
+go next that of the unmasking rule, how long the hole is that of `length`; this file puts them
+together.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.diffusion.choose import BlockProposal, Chooser
 from blockdiff.diffusion.dllm.length import FIRST_LENGTH, Resizing, calibrated_length
-from blockdiff.diffusion.dllm.readers import BlockReader, CanvasReader, KeptReader, Reader
-from blockdiff.diffusion.draft import Draft
+from blockdiff.diffusion.dllm.readers import (
+    BlockReader,
+    CanvasReader,
+    HoleCanvas,
+    KeptReader,
+    Reader,
+)
 from blockdiff.diffusion.snapshot import Constraint, Foregone, Generation, Snapshot
-from blockdiff.diffusion.unmask import most_confident, schedule_counts, settle, timestep_counts
+from blockdiff.diffusion.unmask import most_confident, schedule_counts, timestep_counts, to_unmask
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.forward import Forward
-from blockdiff.model.load.kinds import Attention, DiffusionKind, Family
+from blockdiff.model.load.kinds import AttentionPattern, DiffusionKind, Family
 from blockdiff.model.transformer import Transformer
 
 # Their published loop ranks positions by entropy and has a schedule of its own.
@@ -31,10 +37,10 @@ _DREAMS = frozenset({Family.DREAM, Family.DREAMON, Family.OPEN_DCODER, Family.CO
 
 
 @dataclass
-class NativeSampler:
+class AbsorbingSampler:
     """Writes the hole between two parts of a sequence.
 
-    What is written ends before the first of `stop` that has nothing but settled tokens before it.
+    What is written ends before the first of `stop` that has no mask before it.
     Block-causal checkpoints write on from `prompt`, `config.max_tokens` at most; `cache` holds a
     prefix of the prompt and afterwards as many whole blocks of it as there are. Bidirectional ones
     fill a hole between `prompt` and `after`, whose length the checkpoint finds itself where it was
@@ -69,7 +75,7 @@ class NativeSampler:
         self._mask = self.kind.mask_token_id
         size, asked = self.kind.block_size, self.config.block_size
         self._reader: BlockReader | CanvasReader | KeptReader
-        if self.kind.attention is Attention.BLOCK:
+        if self.kind.attention is AttentionPattern.BLOCK:
             assert size is not None
             if asked not in (0, size):
                 raise InvalidRequest(
@@ -87,17 +93,17 @@ class NativeSampler:
 
     @property
     def forwards(self) -> int:
-        """So far, the encoding of the prompt excluded."""
+        """So far, without the prefill."""
         return self._reader.forwards
 
     @torch.inference_mode()
-    def encode(self, prompt: Sequence[int]) -> None:
+    def prefill(self, prompt: Sequence[int]) -> None:
         """Commit the whole blocks of a prompt. Raises Cancelled; what is committed then is exact.
 
         A bidirectional checkpoint has nothing that could be kept.
         """
         if isinstance(self._reader, BlockReader):
-            self._reader.encode(prompt)
+            self._reader.prefill(prompt)
 
     @torch.inference_mode()
     def run(self, prompt: Sequence[int]) -> Iterator[Snapshot]:
@@ -105,21 +111,21 @@ class NativeSampler:
 
         Raises Cancelled between two forwards, InvalidRequest where the model's context ends.
         """
-        draft = Draft(list(prompt), list(self.after), self._mask)
+        hole = HoleCanvas(list(prompt), list(self.after), self._mask)
         self._fits(len(prompt) + len(self.after))
         if not isinstance(self._reader, BlockReader):
-            yield from self._fill(draft, self._reader)
+            yield from self._fill(hole, self._reader)
             return
         home = len(prompt) // self._reader.size * self._reader.size
         try:
-            self._reader.encode(prompt)
-            yield from self._append(draft, self._reader)
+            self._reader.prefill(prompt)
+            yield from self._append(hole, self._reader)
         finally:
             self.cache.truncate(min(home, self.cache.length))
 
-    def encoding(self, prompt: Sequence[int]) -> Iterator[Forward]:
-        """`encode`; it runs its forwards itself, so that no other request shares them."""
-        self.encode(prompt)
+    def prefilling(self, prompt: Sequence[int]) -> Iterator[Forward]:
+        """`prefill`; it runs its forwards itself, so that no other request shares them."""
+        self.prefill(prompt)
         yield from ()
 
     @contextmanager
@@ -130,64 +136,64 @@ class NativeSampler:
 
     # --- block-causal ---------------------------------------------------------------------------
 
-    def _append(self, draft: Draft, reader: BlockReader) -> Iterator[Snapshot]:
+    def _append(self, hole: HoleCanvas, reader: BlockReader) -> Iterator[Snapshot]:
         """Block after block behind the prompt (SDAR, LLaDA2, Fast-dLLM v2, Tiny-A2D)."""
-        start, size = len(draft.before), reader.size
+        start, size = len(hole.before), reader.size
         sub = self.kind.sub_block_size or size
         last = self.model.config.max_positions
         most = min(self.config.max_tokens, last - start)
-        while len(draft.tokens) < most and not self._ended(draft):
-            block = (start + len(draft.tokens)) // size * size
-            draft.grow(min(block + size, last) - start - len(draft.tokens))
-            row = reader.first_row(draft.sequence, block) if block >= start else None
+        while len(hole.tokens) < most and not self._ended(hole):
+            block = (start + len(hole.tokens)) // size * size
+            hole.grow(min(block + size, last) - start - len(hole.tokens))
+            row = reader.first_row(hole.sequence, block) if block >= start else None
             if row is not None:
                 # exact, as an autoregressive model's next token
-                limit = self._limit(draft)
+                limit = self._limit(hole)
                 row = self.chooser.without_banned(row[None])[0]
                 token, probability, _ = self.chooser.verify(row, None, limit)
-                self._settle(draft, block - start, token, probability)
+                self._unmask(hole, block - start, token, probability)
             for low in range(block, block + size, sub):
-                end = min(low + sub - start, len(draft.tokens))
+                end = min(low + sub - start, len(hole.tokens))
                 window = range(max(low - start, 0), max(end, 0))
-                for _ in self._denoise(draft, window, reader):
-                    if self._ended(draft):
+                for _ in self._denoise(hole, window, reader):
+                    if self._ended(hole):
                         break
-                    yield self._snapshot(draft, most)
-                if self._ended(draft):
+                    yield self._snapshot(hole, most)
+                if self._ended(hole):
                     break
-        yield self._snapshot(draft, most, final=True)
+        yield self._snapshot(hole, most, final=True)
 
-    def _ended(self, draft: Draft) -> bool:
-        """Whether an end token stands behind nothing but settled ones."""
-        return any(token in self.stop for token in draft.tokens[: draft.open_at])
+    def _ended(self, hole: HoleCanvas) -> bool:
+        """Whether an end token stands behind no mask."""
+        return any(token in self.stop for token in hole.tokens[: hole.open_at])
 
     # --- bidirectional --------------------------------------------------------------------------
 
-    def _fill(self, draft: Draft, reader: Reader) -> Iterator[Snapshot]:
+    def _fill(self, hole: HoleCanvas, reader: Reader) -> Iterator[Snapshot]:
         """A hole between two texts: Dream, DreamOn, LLaDA and their like."""
         most = self.config.max_tokens
-        self._fits(len(draft.sequence) + 1)
-        most = min(most, self.model.config.max_positions - len(draft.sequence))
+        self._fits(len(hole.sequence) + 1)
+        most = min(most, self.model.config.max_positions - len(hole.sequence))
         resizing = None
         if (expand := self.kind.expand_token_id) is not None and self.length is None:
             resizing = Resizing(expand, self.kind.delete_token_id, most)
-        draft.grow(self._first_length(draft, reader, most, resizing))
-        size = self.config.block_size or len(draft.tokens)
+        hole.grow(self._first_length(hole, reader, most, resizing))
+        size = self.config.block_size or len(hole.tokens)
         if resizing is not None:
-            yield from self._resize(draft, reader, resizing)
+            yield from self._resize(hole, reader, resizing)
         else:
-            for low in range(0, len(draft.tokens), size):
-                window = range(low, min(low + size, len(draft.tokens)))
-                for _ in self._denoise(draft, window, reader):
-                    if self._ended(draft):
+            for low in range(0, len(hole.tokens), size):
+                window = range(low, min(low + size, len(hole.tokens)))
+                for _ in self._denoise(hole, window, reader):
+                    if self._ended(hole):
                         break
-                    yield self._snapshot(draft, most)
-                if self._ended(draft):
+                    yield self._snapshot(hole, most)
+                if self._ended(hole):
                     break
-        yield self._snapshot(draft, most, final=True)
+        yield self._snapshot(hole, most, final=True)
 
     def _first_length(
-        self, draft: Draft, reader: Reader, most: int, resizing: Resizing | None
+        self, hole: HoleCanvas, reader: Reader, most: int, resizing: Resizing | None
     ) -> int:
         if self.length is not None:
             return min(self.length, most)
@@ -196,91 +202,91 @@ class NativeSampler:
 
         def confidence(length: int) -> float:
             self._check()
-            tokens = [*draft.before, *[self._mask] * length, *draft.after]
-            start = len(draft.before)
+            tokens = [*hole.before, *[self._mask] * length, *hole.after]
+            start = len(hole.before)
             rows = self.chooser.without_banned(reader.logits(tokens, start, start + length))
             return float(rows.softmax(-1).amax(-1).mean())
 
         return calibrated_length(confidence, most)
 
-    def _resize(self, draft: Draft, reader: Reader, resizing: Resizing) -> Iterator[Snapshot]:
+    def _resize(self, hole: HoleCanvas, reader: Reader, resizing: Resizing) -> Iterator[Snapshot]:
         """Denoise while masks become two, or none (DreamOn)."""
         grown = step = 0
-        while draft.open_at < len(draft.tokens):
-            never = [resizing.expand] if resizing.full(len(draft.tokens), grown) else []
-            whole = range(len(draft.tokens))
-            proposal, masked = self._propose(draft, whole, reader, never)
-            if self._settled_bound(draft, whole, proposal):
-                yield self._snapshot(draft, resizing.most)
+        while hole.open_at < len(hole.tokens):
+            never = [resizing.expand] if resizing.full(len(hole.tokens), grown) else []
+            whole = range(len(hole.tokens))
+            proposal, masked = self._propose(hole, whole, reader, never)
+            if self._unmasked_bound(hole, whole, proposal):
+                yield self._snapshot(hole, resizing.most)
                 continue
             chosen = self._chosen(proposal, masked, step, int(masked.sum()), resizing=True)
             step += 1
             for at in reversed(chosen.nonzero()[:, 0].tolist()):
                 token = int(proposal.tokens[at])
-                if token == resizing.expand and not resizing.full(len(draft.tokens), grown):
-                    draft.grow(1, at)
+                if token == resizing.expand and not resizing.full(len(hole.tokens), grown):
+                    hole.grow(1, at)
                     grown += 1
                 elif token == resizing.expand:
                     continue  # others of this step took the room; it is asked again
                 elif token == resizing.delete:
-                    draft.remove(at)
-                    for behind in reversed(range(at, len(draft.tokens))):
-                        if draft.masked[behind]:
-                            draft.remove(behind)
+                    hole.remove(at)
+                    for behind in reversed(range(at, len(hole.tokens))):
+                        if hole.masked[behind]:
+                            hole.remove(behind)
                 else:
-                    self._settle(draft, at, token, float(proposal.confidence[at]))
-            yield self._snapshot(draft, resizing.most)
+                    self._unmask(hole, at, token, float(proposal.confidence[at]))
+            yield self._snapshot(hole, resizing.most)
 
     # --- one step -------------------------------------------------------------------------------
 
-    def _denoise(self, draft: Draft, window: range, reader: Reader) -> Iterator[None]:
+    def _denoise(self, hole: HoleCanvas, window: range, reader: Reader) -> Iterator[None]:
         """Settle every mask of a window, as many steps as the rule takes; yields after each."""
-        n, step = sum(draft.masked[i] for i in window), 0
+        n, step = sum(hole.masked[i] for i in window), 0
         if isinstance(reader, BlockReader):  # schedules count a whole block, where it begins filled
             n = self.kind.sub_block_size or reader.size
-        while any(draft.masked[i] for i in window):
-            proposal, masked = self._propose(draft, window, reader)
-            if not self._settled_bound(draft, window, proposal):
+        while any(hole.masked[i] for i in window):
+            proposal, masked = self._propose(hole, window, reader)
+            if not self._unmasked_bound(hole, window, proposal):
                 chosen = self._chosen(proposal, masked, step, n)
                 step += 1
                 for index in chosen.nonzero()[:, 0].tolist():
                     token, sure = proposal.tokens[index], proposal.confidence[index]
-                    self._settle(draft, window.start + index, int(token), float(sure))
+                    self._unmask(hole, window.start + index, int(token), float(sure))
             yield
 
     def _propose(
         self,
-        draft: Draft,
+        hole: HoleCanvas,
         window: range,
         reader: Reader,
         never: Sequence[int] = (),
     ) -> tuple[BlockProposal, Tensor]:
         """A token for every position of a window, which is shown at its masks; and its masks."""
         self._check()
-        start = len(draft.before)
-        rows = reader.logits(draft.sequence, start + window.start, start + window.stop)
+        start = len(hole.before)
+        rows = reader.logits(hole.sequence, start + window.start, start + window.stop)
         rows = self.chooser.without_banned(rows)
         rows[:, list(never)] = -torch.inf
-        limit = self._limit(draft)
-        if limit is not None and draft.open_at in window:
-            row = rows[draft.open_at - window.start]
+        limit = self._limit(hole)
+        if limit is not None and hole.open_at in window:
+            row = rows[hole.open_at - window.start]
             kept = row[list(limit)].clone()
             row.fill_(-torch.inf)
             row[list(limit)] = kept
         proposal = self.chooser.sample(rows)
-        masked = torch.tensor(draft.masked[window.start : window.stop])
+        masked = torch.tensor(hole.masked[window.start : window.stop])
         for index in masked.nonzero()[:, 0].tolist():
-            draft.shown[window.start + index] = int(proposal.tokens[index])
-            draft.confidence[window.start + index] = float(proposal.confidence[index])
+            hole.shown[window.start + index] = int(proposal.tokens[index])
+            hole.confidence[window.start + index] = float(proposal.confidence[index])
         return proposal, masked
 
     def _chosen(
         self, proposal: BlockProposal, masked: Tensor, step: int, n: int, resizing: bool = False
     ) -> Tensor:
-        """The masks that settle now, by the rule; `n` there were to begin with."""
+        """The masks to unmask now, by the rule; `n` there were to begin with."""
         config = self.config
         if config.rule is not Rule.SCHEDULE:
-            return settle(config, proposal.confidence, proposal.entropy, masked, step, n)
+            return to_unmask(config, proposal.confidence, proposal.entropy, masked, step, n)
         rank = proposal.confidence
         if self.by_entropy:
             rank = -proposal.entropy
@@ -293,26 +299,26 @@ class NativeSampler:
         counts = [count for count in counts if count]
         return most_confident(rank, masked, counts[step] if step < len(counts) else len(masked))
 
-    def _settled_bound(self, draft: Draft, window: range, proposal: BlockProposal) -> bool:
-        """A healed token is bound to its text: it settles alone, before the others."""
-        at = draft.open_at
-        if at not in window or self._limit(draft) is None:
+    def _unmasked_bound(self, hole: HoleCanvas, window: range, proposal: BlockProposal) -> bool:
+        """A healed token is bound to its text: it is unmasked alone, before the others."""
+        at = hole.open_at
+        if at not in window or self._limit(hole) is None:
             return False
         index = at - window.start
         token, sure = proposal.tokens[index], proposal.confidence[index]
-        self._settle(draft, at, int(token), float(sure))
+        self._unmask(hole, at, int(token), float(sure))
         return True
 
-    def _settle(self, draft: Draft, at: int, token: int, confidence: float) -> None:
-        draft.tokens[at] = draft.shown[at] = token
-        draft.masked[at] = False
-        draft.confidence[at] = confidence
+    def _unmask(self, hole: HoleCanvas, at: int, token: int, confidence: float) -> None:
+        hole.tokens[at] = hole.shown[at] = token
+        hole.masked[at] = False
+        hole.confidence[at] = confidence
 
-    def _limit(self, draft: Draft) -> Sequence[int] | None:
+    def _limit(self, hole: HoleCanvas) -> Sequence[int] | None:
         """Ids that the first mask is bound to; None: it is free."""
         if self.constraint is None:
             return None
-        return self.constraint.allowed(draft.tokens[: draft.open_at])
+        return self.constraint.allowed(hole.tokens[: hole.open_at])
 
     def _fits(self, positions: int) -> None:
         if positions > (most := self.model.config.max_positions):
@@ -325,17 +331,17 @@ class NativeSampler:
         if self.cancelled():
             raise Cancelled("the request was cancelled")
 
-    def _snapshot(self, draft: Draft, most: int, final: bool = False) -> Snapshot:
-        """The hole up to `most` tokens, or up to its end token once all before that is settled."""
-        end = min(len(draft.tokens), most)
+    def _snapshot(self, hole: HoleCanvas, most: int, final: bool = False) -> Snapshot:
+        """The hole up to `most` tokens, or up to its end token once no mask stands before that."""
+        end = min(len(hole.tokens), most)
         fits = not isinstance(self._reader, BlockReader) and self.length is None
-        stops = [i for i in range(min(end, draft.open_at)) if draft.tokens[i] in self.stop]
+        stops = [i for i in range(min(end, hole.open_at)) if hole.tokens[i] in self.stop]
         if stops:
             end = stops[0]
         return Snapshot(
-            tokens=tuple(draft.shown[:end]),
-            settled=tuple(not masked for masked in draft.masked[:end]),
-            confidence=tuple(draft.confidence[:end]),
+            tokens=tuple(hole.shown[:end]),
+            settled=tuple(not masked for masked in hole.masked[:end]),
+            confidence=tuple(hole.confidence[:end]),
             forwards=self.forwards,
             ended=final and (fits or bool(stops)),
         )

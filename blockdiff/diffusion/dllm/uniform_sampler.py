@@ -79,7 +79,7 @@ class UniformSampler:
         stops = sorted(self.stop) if self.after else []
         self._stops = torch.tensor(stops, dtype=torch.long, device=self.model.device)
 
-    def encoding(self, prompt: Sequence[int]) -> Iterator[Forward]:
+    def prefilling(self, prompt: Sequence[int]) -> Iterator[Forward]:
         """There is nothing that could be kept for another request."""
         yield from ()
 

@@ -92,7 +92,7 @@ class CudaGraphs:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class GraphShape:
     """What a recording is for: so many rows and keys, with the adapter or without."""
 
     rows: int
@@ -119,7 +119,7 @@ class Inputs:
     noisy: Tensor
 
     @classmethod
-    def of(cls, shape: Shape, device: torch.device) -> Inputs:
+    def of(cls, shape: GraphShape, device: torch.device) -> Inputs:
         def zeros(*size: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=device)
 
@@ -235,20 +235,20 @@ class GraphedRunner:
         """`rows` and `keys`, ascending, are the sizes that are padded to."""
         self._model, self._adapter, self._record = model, adapter, record
         self._rows, self._keys = rows, _affordable(model, keys) if supports(model.config) else ()
-        self._graphs: dict[Shape, tuple[Inputs, Callable[[], None]]] = {}
+        self._graphs: dict[GraphShape, tuple[Inputs, Callable[[], None]]] = {}
         self._mirror: Mirror | None = None
         self._logits: Tensor | None = None  # of all shapes, (most rows, vocab) float32
 
     @torch.inference_mode()
     def __call__(self, forwards: Sequence[Forward]) -> list[Tensor]:
-        """See `Runner`. Raises what `look` of a lone forward raises."""
+        """See `Runner`. Raises what `on_layer` of a lone forward raises."""
         shape = self._shape(forwards[0]) if len(forwards) == 1 else None
         if shape is None:
             return run(self._model, forwards)
         one = forwards[0]
         assert isinstance(one.cache, BlockCache) and one.wanted is not None
-        if one.look is not None:
-            one.look()
+        if one.on_layer is not None:
+            one.on_layer()
         one.cache.reserve(one.cache.length + one.size)
         try:
             mirror, logits = self._buffers()
@@ -262,7 +262,7 @@ class GraphedRunner:
         mirror.store(one.cache, one.size)
         return [logits[one.wanted : one.size].clone()]
 
-    def _shape(self, one: Forward) -> Shape | None:
+    def _shape(self, one: Forward) -> GraphShape | None:
         """What a forward is padded to; None: it does not fit."""
         rows = next((size for size in self._rows if size >= one.size), None)
         keys = next((n for n in self._keys if n >= one.cache.length + one.size), None)
@@ -272,9 +272,9 @@ class GraphedRunner:
             return None
         if one.gate is not None and one.gate.adapter is not self._adapter:
             return None
-        return Shape(rows, keys, one.gate is not None)
+        return GraphShape(rows, keys, one.gate is not None)
 
-    def _replay(self, shape: Shape, one: Forward, mirror: Mirror, logits: Tensor) -> None:
+    def _replay(self, shape: GraphShape, one: Forward, mirror: Mirror, logits: Tensor) -> None:
         if (known := self._graphs.get(shape)) is not None:
             inputs, replay = known
             inputs.load(one, mirror.scratch[: shape.rows])

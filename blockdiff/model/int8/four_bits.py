@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from blockdiff.model.int8.packing import Bytes
 
 INPUTS = 256
 """Of a block; the inputs of a matrix are a multiple of it."""
@@ -17,8 +18,6 @@ INPUTS = 256
 _GROUP, _MOST, _SIX_BITS = 32, 15, 63
 _SHRUNK = (1.0, 0.95, 0.9, 0.85)  # shares of a group's range that are tried: its ends are rare
 _ROWS = 1024  # at a time
-
-Bytes = NDArray[np.uint8]
 
 
 def quantize_q4_k(weight: Tensor) -> Bytes:

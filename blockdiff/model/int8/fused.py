@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache, KeyValues
-from blockdiff.model.int8.library import Matrix, native
+from blockdiff.model.int8.library import Matrix, loaded
 from blockdiff.model.int8.quantized import QuantizedLinear, QuantizedLowRank
-from blockdiff.model.transformer import Block, FeedForward, Gate, Part, Transformer
+from blockdiff.model.transformer import Block, FeedForward, Gate, Segment, Transformer
 
 TARGETS = ("qkv", "o", "gate_up", "down")  # in the library's order
 _LANES = 16  # what widths are multiples of
@@ -94,7 +94,7 @@ class FusedLayers:
         if not can_fuse(model):
             raise ValueError("these layers cannot be fused")
         config = model.config
-        self._library = native()
+        self._library = loaded()
         self._kept: list[object] = [model.blocks, model.norm]  # what the library points at
         self._layers = (_Layer * config.n_layers)()
         for layer, module in zip(self._layers, model.blocks, strict=True):
@@ -128,26 +128,26 @@ class FusedLayers:
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        parts: Sequence[Part],
+        segments: Sequence[Segment],
         gate: Gate | None,
-        look: Callable[[], None] | None = None,
+        on_layer: Callable[[], None] | None = None,
     ) -> Tensor:
         """Final hidden states of embedded positions; see `Transformer.hidden_together`.
 
         Args:
             x: (1, new, hidden_size), float32; is overwritten and returned.
             rotary: cosines and sines, (1, 1, new, head_dim).
-            parts: masks are (size, past + size).
-            look: called before each layer.
+            segments: masks are (size, past + size).
+            on_layer: called before each layer.
         """
         x = x.contiguous()
         cos, sin = (table.contiguous() for table in rotary)
-        parts_masks = [part.mask.contiguous() for part in parts]
-        sequences = (_Sequence * len(parts))()
-        for slot, part, mask in zip(sequences, parts, parts_masks, strict=True):
-            cache = cast(BlockCache, part.cache)
-            buffer = cache.open(part.size)
-            slot.rows, slot.past, slot.capacity = part.size, cache.length, cache.capacity
+        all_masks = [segment.mask.contiguous() for segment in segments]
+        sequences = (_Sequence * len(segments))()
+        for slot, segment, mask in zip(sequences, segments, all_masks, strict=True):
+            cache = cast(BlockCache, segment.cache)
+            buffer = cache.open(segment.size)
+            slot.rows, slot.past, slot.capacity = segment.size, cache.length, cache.capacity
             slot.cache, slot.mask = buffer.data_ptr(), mask.data_ptr()
         noisy = _stretches(gate, x.shape[1])
         pairs = None if gate is None else ctypes.addressof(self._pairs_of(gate.adapter))
@@ -165,11 +165,11 @@ class FusedLayers:
             ctypes.addressof(noisy),
             len(noisy),
         )
-        if look is None:
+        if on_layer is None:
             self._library.stack(forward)
             return x
         for index in range(self._model.n_layers):
-            look()
+            on_layer()
             forward.first, forward.last = index, index + 1
             self._library.stack(forward)
         return x

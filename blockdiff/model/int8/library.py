@@ -34,7 +34,7 @@ _SECONDS = 120.0  # a compiler that takes longer hangs
 HINT = "install gcc or clang, or: pip install ziglang"
 
 
-class Part(ctypes.Structure):
+class MatrixPart(ctypes.Structure):
     """Some rows of a matrix, as the library takes them."""
 
     _fields_ = [
@@ -51,7 +51,7 @@ class Matrix(ctypes.Structure):
     _fields_ = [("parts", ctypes.c_void_p), ("n_parts", ctypes.c_int64)]
 
 
-class Native:
+class Library:
     """The library.
 
     Attributes:
@@ -79,7 +79,7 @@ class Native:
         self._fork = _openmp()
         self.backend = str(library.blockdiff_backend().decode())
 
-    def linear(self, parts: ctypes.Array[Part], x: Tensor, n_out: int) -> Tensor:
+    def linear(self, parts: ctypes.Array[MatrixPart], x: Tensor, n_out: int) -> Tensor:
         """x (m, k) W^T + b, float32 and contiguous, as (m, n_out)."""
         m, k = x.shape
         out = torch.empty(m, n_out)
@@ -98,7 +98,7 @@ class Native:
         start = scratch.data_ptr() + -scratch.data_ptr() % _ALIGNED
         self._library.blockdiff_stack(at, start, self._fork, threads)
 
-    def rows(self, part: Part, k: int, indices: Sequence[int]) -> Tensor:
+    def rows(self, part: MatrixPart, k: int, indices: Sequence[int]) -> Tensor:
         """Rows of a matrix, float32, (indices, k). Raises IndexError for one that is not there."""
         if indices and not (0 <= min(indices) and max(indices) < part.n):
             raise IndexError(f"rows {min(indices)} to {max(indices)} of a matrix of {part.n}")
@@ -109,7 +109,7 @@ class Native:
 
 
 @cache
-def native() -> Native:
+def loaded() -> Library:
     """The library, compiled if it is not yet. Raises DeviceUnavailable where that cannot be."""
     name = f"linear-int8-{_key()}.so"
     folder = next((folder for folder in _folders() if _is_ours(folder)), None)
@@ -118,7 +118,7 @@ def native() -> Native:
             return _compiled(Path(lent) / name)  # once loaded it does not need its file
     try:
         with private.pinned(folder / name) as path:
-            return Native(path)
+            return Library(path)
     except (OSError, AttributeError, NotPermitted):
         pass  # none yet, cut short, of another machine, or open to others: made again
     return _compiled(folder / name)
@@ -128,7 +128,7 @@ def native() -> Native:
 def available() -> str:
     """Why int8 cannot be used, or nothing."""
     try:
-        native()
+        loaded()
     except DeviceUnavailable as error:
         return error.message
     return ""
@@ -136,7 +136,7 @@ def available() -> str:
 
 def is_fast() -> bool:
     """Whether int8 is worth its while here: with vector instructions for it."""
-    return not available() and native().backend != "portable"
+    return not available() and loaded().backend != "portable"
 
 
 def _folders() -> list[Path]:
@@ -156,7 +156,7 @@ def _is_ours(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
-def _compiled(path: Path) -> Native:
+def _compiled(path: Path) -> Library:
     compilers = _compilers()
     if not compilers:
         raise DeviceUnavailable("int8 needs a C compiler, none was found", HINT)
@@ -171,7 +171,7 @@ def _compiled(path: Path) -> Native:
             ran = child.run(command, seconds=_SECONDS)
             if ran.returncode == 0:
                 scratch.chmod(0o700)
-                library = Native(scratch)
+                library = Library(scratch)
                 os.replace(scratch, path)
                 return library
             said = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]

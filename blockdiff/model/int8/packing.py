@@ -1,4 +1,4 @@
-"""Weights in the order in which the native product reads them.
+"""Weights in the order in which the compiled product reads them.
 
 Sixteen output rows make a tile, so that one instruction works on sixteen rows at once. The numbers
 of GGUF's Q4_K and Q6_K are only put in another order: nothing is rounded again. Anything else is

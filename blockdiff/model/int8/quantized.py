@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from blockdiff.model.adapter import GatedAdapter, LowRank
 from blockdiff.model.int8.arena import Arena
-from blockdiff.model.int8.library import Matrix, Part, native
+from blockdiff.model.int8.library import Matrix, MatrixPart, loaded
 from blockdiff.model.int8.packing import GROUP, Packed, pack
 from blockdiff.model.transformer import Transformer
 
@@ -28,12 +28,12 @@ class QuantizedLinear(nn.Module):
         """`parts` have the same number of inputs; `bias` is float32. Raises DeviceUnavailable."""
         super().__init__()
         arena = arena or arena_for(parts)
-        self._native = native()
+        self._library = loaded()
         self.in_features = parts[0].inputs
         self.out_features = sum(part.rows for part in parts)
         self._data = [arena.copy(part.data) for part in parts]
         self._bias = bias
-        self._parts = (Part * len(parts))()
+        self._parts = (MatrixPart * len(parts))()
         row = 0
         for slot, part, data in zip(self._parts, parts, self._data, strict=True):
             slot.kind, slot.n, slot.packed = part.format.code, part.rows, data.data_ptr()
@@ -42,7 +42,7 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.in_features).contiguous()
-        return self._native.linear(self._parts, flat, self.out_features).view(
+        return self._library.linear(self._parts, flat, self.out_features).view(
             *x.shape[:-1], self.out_features
         )
 
@@ -53,7 +53,7 @@ class QuantizedLinear(nn.Module):
 
     def rows(self, indices: Tensor) -> Tensor:
         """Rows of W as float32; those of the first part only are reached."""
-        found = self._native.rows(self._parts[0], self.in_features, indices.flatten().tolist())
+        found = self._library.rows(self._parts[0], self.in_features, indices.flatten().tolist())
         return found.view(*indices.shape, self.in_features)
 
     @property
@@ -90,7 +90,7 @@ class QuantizedLowRank(nn.Module):
 
 
 def install_adapter(adapter: GatedAdapter) -> None:
-    """Pack the pairs of an adapter in place: small products are cheaper in the native library.
+    """Pack the pairs of an adapter in place: small products are cheaper in the library.
 
     Raises DeviceUnavailable, and ModelUnsupported for widths it does not know.
     """

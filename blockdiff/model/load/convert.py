@@ -22,10 +22,11 @@ from blockdiff.config import TransformerConfig
 from blockdiff.errors import DiskFull, ModelUnsupported, OutputFileError
 from blockdiff.model.int8.four_bits import INPUTS, quantize_q4_k
 from blockdiff.model.int8.packing import GROUP, ROWS, Format, check_width, pack, pack_q4_k
+from blockdiff.model.load.from_folder import FORMAT, parameter_shapes, published_sources
 from blockdiff.model.load.kinds import read_json
-from blockdiff.model.load.load import FORMAT, Progress, parameter_shapes, published_sources
 from blockdiff.model.load.prepare import packed_names, write_shards, writing
 from blockdiff.model.load.shards import Shards, shard_files
+from blockdiff.types import OnProgress
 
 _KEPT = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -34,7 +35,7 @@ _KEPT = (
 _LEGAL = ("LICENSE*", "NOTICE*")
 
 
-def convert(folder: Path, target: Path, progress: Progress, *, bits: int = 8) -> int:
+def convert(folder: Path, target: Path, progress: OnProgress, *, bits: int = 8) -> int:
     """Write `folder` anew as `target`, which must not exist; nothing appears until all is done.
 
     A matrix at a time is in memory. `bits` is 8 or 4; the arithmetic is int8 in either case.

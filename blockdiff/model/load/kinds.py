@@ -49,7 +49,7 @@ class Body(str, Enum):
     STARCODER2 = "starcoder2"
 
 
-class Attention(str, Enum):
+class AttentionPattern(str, Enum):
     """What a position sees; the masks of these names are in `masks`, but for a canvas."""
 
     CAUSAL = "causal"  # what is before it
@@ -76,7 +76,7 @@ class DiffusionKind:
         mask_token_id: the noise; None where there is none (autoregressive), or any token is.
         block_size: tokens of a block, or of a canvas behind a causal prompt: 1 for autoregressive
             ones, None for one bidirectional canvas.
-        sub_block_size: tokens that settle before the next ones of their block begin to; None: all.
+        sub_block_size: tokens unmasked before the next ones of their block; None: all.
         expand_token_id: predicted at a mask, it makes two masks of it; None where not trained.
         delete_token_id: predicted at a mask, it takes the mask away; None where not trained.
         layout: how an infill is laid out; None: it cannot infill, only follow instructions.
@@ -87,7 +87,7 @@ class DiffusionKind:
 
     family: Family
     body: Body
-    attention: Attention
+    attention: AttentionPattern
     shift: bool
     mask_token_id: int | None
     block_size: int | None
@@ -106,7 +106,7 @@ class _Published:
 
     family: Family
     body: Body
-    attention: Attention
+    attention: AttentionPattern
     shift: bool
     mask: int | None = None
     block_size: int | None = None
@@ -114,8 +114,8 @@ class _Published:
     fim: bool = False
 
 
-_FULL, _BLOCK, _CAUSAL = Attention.FULL, Attention.BLOCK, Attention.CAUSAL
-_CANVAS = Attention.CANVAS
+_FULL, _BLOCK, _CAUSAL = AttentionPattern.FULL, AttentionPattern.BLOCK, AttentionPattern.CAUSAL
+_CANVAS = AttentionPattern.CANVAS
 # By `architectures[0]` where that says more than `model_type`, else by that in small letters.
 _PUBLISHED = {
     "dream": _Published(Family.DREAM, Body.QWEN2, _FULL, True, 151666),
@@ -154,9 +154,9 @@ _FIM = (
 )
 MOST_TOKENS = 1 << 22  # of a vocabulary; the largest known is 262,144
 _MOST_BYTES = 64 << 20  # of a JSON file; the largest tokenizers have 35 MB
-_BLOCK_KEYS: dict[Attention, tuple[tuple[str, ...], int]] = {  # and the largest size
-    Attention.BLOCK: (("block_size", "bd_size", "block_length"), 1024),
-    Attention.CANVAS: (("canvas_length",), 1 << 14),
+_BLOCK_KEYS: dict[AttentionPattern, tuple[tuple[str, ...], int]] = {  # and the largest size
+    AttentionPattern.BLOCK: (("block_size", "bd_size", "block_length"), 1024),
+    AttentionPattern.CANVAS: (("canvas_length",), 1 << 14),
 }
 _MASK_ROLE = "mask_token"  # how `special_tokens` names the token that the tokenizer calls its mask
 
@@ -203,7 +203,7 @@ def read_kind(
         mask = _mask_of(names) if base.mask is None else base.mask
     if base == _PUBLISHED["qwen2"] and mask is not None:
         base = _OPEN_DCODER  # named as what it comes from: only its mask token tells them apart
-    if base.attention in (Attention.CAUSAL, Attention.CANVAS):
+    if base.attention in (AttentionPattern.CAUSAL, AttentionPattern.CANVAS):
         mask = None
     elif mask is None:
         raise ModelCorrupt(f"{source}: neither config.json nor the tokenizer has a mask_token")
@@ -309,10 +309,8 @@ def _mask_of(names: Mapping[str, int]) -> int | None:
     return next((names[name] for name in (_MASK_ROLE, *_MASKS) if name in names), None)
 
 
-def _layout(
-    base: _Published, names: Mapping[str, int]
-) -> tuple[Layout | None, FimTokens | None]:
-    if base.attention in (Attention.FULL, Attention.CANVAS):
+def _layout(base: _Published, names: Mapping[str, int]) -> tuple[Layout | None, FimTokens | None]:
+    if base.attention in (AttentionPattern.FULL, AttentionPattern.CANVAS):
         return Layout.IN_PLACE, None
     for prefix, suffix, middle, layout in _FIM if base.fim else ():
         if prefix in names and suffix in names and middle in names:

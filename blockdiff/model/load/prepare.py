@@ -36,13 +36,13 @@ from blockdiff.model.int8.packing import (
     packed_format,
 )
 from blockdiff.model.load.families import config_from_gguf, unpermute
+from blockdiff.model.load.from_folder import FORMAT, parameter_shapes
 from blockdiff.model.load.gguf_file import Gguf, GgufTensor, open_gguf
 from blockdiff.model.load.kinds import read_json
-from blockdiff.model.load.load import FORMAT, Progress, parameter_shapes
 from blockdiff.model.load.shards import check_shape, is_finite, joined, refuse_unread
-from blockdiff.model.load.tensor_names import GGUF, Sources, sources
+from blockdiff.model.load.tensor_names import GGUF, TensorSources, sources
 from blockdiff.model.load.tied import same_matrix
-from blockdiff.types import no_op
+from blockdiff.types import OnProgress, no_op
 
 _ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
 _SHARD_BYTES = 500_000_000
@@ -54,7 +54,7 @@ _TOKENS = "tokenizer.ggml.tokens"
 def prepare_gguf(
     path: Path,
     folder: Path,
-    progress: Progress = no_op,
+    progress: OnProgress = no_op,
     *,
     int8: bool = False,
 ) -> None:
@@ -108,7 +108,7 @@ def embedding_rows(path: Path) -> int:
     return config.vocab_size
 
 
-def gguf_sources(file: Gguf) -> tuple[TransformerConfig, Sources]:
+def gguf_sources(file: Gguf) -> tuple[TransformerConfig, TensorSources]:
     """Shape of a GGUF file's model, and what each of our tensors is made of; all are there.
 
     Raises ModelCorrupt and ModelUnsupported as `prepare_gguf`.
@@ -226,7 +226,7 @@ def _unpack_all(
 
 
 def _pack(tensor: GgufTensor, heads: int) -> Packed:
-    """A matrix in the order of the native product; `heads` of Llama's queries or keys."""
+    """A matrix in the order of the compiled product; `heads` of Llama's queries or keys."""
     inputs = tensor.shape[1]
     check_width(inputs)
     form, raw = packed_format(tensor.kind.name), tensor.data
@@ -258,7 +258,7 @@ def _unpack(tensor: GgufTensor) -> Tensor:
 
 
 def write_shards(
-    tensors: Iterator[tuple[str, Tensor]], folder: Path, total: int, progress: Progress
+    tensors: Iterator[tuple[str, Tensor]], folder: Path, total: int, progress: OnProgress
 ) -> None:
     shard: dict[str, Tensor] = {}
     done = held = count = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from blockdiff.config import TransformerConfig
 from blockdiff.model.load.kinds import Body
 
-Sources = dict[str, tuple[str, ...]]
+TensorSources = dict[str, tuple[str, ...]]
 """For each of our tensors the published ones it is made of, one above the other."""
 
 
@@ -103,9 +103,9 @@ GGUF = Naming(
 )
 
 
-def sources(config: TransformerConfig, naming: Naming) -> Sources:
+def sources(config: TransformerConfig, naming: Naming) -> TensorSources:
     """What each tensor of a `Transformer` of this shape is made of."""
-    names: Sources = {}
+    names: TensorSources = {}
 
     def put(ours: str, theirs: str | tuple[str, ...], bias: bool = False) -> None:
         parts = (theirs,) if isinstance(theirs, str) else theirs
@@ -134,11 +134,11 @@ def sources(config: TransformerConfig, naming: Naming) -> Sources:
     return names
 
 
-def _experts(config: TransformerConfig, naming: Naming, ours: str, theirs: str) -> Sources:
+def _experts(config: TransformerConfig, naming: Naming, ours: str, theirs: str) -> TensorSources:
     assert config.experts is not None
     gate, up, down = "gate_proj.weight", "up_proj.weight", "down_proj.weight"
     each = [theirs + naming.expert.format(i) for i in range(config.experts.count)]
-    names: Sources = {
+    names: TensorSources = {
         f"{ours}router": (theirs + naming.router,),
         f"{ours}gate_up": tuple(name + part for name in each for part in (gate, up)),
         f"{ours}down": tuple(name + down for name in each),

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from blockdiff.errors import BlockdiffError, as_error
-from blockdiff.service.compat.generation import Answer
+from blockdiff.service.compat.writing import Answer
 from blockdiff.service.worker import log_defect
 
 STILL_HERE = b": still here\n\n"

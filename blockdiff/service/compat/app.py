@@ -31,31 +31,31 @@ from blockdiff.errors import (
 from blockdiff.service.app import Service, path_of_target
 from blockdiff.service.compat import asked, llamacpp, mistral, ollama, openai
 from blockdiff.service.compat.answer import Form, Reply
-from blockdiff.service.compat.generation import Answer, Generations
 from blockdiff.service.compat.problem import Problem
 from blockdiff.service.compat.served import Served
+from blockdiff.service.compat.writing import Answer, SharedWritings
 from blockdiff.service.worker import log_defect
 
 _SAME = 1.25  # two speeds that differ by no more are one: a budget that moves costs the cache
 
 
-class Body(Protocol):
+class RequestBody(Protocol):
     """What is read of a body."""
 
     @property
     def stream(self) -> bool: ...
 
-    def asked(self, context_tokens: int) -> asked.Asked:
+    def asked(self, context_tokens: int) -> asked.Ask:
         """What it asks for. Raises InvalidRequest."""
 
     def form(self, served: Served) -> Form:
         """How the answer is said."""
 
 
-_BODIES: dict[str, type[Body]] = {
+_BODIES: dict[str, type[RequestBody]] = {
     "/infill": llamacpp.InfillBody,
-    "/completion": llamacpp.CompletionBody,
-    "/completions": llamacpp.CompletionBody,
+    "/completion": llamacpp.PromptBody,
+    "/completions": llamacpp.PromptBody,
     "/v1/completions": openai.CompletionBody,
     "/v1/chat/completions": openai.ChatBody,
     "/v1/fim/completions": mistral.FimBody,
@@ -69,7 +69,7 @@ class Compat:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._generations = Generations(service)
+        self._writings = SharedWritings(service)
         self._since = int(time.time())
         self._speed = 0.0
 
@@ -130,7 +130,7 @@ class Compat:
 
         return tell
 
-    def _writing(self, kind: type[Body]) -> Callable[[Request], Awaitable[Response]]:
+    def _writing(self, kind: type[RequestBody]) -> Callable[[Request], Awaitable[Response]]:
         async def write(http: Request) -> Response:
             body = await self._service.bodies.read(http)
             try:
@@ -160,15 +160,15 @@ class Compat:
             doing = f"{health.doing}, {health.share:.0%} done" if health.doing else ""
             raise EngineUnavailable("Loading model", doing)
 
-    async def _pieces(self, wanted: asked.Asked) -> AsyncGenerator[str | Answer, None]:
+    async def _pieces(self, wanted: asked.Ask) -> AsyncGenerator[str | Answer, None]:
         if wanted.request is not None and not wanted.warms:
-            reading = self._generations.read(wanted.request, wanted.limits)
+            reading = self._writings.read(wanted.request, wanted.limits)
             async with aclosing(reading) as pieces:
                 async for piece in pieces:
                     yield piece
             return
         if wanted.request is not None:
-            self._generations.warm(wanted.request)
+            self._writings.warm(wanted.request)
         yield Answer("", cut=wanted.warms)
 
 

@@ -16,6 +16,7 @@ from blockdiff.client import strict, wire
 from blockdiff.config import MOST_TOKENS, SEEDS, DecodingConfig, annotations_of, bare
 from blockdiff.errors import InvalidRequest
 from blockdiff.syntax.grammars import language_of
+from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
 
 _T = TypeVar("_T")
@@ -31,7 +32,7 @@ _FENCED = re.compile(r"^(`{3,})([\w+#.-]*)[^\n`]*\n(.*?)\n?^\1`*[ \t]*$", re.DOT
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AnswerLimits:
     """Where an answer ends besides where the engine ends it.
 
     Attributes:
@@ -46,7 +47,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Ask:
     """A request and what is to become of it.
 
     Attributes:
@@ -56,7 +57,7 @@ class Asked:
     """
 
     request: InfillRequest | RewriteRequest | None
-    limits: Limits = Limits()
+    limits: AnswerLimits = AnswerLimits()
     warms: bool = False
     fence: tuple[str, str] = ("", "")
 
@@ -114,33 +115,34 @@ class Text:
         marked = None if suffix else _at_marks(prompt)
         return (marked or cls(prompt, suffix or ""))._without_minuet()
 
-    def asked(self, sampling: Sampling, limits: Limits, context_tokens: int) -> Asked:
+    def asked(self, sampling: Sampling, limits: AnswerLimits, context_tokens: int) -> Ask:
         """Write as far as the model likes."""
         return self._asked(sampling, limits, context_tokens, Extent.HOLE)
 
-    def asked_at_cursor(self, sampling: Sampling, limits: Limits, context_tokens: int) -> Asked:
+    def asked_at_cursor(self, sampling: Sampling, limits: AnswerLimits, context_tokens: int) -> Ask:
         """Write what ghost text shows: the rest of a line, or of a block."""
         one_line = bool(self.suffix.partition("\n")[0].strip())
         extent = Extent.LINE if one_line else Extent.BLOCK
         return self._asked(sampling, limits, context_tokens, extent)
 
     def _asked(
-        self, sampling: Sampling, limits: Limits, context_tokens: int, extent: Extent
-    ) -> Asked:
+        self, sampling: Sampling, limits: AnswerLimits, context_tokens: int, extent: Extent
+    ) -> Ask:
         document, at = self.prefix + self.suffix, len(self.prefix)
         wire.check_size(document)
+        first_line = to_lf(document[:200]).split("\n", 1)[0]
         request = InfillRequest(
             document,
             Hole(at, at),
             path=self.path,
-            language=self.language,
+            language=language_of(self.path, self.language, first_line),
             indentation=self.indentation,
             snippets=self.snippets,
             decoding=sampling.decoding,
             context_tokens=context_tokens,
             extent=extent,
         )
-        return Asked(request, limits, warms=sampling.most == 0)
+        return Ask(request, limits, warms=sampling.most == 0)
 
     def _without_minuet(self) -> Text:
         """Without the two comments at the start by which minuet names language and indentation."""
@@ -185,7 +187,7 @@ def language_of_all(paths: Iterable[str]) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def rewriting(messages: list[tuple[str, str]], sampling: Sampling, context_tokens: int) -> Asked:
+def rewriting(messages: list[tuple[str, str]], sampling: Sampling, context_tokens: int) -> Ask:
     """A conversation, as (role, text), that asks for a text to be changed.
 
     The text is the selection as llama.vim marks it, or the last block of code between fences.
@@ -215,7 +217,7 @@ def _sections(text: str) -> dict[str, str] | None:
 
 def _selection(
     parts: dict[str, str], messages: list[tuple[str, str]], sampling: Sampling, context_tokens: int
-) -> Asked:
+) -> Ask:
     """llama.vim's; what was answered before is what a further instruction is about."""
     before, after = (parts.get(name, "") for name in ("PREFIX", "SUFFIX"))
     answers = [text for role, text in messages if role == "assistant"]
@@ -223,26 +225,26 @@ def _selection(
     prefix = before if before.strip() else ""  # it ends with a line break, even without lines
     instruction = messages[-1][1].removeprefix("INSTRUCTION:").strip()
     if sampling.most == 0 or not instruction:
-        return Asked(None, warms=True)
+        return Ask(None, warms=True)
     document = f"{prefix}{selected}\n{after}"
     span = Hole(len(prefix), len(prefix) + len(selected))
-    return Asked(_rewrite(document, span, instruction, "", sampling, context_tokens))
+    return Ask(_rewrite(document, span, instruction, "", sampling, context_tokens))
 
 
 def _block(
     block: re.Match[str], text: str, last: str, sampling: Sampling, context_tokens: int
-) -> Asked:
+) -> Ask:
     """A block of code; the instruction is what stands around it and what was said since."""
     instruction = (text[: block.start()] + text[block.end() :]).strip()
     if last is not text:
         instruction = last.strip()
     if sampling.most == 0:
-        return Asked(None, warms=True)
+        return Ask(None, warms=True)
     if not instruction:
         raise InvalidRequest("nothing is said about the code", "say what to change in it")
     fence, language, code = block.groups()
     request = _rewrite(code, Hole(0, len(code)), instruction, language, sampling, context_tokens)
-    return Asked(request, fence=(f"{fence}{language}\n", f"\n{fence}"))
+    return Ask(request, fence=(f"{fence}{language}\n", f"\n{fence}"))
 
 
 def _rewrite(

@@ -12,17 +12,17 @@ from typing import Any
 from blockdiff.errors import BlockdiffError
 from blockdiff.service.compat.answer import STILL_HERE, chosen, event
 from blockdiff.service.compat.asked import (
-    Asked,
-    Limits,
+    AnswerLimits,
+    Ask,
     Sampling,
     Text,
     all_texts,
     language_of_all,
     one_text,
 )
-from blockdiff.service.compat.generation import Answer
 from blockdiff.service.compat.problem import Problem
 from blockdiff.service.compat.served import Served
+from blockdiff.service.compat.writing import Answer
 from blockdiff.types import Snippet
 
 
@@ -54,13 +54,13 @@ class _Body:
         return Sampling(self.n_predict, self.temperature, self.top_p, self.seed)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> AnswerLimits:
         """Raises InvalidRequest."""
         seconds = max(0.0, self.t_max_predict_ms) / 1e3
-        return Limits(all_texts(self.stop, "stop"), max(0, self.n_indent), seconds)
+        return AnswerLimits(all_texts(self.stop, "stop"), max(0, self.n_indent), seconds)
 
-    def form(self, served: Served) -> Form:
-        return Form(served, self.response_fields)
+    def form(self, served: Served) -> LlamaCppForm:
+        return LlamaCppForm(served, self.response_fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class InfillBody(_Body):
     input_suffix: str = ""
     input_extra: tuple[Extra, ...] = ()
 
-    def asked(self, context_tokens: int) -> Asked:
+    def asked(self, context_tokens: int) -> Ask:
         extra = [Snippet(e.filename, e.text) for e in reversed(self.input_extra) if e.text.strip()]
         text = Text(
             self.input_prefix + one_text(self.prompt, "prompt"),
@@ -83,16 +83,16 @@ class InfillBody(_Body):
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionBody(_Body):
+class PromptBody(_Body):
     """What is read of the body of `POST /completion`."""
 
-    def asked(self, context_tokens: int) -> Asked:
+    def asked(self, context_tokens: int) -> Ask:
         text = Text.of_prompt(one_text(self.prompt, "prompt"), None)
         return text.asked(self.sampling, self.limits, context_tokens)
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class LlamaCppForm:
     """How llama.cpp says an answer; with `fields` only these, `a/b` standing for `b` in `a`."""
 
     served: Served

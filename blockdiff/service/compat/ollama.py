@@ -8,10 +8,10 @@ from typing import Any
 
 from blockdiff.errors import BlockdiffError, InvalidRequest
 from blockdiff.service.compat.answer import line
-from blockdiff.service.compat.asked import Asked, Limits, Sampling, Text, all_texts
-from blockdiff.service.compat.generation import Answer
+from blockdiff.service.compat.asked import AnswerLimits, Ask, Sampling, Text, all_texts
 from blockdiff.service.compat.problem import Problem
 from blockdiff.service.compat.served import Served
+from blockdiff.service.compat.writing import Answer
 
 _DETAILS = {
     "parent_model": "", "format": "", "family": "blockdiff", "families": ["blockdiff"],
@@ -39,22 +39,22 @@ class GenerateBody:
     format: Any = None
     images: Any = None
 
-    def asked(self, context_tokens: int) -> Asked:
+    def asked(self, context_tokens: int) -> Ask:
         if self.format or self.images:
             raise InvalidRequest("format and images are not supported", "leave them out")
         if not self.prompt and not self.suffix:
-            return Asked(None)  # so clients ask for a model to be loaded
+            return Ask(None)  # so clients ask for a model to be loaded
         options = self.options
         sampling = Sampling(options.num_predict, options.temperature, options.top_p, options.seed)
         text = Text.of_prompt(self.prompt, self.suffix)
-        return text.asked(sampling, Limits(all_texts(options.stop, "stop")), context_tokens)
+        return text.asked(sampling, AnswerLimits(all_texts(options.stop, "stop")), context_tokens)
 
-    def form(self, served: Served) -> Form:
-        return Form(served.model)
+    def form(self, served: Served) -> OllamaForm:
+        return OllamaForm(served.model)
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class OllamaForm:
     """How Ollama says an answer: a line of JSON for each piece. There are no comments."""
 
     model: str

@@ -11,17 +11,17 @@ from blockdiff.client import strict
 from blockdiff.errors import BlockdiffError, InvalidRequest
 from blockdiff.service.compat.answer import STILL_HERE, chosen, event
 from blockdiff.service.compat.asked import (
-    Asked,
-    Limits,
+    AnswerLimits,
+    Ask,
     Sampling,
     Text,
     all_texts,
     one_text,
     rewriting,
 )
-from blockdiff.service.compat.generation import Answer
 from blockdiff.service.compat.problem import Problem
 from blockdiff.service.compat.served import Served
+from blockdiff.service.compat.writing import Answer
 
 DONE = b"data: [DONE]\n\n"
 
@@ -42,20 +42,20 @@ class CompletionBody:
     echo: bool = False
     logprobs: Any = None
 
-    def asked(self, context_tokens: int) -> Asked:
+    def asked(self, context_tokens: int) -> Ask:
         only_one(self.n)
         if self.echo or self.logprobs:
             raise InvalidRequest("echo and logprobs are not supported", "leave them out")
         text = Text.of_prompt(one_text(self.prompt, "prompt"), self.suffix)
         sampling = Sampling(self.max_tokens, self.temperature, self.top_p, self.seed)
-        return text.asked(sampling, Limits(all_texts(self.stop, "stop")), context_tokens)
+        return text.asked(sampling, AnswerLimits(all_texts(self.stop, "stop")), context_tokens)
 
     def form(self, served: Served) -> TextForm:
         return TextForm(served.model)
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ChatMessage:
     role: str
     content: Any = ""
 
@@ -73,7 +73,7 @@ class Message:
 class ChatBody:
     """What is read of the body of `POST /v1/chat/completions`; llama.vim sends `n_predict`."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n_predict: int | None = None
@@ -84,7 +84,7 @@ class ChatBody:
     n: int = 1
     response_fields: tuple[str, ...] = ()
 
-    def asked(self, context_tokens: int) -> Asked:
+    def asked(self, context_tokens: int) -> Ask:
         only_one(self.n)
         mosts = (self.max_completion_tokens, self.max_tokens, self.n_predict)
         most = next((value for value in mosts if value is not None), None)

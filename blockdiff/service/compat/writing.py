@@ -18,11 +18,9 @@ from typing import Protocol
 from blockdiff.client.wire import Call
 from blockdiff.errors import BlockdiffError, as_error
 from blockdiff.infill.seams import Seams
-from blockdiff.service.compat.asked import Limits
+from blockdiff.service.compat.asked import AnswerLimits
 from blockdiff.service.stream import Mailbox
 from blockdiff.service.worker import log_defect
-from blockdiff.syntax.grammars import language_of
-from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import (
     Finished,
     FinishReason,
@@ -41,8 +39,8 @@ _LONG_SECONDS = 1.0  # for the first line; its start is sent then
 _LEADS_ON = re.compile(r"\s*(?:#|//|--|/\*|\*|@|\"\"\"|'''|$)")
 
 
-class Engine(Protocol):
-    """What is asked."""
+class EngineQueue(Protocol):
+    """Where requests are put."""
 
     def ask(self, call: Call, client: str) -> tuple[Mailbox, Callable[[], None]]:
         """Queue a call: its messages, and what is to be called when nobody reads them any more."""
@@ -70,7 +68,7 @@ class Answer:
     predict_ms: float = 0.0
 
 
-class Generation:
+class SharedWriting:
     """Text that is being written for everybody who asked for it.
 
     Attributes:
@@ -82,7 +80,7 @@ class Generation:
     """
 
     def __init__(self, request: Request, mailbox: Mailbox, close: Callable[[], None]) -> None:
-        self._view = View(request) if isinstance(request, InfillRequest) else None
+        self._view = SettledText(request) if isinstance(request, InfillRequest) else None
         self._mailbox, self._close = mailbox, close
         self._changed = asyncio.Event()
         self._began = self._grown = time.monotonic()
@@ -171,7 +169,7 @@ class Generation:
         self._changed = asyncio.Event()
 
 
-class View:
+class SettledText:
     """What of a draft will stand in the document."""
 
     def __init__(self, request: InfillRequest) -> None:
@@ -180,11 +178,10 @@ class View:
     @cached_property
     def _seams(self) -> Seams:
         request = self._request
-        first_line = to_lf(request.document[:200]).split("\n", 1)[0]
         return Seams(
             request.prefix,
             request.suffix,
-            language_of(request.path, request.language, first_line),
+            request.language,
             indentation=request.indentation,
             extent=request.extent,
         )
@@ -206,50 +203,52 @@ class View:
         return "\n".join(lines).rstrip()
 
 
-class Generations:
+class SharedWritings:
     """Those that run, so that a request that equals one of them shares it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineQueue) -> None:
         self._engine = engine
-        self._running: dict[Request, Generation] = {}
+        self._running: dict[Request, SharedWriting] = {}
 
     def warm(self, request: Request) -> None:
         """Encode its context as soon as nothing else is to be done."""
         self._engine.ask(Call(request, Priority.AHEAD), "compat")
 
-    async def read(self, request: Request, limits: Limits) -> AsyncGenerator[str | Answer, None]:
+    async def read(
+        self, request: Request, limits: AnswerLimits
+    ) -> AsyncGenerator[str | Answer, None]:
         """Pieces of the text, the empty one after some silence; an `Answer` at last.
 
         Closing the iterator cancels what nobody else reads. Raises what the engine says.
         """
-        generation = self._joined(request)
-        generation.readers += 1
+        writing = self._joined(request)
+        writing.readers += 1
         try:
-            async for piece in _pieces(generation, limits):
+            async for piece in _pieces(writing, limits):
                 yield piece
         finally:
-            generation.readers -= 1
-            if not generation.readers:
-                generation.close()
-                if self._running.get(request) is generation:
+            writing.readers -= 1
+            if not writing.readers:
+                writing.close()
+                if self._running.get(request) is writing:
                     del self._running[request]
 
-    def _joined(self, request: Request) -> Generation:
+    def _joined(self, request: Request) -> SharedWriting:
         running = self._running.get(request)
         if running is None or running.end is not None:
             rewrites = isinstance(request, RewriteRequest)
             priority = Priority.EXPLICIT if rewrites else Priority.AUTOMATIC
             mailbox, close = self._engine.ask(Call(request, priority), "compat")
-            running = self._running[request] = Generation(request, mailbox, close)
+            running = self._running[request] = SharedWriting(request, mailbox, close)
         return running
 
 
-async def _pieces(generation: Generation, limits: Limits) -> AsyncIterator[str | Answer]:
+async def _pieces(writing: SharedWriting, limits: AnswerLimits) -> AsyncIterator[str | Answer]:
     sent, said = "", time.monotonic()
-    while generation.end is None:
-        text, stop, over = _within(limits, generation.shown, final=False)
-        if not over and _time_left(generation, limits) <= 0:
-            text, stop, _ = _within(limits, await generation.kept(), final=True)
+    while writing.end is None:
+        text, stop, over = _within(limits, writing.shown, final=False)
+        if not over and _time_left(writing, limits) <= 0:
+            text, stop, _ = _within(limits, await writing.kept(), final=True)
             over = True
         if len(text) > len(sent) and text.startswith(sent):
             yield text[len(sent) :]
@@ -258,21 +257,21 @@ async def _pieces(generation: Generation, limits: Limits) -> AsyncIterator[str |
             yield ""
             said = time.monotonic()
         if over:
-            yield generation.answer(text, cut=not stop, stopped_by=stop)
+            yield writing.answer(text, cut=not stop, stopped_by=stop)
             return
         silence = said + _SILENCE_SECONDS - time.monotonic()
-        await generation.change(max(0.0, min(silence, _time_left(generation, limits))))
-    end = generation.end
+        await writing.change(max(0.0, min(silence, _time_left(writing, limits))))
+    end = writing.end
     if isinstance(end, BlockdiffError):
         raise type(end)(end.message, end.hint)
     text, stop, over = _within(limits, end.text, final=True)
     if len(text) > len(sent) and text.startswith(sent):
         yield text[len(sent) :]
     cut = not stop and (over or end.finish is FinishReason.LENGTH)
-    yield generation.answer(text, cut=cut, stopped_by=stop)
+    yield writing.answer(text, cut=cut, stopped_by=stop)
 
 
-def _within(limits: Limits, text: str, *, final: bool) -> tuple[str, str, bool]:
+def _within(limits: AnswerLimits, text: str, *, final: bool) -> tuple[str, str, bool]:
     """The text up to where a limit ends it, the string that does, and whether one does.
 
     While not `final`, what may yet become such a string is left out.
@@ -301,8 +300,8 @@ def _indented(text: str, least: int) -> int:
     return len(text)
 
 
-def _time_left(generation: Generation, limits: Limits) -> float:
+def _time_left(writing: SharedWriting, limits: AnswerLimits) -> float:
     """Seconds, as in llama.cpp: from the first token on, and only once a line is complete."""
-    if not limits.seconds or generation.first is None or "\n" not in generation.settled:
+    if not limits.seconds or writing.first is None or "\n" not in writing.settled:
         return math.inf
-    return generation.first + limits.seconds - time.monotonic()
+    return writing.first + limits.seconds - time.monotonic()

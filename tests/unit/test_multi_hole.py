@@ -47,7 +47,7 @@ def holes(document: str = DOCUMENT, blanks: Sequence[str] = BLANKS) -> tuple[Hol
 
 def request(decoding: DecodingConfig = GREEDY, **changes: object) -> InfillRequest:
     first, *rest = holes()
-    made = InfillRequest(DOCUMENT, first, "area.py", also=tuple(rest), request_id="x")
+    made = InfillRequest(DOCUMENT, first, "area.py", "python", also=tuple(rest), request_id="x")
     return replace(made, decoding=decoding, **changes)  # type: ignore[arg-type]
 
 

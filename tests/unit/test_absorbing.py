@@ -17,22 +17,22 @@ from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.length import calibrated_length, length_bias
 from blockdiff.diffusion.dllm.readers import BlockReader, CanvasReader, KeptReader
-from blockdiff.diffusion.dllm.sampler import NativeSampler, as_diffusion
+from blockdiff.diffusion.dllm.sampler import AbsorbingSampler, as_diffusion
 from blockdiff.diffusion.sampler import Snapshot
 from blockdiff.diffusion.unmask import timestep_counts
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model import masks
-from blockdiff.model.load.kinds import Attention, Body, DiffusionKind, Family
+from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind, Family
 from tests.unit import tiny
 
 MASK, EXPAND, DELETE = 31, 30, 29
 SHAPE = tiny.FAMILIES["qwen3"]
 MODEL = tiny.transformer(SHAPE)
-CANVAS = DiffusionKind(Family.LLADA, Body.QWEN3, Attention.FULL, False, MASK, None)
+CANVAS = DiffusionKind(Family.LLADA, Body.QWEN3, AttentionPattern.FULL, False, MASK, None)
 RESIZING = replace(
     CANVAS, family=Family.DREAMON, shift=True, expand_token_id=EXPAND, delete_token_id=DELETE
 )
-BLOCK = DiffusionKind(Family.SDAR, Body.QWEN3, Attention.BLOCK, False, MASK, 4)
+BLOCK = DiffusionKind(Family.SDAR, Body.QWEN3, AttentionPattern.BLOCK, False, MASK, 4)
 SHIFTED = replace(BLOCK, shift=True, family=Family.FAST_DLLM)
 DIFFUSION = DecodingConfig(mode=Mode.DIFFUSION, rule=Rule.SCHEDULE, max_tokens=10)
 PROMPT = [3, 1, 4, 1, 5, 9]
@@ -40,13 +40,13 @@ PROMPT = [3, 1, 4, 1, 5, 9]
 
 def sampler(
     kind: DiffusionKind, config: DecodingConfig = DIFFUSION, **more: object
-) -> NativeSampler:
+) -> AbsorbingSampler:
     values: dict[str, object] = {
         "model": MODEL, "kind": kind, "cache": tiny.cache_for(MODEL), "config": config,
         "chooser": Chooser([MASK], config.temperature, config.top_p, config.seed),
         "stop": frozenset(), "cancelled": lambda: False,
     }  # fmt: skip
-    return NativeSampler(**(values | more))  # type: ignore[arg-type]
+    return AbsorbingSampler(**(values | more))  # type: ignore[arg-type]
 
 
 def texts(snapshots: Sequence[Snapshot]) -> list[int]:
@@ -121,7 +121,7 @@ def test_blocks_are_committed_once_and_exactly() -> None:
     # what the last step of the second block saw is what one forward of everything says
     made = sampler(BLOCK, replace(DIFFUSION, max_tokens=4))
     reader = BlockReader(MODEL, tiny.cache_for(MODEL), 4, False, lambda: None)
-    reader.encode(PROMPT[:4])
+    reader.prefill(PROMPT[:4])
     sequence = [*PROMPT[:4], *tokens[:4], *[MASK] * 4]
     rows = reader.logits(sequence, 8, 12)
     whole = tiny.forward(MODEL, sequence, masks.block(0, 12, 4))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,8 @@ from blockdiff.model.int8.quantized import install
 from blockdiff.model.load.families import config_from_hf, config_from_prepared
 from blockdiff.model.load.kinds import Body, published, read_json
 from blockdiff.model.load.shards import Shards, check_shape, refuse_unread, shard_files
-from blockdiff.model.load.tensor_names import HUB, Sources, sources
+from blockdiff.model.load.tensor_names import HUB, TensorSources, sources
 from blockdiff.model.transformer import Transformer
-
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the done share, 0 to 1."""
 
 FORMAT = 1  # of a prepared folder; raise it when the layout of the tensors changes
 
@@ -168,7 +165,7 @@ def _load_published(
 
 def published_sources(
     folder: Path, raw: Mapping[str, Any], stored: Shards
-) -> tuple[TransformerConfig, Sources]:
+) -> tuple[TransformerConfig, TensorSources]:
     """Shape of a published checkpoint, and what each of our tensors is made of; all are there.
 
     What a folder stores of a tied matrix decides as in the transformers library (5.23): one copy
@@ -180,7 +177,7 @@ def published_sources(
     config, naming = config_from_hf(raw, source), HUB[body]
     _refuse_absurd(config, len(stored), source)
     embedding, head = f"{naming.embedding}.weight", f"{naming.head}.weight"
-    there, swapped = set(stored.names), Sources()
+    there, swapped = set(stored.names), TensorSources()
     if config.tied_embeddings and head in there:
         if embedding not in there:
             swapped = {"embedding.weight": (head,)}
