@@ -91,6 +91,7 @@ docs: .venv/.stamp-dev  ## write the generated parts of the documents anew
 	@$(RUN) docs.readme_parts
 	@$(RUN) docs.road_parts
 	@$(RUN) docs.lsp_parts
+	@$(RUN) docs.clients_parts
 	@$(RUN) docs.eval_parts
 	@$(RUN) docs.checkpoints_parts
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from editorconfig import EditorConfigError, get_properties
 
+from blockdiff.client.wire import affordable_context
 from blockdiff.config import DecodingConfig
 from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
@@ -18,9 +19,6 @@ from lsp_server.engine_link import EngineLink
 from lsp_server.failures import Ignored
 from lsp_server.settings import ContextSettings
 from lsp_server.uris import file_of, files_of
-
-_UNMEASURED_TOKENS = 512  # until the engine has said how fast it encodes
-_LEAST_TOKENS = 128
 
 
 @dataclass(slots=True)
@@ -90,9 +88,10 @@ class Context:
     @property
     def budget(self) -> int:
         """Context tokens that this machine encodes within the latency that was asked for."""
-        speed, seconds = self.engine.speed, self.settings.latency_seconds
-        known = int(speed * seconds) if speed else _UNMEASURED_TOKENS
-        return max(_LEAST_TOKENS, min(known, self.settings.most_tokens))
+        settings = self.settings
+        return affordable_context(
+            self.engine.speed, settings.latency_seconds, settings.most_tokens
+        )
 
     def is_closed(self, document: Document) -> bool:
         """Whether a `.blockdiffignore` keeps the document to itself."""

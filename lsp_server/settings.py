@@ -19,6 +19,7 @@ from blockdiff.client.remote.fim import Fim
 from blockdiff.client.remote.options import Backend, BackendOptions
 from blockdiff.client.starter import StartOptions
 from blockdiff.client.strict import read
+from blockdiff.client.wire import LATENCY_SECONDS, MOST_CONTEXT_TOKENS
 from blockdiff.config import (
     MOST_TOKENS,
     BlockSize,
@@ -155,10 +156,10 @@ class ContextSettings:
     latency_seconds: Annotated[
         float,
         about("Send as much context as this machine encodes in so many seconds.", ge=0.1, le=60),
-    ] = 1.5
+    ] = LATENCY_SECONDS
     most_tokens: Annotated[
         int, about("Never more than so many tokens of context.", ge=64, le=32_000)
-    ] = 4096
+    ] = MOST_CONTEXT_TOKENS
     snippets: Annotated[
         bool, about("Show related parts of other open files of the same language.")
     ] = True

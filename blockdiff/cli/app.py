@@ -219,6 +219,12 @@ def serve(context: typer.Context) -> None:
     _delegate("blockdiff.cli.serve", context, "serve_app")
 
 
+@_delegated("compat")
+def compat(context: typer.Context) -> None:
+    """Print the settings for clients of other servers."""
+    _delegate("blockdiff.cli.compat", context)
+
+
 @_delegated("status")
 def status(context: typer.Context) -> None:
     """Show whether an engine is running and what it does."""

@@ -15,9 +15,9 @@ from typing import Annotated
 import typer
 
 from blockdiff.client import endpoint, wire
-from blockdiff.client.endpoint import Address, Runtime
+from blockdiff.client.endpoint import COMPAT_ADDRESS, Address, Runtime
 from blockdiff.client.starter import Deaths, Starter, StartOptions, model_name
-from blockdiff.errors import EngineUnavailable
+from blockdiff.errors import EngineUnavailable, InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
 _STOP_SECONDS = 15.0
@@ -41,6 +41,19 @@ class LogLevel(str, Enum):
 
 @serve_app.command()
 def serve(
+    address: Annotated[
+        str,
+        typer.Argument(metavar="[HOST:PORT]", help=f"with --compat; default: {COMPAT_ADDRESS}"),
+    ] = "",
+    compat: Annotated[
+        bool,
+        typer.Option(
+            "--compat", help="answer clients of llama.cpp, OpenAI, Mistral and Ollama, too"
+        ),
+    ] = False,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="with --compat: let every local program ask")
+    ] = False,
     model: Annotated[
         str, typer.Option(help="name of a model, or path to a GGUF file or a folder")
     ] = DEFAULT_MODEL,
@@ -76,10 +89,14 @@ def serve(
     """Serve a model to all editors of this user, until Ctrl-C.
 
     Editors start an engine by themselves; this is for one that stays, or on another machine.
+    With --compat it also listens for clients of other servers, such as llama.vim, Continue and
+    minuet; `blockdiff compat` prints their settings.
     """
     from blockdiff.service.launcher import ServeOptions
     from blockdiff.service.launcher import serve as run
 
+    if address and not compat:
+        raise InvalidRequest("an address goes with --compat", f"serve --compat {COMPAT_ADDRESS}")
     options = ServeOptions(
         model=model_name(model),
         device=device,
@@ -92,6 +109,8 @@ def serve(
         tls_cert=tls_cert,
         tls_key=tls_key,
         allow_plain_http=allow_plain_http,
+        compat=(address or COMPAT_ADDRESS) if compat else "",
+        compat_token=not no_token,
     )
     logging.basicConfig(
         stream=sys.stderr,
@@ -102,10 +121,15 @@ def serve(
 
     def started(address: Address) -> None:
         what = {"model": options.model, "url": address.url, "token_file": str(runtime.token_file)}
+        announced = runtime.announced()
+        others = announced.compat if announced else ""
         if as_json:
-            print(json.dumps({"event": "serving", **what, "pid": os.getpid()}), flush=True)
-        else:
-            print("serving {model} at {url}, token in {token_file}".format(**what), flush=True)
+            more = {"compat": others} if others else {}
+            print(json.dumps({"event": "serving", **what, **more, "pid": os.getpid()}), flush=True)
+            return
+        print("serving {model} at {url}, token in {token_file}".format(**what), flush=True)
+        if others:
+            print(f"and other clients at {others}, settings: blockdiff compat", flush=True)
 
     raise typer.Exit(int(run(options, runtime, started=started)))
 

@@ -3,6 +3,7 @@
     <runtime>/engine.json   where the running engine listens; left behind only if it was killed
     <runtime>/engine.sock   its Unix socket, where the system has them
     <runtime>/token         what every request must carry; mode 0600
+    <runtime>/compat.token  the same at the endpoints for clients of other servers
     <runtime>/engine.lock   held by the engine as long as it lives
     <runtime>/start.lock    held by a client while it starts one
     <runtime>/engine.log    what an engine that a client started has to say
@@ -44,6 +45,10 @@ from blockdiff.system import private
 if TYPE_CHECKING:
     import httpx
     from filelock import FileLock
+
+COMPAT_TOKEN = "compat.token"
+COMPAT_ADDRESS = "127.0.0.1:8012"
+"""Where llama.vim looks for a server."""
 
 _LONGEST_SOCKET_PATH = 100  # bytes; systems allow 104 to 108
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -148,10 +153,15 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a running engine tells its clients."""
+    """What a running engine tells its clients.
+
+    Attributes:
+        compat: URL of the endpoints for clients of other servers; empty where there are none.
+    """
 
     pid: int
     address: Address
+    compat: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +272,8 @@ class Runtime:
         with self.access():
             try:
                 raw = json.loads(self.read("engine.json"))
-                return Announcement(int(raw["pid"]), Address(**raw["address"]))
+                compat = str(raw.get("compat", ""))
+                return Announcement(int(raw["pid"]), Address(**raw["address"]), compat)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except (ValueError, KeyError, TypeError):
@@ -277,15 +288,15 @@ class Runtime:
                 pass
         raise Unauthorized(f"there is no token in {self.token_file}", "start an engine first")
 
-    def make_token(self) -> str:
+    def make_token(self, name: str = "token") -> str:
         """The token of the last engine, or a new one if there is none that was kept private."""
         with self.access():
             with contextlib.suppress(FileNotFoundError, NotPermitted):
-                kept = self.read(self.token_file.name, private.ENTER).strip()
+                kept = self.read(name, private.ENTER).strip()
                 if len(kept) >= 32 and kept.isascii() and kept.isalnum():
                     return kept
             token = secrets.token_hex(32)
-            self.write_private("token", token + "\n")
+            self.write_private(name, token + "\n")
             return token
 
     def write_private(self, name: str, text: str) -> None:

@@ -90,6 +90,20 @@ class Health:
         return read(cls, value)
 
 
+LATENCY_SECONDS, MOST_CONTEXT_TOKENS = 1.5, 4096
+"""How long encoding the context of a completion may take if nobody says otherwise, and its most."""
+
+_UNMEASURED_TOKENS, _LEAST_TOKENS = 512, 128
+
+
+def affordable_context(
+    speed: float, seconds: float = LATENCY_SECONDS, most: int = MOST_CONTEXT_TOKENS
+) -> int:
+    """Context tokens that an engine of this `context_speed` encodes in so many seconds."""
+    known = int(speed * seconds) if speed else _UNMEASURED_TOKENS
+    return max(_LEAST_TOKENS, min(known, most))
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request as it is posted to the engine service.

@@ -101,6 +101,11 @@ class Engine:
         return self._speed.per_second
 
     @property
+    def context_size(self) -> int:
+        """Most tokens of a context and what is written behind it."""
+        return self.checkpoint.model.config.max_positions
+
+    @property
     def together(self) -> int:
         """How many requests may share its forwards."""
         return self.contexts.together

@@ -25,9 +25,7 @@ from blockdiff.errors import (
     Cancelled,
     EngineBusy,
     EngineMismatch,
-    EngineStopping,
     InvalidRequest,
-    NotPermitted,
     RequestTooLarge,
     Unauthorized,
     as_error,
@@ -35,6 +33,7 @@ from blockdiff.errors import (
 from blockdiff.service.bodies import Bodies
 from blockdiff.service.metrics import Metrics
 from blockdiff.service.scheduler import Job, JobResult, Message, Scheduler
+from blockdiff.service.statuses import status_of
 from blockdiff.service.stream import EventStream, Mailbox
 from blockdiff.service.worker import Worker, log_defect
 from blockdiff.types import (
@@ -52,19 +51,12 @@ _log = logging.getLogger("blockdiff.service")
 
 _IN_USE_SECONDS = 120.0  # a client that asked so lately uses the engine
 
-_STATUS: dict[type[BlockdiffError], int] = {
-    RequestTooLarge: 413,
-    InvalidRequest: 400,
-    Unauthorized: 401,
-    NotPermitted: 403,
-    EngineMismatch: 409,
-    EngineBusy: 503,
-    EngineStopping: 503,
-}
-
-
 class Service:
-    """The endpoints over one scheduler and its worker."""
+    """The endpoints over one scheduler and its worker.
+
+    Attributes:
+        bodies: of requests that are read, wait or run.
+    """
 
     def __init__(
         self,
@@ -82,7 +74,7 @@ class Service:
         self._asked: dict[str, float] = {}  # when each client asked last, by the monotonic clock
         self._scheduler, self._worker, self._model, self._stop = scheduler, worker, model, stop
         self._metrics = Metrics(scheduler, worker)
-        self._bodies = Bodies()
+        self.bodies = Bodies()
 
     def app(self, token: str) -> ASGIApp:
         """The ASGI application; every request must carry `token`."""
@@ -122,6 +114,12 @@ class Service:
             waiting=self._scheduler.waiting,
             context_speed=round(worker.context_speed(), 1),
         )
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Tokens that the model takes, requests that are written at once; 0 while it loads."""
+        engine = self._worker.engine
+        return (engine.context_size, engine.together) if engine else (0, 0)
 
     async def _health(self, http: Request) -> Response:
         return JSONResponse(self.health().to_json())
@@ -164,7 +162,7 @@ class Service:
         return await self._answer(http, wire.warm_call_from_json)
 
     async def _answer(self, http: Request, parse: Callable[[Any], wire.Call]) -> Response:
-        body = await self._bodies.read(http)
+        body = await self.bodies.read(http)
         try:
             return self._stream(http, parse(strict.parse(body.data)), body.release)
         except BaseException:
@@ -174,13 +172,26 @@ class Service:
             body.data = b""
 
     def _stream(self, http: Request, call: wire.Call, over: Callable[[], None]) -> Response:
+        mailbox, cancel = self.ask(call, _client(http))
+
+        def end() -> None:
+            cancel()
+            over()
+
+        return EventStream(mailbox, end)
+
+    def ask(self, call: wire.Call, client: str) -> tuple[Mailbox, Callable[[], None]]:
+        """Queue a call: its messages, and what is to be called when nobody reads them any more.
+
+        Raises EngineBusy, EngineStopping.
+        """
         mailbox = Mailbox(asyncio.get_running_loop())
         job = Job(
             call.request,
             deliver=lambda message: self._deliver(job, mailbox, message),
             priority=call.priority,
             source=call.source,
-            client=_client(http),
+            client=client,
         )
         now = time.monotonic()
         self._asked = {n: at for n, at in self._asked.items() if now - at < _IN_USE_SECONDS}
@@ -189,12 +200,7 @@ class Service:
         if progress := self._worker.progress:
             job.post(Progress(call.request.request_id, *progress))
         gone = Cancelled("the client closed the connection")
-
-        def end() -> None:
-            self._scheduler.cancel(job, gone)
-            over()
-
-        return EventStream(mailbox, end)
+        return mailbox, lambda: self._scheduler.cancel(job, gone)
 
     def _deliver(self, job: Job, mailbox: Mailbox, message: Message) -> None:
         if isinstance(message, (Finished, Filled, Warmed, BlockdiffError)):
@@ -255,7 +261,7 @@ class _Guard:
         if scope["type"] == "http":
             if refusal := self._refusal(dict(scope["headers"])):
                 app = _json(refusal)
-            scope = {**scope, "path": _without_host(scope["path"])}
+            scope = {**scope, "path": path_of_target(scope["path"])}
         await app(scope, receive, send)
 
     def _refusal(self, headers: dict[bytes, bytes]) -> BlockdiffError | None:
@@ -275,7 +281,7 @@ class _Guard:
         return None
 
 
-def _without_host(path: str) -> str:
+def path_of_target(path: str) -> str:
     """The path of a target in the absolute form, `http://host/path`, which a server has to take."""
     scheme, found, rest = path.partition("://")
     if not found or scheme.lower() not in ("http", "https"):
@@ -284,10 +290,9 @@ def _without_host(path: str) -> str:
 
 
 def _json(error: BlockdiffError) -> JSONResponse:
-    status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
     # What is left of a body that was refused is not waited for.
     headers = {"connection": "close"} if isinstance(error, (RequestTooLarge, EngineBusy)) else None
-    return JSONResponse(error.to_json(), status, headers)
+    return JSONResponse(error.to_json(), status_of(error), headers)
 
 
 async def _answer_error(http: Request, error: Exception) -> Response:

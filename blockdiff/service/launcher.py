@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,19 +15,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvicorn
+from starlette.types import ASGIApp
 
-from blockdiff.client.endpoint import Address, Announcement, Runtime, is_loopback
+from blockdiff.client.endpoint import (
+    COMPAT_TOKEN,
+    Address,
+    Announcement,
+    Runtime,
+    is_loopback,
+)
 from blockdiff.client.starter import Deaths
 from blockdiff.errors import (
     AddressInUse,
+    BlockdiffError,
     EngineStopping,
     EngineUnavailable,
     ExitCode,
     InvalidRequest,
 )
 from blockdiff.service.app import Service
-from blockdiff.service.listen import listen_tcp, listen_unix
+from blockdiff.service.compat.app import Compat
+from blockdiff.service.http_server import server
+from blockdiff.service.listen import host_and_port, listen_tcp, listen_unix
 from blockdiff.service.scheduler import Scheduler
 from blockdiff.service.worker import Load, Worker
 from blockdiff.types import OnProgress, no_op
@@ -38,7 +46,6 @@ if TYPE_CHECKING:
     from blockdiff.engine.engine import Engine
 
 _LOCK_SECONDS = 2.0  # others look at the lock for a moment
-_GRACE_SECONDS = 3  # for streams to end
 _ENGINE_SECONDS = 10.0  # for the forward that runs
 
 log = logging.getLogger("blockdiff.service")
@@ -55,6 +62,8 @@ class ServeOptions:
         tls_cert, tls_key: PEM files; needed beyond loopback.
         allow_plain_http: listen beyond loopback without them.
         cache_mib: of encoded context are kept for later requests; 0: none.
+        compat: HOST:PORT of the endpoints for clients of other servers, too; empty: none.
+        compat_token: these want a token, as everything else does.
     """
 
     model: str = store.DEFAULT_MODEL
@@ -68,6 +77,8 @@ class ServeOptions:
     tls_key: str = ""
     allow_plain_http: bool = False
     cache_mib: int = 512
+    compat: str = ""
+    compat_token: bool = True
 
     def __post_init__(self) -> None:
         if self.cache_mib < 0:
@@ -78,21 +89,45 @@ class ServeOptions:
             raise InvalidRequest(f"{self.port} is no port", "0 to 65535")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise InvalidRequest("a certificate and its key belong together")
-        if self.tls_cert and not self.tcp:
+        if self.tls_cert and not self.tcp and not self.secures_compat:
             raise InvalidRequest("TLS is for TCP, not for a Unix socket", "add --host or --port")
         for file in filter(None, (self.tls_cert, self.tls_key)):
             if not os.access(file, os.R_OK):
                 raise InvalidRequest(f"cannot read {file}", "give a PEM file")
-        beyond = bool(self.host) and not is_loopback(self.host)
+        self._check_exposed(self.host)
+        if not self.compat and not self.compat_token:
+            raise InvalidRequest("--no-token is for --compat", "add --compat")
+        if self.compat:
+            host, _ = host_and_port(self.compat)
+            self._check_exposed(host)
+            if not self.compat_token and not is_loopback(host):
+                raise InvalidRequest(
+                    f"without a token anybody could use the engine at {self.compat}",
+                    "leave out --no-token, or listen on 127.0.0.1",
+                )
+
+    def _check_exposed(self, host: str) -> None:
+        beyond = bool(host) and not is_loopback(host)
         if beyond and not (self.tls_cert or self.allow_plain_http):
             raise InvalidRequest(
-                f"without TLS, listening on {self.host} shows code and the token to the network",
+                f"without TLS, listening on {host} shows code and the token to the network",
                 "give --tls-cert and --tls-key, use an SSH tunnel, or add --allow-plain-http",
             )
 
     @property
     def tcp(self) -> bool:
         return bool(self.host or self.port)
+
+    def certificate(self, *, tls: bool) -> tuple[str, str]:
+        """The files of the certificate and its key where `tls` is spoken; else both are empty."""
+        return (self.tls_cert, self.tls_key) if tls else ("", "")
+
+    @property
+    def secures_compat(self) -> bool:
+        """Whether these endpoints speak TLS: beyond this machine, where there is a certificate."""
+        return bool(self.compat and self.tls_cert) and not is_loopback(
+            host_and_port(self.compat)[0]
+        )
 
 
 def serve(
@@ -111,13 +146,15 @@ def serve(
     runtime.prepare()
     with _only_one(runtime):
         runtime.retract()  # what a killed engine left behind
-        listener, address = _listen(options, runtime)
         process = _Process(options, runtime, load or loader(options))
-        with listener:
-            try:
-                asyncio.run(process.run(listener, address, started))
-            finally:
-                runtime.retract()
+        with contextlib.ExitStack() as listening:
+            listening.callback(runtime.retract)
+            listener, address = _listen(options, runtime)
+            listening.enter_context(listener)
+            compat = _listen_compat(options)
+            if compat is not None:
+                listening.enter_context(compat[0])
+            asyncio.run(process.run(listener, address, started, compat))
         return process.end()
 
 
@@ -163,26 +200,43 @@ class _Process:
         self._stop_asked = False
 
     async def run(
-        self, listener: socket.socket, address: Address, started: Callable[[Address], None]
+        self,
+        listener: socket.socket,
+        address: Address,
+        started: Callable[[Address], None],
+        compat: tuple[socket.socket, str] | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         stops = self._options.idle_seconds > 0
         service = Service(self._scheduler, self._worker, self._options.model, self.stop, stops)
-        self._server = _Server(_uvicorn(service.app(self._runtime.make_token()), self._options))
-        self._runtime.announce(Announcement(os.getpid(), address))
+        options = self._options
+        app = service.app(self._runtime.make_token())
+        serving = [(listener, server(app, *options.certificate(tls=options.tcp)))]
+        if compat is not None:
+            certificate = options.certificate(tls=options.secures_compat)
+            serving.append((compat[0], server(self._compat(service), *certificate)))
+        self._servers = [one for _, one in serving]
+        url = compat[1] if compat is not None else ""
+        self._runtime.announce(Announcement(os.getpid(), address, url))
         started(address)
         idle = asyncio.create_task(self._watch_idle())
         self._worker.start()
         with self._signals():
-            await self._server.serve(sockets=[listener])
+            await asyncio.gather(*(one.serve(sockets=[at]) for at, one in serving))
         idle.cancel()
+
+    def _compat(self, service: Service) -> ASGIApp:
+        options = self._options
+        token = self._runtime.make_token(COMPAT_TOKEN) if options.compat_token else None
+        return Compat(service).app(token, host_and_port(options.compat)[0])
 
     def stop(self, why: str = "it was told to") -> None:
         """Begin the shutdown: running and waiting requests end with EngineStopping."""
         log.info("stopping: %s", why)
         self._scheduler.close(EngineStopping("the engine is shutting down", "ask again"))
         self._runtime.retract()
-        self._server.should_exit = True
+        for one in self._servers:
+            one.should_exit = True
 
     def end(self) -> ExitCode:
         """After the last connection: wait for the engine thread."""
@@ -233,39 +287,6 @@ class _Process:
                 signal.signal(kind, handler)
 
 
-class _Server(uvicorn.Server):
-    """Leaves the signals alone: they are ours."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _uvicorn(app: object, options: ServeOptions) -> uvicorn.Config:
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # its errors may quote source text
-    config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-        ssl_certfile=options.tls_cert or None,
-        ssl_keyfile=options.tls_key or None,
-    )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidRequest(
-            f"cannot use {options.tls_cert} with {options.tls_key}: {error}", "give PEM files"
-        ) from error
-    return config
-
-
 @contextmanager
 def _only_one(runtime: Runtime) -> Iterator[None]:
     from filelock import Timeout
@@ -295,3 +316,16 @@ def _listen(options: ServeOptions, runtime: Runtime) -> tuple[socket.socket, Add
         return listener, Address(f"http://{url}")
     certificate = str(Path(options.tls_cert).absolute())
     return listener, Address(f"https://{url}", certificate, pinned=True)
+
+
+def _listen_compat(options: ServeOptions) -> tuple[socket.socket, str] | None:
+    """Where clients of other servers come, and its URL."""
+    if not options.compat:
+        return None
+    host, port = host_and_port(options.compat)
+    try:
+        listener, url = listen_tcp(host, port)
+    except BlockdiffError as error:
+        error.hint = f"give it another address: --compat {host}:PORT"
+        raise
+    return listener, f"{'https' if options.secures_compat else 'http'}://{url}"

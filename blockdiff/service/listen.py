@@ -7,7 +7,9 @@ import os
 import socket
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from blockdiff.client.endpoint import COMPAT_ADDRESS
 from blockdiff.errors import (
     AddressInUse,
     BlockdiffError,
@@ -17,6 +19,18 @@ from blockdiff.errors import (
 )
 
 _BACKLOG = 256
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of `HOST:PORT`; an IPv6 host stands in brackets. Raises InvalidRequest."""
+    try:
+        parts = urlsplit(f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or port is None or parts.netloc != address or parts.username is not None:
+        raise InvalidRequest(f"{address[:80]!r} is not HOST:PORT", f"such as {COMPAT_ADDRESS}")
+    return host, port
 
 
 def listen_unix(path: Path) -> socket.socket:
@@ -42,7 +56,8 @@ def listen_tcp(host: str, port: int) -> tuple[socket.socket, str]:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # Named, as asyncio else leaves small writes to wait for one another: 40 ms a response.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         reason = error.strerror or "no such host"
         raise InvalidRequest(f"cannot listen on {host}: {reason}", "check --host") from error

@@ -135,7 +135,7 @@ class ScriptedEngine(OneByOne):
 
     name, device, dtype = "scripted", "cpu", "float32"
 
-    context_speed, cache_entries, cache_bytes = 100.0, 1, 4096
+    context_speed, cache_entries, cache_bytes, context_size = 100.0, 1, 4096, 512
 
     def __init__(self) -> None:
         self.order: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from blockdiff.client.endpoint import Runtime
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import ExitCode
 from blockdiff.weights import store
+from tests.unit.compat_clients import CLIENTS
 from tests.unit.scripted_service import served
 from tests.unit.tiny_checkpoint import checkpoint
 
@@ -117,6 +119,16 @@ def test_help_exit_codes_and_error_codes_are_those_of_the_code() -> None:
     parts = script("readme_parts")
     assert parts.updated(README) == README, "run: make docs"
     assert parts.guide() == parts.GUIDE.read_text("utf-8"), "run: make docs"
+
+
+def test_settings_and_table_of_other_clients_are_those_of_the_code() -> None:
+    parts = script("clients_parts")
+    guide = parts.GUIDE.read_text("utf-8")
+    assert parts.updated(guide) == guide, "run: make docs"
+    tried = json.loads(parts.RESULTS.read_text("utf-8"))
+    assert [(row["client"], row["endpoint"]) for row in tried] == [
+        (client.name, client.endpoint) for client in CLIENTS
+    ]
 
 
 def test_the_road_is_the_one_that_a_request_takes() -> None:

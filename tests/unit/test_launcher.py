@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -64,6 +65,13 @@ def answers(runtime: Runtime) -> bool:
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_small_answers_over_tcp_do_not_wait_for_one_another() -> None:
+    """asyncio looks at the protocol's number before it switches Nagle's algorithm off."""
+    listener, _ = listen_tcp("127.0.0.1", 0)
+    with listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 @posix
@@ -226,6 +234,20 @@ def test_tls_for_this_machine_and_others(runtime: Runtime, certificate: tuple[st
         run(use(EngineClient(runtime=runtime)))  # it trusts the certificate that was announced
         run(use(EngineClient(EngineOptions(url=url, token=runtime.token(), ca_file=cert))))
         run(distrust(url))
+
+
+@posix
+def test_other_clients_are_served_with_tls_beyond_this_machine(
+    runtime: Runtime, certificate: tuple[str, str]
+) -> None:
+    cert, key = certificate
+    with served(runtime, compat="0.0.0.0:0", tls_cert=cert, tls_key=key):
+        announced = runtime.announced()
+        assert announced is not None and announced.address.socket_path  # ours stays as it was
+        port = announced.compat.rpartition(":")[2]
+        trust = ssl.create_default_context(cafile=cert)
+        health = httpx.get(f"https://localhost:{port}/health", verify=trust, trust_env=False)
+        assert health.json() == {"status": "ok"}
 
 
 def test_a_certificate_that_is_none_is_a_typed_error(runtime: Runtime, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Endpoints for clients that speak to llama.cpp, OpenAI, Mistral or Ollama."""

@@ -1,0 +1,247 @@
+"""Which endpoint speaks which protocol, and who may come."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import blockdiff
+from blockdiff.client import strict
+from blockdiff.client.endpoint import is_loopback
+from blockdiff.client.wire import EngineState, affordable_context
+from blockdiff.errors import (
+    BlockdiffError,
+    EngineUnavailable,
+    InvalidRequest,
+    NotPermitted,
+    Unauthorized,
+    as_error,
+)
+from blockdiff.service.app import Service, path_of_target
+from blockdiff.service.compat import asked, llamacpp, mistral, ollama, openai
+from blockdiff.service.compat.answer import Form, Reply
+from blockdiff.service.compat.problem import Problem
+from blockdiff.service.compat.served import Served
+from blockdiff.service.compat.writing import Answer, SharedWritings
+from blockdiff.service.worker import log_defect
+
+_SAME = 1.25  # two speeds that differ by no more are one: a budget that moves costs the cache
+
+
+class RequestBody(Protocol):
+    """What is read of a body."""
+
+    @property
+    def stream(self) -> bool: ...
+
+    def asked(self, context_tokens: int) -> asked.Ask:
+        """What it asks for. Raises InvalidRequest."""
+
+    def form(self, served: Served) -> Form:
+        """How the answer is said."""
+
+
+_BODIES: dict[str, type[RequestBody]] = {
+    "/infill": llamacpp.InfillBody,
+    "/completion": llamacpp.PromptBody,
+    "/completions": llamacpp.PromptBody,
+    "/v1/completions": openai.CompletionBody,
+    "/v1/chat/completions": openai.ChatBody,
+    "/v1/fim/completions": mistral.FimBody,
+    "/api/generate": ollama.GenerateBody,
+}
+_OPEN = ("/health", "/v1/health")  # a token would be of no use to what only waits
+
+
+class Compat:
+    """The endpoints of others over our service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._writings = SharedWritings(service)
+        self._since = int(time.time())
+        self._speed = 0.0
+
+    def app(self, token: str | None, host: str) -> ASGIApp:
+        """The ASGI application that listens at `host`; every request must carry `token`.
+
+        Without one, nothing is answered that a page in a browser may have asked.
+        """
+        told = {
+            "/props": llamacpp.props,
+            "/v1/models": llamacpp.models,
+            "/api/tags": ollama.tags,
+        }
+        starlette = Starlette(
+            routes=[
+                *(Route(path, self._health) for path in _OPEN),
+                *(Route(path, self._telling(what)) for path, what in told.items()),
+                Route("/api/show", self._telling(ollama.show), methods=["POST"]),
+                *(
+                    Route(path, self._writing(kind), methods=["POST"])
+                    for path, kind in _BODIES.items()
+                ),
+            ],
+            exception_handlers={
+                BlockdiffError: _answer_error,
+                HTTPException: _answer_http_error,
+                ClientDisconnect: _answer_nobody,
+                Exception: _answer_error,
+            },
+        )
+        return _Guard(starlette, token, host)
+
+    @property
+    def _served(self) -> Served:
+        size, together = self._service.sizes
+        model = self._service.health().model
+        return Served(model, blockdiff.__version__, size, together, self._since)
+
+    @property
+    def _context_tokens(self) -> int:
+        speed = self._service.health().context_speed
+        if not self._speed / _SAME <= speed <= self._speed * _SAME:
+            self._speed = speed
+        return affordable_context(self._speed)
+
+    async def _health(self, http: Request) -> Response:
+        self._check_loaded()
+        if self._service.health().state is EngineState.ERROR:
+            raise EngineUnavailable("the model did not load", "`blockdiff status` says why")
+        return JSONResponse(llamacpp.health())
+
+    def _telling(
+        self, what: Callable[[Served], dict[str, Any]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def tell(http: Request) -> Response:
+            self._check_loaded()
+            return JSONResponse(what(self._served))
+
+        return tell
+
+    def _writing(self, kind: type[RequestBody]) -> Callable[[Request], Awaitable[Response]]:
+        async def write(http: Request) -> Response:
+            body = await self._service.bodies.read(http)
+            try:
+                fields = asked.read(kind, strict.parse(body.data))
+                self._check_loaded()
+                wanted = fields.asked(self._context_tokens)
+                return Reply(
+                    fields.form(self._served),
+                    self._pieces(wanted),
+                    stream=fields.stream,
+                    fence=wanted.fence,
+                    refuse=lambda error: _refusal(http.url.path, error),
+                    over=body.release,
+                )
+            except BaseException:
+                body.release()
+                raise
+            finally:
+                body.data = b""
+
+        return write
+
+    def _check_loaded(self) -> None:
+        """Raises EngineUnavailable, in llama.cpp's words, while the model loads."""
+        health = self._service.health()
+        if health.state is EngineState.STARTING:
+            doing = f"{health.doing}, {health.share:.0%} done" if health.doing else ""
+            raise EngineUnavailable("Loading model", doing)
+
+    async def _pieces(self, wanted: asked.Ask) -> AsyncGenerator[str | Answer, None]:
+        if wanted.request is not None and not wanted.warms:
+            reading = self._writings.read(wanted.request, wanted.limits)
+            async with aclosing(reading) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        if wanted.request is not None:
+            self._writings.warm(wanted.request)
+        yield Answer("", cut=wanted.warms)
+
+
+class _Guard:
+    """Nothing is read of a request before it is known who may have sent it."""
+
+    def __init__(self, app: ASGIApp, token: str | None, host: str) -> None:
+        self._app, self._token = app, token.encode() if token is not None else None
+        self._here = is_loopback(host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http":
+            scope = {**scope, "path": path_of_target(scope["path"])}
+            if refusal := self._refusal(scope, dict(scope["headers"])):
+                app = _refusal(scope["path"], refusal)
+        await app(scope, receive, send)
+
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> BlockdiffError | None:
+        if self._token is not None and scope["path"] not in _OPEN:
+            return None if self._is_known(headers) else Unauthorized(
+                "the token is missing or wrong", "`blockdiff compat` prints the settings with it"
+            )
+        if b"origin" in headers or headers.get(b"sec-fetch-site", b"none") != b"none":
+            return NotPermitted("a page in a browser may not ask this engine", "use a token")
+        if self._here and not _is_here(headers.get(b"host", b"")):
+            return NotPermitted("this engine answers to no other host name", "use 127.0.0.1")
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if self._token is None and scope["method"] == "POST" and kind != b"application/json":
+            return InvalidRequest("the body must be JSON", "send Content-Type: application/json")
+        return None
+
+    def _is_known(self, headers: dict[bytes, bytes]) -> bool:
+        assert self._token is not None
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        keys = [headers.get(name, b"") for name in (b"x-api-key", b"api-key")]
+        keys += [bearer] if scheme.lower() == b"bearer" else []
+        return any([hmac.compare_digest(key.strip(), self._token) for key in keys])
+
+
+def _is_here(host: bytes) -> bool:
+    """Whether a Host header names this machine as such, at whatever port."""
+    try:
+        return is_loopback(urlsplit(f"//{host.decode('ascii')}").hostname or "")
+    except ValueError:
+        return False
+
+
+def _refusal(path: str, error: BlockdiffError, status: int = 0) -> Response:
+    """An error in the words of the protocol that a path belongs to."""
+    problem = Problem.of(error, status)
+    if path.startswith("/api/"):
+        words = ollama.refusal
+    elif path.startswith("/v1/fim/"):
+        words = mistral.refusal
+    else:
+        words = openai.refusal if path.startswith("/v1/") else llamacpp.refusal
+    # What is left of a body that was refused is not waited for.
+    headers = {"connection": "close"} if problem.status in (401, 403, 413, 503) else None
+    return JSONResponse(words(problem), problem.status, headers)
+
+
+async def _answer_error(http: Request, error: Exception) -> Response:
+    if not isinstance(error, BlockdiffError):
+        log_defect(error)
+    return _refusal(http.url.path, as_error(error))
+
+
+async def _answer_http_error(http: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    wrong = f"{http.method} is not allowed here" if error.status_code == 405 else "no such endpoint"
+    return _refusal(http.url.path, InvalidRequest(wrong, ", ".join(_BODIES)), error.status_code)
+
+
+async def _answer_nobody(http: Request, error: Exception) -> Response:
+    return Response(status_code=400)

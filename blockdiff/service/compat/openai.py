@@ -1,0 +1,203 @@
+"""The protocol of OpenAI: `/v1/completions` to write, `/v1/chat/completions` to rewrite."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from blockdiff.client import strict
+from blockdiff.errors import BlockdiffError, InvalidRequest
+from blockdiff.service.compat.answer import STILL_HERE, chosen, event
+from blockdiff.service.compat.asked import (
+    AnswerLimits,
+    Ask,
+    Sampling,
+    Text,
+    all_texts,
+    one_text,
+    rewriting,
+)
+from blockdiff.service.compat.problem import Problem
+from blockdiff.service.compat.served import Served
+from blockdiff.service.compat.writing import Answer
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionBody:
+    """What is read of the body of `POST /v1/completions`."""
+
+    prompt: Any = ""
+    suffix: str = ""
+    max_tokens: int | None = None
+    stop: Any = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stream: bool = False
+    n: int = 1
+    echo: bool = False
+    logprobs: Any = None
+
+    def asked(self, context_tokens: int) -> Ask:
+        only_one(self.n)
+        if self.echo or self.logprobs:
+            raise InvalidRequest("echo and logprobs are not supported", "leave them out")
+        text = Text.of_prompt(one_text(self.prompt, "prompt"), self.suffix)
+        sampling = Sampling(self.max_tokens, self.temperature, self.top_p, self.seed)
+        return text.asked(sampling, AnswerLimits(all_texts(self.stop, "stop")), context_tokens)
+
+    def form(self, served: Served) -> TextForm:
+        return TextForm(served.model)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    role: str
+    content: Any = ""
+
+    def text(self) -> str:
+        """What is said, whether it comes as a string or in parts. Raises InvalidRequest."""
+        parts = self.content if isinstance(self.content, list) else [self.content]
+        texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+        said = [text for text in texts if isinstance(text, str)]
+        if len(said) < len(texts):
+            raise InvalidRequest("a message must be text", "send no images and no tools")
+        return strict.read(str, "".join(said), "content")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatBody:
+    """What is read of the body of `POST /v1/chat/completions`; llama.vim sends `n_predict`."""
+
+    messages: tuple[ChatMessage, ...]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n_predict: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stream: bool = False
+    n: int = 1
+    response_fields: tuple[str, ...] = ()
+
+    def asked(self, context_tokens: int) -> Ask:
+        only_one(self.n)
+        mosts = (self.max_completion_tokens, self.max_tokens, self.n_predict)
+        most = next((value for value in mosts if value is not None), None)
+        sampling = Sampling(most, self.temperature, self.top_p, self.seed)
+        messages = [(message.role, message.text()) for message in self.messages]
+        return rewriting(messages, sampling, context_tokens)
+
+    def form(self, served: Served) -> ChatForm:
+        return ChatForm(served.model, "chatcmpl", "chat.completion", self.response_fields)
+
+
+def only_one(count: int) -> None:
+    """Raises InvalidRequest."""
+    if count != 1:
+        raise InvalidRequest(f"n must be 1, got {count}", "ask again for another answer")
+
+
+@dataclass(frozen=True, slots=True)
+class TextForm:
+    """How OpenAI says a completion."""
+
+    model: str
+    name: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+    media_type: str = field(default="text/event-stream", init=False)
+    silence: bytes = field(default=STILL_HERE, init=False)
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        return self._value(answer.text, finish(answer)) | {"usage": usage(answer)}
+
+    def piece(self, text: str) -> bytes:
+        return event(self._value(text, None))
+
+    def last(self, answer: Answer) -> bytes:
+        return event(self._value("", finish(answer)) | {"usage": usage(answer)}) + DONE
+
+    def failed(self, error: BlockdiffError) -> bytes:
+        return event(refusal(Problem.of(error)))
+
+    def _value(self, text: str, reason: str | None) -> dict[str, Any]:
+        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+        return {
+            "id": self.name,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": [choice],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ChatForm:
+    """How OpenAI says what an assistant answers, and Mistral what stands in the middle.
+
+    `fields` are as for llama.cpp: llama.vim warms by an answer that has none.
+    """
+
+    model: str
+    prefix: str
+    kind: str
+    fields: tuple[str, ...] = ()
+    name: str = field(default_factory=lambda: secrets.token_hex(12))
+    created: int = field(default_factory=lambda: int(time.time()))
+    media_type: str = field(default="text/event-stream", init=False)
+    silence: bytes = field(default=STILL_HERE, init=False)
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        message = {"role": "assistant", "content": answer.text}
+        choice = {"index": 0, "message": message, "finish_reason": finish(answer)}
+        value = self._value(self.kind, choice) | {"usage": usage(answer)}
+        return chosen(value, self.fields)
+
+    def piece(self, text: str) -> bytes:
+        return event(self._chunk(text, None))
+
+    def last(self, answer: Answer) -> bytes:
+        return event(self._chunk("", finish(answer)) | {"usage": usage(answer)}) + DONE
+
+    def failed(self, error: BlockdiffError) -> bytes:
+        return event(refusal(Problem.of(error)))
+
+    def _chunk(self, text: str, reason: str | None) -> dict[str, Any]:
+        delta = {"role": "assistant", "content": text}
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        return self._value(f"{self.kind}.chunk", choice)
+
+    def _value(self, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": f"{self.prefix}-{self.name}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": [choice],
+        }
+
+
+def finish(answer: Answer) -> str:
+    return "length" if answer.cut else "stop"
+
+
+def usage(answer: Answer) -> dict[str, Any]:
+    read, written = answer.context_tokens, answer.tokens
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": answer.cached_tokens},
+    }
+
+
+def refusal(problem: Problem) -> dict[str, Any]:
+    """An error as OpenAI words it."""
+    about = {
+        "message": problem.message, "type": problem.kind, "param": None, "code": problem.code
+    }  # fmt: skip
+    return {"error": about}
