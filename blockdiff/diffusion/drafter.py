@@ -25,7 +25,6 @@ MOST_ROWS = 48
 _WEIGHTS = (0.7, 1.0)  # of the n-grams' log-probabilities on the first mask's logits, the others'
 _TOKEN = 0.45  # of a forward of one row: what a token that comes true saves
 _GAINS = (0.6, 0.8, 0.85, 0.85)  # tokens more that come true thanks to 1, 2, ... masks
-_DOUBT = 0.9  # of the chance that n-grams give, where it is compared with the adapter's
 _LEAST_COST, _GREATEST_COST = 0.005, 0.3  # of a row
 _LEAST_CHANCE = 0.04  # of a draft to come true as far as a token: less pays nowhere
 _TRUSTED = 0.5  # of the doubt in a token goes where any likely one will do
@@ -259,17 +258,15 @@ class Drafter:
     ) -> tuple[int, float, Source]:
         """The likeliest token, its chance, and what it comes from; -1 where nothing is known.
 
-        With a mask's row (vocab,) the n-grams are a term on its logits, of that `weight`; where
-        they are surer without it, they decide alone.
+        With a mask's row (vocab,) the n-grams are a term on its logits, of that `weight`.
         """
         known, of_text = self._text.following(context) if self._speculation.most else ({}, ())
-        token = max(known, key=known.__getitem__, default=-1)
-        chance = known.get(token, 0.0)
         if row is not None:
-            corrected, sure = _corrected(row, known, weight)
-            if sure >= _DOUBT * chance:
-                return corrected, sure, Source.ADAPTER
-        return token, chance, Source.COPY if token in of_text else Source.TABLE
+            return *_corrected(row, known, weight), Source.ADAPTER
+        if not known:
+            return -1, 0.0, Source.TABLE
+        token = max(known, key=known.__getitem__)
+        return token, known[token], Source.COPY if token in of_text else Source.TABLE
 
 
 def _corrected(row: Tensor, known: dict[int, float], weight: float) -> tuple[int, float]:

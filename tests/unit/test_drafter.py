@@ -76,15 +76,6 @@ def test_the_adapter_is_corrected_by_what_is_known_of_the_token_before() -> None
     assert draft.sources[:3] == (Source.ADAPTER, Source.ADAPTER, Source.TABLE)
 
 
-def test_the_surer_of_adapter_and_text_is_believed() -> None:
-    prompt = [*LOOP, 10, 11, 12]
-    doubtful, sure = logits({40: 0.5}, {41: 0.5}), logits({40: 0.999}, {41: 0.999})
-    draft = Drafter(prompt, Speculation(CHEAP, 16)).draft(doubtful, 9)
-    assert draft.tokens[:2] == (13, 14) and draft.sources[0] is Source.COPY
-    draft = Drafter(prompt, Speculation(CHEAP, 16)).draft(sure, 9)
-    assert draft.tokens[:2] == (40, 41) and set(draft.sources[:2]) == {Source.ADAPTER}
-
-
 def test_without_room_or_with_what_may_not_be_written_a_draft_ends() -> None:
     prompt = [*LOOP, 10, 11, 12]
     assert len(Drafter(prompt, Speculation(CHEAP, 16)).draft(None, 3).tokens) == 3
