@@ -42,7 +42,7 @@ test: .venv/.stamp-dev  ## run all tests, those with the real model included
 test-fast: .venv/.stamp-dev  ## run the tests that need no model and no patience
 	@$(RUN) pytest -m "not slow and not model" $(ARGS)
 
-bench: .venv/.stamp-dev  ## time the engine beside llama.cpp and transformers, half an hour
+bench: .venv/.stamp-dev  ## time the engine beside llama.cpp, OpenVINO and transformers, half an hour
 	@$(RUN) blockdiff models pull
 	@$(RUN) blockdiff bench peers $(ARGS)
 

@@ -243,7 +243,7 @@ _EXTRAS = {
         *("starlette", "uvicorn", "prometheus_client", "huggingface_hub"),
     ),
     "train": ("matplotlib", "accelerate"),
-    "bench": ("xllamacpp",),
+    "bench": ("xllamacpp", "openvino", "openvino_genai"),
 }
 
 
