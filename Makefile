@@ -46,7 +46,7 @@ test: .venv/.stamp-dev  ## run all tests, those with the real model included
 test-fast: .venv/.stamp-dev  ## run the tests that need no model and no patience
 	@$(PYTEST) -m "not slow and not model" $(ARGS)
 
-bench: .venv/.stamp-dev  ## time the engine beside llama.cpp and transformers, half an hour
+bench: .venv/.stamp-rivals  ## time the engine beside llama.cpp, OpenVINO and transformers, half an hour
 	@$(RUN) blockdiff models pull
 	@$(RUN) blockdiff bench peers $(ARGS)
 
@@ -112,6 +112,11 @@ clean:  ## remove .venv and caches
 .venv/.stamp-dev: .venv/.stamp-engine
 	@echo "installing the tools for development"
 	@$(PIP) -e '.[engine,train,bench,dev]' $(SHORTEN)
+	@touch $@
+
+.venv/.stamp-rivals: .venv/.stamp-dev
+	@echo "installing OpenVINO, and what llama.cpp is built with"
+	@$(PIP) -e '.[engine,train,bench,rivals,dev]' $(SHORTEN)
 	@touch $@
 
 .venv/.stamp-editors: .venv/.stamp-dev

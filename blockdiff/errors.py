@@ -265,6 +265,7 @@ _EXTRAS = {
     ),
     "train": ("matplotlib", "accelerate"),
     "bench": ("xllamacpp",),
+    "rivals": ("openvino", "openvino_genai"),
 }
 
 

@@ -7,13 +7,15 @@ one. All of them are greedy, and go on behind the end token.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Protocol
 
 import torch
 
+from blockdiff.bench import llama_server
 from blockdiff.bench.scenes import Renaming
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.sampler import Sampler
@@ -26,6 +28,7 @@ from blockdiff.model.load.kinds import Body
 from blockdiff.model.load.tensor_names import HUB, sources
 from blockdiff.model.transformer import Transformer
 from blockdiff.types import no_op
+from blockdiff.weights import store
 
 NGRAM = (3, 8)
 """Of llama.cpp's speculation: tokens that have to agree, and tokens of a draft."""
@@ -125,16 +128,18 @@ class _Dictated:
 class LlamaCpp:
     """llama.cpp on the same file, with or without its own n-gram speculation (`ngram-simple`).
 
-    Raises NotInstalled without the `bench` extra.
+    Attributes:
+        origin: what it was built from and for.
     """
 
-    def __init__(self, model: str, threads: int, ngram: tuple[int, int] | None = None) -> None:
-        self._server = llama_cpp_server(model, threads, ngram)
+    def __init__(self, handle: Callable[[dict[str, Any]], Any], origin: Mapping[str, str]) -> None:
+        """`handle` is that of a server, for completions."""
+        self._handle, self.origin = handle, dict(origin)
 
     def __call__(self, prompt: Sequence[int], tokens: int, *, cold: bool) -> TimedRun:
         """Timed by the server itself: its transport does not count."""
         answer = complete(
-            self._server.handle_completions,
+            self._handle,
             {
                 "prompt": list(prompt),
                 "max_tokens": tokens,
@@ -155,11 +160,31 @@ class LlamaCpp:
         )
 
 
-def llama_cpp_build() -> dict[str, str]:
-    """Version of the wheel, and what its arithmetic was built for."""
+@contextmanager
+def llama_cpp(
+    model: str,
+    threads: int,
+    ngram: tuple[int, int] | None = None,
+    said: llama_server.Said = no_op,
+) -> Iterator[LlamaCpp]:
+    """llama.cpp compiled for this processor, as long as the block runs.
+
+    `said` is told what is being done. Raises what `llama_server.built` and `running` do.
+    """
+    program = llama_server.built(said)
+    with llama_server.running(program, store.resolve(model).base, threads, ngram) as server:
+        origin = {"build": "native", "version": llama_server.VERSION, "system": server.build()}
+        yield LlamaCpp(server.handle_completions, origin)
+
+
+def llama_cpp_wheel(model: str, threads: int, ngram: tuple[int, int] | None = None) -> LlamaCpp:
+    """llama.cpp as its wheel has it. Raises NotInstalled without the `bench` extra."""
+    server = llama_cpp_server(model, threads, ngram)
     import xllamacpp
 
-    return {"version": xllamacpp.__version__, "system": xllamacpp.get_system_info().strip(" |")}
+    system = xllamacpp.get_system_info().strip(" |")
+    origin = {"build": "wheel", "version": xllamacpp.__version__, "system": system}
+    return LlamaCpp(server.handle_completions, origin)
 
 
 class Transformers:

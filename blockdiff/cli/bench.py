@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +16,11 @@ from blockdiff.cli.console import reported_errors
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import InputFileError
 from blockdiff.types import MOST_HOLES
+from blockdiff.weights import store
 from blockdiff.weights.catalog import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +48,11 @@ def peers_command(
     ngram: Annotated[
         bool, typer.Option(help="Compare with llama.cpp's own n-gram speculation, too.")
     ] = True,
+    wheel: Annotated[
+        bool,
+        typer.Option("--wheel", help="llama.cpp's wheel instead of one compiled here, once."),
+    ] = False,
+    openvino: Annotated[bool, typer.Option(help="Compare with OpenVINO GenAI, too: 3 GB.")] = True,
     transformers: Annotated[
         bool, typer.Option(help="Compare with transformers in bfloat16, too: slow, 3 GB.")
     ] = True,
@@ -51,7 +62,7 @@ def peers_command(
     dtype: Annotated[str, typer.Option(help="auto, int8, bfloat16, float32")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON object only.")] = False,
 ) -> None:
-    """Time our engine on the CPU beside llama.cpp and transformers, in turn in one run.
+    """Time our engine on the CPU beside llama.cpp, OpenVINO and transformers, in turn in one run.
 
     All have the same weights and prompts and write the same number of tokens. The last line on
     standard output is one JSON object; figures in it are a median with quartiles (`median`, `low`,
@@ -99,15 +110,30 @@ def peers_command(
     )
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     quiet = Console(stderr=True)
-    with Progress(*columns, TimeElapsedColumn(), console=quiet, disable=as_json) as bar:
+    with (
+        Progress(*columns, TimeElapsedColumn(), console=quiet, disable=as_json) as bar,
+        ExitStack() as running,
+    ):
         task = bar.add_task("loading", total=None)
-        engine = Engine.load(model, device="cpu", dtype=dtype)
-        others: dict[str, rivals.Writer] = {peer_report.BASE: rivals.LlamaCpp(model, threads)}
+
+        def rival(lookup: tuple[int, int] | None = None) -> rivals.LlamaCpp:
+            if wheel:
+                return rivals.llama_cpp_wheel(model, threads, lookup)
+            said = partial(_describe, bar, task)
+            return running.enter_context(rivals.llama_cpp(model, threads, lookup, said))
+
+        base = rival()
+        others: dict[str, rivals.Writer] = {peer_report.BASE: base}
         if ngram:
-            others[f"{peer_report.BASE}-ngram"] = rivals.LlamaCpp(model, threads, rivals.NGRAM)
+            others[f"{peer_report.BASE}-ngram"] = rival(rivals.NGRAM)
+        engine = Engine.load(model, device="cpu", dtype=dtype)
+        if openvino:
+            from blockdiff.bench.openvino import OpenVino
+
+            others["openvino"] = OpenVino(store.resolve(model).base, threads)
         if transformers:
             others["transformers"] = rivals.Transformers.load(model)
-        report: dict[str, Any] = {"threads": threads, "llama_cpp": rivals.llama_cpp_build()}
+        report: dict[str, Any] = {"threads": threads, "llama_cpp": base.origin}
         report |= peers.measure(
             engine,
             others,
@@ -121,6 +147,10 @@ def peers_command(
 
         show(report)
     typer.echo(json.dumps(report))
+
+
+def _describe(bar: Progress, task: TaskID, doing: str) -> None:
+    bar.update(task, description=doing)
 
 
 @app.command("profile")

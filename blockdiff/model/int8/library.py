@@ -112,7 +112,7 @@ class Library:
 def loaded() -> Library:
     """The library, compiled if it is not yet. Raises DeviceUnavailable where that cannot be."""
     name = f"linear-int8-{_key()}.so"
-    folder = next((folder for folder in _folders() if _is_ours(folder)), None)
+    folder = own_folder("native")
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="blockdiff-", ignore_cleanup_errors=True) as lent:
             return _compiled(Path(lent) / name)  # once loaded it does not need its file
@@ -139,9 +139,13 @@ def is_fast() -> bool:
     return not available() and loaded().backend != "portable"
 
 
-def _folders() -> list[Path]:
-    """Where a compiled library may lie: the cache, and if others share that, the user's own."""
-    return [root / "native" for root in dict.fromkeys((store.cache_root(), store.own_cache_root()))]
+def own_folder(name: str) -> Path | None:
+    """A folder for what is compiled: of the cache, or if others share that, of the user's own.
+
+    None where others can write to both.
+    """
+    roots = dict.fromkeys((store.cache_root(), store.own_cache_root()))
+    return next((folder for root in roots if _is_ours(folder := root / name)), None)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -197,15 +201,19 @@ def _compilers() -> list[list[str]]:
 def _key() -> str:
     """Another one for another processor or source: code for one may not run on the other."""
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in (*SOURCES, *HEADERS)))
-    digest.update(" ".join([platform.system(), platform.machine(), *_FLAGS]).encode())
+    digest.update(" ".join(_FLAGS).encode() + processor())
+    return digest.hexdigest()[:16]
+
+
+def processor() -> bytes:
+    """What code that is compiled for this processor alone depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         lines = [platform.processor()]
     wanted = ("model name", "flags", "Features", "CPU part")
-    for line in dict.fromkeys(line for line in lines if line.startswith(wanted)):
-        digest.update(line.encode())
-    return digest.hexdigest()[:16]
+    found = dict.fromkeys(line for line in lines if line.startswith(wanted))
+    return "\n".join([platform.system(), platform.machine(), *found]).encode()
 
 
 def _openmp() -> ctypes.c_void_p | None:
