@@ -23,7 +23,7 @@ class OpenVino:
     """
 
     def __init__(self, file: Path, threads: int) -> None:
-        """Raises NotInstalled without the `rivals` extra, ModelUnsupported for a file it refuses."""
+        """Raises NotInstalled without the extra, ModelUnsupported for a file that it refuses."""
         try:
             import openvino
             import openvino_genai
