@@ -149,8 +149,8 @@ class AbsorbingSampler:
             if row is not None:
                 # exact, as an autoregressive model's next token
                 limit = self._limit(hole)
-                row = self.chooser.without_banned(row[None])[0]
-                token, probability, _ = self.chooser.verify(row, None, limit)
+                rows = self.chooser.without_banned(row[None])
+                ((token, probability, _),) = self.chooser.verify(rows, limits=[limit])
                 self._unmask(hole, block - start, token, probability)
             for low in range(block, block + size, sub):
                 end = min(low + sub - start, len(hole.tokens))
