@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-import torch
-
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.drafter import CHEAP, INT8, Speculation
@@ -24,7 +22,7 @@ from blockdiff.engine import published
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.prefix_store import PrefixStore
 from blockdiff.engine.published import PublishedSampler
-from blockdiff.errors import ModelUnsupported, OutOfMemory
+from blockdiff.errors import ModelUnsupported, OutOfMemory, is_out_of_memory
 from blockdiff.infill.healing import HealingConstraint
 from blockdiff.infill.layout import Prompt
 from blockdiff.model.cache import BlockCache
@@ -123,16 +121,37 @@ class Contexts:
 
         It writes no token that is `banned`, and may draft from what was counted around `path`.
         """
-        cache = self.store.take(prompt.tokens, room=decoding.max_tokens + DRAFT_ROOM)
+        room = decoding.max_tokens + DRAFT_ROOM
+        try:
+            cache = self.store.take(prompt.tokens, room)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self.store.clear()
+            cache = self._retaken(prompt, room)
         self.open += 1
+        keep = True
         try:
             yield self.sampler(cache, prompt, decoding, cancelled, banned, path)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             self.store.clear()
+            keep = False
             raise _out_of_memory(error) from error
         finally:
             self.open -= 1
-            self.store.put(prompt.tokens[: cache.length], cache)
+            if keep:
+                self.store.put(prompt.tokens[: cache.length], cache)
+            else:  # kept, it would leave the next request as little memory as this one had
+                self.store.discard(cache)
+
+    def _retaken(self, prompt: Prompt, room: int) -> BlockCache:
+        """A cache once everything else is forgotten. Raises OutOfMemory."""
+        try:
+            return self.store.take(prompt.tokens, room)
+        except Exception as error:
+            raise (_out_of_memory(error) if is_out_of_memory(error) else error) from error
 
     def sampler(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor
 from blockdiff.errors import DeviceUnavailable, InvalidRequest, OutOfMemory
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cuda.graphs import CudaGraphs, GraphedRunner, eagerly
+from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.forward import Forward, Runner, run
 from blockdiff.model.int8 import library
 from blockdiff.model.transformer import Transformer
@@ -56,20 +57,21 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device | None = None) -> torch.dtype:
-    """`auto` is int8 on a CPU that is fast at it, bfloat16 otherwise.
+    """`auto` is int8 on a CPU that is fast at it, otherwise bfloat16, or float32 on a GPU that has
+    no arithmetic for that.
 
     Args:
         device: where the model will run; None: it is to be trained, which int8 cannot be.
 
     Returns:
         torch.int8 stands on a CPU for packed weights and int8 products, with float32 between
-        them; elsewhere for weights of 8 bits, and bfloat16 for all else.
+        them; elsewhere for weights of 8 bits, and for all else what `auto` is.
 
     Raises DeviceUnavailable for an unknown name, and for int8 where it cannot be had.
     """
     cpu = device is not None and device.type == "cpu"
     if wanted == "auto":
-        return torch.int8 if cpu and library.is_fast() else torch.bfloat16
+        return torch.int8 if cpu and library.is_fast() else floats_for(device)
     if wanted not in DTYPES:
         raise DeviceUnavailable(f"dtype {wanted!r} is unknown", f"use auto, {', '.join(DTYPES)}")
     if wanted == "int8" and device is None:
