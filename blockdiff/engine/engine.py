@@ -244,10 +244,8 @@ class Engine:
         if isinstance(model, DiffusionGemma):
             model.probe([0]).cpu()
             return
-        device = model.device
         ids, positions = torch.zeros(1, 2, dtype=torch.long), torch.arange(2)[None]
-        mask, cache = masks.causal(0, 2, device), self.contexts.empty_cache()
-        one = Forward(ids.to(device), positions.to(device), mask, cache)
+        one = Forward(ids, positions, masks.causal(0, 2), self.contexts.empty_cache())
         self._runner([one])[0].cpu()  # a GPU tells of its faults only when it is waited for
 
     @torch.inference_mode()

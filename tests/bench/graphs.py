@@ -50,18 +50,18 @@ def build(shape: TransformerConfig, device: torch.device) -> tuple[Transformer, 
 
 
 def forward_of(
-    kind: str, rows: int, cache: BlockCache, adapter: GatedAdapter, device: torch.device
+    kind: str, rows: int, cache: BlockCache, adapter: GatedAdapter
 ) -> Forward:
     """`ar`: so many causal rows; `verify`: a draft of four with all of its groups of masks."""
     past = cache.length
     gate = None
-    mask = masks.causal(past, rows, device)
+    mask = masks.causal(past, rows)
     if kind == "verify":
-        mask = masks.verifying(past, 5, range(5), 4, device)
-        gate = Gate(adapter, torch.arange(len(mask), device=device)[None] >= 5, 5)
+        mask = masks.verifying(past, 5, range(5), 4)
+        gate = Gate(adapter, torch.arange(len(mask))[None] >= 5, 5)
     new = len(mask)
-    tokens = torch.arange(new, device=device)[None]
-    positions = torch.arange(past, past + new, device=device)[None]
+    tokens = torch.arange(new)[None]
+    positions = torch.arange(past, past + new)[None]
     return Forward(tokens, positions, mask, cache, gate)
 
 
@@ -107,7 +107,7 @@ def forwards(
         cache.append_all(draft.to(model.dtype))
         cache.commit(past)
         for kind, rows in (("ar", 1), ("ar", 8), ("verify", 25)):
-            made = {name: forward_of(kind, rows, cache.fork(), adapter, device) for name in ways}
+            made = {name: forward_of(kind, rows, cache.fork(), adapter) for name in ways}
             settle(device)
             began = time.perf_counter()
             found: dict[str, Tensor] = {"padded": ways["padded"]([made["padded"]])[0]}

@@ -184,6 +184,6 @@ def test_its_forwards_may_be_recorded() -> None:
     shape = FAMILIES["qwen2"]
     model = in_eight_bits(transformer(shape), META, "it")
     pairs = adapter(shape, ranks=AdapterConfig(ALL_TARGETS.ranks)).to(META)
-    inputs, mirror = Inputs.of(GraphShape(4, 16, True), META), Mirror(model, 32, 8)
+    inputs, mirror = Inputs.of(GraphShape(1, 4, 16, True), META), Mirror(model, 1, 32, 8)
     logits = padded_forward(model, inputs, Window(mirror.buffer, inputs.places, 16), pairs)
     assert logits.shape == (4, shape.vocab_size)
