@@ -254,7 +254,7 @@ def test_the_largest_forwards_of_every_mode_have_a_shape() -> None:
     padded = GraphedRunner(model, pairs, eagerly, shapes_for(model, True))
     for count, rows, gated in (
         (1, 165, False), (1, MOST_ROWS, False), (1, MOST_ROWS, True), (1, 64, True),
-        (8, 1, False), (8, 25, True),
+        (8, 1, False), (8, 25, True), (1, 10, False), (8, MOST_ROWS, True),
     ):  # fmt: skip
         masked = Gate(pairs, torch.ones(1, rows, dtype=torch.bool)) if gated else None
         made = [
@@ -267,7 +267,8 @@ def test_the_largest_forwards_of_every_mode_have_a_shape() -> None:
             )
             for _ in range(count)
         ]
-        assert padded.shape_of(made) is not None, (count, rows, gated)
+        shape = padded.shape_of(made)
+        assert shape is not None and shape.gated is gated, (count, rows)
 
 
 def test_the_next_forward_leaves_the_logits_of_the_last_one_alone() -> None:

@@ -44,7 +44,7 @@ KEYS = (1024, 2048, 4096)
 # Rows that forwards are padded to, and whether the adapter acts on any: one request alone, and each
 # of several. 192 take what rewriting weighs in one forward, 165 at most.
 _ALONE = ((1, False), (8, False), (32, False), (192, False), *((n, True) for n in (8, 16, 32, 64)))
-_TOGETHER = ((1, False), (16, False), (16, True), (32, True))
+_TOGETHER = ((1, False), (16, False), (16, True), (48, True))
 _BATCHES = (4, 8)  # requests that forwards of several are padded to
 _MIRROR_BYTES = 1 << 30  # of each mirror: a wide cache gets a shorter one
 _WARM_UPS = 2  # runs before a recording: libraries choose their kernels and take their memory
@@ -350,7 +350,9 @@ class GraphedRunner:
                 return None
             if one.gate is not None and one.gate.adapter is not self._adapter:
                 return None
-        return next((shape for shape in self.shapes if shape.takes(forwards)), None)
+        fitting = (shape for shape in self.shapes if shape.takes(forwards))
+        # kernels of an adapter that acts nowhere cost more than rows that nobody reads
+        return min(fitting, key=lambda shape: shape.gated, default=None)
 
     def _record_all(self, shapes: Sequence[GraphShape], record: Record) -> None:
         """Raises RuntimeError where one cannot be recorded, torch.OutOfMemoryError included."""
