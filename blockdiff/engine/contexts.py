@@ -26,6 +26,7 @@ from blockdiff.errors import ModelUnsupported, OutOfMemory, is_out_of_memory
 from blockdiff.infill.healing import HealingConstraint
 from blockdiff.infill.layout import Prompt
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.forward import Runner
 from blockdiff.model.int8.quantized import is_quantized
 from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.load.tokenizer import Tokenizer
@@ -58,8 +59,11 @@ class Contexts:
         passing: held by a forward.
     """
 
-    def __init__(self, checkpoint: Checkpoint, cache_bytes: int) -> None:
-        self.checkpoint = checkpoint
+    def __init__(
+        self, checkpoint: Checkpoint, cache_bytes: int, runner: Runner | None = None
+    ) -> None:
+        """`runner` is for samplers that run forwards themselves."""
+        self.checkpoint, self._runner = checkpoint, runner
         self.store = PrefixStore(self.empty_cache, cache_bytes)
         # In int8 a CPU pays for every row of a forward; elsewhere some more cost next to nothing.
         dear = is_quantized(checkpoint.model)
@@ -178,6 +182,7 @@ class Contexts:
                 decoding=decoding,
                 cancelled=cancelled,
                 constraint=constraint,
+                runner=self._runner,
             )
         return Sampler(
             model=point.transformer,

@@ -70,9 +70,9 @@ class Engine:
         floats = str(checkpoint.model.dtype).removeprefix("torch.")
         packed = is_quantized(checkpoint.model)
         self.dtype = "int8" if packed or is_weight_only(checkpoint.model) else floats
-        self.contexts = Contexts(checkpoint, cache_bytes)
         self._speed = MovingRate()
         self._runner = choose_runner(checkpoint.model, checkpoint.adapter)
+        self.contexts = Contexts(checkpoint, cache_bytes, self._runner)
 
     @classmethod
     def load(
