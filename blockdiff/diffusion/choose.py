@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from blockdiff.config import LEAST_TEMPERATURE
+from blockdiff.model.forward import moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ class Chooser:
 
     def without_banned(self, logits: Tensor) -> Tensor:
         """Put -inf where a token may never appear; in place, returns `logits` (rows, vocab)."""
-        return logits.index_fill_(-1, self._banned.to(logits.device), -torch.inf)
+        self._banned = moved(self._banned, logits.device)
+        return logits.index_fill_(-1, self._banned, -torch.inf)
 
     def verify(
         self,
@@ -101,7 +103,7 @@ class Chooser:
         """What `verify` says of each row by itself, by one transfer for all of them."""
         best = argmax(rows)
         drafted = [0 if guess is None else guess for guess in guesses]
-        ids = torch.stack([best, torch.tensor(drafted).to(best.device)], dim=1)
+        ids = torch.stack([best, moved(torch.tensor(drafted), best.device)], dim=1)
         shares = rows.softmax(-1).gather(-1, ids)
         told = torch.cat([best[:, None].to(shares.dtype), shares], dim=1).tolist()
         found = []
@@ -135,7 +137,8 @@ class Chooser:
             tokens = torch.multinomial(sharpened, 1, generator=self._random)[:, 0]
             tokens = tokens.to(logits.device)
         confidence = probabilities.gather(-1, tokens[:, None])[:, 0]
-        return BlockProposal(tokens.cpu(), confidence.cpu(), entropy.cpu())
+        told = torch.stack([tokens.to(confidence.dtype), confidence, entropy]).cpu()
+        return BlockProposal(told[0].long(), told[1], told[2])
 
     def _draw_verified(self, probabilities: Tensor, guess: int | None) -> int:
         p = probabilities.cpu()
@@ -167,7 +170,7 @@ def _limited(rows: Tensor, limits: Sequence[Sequence[int] | None]) -> Tensor:
     limited = rows.clone()
     for row, limit in enumerate(limits):
         if limit is not None:
-            ids = torch.tensor(limit, dtype=torch.long, device=rows.device)
+            ids = moved(torch.tensor(limit, dtype=torch.long), rows.device)
             limited[row].fill_(-torch.inf).index_copy_(0, ids, rows[row, ids])
     return limited
 

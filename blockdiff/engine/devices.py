@@ -13,7 +13,13 @@ from torch import Tensor
 
 from blockdiff.errors import DeviceUnavailable, InvalidRequest, OutOfMemory
 from blockdiff.model.adapter import GatedAdapter
-from blockdiff.model.cuda.graphs import CudaGraphs, GraphedRunner, eagerly
+from blockdiff.model.cuda.graphs import (
+    MIRROR_BYTES,
+    CudaGraphs,
+    GraphedRunner,
+    eagerly,
+    shapes_for,
+)
 from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.forward import Forward, Runner, run
 from blockdiff.model.int8 import library
@@ -29,6 +35,7 @@ GRAPHS = "BLOCKDIFF_CUDA_GRAPHS"
 """Environment variable with one of `Graphs`."""
 
 _HEADROOM = 700_000_000  # bytes for the cache, activations, logits and the libraries
+_MIRROR_SHARE = 8  # of the memory that is left beside the weights, for one of the two
 
 
 class Graphs(str, Enum):
@@ -114,7 +121,9 @@ def choose_runner(model: object, adapter: GatedAdapter | None) -> Runner:
     if wanted == Graphs.EAGER.value:
         return GraphedRunner(model, adapter, eagerly)
     if wanted == Graphs.ON.value and model.device.type == "cuda":
-        return GraphedRunner(model, adapter, CudaGraphs(model.device))
+        free = torch.cuda.mem_get_info(model.device)[0]  # of which contexts need the most
+        shapes = shapes_for(model, adapter is not None, min(MIRROR_BYTES, free // _MIRROR_SHARE))
+        return GraphedRunner(model, adapter, CudaGraphs(model.device), shapes)
     return partial(run, model)
 
 

@@ -22,6 +22,7 @@ from blockdiff.errors import InvalidRequest
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.cuda.graphs import (
+    KEYS,
     GraphedRunner,
     GraphShape,
     Inputs,
@@ -452,6 +453,16 @@ def test_the_engine_writes_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> No
         reader.finish()
         told.append({number: content(events) for number, events in reader.told.items()})
     assert told[0] == told[1] and record.replayed > alone
+
+
+@pytest.mark.parametrize(
+    ("slots", "kinds"), [(8, {1, 4, 8}), (7, {1}), (0, set())], ids=["all", "alone", "none"]
+)
+def test_shapes_are_as_many_as_there_is_memory_for(slots: int, kinds: set[int]) -> None:
+    c = (model := MODELS["qwen2"]).config
+    each = 2 * c.n_layers * c.n_kv_heads * c.head_dim * 4 * KEYS[0]  # bytes, float32
+    found = shapes_for(model, True, slots * each)
+    assert {shape.batch for shape in found} == kinds
 
 
 def test_graphs_are_for_cuda_and_may_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,9 @@ KEYS = (1024, 2048, 4096)
 _ALONE = ((1, False), (8, False), (32, False), (192, False), *((n, True) for n in (8, 16, 32, 64)))
 _TOGETHER = ((1, False), (16, False), (16, True), (48, True))
 _BATCHES = (4, 8)  # requests that forwards of several are padded to
-_MIRROR_BYTES = 1 << 30  # of each mirror: a wide cache gets a shorter one
+MIRROR_BYTES = 1 << 30
+"""Of each of the two mirrors: a wide cache gets a shorter one."""
+
 _WARM_UPS = 2  # runs before a recording: libraries choose their kernels and take their memory
 
 log = logging.getLogger("blockdiff.model")
@@ -394,8 +396,10 @@ def supports(config: TransformerConfig) -> bool:
     return config.experts is None and not config.sliding_window
 
 
-def shapes_for(model: Transformer, adapted: bool) -> list[GraphShape]:
-    """Those that requests to a model need, as far as mirrors of them are not too large.
+def shapes_for(
+    model: Transformer, adapted: bool, mirror_bytes: int = MIRROR_BYTES
+) -> list[GraphShape]:
+    """Those that requests to a model need, as far as no mirror of them is larger than that.
 
     Few requests come near the most keys: between them and the fewest there is no shape of its own.
     """
@@ -404,7 +408,7 @@ def shapes_for(model: Transformer, adapted: bool) -> list[GraphShape]:
     needed = next((n for n in KEYS if n >= c.max_positions), KEYS[-1])
 
     def affordable(slots: int) -> list[int]:
-        return [n for n in KEYS if n <= needed and slots * n * each <= _MIRROR_BYTES]
+        return [n for n in KEYS if n <= needed and slots * n * each <= mirror_bytes]
 
     alone, together = affordable(1), affordable(_BATCHES[-1])
     shapes = [
