@@ -26,13 +26,12 @@ from blockdiff.model.cuda.graphs import (
     GraphedRunner,
     GraphShape,
     Inputs,
-    Mirror,
     Record,
-    Window,
     eagerly,
     padded_forward,
     shapes_for,
 )
+from blockdiff.model.cuda.mirror import Mirror, Window
 from blockdiff.model.forward import Forward, run
 from blockdiff.model.transformer import Gate
 from blockdiff.types import Event, Hole, InfillRequest, Refinement, RewriteRequest
