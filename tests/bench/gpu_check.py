@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -44,6 +44,7 @@ from blockdiff.types import Finished, Hole, InfillRequest
 from tests.bench.random_model import (
     SHAPES,
     TINY,
+    as_transformers,
     build,
     filled,
     forward_of,
@@ -367,23 +368,7 @@ def _transformers(
     check: Check, model: Transformer, prompt: list[int], text: list[int]
 ) -> tuple[float, int]:
     """Seconds of its greedy generation on our weights, and how many tokens agree with ours."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    c = model.config
-    config = Qwen2Config(
-        vocab_size=c.vocab_size, hidden_size=c.hidden_size, num_hidden_layers=c.n_layers,
-        num_attention_heads=c.n_heads, num_key_value_heads=c.n_kv_heads, head_dim=c.head_dim,
-        intermediate_size=c.ffn_size, max_position_embeddings=c.max_positions,
-        rms_norm_eps=c.norm_eps, tie_word_embeddings=c.tied_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_base},
-        bos_token_id=None, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
-    with torch.device("meta"):
-        theirs = Qwen2ForCausalLM(config).to(model.dtype)
-    theirs.load_state_dict(dict(_their_names(model)), assign=True, strict=False)
-    theirs.tie_weights()
-    theirs.model.rotary_emb = type(theirs.model.rotary_emb)(config).to(check.device)
-    theirs.eval()
+    theirs = as_transformers(model)
     ids = torch.tensor([prompt], device=check.device)
     seconds = []
     for _ in range(3):
@@ -397,28 +382,6 @@ def _transformers(
     written = out[0, len(prompt) :].tolist()
     pairs = enumerate(zip(written, text, strict=False))
     return min(seconds), next((i for i, (a, b) in pairs if a != b), len(text))
-
-
-def _their_names(model: Transformer) -> Iterator[tuple[str, Tensor]]:
-    """Views of our weights under the names of Qwen2."""
-    c = model.config
-    heads = [c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim, c.n_kv_heads * c.head_dim]
-    yield "model.embed_tokens.weight", model.embedding.weight
-    yield "model.norm.weight", model.norm.weight
-    yield "lm_head.weight", model.head.weight
-    for index, block in enumerate(model.blocks):
-        start = f"model.layers.{index}"
-        for kind in ("weight", "bias"):
-            split = getattr(block.attention.qkv, kind).split(heads)
-            for name, part in zip("qkv", split, strict=True):
-                yield f"{start}.self_attn.{name}_proj.{kind}", part
-        gate, up = block.ffn.gate_up.weight.chunk(2)
-        yield f"{start}.self_attn.o_proj.weight", block.attention.o.weight
-        yield f"{start}.mlp.gate_proj.weight", gate
-        yield f"{start}.mlp.up_proj.weight", up
-        yield f"{start}.mlp.down_proj.weight", block.ffn.down.weight
-        yield f"{start}.input_layernorm.weight", block.attention_norm.weight
-        yield f"{start}.post_attention_layernorm.weight", block.ffn_norm.weight
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

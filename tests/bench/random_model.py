@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from blockdiff.config import AdapterConfig, TransformerConfig
 from blockdiff.model import masks
@@ -73,9 +75,7 @@ def filled(model: Transformer, past: int) -> BlockCache:
     return cache
 
 
-def forward_of(
-    kind: str, rows: int, cache: BlockCache, adapter: GatedAdapter
-) -> Forward:
+def forward_of(kind: str, rows: int, cache: BlockCache, adapter: GatedAdapter) -> Forward:
     """`ar`: so many causal rows; `verify`: a draft of four with all of its groups of masks."""
     past = cache.length
     gate = None
@@ -110,3 +110,46 @@ def settle(device: torch.device) -> None:
 
 def ratio(times: Times, way: str, other: str) -> float:
     return statistics.median(a / b for a, b in zip(times[way], times[other], strict=True))
+
+
+def as_transformers(model: Transformer) -> Any:
+    """The same weights in the class that transformers has for them."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    c = model.config
+    config = Qwen2Config(
+        vocab_size=c.vocab_size, hidden_size=c.hidden_size, num_hidden_layers=c.n_layers,
+        num_attention_heads=c.n_heads, num_key_value_heads=c.n_kv_heads, head_dim=c.head_dim,
+        intermediate_size=c.ffn_size, max_position_embeddings=c.max_positions,
+        rms_norm_eps=c.norm_eps, tie_word_embeddings=c.tied_embeddings,
+        rope_parameters={"rope_type": "default", "rope_theta": c.rope_base},
+        bos_token_id=None, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    with torch.device("meta"):
+        theirs = Qwen2ForCausalLM(config).to(model.dtype)
+    theirs.load_state_dict(dict(_their_names(model)), assign=True, strict=False)
+    theirs.tie_weights()
+    theirs.model.rotary_emb = type(theirs.model.rotary_emb)(config).to(model.device)
+    return theirs.eval()
+
+
+def _their_names(model: Transformer) -> Iterator[tuple[str, Tensor]]:
+    """Views of our weights under the names of Qwen2."""
+    c = model.config
+    heads = [c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim, c.n_kv_heads * c.head_dim]
+    yield "model.embed_tokens.weight", model.embedding.weight
+    yield "model.norm.weight", model.norm.weight
+    yield "lm_head.weight", model.head.weight
+    for index, block in enumerate(model.blocks):
+        start = f"model.layers.{index}"
+        for kind in ("weight", "bias"):
+            split = getattr(block.attention.qkv, kind).split(heads)
+            for name, part in zip("qkv", split, strict=True):
+                yield f"{start}.self_attn.{name}_proj.{kind}", part
+        gate, up = block.ffn.gate_up.weight.chunk(2)
+        yield f"{start}.self_attn.o_proj.weight", block.attention.o.weight
+        yield f"{start}.mlp.gate_proj.weight", gate
+        yield f"{start}.mlp.up_proj.weight", up
+        yield f"{start}.mlp.down_proj.weight", block.ffn.down.weight
+        yield f"{start}.input_layernorm.weight", block.attention_norm.weight
+        yield f"{start}.post_attention_layernorm.weight", block.ffn_norm.weight
