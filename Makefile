@@ -28,7 +28,7 @@ SHORTEN := 2>&1 | tee .venv/setup.log | awk '/(Downloading|Using cached) .* \([0
 	{print "  " $$0; fflush()} /^Installing collected/ {print "  unpacking"; fflush()}' \
 	|| { tail -n 40 .venv/setup.log >&2; exit 1; }
 
-.PHONY: help setup demo test test-fast bench bench-overhead bench-shared lint docs clean
+.PHONY: help setup demo test test-fast bench bench-overhead bench-shared gpu-check lint docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -59,8 +59,8 @@ bench-shared: .venv/.stamp-dev  ## what one request costs the others: drafts, pa
 bench-denoise: .venv/.stamp-dev  ## a denoising step of a 0.5B shape beside transformers
 	@$(RUN) tests.bench.denoise $(ARGS)
 
-bench-graphs: .venv/.stamp-dev  ## on CUDA: small forwards replayed as graphs beside eager ones
-	@$(RUN) tests.bench.graphs $(ARGS)
+gpu-check: .venv/.stamp-dev  ## on a GPU: right, fast and within memory? six minutes, no weights
+	@$(RUN) tests.bench.gpu_check $(ARGS)
 
 bench-syntax: .venv/.stamp-dev  ## verdicts on filled holes beside those of the compilers here
 	@$(RUN) tests.bench.syntax_verdicts $(ARGS)

@@ -257,6 +257,12 @@ class NotPermitted(BlockdiffError):
 
 
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_NO_MEMORY = (  # torch's words: its allocator on a CPU, on MPS, what CUDA and its libraries take
+    "can't allocate memory",
+    "MPS backend out of memory",
+    "CUDA error: out of memory",
+    "ALLOC_FAILED",
+)
 _DEFECT_HINT = "this is a defect; run again with BLOCKDIFF_DEBUG=1 for the traceback and report it"
 _EXTRAS = {
     "engine": (
@@ -284,7 +290,7 @@ def as_error(exception: BaseException) -> BlockdiffError:
                 return NotInstalled(
                     f"{package} is not installed", f"pip install 'blockdiff[{extra}]'"
                 )
-    if _is_out_of_memory(exception):
+    if is_out_of_memory(exception):
         hint = "close other programs, or lower --context-tokens; `blockdiff doctor` shows what fits"
         return OutOfMemory("not enough memory", hint)
     if isinstance(exception, OSError) and exception.errno in _DISK_FULL:
@@ -293,10 +299,12 @@ def as_error(exception: BaseException) -> BlockdiffError:
     return BlockdiffError(f"{type(exception).__name__}: {reason}", _DEFECT_HINT)
 
 
-def _is_out_of_memory(exception: BaseException) -> bool:
+def is_out_of_memory(exception: BaseException) -> bool:
+    """Whether memory is what was missing, of whatever device."""
     if isinstance(exception, MemoryError) or type(exception).__name__ == "OutOfMemoryError":
         return True
     if isinstance(exception, OSError):
         return exception.errno == errno.ENOMEM
-    # What torch's allocator says on the CPU.
-    return isinstance(exception, RuntimeError) and "can't allocate memory" in str(exception)
+    return isinstance(exception, RuntimeError) and any(
+        words in str(exception) for words in _NO_MEMORY
+    )

@@ -90,11 +90,11 @@ def forward_ms(engine: Engine, prompt: Sequence[int], repeats: int) -> dict[int,
         torch.inference_mode(),
     ):
         sampler.prefill(prompt)
-        cache, device = sampler.cache, sampler.model.device
+        cache = sampler.cache
         for width in WIDTHS:
-            tokens = torch.full((1, width), prompt[-1], dtype=torch.long, device=device)
-            positions = torch.arange(cache.length, cache.length + width, device=device)[None]
-            mask = masks.causal(cache.length, width, device)
+            tokens = torch.full((1, width), prompt[-1], dtype=torch.long)
+            positions = torch.arange(cache.length, cache.length + width)[None]
+            mask = masks.causal(cache.length, width)
             forward = Forward(tokens, positions, mask, cache)
             run = partial(engine.forward, [forward])
             spent = [_seconds(run) for _ in range(repeats + 1)]

@@ -64,8 +64,8 @@ def weighed(
     offsets = [0, *(1 + i for size in sizes for i in range(size))]
     forward = Forward(
         sampler.ids([last, *(token for way in fed for token in way)]),
-        past + torch.tensor(offsets, device=sampler.model.device)[None],
-        masks.branches(past, sizes, sampler.model.device),
+        past + torch.tensor(offsets)[None],
+        masks.branches(past, sizes),
         sampler.cache,
     )
     logits = sampler.counted((yield forward))
@@ -81,7 +81,8 @@ def _nll(sampler: SamplerState, logits: Tensor, text: Sequence[int]) -> list[flo
     """Of each token, by its row of logits (tokens, vocab)."""
     if not text:
         return []
-    own = logits.gather(-1, sampler.ids([max(token, 0) for token in text])[0][:, None])[:, 0]
+    ids = sampler.ids([max(token, 0) for token in text]).to(logits.device)
+    own = logits.gather(-1, ids.T)[:, 0]
     if text[-1] == END:
         own[-1] = logits[-1, sorted(sampler.stop)].logsumexp(-1)
     return (logits.logsumexp(-1) - own).tolist()

@@ -71,7 +71,7 @@ class Denoising:
             limit = self._limit()
             if block is None or limit is not None:
                 # the healed token is bound to its text: accept it alone, then go on in blocks
-                token, probability, _ = sampler.chooser.verify(logits[0], None, limit)
+                ((token, probability, _),) = sampler.chooser.verify(logits, limits=[limit])
                 return self._accept_block(Proposal((token,), (probability,)))
         assert block is not None
         if (draft := block.take(logits)) is None:
@@ -147,7 +147,7 @@ class NoisyBlock:
         return Forward(
             sampler.ids([*pending, *start.tokens]),
             sampler.positions(past, exact + size),
-            masks.opening(past, exact, size, sampler.model.device),
+            masks.opening(past, exact, size),
             sampler.cache,
             replace(gate, masked=sampler.ids([False] * exact + list(start.masked))),
             exact - 1,
@@ -155,17 +155,17 @@ class NoisyBlock:
 
     def next_forward(self) -> Forward:
         """The whole block again, its tokens visible; or under the base, if that is asked."""
-        sampler, device = self._sampler, self._sampler.model.device
+        sampler = self._sampler
         if self._asked is not None:
             return sampler.causal(self._tokens.tolist())
         past, size = sampler.cache.length, len(self._tokens)
         assert sampler.adapter is not None
         return Forward(
-            self._tokens[None].to(device),
+            self._tokens[None],
             sampler.positions(past, size),
-            masks.full(past, size, device),
+            masks.full(past, size),
             sampler.cache,
-            Gate(sampler.adapter, self._masked[None].to(device)),
+            Gate(sampler.adapter, self._masked[None]),
         )
 
     def take(self, logits: Tensor) -> Proposal | None:

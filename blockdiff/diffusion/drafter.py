@@ -17,6 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from blockdiff.diffusion.choose import argmax
 from blockdiff.diffusion.lookup import LONGEST, Original, TextNgrams
 from blockdiff.diffusion.ngrams import FLOOR, NgramTable
 
@@ -190,6 +191,7 @@ class Drafter:
             logits: (masks, vocab) of the adapter, the first for the next token; None without masks.
         """
         masks = 0 if logits is None else len(logits)
+        rows = None if logits is None else _MaskRows.of(logits)
         most = min(room, max(self._speculation.most, masks))
         tokens: list[int] = []
         confidence: list[float] = []
@@ -199,12 +201,11 @@ class Drafter:
         context = self._text.context()
         while len(tokens) < most:
             index = len(tokens)
-            row = logits[index] if logits is not None and index < masks else None
             if index < len(copy) and self._speculation.most:
                 token, chance, source = copy[index], trusted, Source.ORIGINAL
             else:
                 weight = _WEIGHTS[min(index, len(_WEIGHTS) - 1)]
-                token, chance, source = self._next(row, context, weight)
+                token, chance, source = self._next(rows, index, context, weight)
             chance = chance**self._power
             survival *= chance
             if token < 0 or survival < _LEAST_CHANCE or not self._drafted(token):
@@ -254,26 +255,53 @@ class Drafter:
         return costs.in_company(others) if self._speculation.shared and others else costs
 
     def _next(
-        self, row: Tensor | None, context: Sequence[int], weight: float
+        self, rows: _MaskRows | None, index: int, context: Sequence[int], weight: float
     ) -> tuple[int, float, Source]:
         """The likeliest token, its chance, and what it comes from; -1 where nothing is known.
 
-        With a mask's row (vocab,) the n-grams are a term on its logits, of that `weight`.
+        With a mask's row the n-grams are a term on its logits, of that `weight`.
         """
         known, of_text = self._text.following(context) if self._speculation.most else ({}, ())
-        if row is not None:
-            return *_corrected(row, known, weight), Source.ADAPTER
+        if rows is not None and index < len(rows.best):
+            return *rows.corrected(index, known, weight), Source.ADAPTER
         if not known:
             return -1, 0.0, Source.TABLE
         token = max(known, key=known.__getitem__)
         return token, known[token], Source.COPY if token in of_text else Source.TABLE
 
 
-def _corrected(row: Tensor, known: dict[int, float], weight: float) -> tuple[int, float]:
-    """The likeliest token of logits (vocab,) with a term for those that n-grams know."""
-    if known:
-        ids = torch.tensor(list(known), device=row.device)
-        terms = [weight * max(math.log(chance) - FLOOR, 0.0) for chance in known.values()]
-        row = row.index_add(0, ids, torch.tensor(terms, dtype=row.dtype, device=row.device))
-    token = int(row.argmax())
-    return token, float((row[token] - row.logsumexp(-1)).exp())
+@dataclass(frozen=True, slots=True)
+class _MaskRows:
+    """Logits of masks, (masks, vocab), and of each row what one transfer for all of them tells.
+
+    Attributes:
+        best: the likeliest token.
+        most: its logit.
+        mass: the logarithm of the sum of all.
+    """
+
+    logits: Tensor
+    best: list[int]
+    most: list[float]
+    mass: list[float]
+
+    @classmethod
+    def of(cls, logits: Tensor) -> _MaskRows:
+        best = argmax(logits)[:, None]
+        found = torch.cat(
+            [best.float(), logits.gather(-1, best), logits.logsumexp(-1, keepdim=True)], dim=1
+        ).tolist()
+        ids, most, mass = zip(*found, strict=True) if found else ((), (), ())
+        return cls(logits, list(map(int, ids)), list(most), list(mass))
+
+    def corrected(self, index: int, known: Mapping[int, float], weight: float) -> tuple[int, float]:
+        """The likeliest token of a row and its chance, with a term for those that n-grams know."""
+        token, most, share = self.best[index], self.most[index], 1.0
+        if known:  # terms only add: the likeliest is the row's own, or one of these
+            values = self.logits[index, list(known)].tolist()
+            for (other, chance), value in zip(known.items(), values, strict=True):
+                term = weight * max(math.log(chance) - FLOOR, 0.0)
+                share += math.exp(value - self.mass[index]) * math.expm1(term)
+                if value + term > most:
+                    token, most = other, value + term
+        return token, math.exp(most - self.mass[index]) / share

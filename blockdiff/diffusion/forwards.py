@@ -73,11 +73,11 @@ class SamplerState:
     ) -> Forward:
         """The last token and its draft, then `width` masks for each accepted length."""
         exact, noisy = 1 + len(draft), len(lengths) * width
-        past, device = self.cache.length, self.model.device
+        past = self.cache.length
         offsets = [*range(exact)] + [n + 1 + i for n in lengths for i in range(width)]
         tokens = self.ids([last, *draft] + [0] * noisy)
-        positions = past + torch.tensor(offsets, device=device)[None]
-        mask = masks.verifying(past, exact, lengths, width, device)
+        positions = past + torch.tensor(offsets)[None]
+        mask = masks.verifying(past, exact, lengths, width)
         return Forward(tokens, positions, mask, self.cache, self.gate(exact, noisy))
 
     @property
@@ -90,13 +90,13 @@ class SamplerState:
         if not noisy:
             return None
         assert self.adapter is not None
-        masked = torch.arange(exact + noisy, device=self.model.device)[None] >= exact
+        masked = torch.arange(exact + noisy)[None] >= exact
         return Gate(self.adapter, masked, exact)
 
     def causal(self, tokens: Sequence[int]) -> Forward:
         """The next tokens under the base weights, behind the committed ones."""
         past, count = self.cache.length, len(tokens)
-        mask = masks.causal(past, count, self.model.device)
+        mask = masks.causal(past, count)
         return Forward(self.ids(tokens), self.positions(past, count), mask, self.cache)
 
     def counted(self, logits: Tensor) -> Tensor:
@@ -112,10 +112,10 @@ class SamplerState:
         return context_chunk(self.model.device)
 
     def ids(self, tokens: Sequence[int]) -> Tensor:
-        return torch.tensor([list(tokens)], device=self.model.device)
+        return torch.tensor([list(tokens)])
 
     def positions(self, start: int, count: int) -> Tensor:
-        return torch.arange(start, start + count, device=self.model.device)[None]
+        return torch.arange(start, start + count)[None]
 
     def check(self) -> None:
         if self.cancelled():

@@ -62,12 +62,8 @@ class Verification:
         sampler, draft = self._sampler, self._draft.tokens
         logits = sampler.counted(answer)
         before = len(self._accepted)
-        for index in range(len(draft) + 1):
-            guess = draft[index] if index < len(draft) else None
-            limit = sampler.constraint.allowed(self._accepted) if sampler.constraint else None
-            token, probability, agreed = sampler.chooser.verify(
-                logits[index], guess, limit, self._trust
-            )
+        chosen = sampler.chooser.verify(logits, draft, self._limits(), self._trust)
+        for index, (token, probability, agreed) in enumerate(chosen):
             self._ended = token in sampler.stop
             if self._ended:
                 break
@@ -75,7 +71,7 @@ class Verification:
             self._confidence.append(probability)
             if agreed:
                 sampler.drafted[self._draft.sources[index].value] += 1
-            if self._is_over or not agreed:
+            if self._is_over:
                 break
         sampler.cache.commit(index + 1)
         if self._drafter is not None:
@@ -85,6 +81,20 @@ class Verification:
         self._next_draft(dict(zip(lengths, groups, strict=False)).get(index))
         self._last = self._accepted[-1] if self._accepted else self._last
         return sampler.snapshot(self._accepted, self._confidence, self._draft, self._ended)
+
+    def _limits(self) -> list[Sequence[int] | None]:
+        """Ids that may come next, and behind each token of the draft, as far as it keeps to them;
+        None: all."""
+        draft, constraint = self._draft.tokens, self._sampler.constraint
+        if constraint is None:
+            return [None] * (len(draft) + 1)
+        limits: list[Sequence[int] | None] = []
+        for index in range(len(draft) + 1):
+            limit = constraint.allowed([*self._accepted, *draft[:index]])
+            limits.append(limit)
+            if limit is not None and draft[index : index + 1] and draft[index] not in limit:
+                break
+        return limits
 
     def _next_draft(self, masks: Tensor | None) -> None:
         """Draft and plan the next forward, from the logits of the masks behind what is accepted if

@@ -15,6 +15,7 @@ from blockdiff.engine import published
 from blockdiff.engine.devices import check_memory
 from blockdiff.errors import ModelCorrupt, ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.int8.quantized import install_adapter
 from blockdiff.model.load.from_folder import DraftingConfig, load_adapter, load_transformer
 from blockdiff.model.load.hub_tokenizer import load_tokenizer
@@ -101,7 +102,10 @@ class Checkpoint:
                         prepare_gguf(files.base, weights, progress, int8=int8)
         else:
             kind = kind_of(files.base)
-        check_memory(_weight_bytes(weights) * dtype.itemsize // stored, device)
+        size = _weight_bytes(weights) // stored
+        check_memory(size * dtype.itemsize, device)
+        if dtype is torch.int8 and not int8:  # rounded on the device, from numbers that lie here
+            check_memory(size * floats_for(device).itemsize, torch.device("cpu"))
         progress("loading weights", 0.0)
         adapter, drafting = None, DraftingConfig(Layout.PSM, 1, 1, None)
         model: Transformer | DiffusionGemma

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-import torch
-
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.drafter import CHEAP, INT8, Speculation
@@ -24,10 +22,11 @@ from blockdiff.engine import published
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.prefix_store import PrefixStore
 from blockdiff.engine.published import PublishedSampler
-from blockdiff.errors import ModelUnsupported, OutOfMemory
+from blockdiff.errors import ModelUnsupported, OutOfMemory, is_out_of_memory
 from blockdiff.infill.healing import HealingConstraint
 from blockdiff.infill.layout import Prompt
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.forward import Runner
 from blockdiff.model.int8.quantized import is_quantized
 from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.load.tokenizer import Tokenizer
@@ -60,8 +59,11 @@ class Contexts:
         passing: held by a forward.
     """
 
-    def __init__(self, checkpoint: Checkpoint, cache_bytes: int) -> None:
-        self.checkpoint = checkpoint
+    def __init__(
+        self, checkpoint: Checkpoint, cache_bytes: int, runner: Runner | None = None
+    ) -> None:
+        """`runner` is for samplers that run forwards themselves."""
+        self.checkpoint, self._runner = checkpoint, runner
         self.store = PrefixStore(self.empty_cache, cache_bytes)
         # In int8 a CPU pays for every row of a forward; elsewhere some more cost next to nothing.
         dear = is_quantized(checkpoint.model)
@@ -123,16 +125,37 @@ class Contexts:
 
         It writes no token that is `banned`, and may draft from what was counted around `path`.
         """
-        cache = self.store.take(prompt.tokens, room=decoding.max_tokens + DRAFT_ROOM)
+        room = decoding.max_tokens + DRAFT_ROOM
+        try:
+            cache = self.store.take(prompt.tokens, room)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self.store.clear()
+            cache = self._retaken(prompt, room)
         self.open += 1
+        keep = True
         try:
             yield self.sampler(cache, prompt, decoding, cancelled, banned, path)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             self.store.clear()
+            keep = False
             raise _out_of_memory(error) from error
         finally:
             self.open -= 1
-            self.store.put(prompt.tokens[: cache.length], cache)
+            if keep:
+                self.store.put(prompt.tokens[: cache.length], cache)
+            else:  # kept, it would leave the next request as little memory as this one had
+                self.store.discard(cache)
+
+    def _retaken(self, prompt: Prompt, room: int) -> BlockCache:
+        """A cache once everything else is forgotten. Raises OutOfMemory."""
+        try:
+            return self.store.take(prompt.tokens, room)
+        except Exception as error:
+            raise (_out_of_memory(error) if is_out_of_memory(error) else error) from error
 
     def sampler(
         self,
@@ -159,6 +182,7 @@ class Contexts:
                 decoding=decoding,
                 cancelled=cancelled,
                 constraint=constraint,
+                runner=self._runner,
             )
         return Sampler(
             model=point.transformer,

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from blockdiff.errors import DeviceUnavailable, InvalidRequest, OutOfMemory
 from blockdiff.model.adapter import GatedAdapter
-from blockdiff.model.cuda.graphs import CudaGraphs, GraphedRunner, eagerly
+from blockdiff.model.cuda.graphs import (
+    MIRROR_BYTES,
+    CudaGraphs,
+    GraphedRunner,
+    eagerly,
+    shapes_for,
+)
+from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.forward import Forward, Runner, run
 from blockdiff.model.int8 import library
 from blockdiff.model.transformer import Transformer
@@ -28,6 +35,7 @@ GRAPHS = "BLOCKDIFF_CUDA_GRAPHS"
 """Environment variable with one of `Graphs`."""
 
 _HEADROOM = 700_000_000  # bytes for the cache, activations, logits and the libraries
+_MIRROR_SHARE = 8  # of the memory that is left beside the weights, for one of the two
 
 
 class Graphs(str, Enum):
@@ -56,20 +64,21 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device | None = None) -> torch.dtype:
-    """`auto` is int8 on a CPU that is fast at it, bfloat16 otherwise.
+    """`auto` is int8 on a CPU that is fast at it, otherwise bfloat16, or float32 on a GPU that has
+    no arithmetic for that.
 
     Args:
         device: where the model will run; None: it is to be trained, which int8 cannot be.
 
     Returns:
         torch.int8 stands on a CPU for packed weights and int8 products, with float32 between
-        them; elsewhere for weights of 8 bits, and bfloat16 for all else.
+        them; elsewhere for weights of 8 bits, and for all else what `auto` is.
 
     Raises DeviceUnavailable for an unknown name, and for int8 where it cannot be had.
     """
     cpu = device is not None and device.type == "cpu"
     if wanted == "auto":
-        return torch.int8 if cpu and library.is_fast() else torch.bfloat16
+        return torch.int8 if cpu and library.is_fast() else floats_for(device)
     if wanted not in DTYPES:
         raise DeviceUnavailable(f"dtype {wanted!r} is unknown", f"use auto, {', '.join(DTYPES)}")
     if wanted == "int8" and device is None:
@@ -112,7 +121,9 @@ def choose_runner(model: object, adapter: GatedAdapter | None) -> Runner:
     if wanted == Graphs.EAGER.value:
         return GraphedRunner(model, adapter, eagerly)
     if wanted == Graphs.ON.value and model.device.type == "cuda":
-        return GraphedRunner(model, adapter, CudaGraphs(model.device))
+        free = torch.cuda.mem_get_info(model.device)[0]  # of which contexts need the most
+        shapes = shapes_for(model, adapter is not None, min(MIRROR_BYTES, free // _MIRROR_SHARE))
+        return GraphedRunner(model, adapter, CudaGraphs(model.device), shapes)
     return partial(run, model)
 
 

@@ -70,9 +70,9 @@ class Engine:
         floats = str(checkpoint.model.dtype).removeprefix("torch.")
         packed = is_quantized(checkpoint.model)
         self.dtype = "int8" if packed or is_weight_only(checkpoint.model) else floats
-        self.contexts = Contexts(checkpoint, cache_bytes)
         self._speed = MovingRate()
         self._runner = choose_runner(checkpoint.model, checkpoint.adapter)
+        self.contexts = Contexts(checkpoint, cache_bytes, self._runner)
 
     @classmethod
     def load(
@@ -249,10 +249,8 @@ class Engine:
         if isinstance(model, DiffusionGemma):
             model.probe([0]).cpu()
             return
-        device = model.device
         ids, positions = torch.zeros(1, 2, dtype=torch.long), torch.arange(2)[None]
-        mask, cache = masks.causal(0, 2, device), self.contexts.empty_cache()
-        one = Forward(ids.to(device), positions.to(device), mask, cache)
+        one = Forward(ids, positions, masks.causal(0, 2), self.contexts.empty_cache())
         self._runner([one])[0].cpu()  # a GPU tells of its faults only when it is waited for
 
     @torch.inference_mode()

@@ -84,7 +84,7 @@ class PrefixStore:
         """
         if len(tokens) != cache.length:
             raise ValueError(f"{len(tokens)} tokens for {cache.length} committed positions")
-        self._lent = [one for one in self._lent if one.cache is not cache]
+        self.discard(cache)
         entry, shared = self._longest(tokens)
         if entry is not None and shared == len(tokens):
             return self._touch(entry)
@@ -94,6 +94,10 @@ class PrefixStore:
                 cache = cache.fork()
             self._entries.append(_Entry(tuple(tokens), cache))
         self._evict(self._budget)
+
+    def discard(self, cache: BlockCache) -> None:
+        """Take note that a cache will not be put back."""
+        self._lent = [one for one in self._lent if one.cache is not cache]
 
     def clear(self) -> None:
         """Forget everything."""

@@ -21,6 +21,7 @@ from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.layout import Prompt
 from blockdiff.infill.turns import conversation, style_of
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.forward import Runner
 from blockdiff.model.load.from_folder import DraftingConfig, load_transformer
 from blockdiff.model.load.hub_tokenizer import frame_of
 from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind
@@ -116,6 +117,7 @@ def sampler(
     decoding: DecodingConfig,
     cancelled: Callable[[], bool],
     constraint: Constraint | None,
+    runner: Runner | None = None,
 ) -> PublishedSampler:
     """The sampler of a checkpoint that is a diffusion model itself.
 
@@ -145,5 +147,6 @@ def sampler(
         after=after,
         constraint=constraint,
         length=None if after else decoding.max_tokens,
+        runner=runner,
     )
 

@@ -19,7 +19,7 @@ from blockdiff.model.transformer import Gate, Segment, Transformer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forward:
-    """One request's next forward.
+    """One request's next forward, built on the CPU: whoever runs it brings it to the model.
 
     Attributes:
         tokens: (1, new) ids.
@@ -52,22 +52,29 @@ Runner = Callable[[Sequence[Forward]], list[Tensor]]
 def run(model: Transformer, forwards: Sequence[Forward]) -> list[Tensor]:
     """Run forwards in one pass, all on one adapter; see `Runner`.
 
+    What they are made of is copied to the model's device without waiting for it.
+
     Rows are made contiguous for the head: a strided view sends the product down a path 80 times
     slower. Raises what `on_layer` of a lone forward raises.
     """
+    device = model.device
     if len(forwards) == 1:
         one = forwards[0]
         hidden = model.hidden(
-            one.tokens, one.positions, one.mask, one.cache, one.gate, one.on_layer
+            moved(one.tokens, device),
+            moved(one.positions, device),
+            moved(one.mask, device),
+            one.cache,
+            _moved_gate(one.gate, device),
+            one.on_layer,
         )
         rows = [hidden[0, _wanted(one)]]
     else:
-        segments = [Segment(one.size, one.mask, one.cache) for one in forwards]
         hidden = model.hidden_together(
-            torch.cat([one.tokens for one in forwards], dim=1),
-            torch.cat([one.positions for one in forwards], dim=1),
-            segments,
-            _joint_gate(forwards),
+            moved(torch.cat([one.tokens for one in forwards], dim=1), device),
+            moved(torch.cat([one.positions for one in forwards], dim=1), device),
+            [Segment(one.size, moved(one.mask, device), one.cache) for one in forwards],
+            _moved_gate(_joint_gate(forwards), device),
         )
         pieces = torch.split(hidden[0], [one.size for one in forwards])
         rows = [piece[_wanted(one)] for piece, one in zip(pieces, forwards, strict=True)]
@@ -76,6 +83,26 @@ def run(model: Transformer, forwards: Sequence[Forward]) -> list[Tensor]:
         return [some.new_zeros(0, 0) for some in rows]
     wanted = rows[0] if len(rows) == 1 else torch.cat(rows)
     return list(torch.split(model.head(wanted.contiguous()).float(), sizes))
+
+
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor on `device`; to CUDA the copy is queued like a kernel, from pinned memory."""
+    if x.device.type == device.type:
+        return x
+    if x.is_cpu and device.type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
+def _moved_gate(gate: Gate | None, device: torch.device) -> Gate | None:
+    if gate is None or device.type == gate.masked.device.type:
+        return gate
+    noisy = gate.noisy
+    return Gate(
+        gate.adapter,
+        moved(gate.masked, device),
+        moved(noisy, device) if isinstance(noisy, Tensor) else noisy,
+    )
 
 
 def _wanted(one: Forward) -> slice:

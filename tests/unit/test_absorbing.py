@@ -5,7 +5,7 @@ That its text is the published one is tested in `tests/parity/test_generation_pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -22,6 +22,7 @@ from blockdiff.diffusion.sampler import Snapshot
 from blockdiff.diffusion.unmask import timestep_counts
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model import masks
+from blockdiff.model.cuda.graphs import GraphedRunner, GraphShape
 from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind, Family
 from tests.unit import tiny
 
@@ -111,6 +112,24 @@ def test_a_cache_of_the_prompt_changes_nothing(kind: DiffusionKind, length: int)
     for kept in range(cold.cache.length + 1):  # also one that ends within a block
         cache = cold.cache.fork(length=kept)
         assert texts(list(sampler(kind, cache=cache).run(prompt))) == expected
+
+
+@pytest.mark.parametrize("kind", [BLOCK, SHIFTED], ids=["plain", "shifted"])
+def test_blocks_are_denoised_by_the_runner_that_pads_small_forwards(kind: DiffusionKind) -> None:
+    bodies: list[Callable[[], None]] = []
+
+    def record(body: Callable[[], None]) -> Callable[[], None]:
+        return lambda: (bodies.append(body), body())[1]
+
+    shapes = [GraphShape(1, rows, 64, False) for rows in (4, 8)]
+    runner = GraphedRunner(MODEL, None, record, shapes)
+    for size in (3, 4, 6, 13):
+        prompt = [(3 * i) % 29 for i in range(size)]
+        bodies.clear()
+        made = sampler(kind, runner=runner)
+        found = texts(list(made.run(prompt)))
+        assert found == texts(list(sampler(kind).run(prompt)))
+        assert len(bodies) >= made.forwards
 
 
 def test_blocks_are_committed_once_and_exactly() -> None:

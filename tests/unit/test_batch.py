@@ -281,12 +281,23 @@ def test_what_fails_together_and_not_alone_ends_nobody(error: Exception) -> None
         assert_same(reader.told[number], alone(infill(number)))
 
 
-def test_a_forward_that_fails_ends_its_request_and_no_other() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.83 GB, max allowed: 9.07 GB)."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+    ids=["cuda", "mps", "cublas", "cpu"],
+)
+def test_a_forward_that_fails_ends_its_request_and_no_other(error: Exception) -> None:
+    """What memory there was is free again, whichever device says that it was too little."""
     engine, full = Engine(checkpoint()), [True]
 
     def runner(waiting: Sequence[Forward]) -> list[Tensor]:
         if full[0] and any(one.gate is not None for one in waiting):
-            raise torch.OutOfMemoryError("out of memory")
+            raise error
         return engine.forward(waiting)
 
     reader = Reader(engine)
@@ -296,10 +307,30 @@ def test_a_forward_that_fails_ends_its_request_and_no_other() -> None:
     reader.finish()
     assert_same(reader.told[0], alone(infill(0)))
     assert isinstance(reader.told[1][-1], OutOfMemory)
+    assert engine.cache_entries <= 1  # of the other request; that of this one is gone
     full[0] = False
     reader.batch.add(4, engine.steps(infill(4), never))
     reader.finish()
     assert_same(reader.told[4], alone(infill(4)))
+
+
+def test_a_context_for_which_there_is_no_memory_takes_that_of_earlier_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine, expected = Engine(checkpoint()), alone(infill(1))
+    list(engine.infill(infill(0)))
+    reserve = BlockCache.reserve
+
+    def scarce(cache: BlockCache, positions: int) -> None:
+        if engine.cache_entries:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        reserve(cache, positions)
+
+    monkeypatch.setattr(BlockCache, "reserve", scarce)
+    assert_same(list(engine.infill(infill(1))), expected)
+    monkeypatch.setattr(engine.contexts.store, "clear", lambda: None)
+    with pytest.raises(OutOfMemory):
+        list(engine.infill(infill(2)))
 
 
 def test_others_go_on_while_one_waits_for_another_thread() -> None:

@@ -31,8 +31,22 @@ def chi_square(counts: Tensor, probabilities: Tensor) -> float:
     return (statistic - freedom) / math.sqrt(2.0 * freedom)
 
 
+class Elsewhere(Tensor):
+    """Says that it is not on a CPU, and is."""
+
+    is_cpu = False
+
+
+def verified(
+    chooser: Chooser, logits: Tensor, guess: int | None, allowed: list[int] | None = None
+) -> tuple[int, float, bool]:
+    """Of one row (vocab,), with a token drafted for it or none."""
+    (one,) = chooser.verify(logits[None], [] if guess is None else [guess], [allowed])
+    return one
+
+
 def draws(chooser: Chooser, logits: Tensor, guess: int | None, allowed: list[int] | None) -> Tensor:
-    tokens = [chooser.verify(logits, guess, allowed)[0] for _ in range(DRAWS)]
+    tokens = [verified(chooser, logits, guess, allowed)[0] for _ in range(DRAWS)]
     return torch.bincount(torch.tensor(tokens), minlength=VOCAB).double()
 
 
@@ -52,10 +66,41 @@ def test_temperature_zero_takes_the_most_likely_token(guess: int | None) -> None
     chooser = Chooser(banned=(), temperature=0.0)
     untouched = LOGITS.clone()
     for _ in range(3):
-        token, probability, agreed = chooser.verify(LOGITS, guess, None)
+        token, probability, agreed = verified(chooser, LOGITS, guess)
         assert (token, agreed) == (2, guess == 2)
         assert probability == pytest.approx(float(untouched.softmax(-1)[2]))
     assert torch.equal(LOGITS, untouched)
+
+
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.integers(0, VOCAB - 1), max_size=3),
+    st.sets(st.integers(0, VOCAB - 1), min_size=1),
+    st.sampled_from([0.2, 0.7, 1.0]),
+    st.sampled_from(["cpu", "all at once"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_rows_together_are_rows_one_by_one(
+    seed: int, draft: list[int], allowed: set[int], trust: float, where: str
+) -> None:
+    """By the definition: row after row, as long as the drafted token is the one that is taken."""
+    logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(seed))
+    limits = [sorted(allowed), *[None] * len(draft)]
+    expected = []
+    for row, guess, limit in zip(logits, [*draft, None], limits, strict=False):
+        kept = torch.full_like(row, -math.inf)
+        ids = list(range(VOCAB)) if limit is None else limit
+        kept[ids] = row[ids]
+        p = kept.softmax(-1)
+        token = int(kept.argmax())
+        if guess is not None and trust < 1.0 and float(p[guess]) >= trust * float(p.max()):
+            token = guess
+        expected.append((token, float(p[token]), token == guess))
+        if token != guess:
+            break
+    rows = logits if where == "cpu" else logits.as_subclass(Elsewhere)
+    assert Chooser(()).verify(rows, draft, limits, trust) == expected
+    assert torch.equal(logits, torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(seed)))
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -65,7 +110,7 @@ def test_confidence_is_the_models_own_probability_whatever_the_temperature(
     chooser = Chooser(banned=(), temperature=temperature)
     own = LOGITS.softmax(-1)
     for _ in range(20):
-        token, probability, _ = chooser.verify(LOGITS, None, None)
+        token, probability, _ = verified(chooser, LOGITS, None)
         assert probability == pytest.approx(float(own[token]))
         proposal = chooser.sample(LOGITS.repeat(3, 1))
         assert proposal.confidence.tolist() == pytest.approx(own[proposal.tokens].tolist())
@@ -91,7 +136,7 @@ def test_a_draft_does_not_change_what_is_drawn(
 
 def test_a_draft_is_accepted_as_often_as_the_base_would_write_it() -> None:
     chooser = Chooser((), temperature=1.0, seed=3)
-    agreed = sum(chooser.verify(LOGITS, 2, None)[2] for _ in range(DRAWS))
+    agreed = sum(verified(chooser, LOGITS, 2)[2] for _ in range(DRAWS))
     p = float(LOGITS.softmax(-1)[2])
     assert abs(agreed - DRAWS * p) <= 4.0 * math.sqrt(DRAWS * p * (1 - p))
 
@@ -107,7 +152,7 @@ def test_a_banned_token_is_never_chosen(
     clean = chooser.without_banned(logits.clone())
     assert set(chooser.sample(clean).tokens.tolist()).isdisjoint(banned)
     for guess in (None, *banned):
-        assert chooser.verify(clean[0], guess, None)[0] not in banned
+        assert verified(chooser, clean[0], guess)[0] not in banned
     ids = sorted(banned)
     assert float(clean.softmax(-1)[:, ids].sum()) == 0.0
     kept = [i for i in range(VOCAB) if i not in banned]
@@ -126,7 +171,7 @@ def test_only_allowed_tokens_are_chosen(
 ) -> None:
     chooser = Chooser((), temperature)
     ids = sorted(allowed)
-    token, probability, _ = chooser.verify(logits[0], guess, ids)
+    token, probability, _ = verified(chooser, logits[0], guess, ids)
     assert token in allowed
     among = logits[0, ids].softmax(-1)[ids.index(token)]
     assert probability == pytest.approx(float(among), rel=1e-4)
@@ -139,13 +184,14 @@ def test_only_allowed_tokens_are_chosen(
 def test_the_nucleus_is_the_smallest_set_with_its_mass(logits: Tensor, top_p: float) -> None:
     inside = nucleus(logits[0].softmax(-1), top_p) > 0
     chooser = Chooser((), temperature=1.0, top_p=top_p)
-    seen = {chooser.verify(logits[0], guess, None)[0] for guess in range(VOCAB) for _ in range(4)}
+    guesses = 4 * list(range(VOCAB))
+    seen = {verified(chooser, logits[0], guess)[0] for guess in guesses}
     assert all(bool(inside[token]) for token in seen)
 
 
 def test_a_tiny_nucleus_is_greedy() -> None:
     chooser = Chooser((), temperature=5.0, top_p=1e-6)
-    assert {chooser.verify(LOGITS, guess, None)[0] for guess in range(VOCAB)} == {2}
+    assert {verified(chooser, LOGITS, guess)[0] for guess in range(VOCAB)} == {2}
     assert set(chooser.sample(LOGITS.repeat(50, 1)).tokens.tolist()) == {2}
 
 
@@ -190,7 +236,7 @@ def test_the_seed_decides(method: str) -> None:
         chooser = Chooser((), temperature=2.0, seed=seed)
         if method == "sample":
             return chooser.sample(LOGITS.repeat(30, 1)).tokens.tolist()
-        return [chooser.verify(LOGITS, 2, None)[0] for _ in range(30)]
+        return [verified(chooser, LOGITS, 2)[0] for _ in range(30)]
 
     assert text(1) == text(1)
     assert len({tuple(text(seed)) for seed in range(4)}) == 4

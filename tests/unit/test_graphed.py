@@ -15,28 +15,36 @@ from tiny import FAMILIES, adapter, config, transformer
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, ExpertsConfig, Mode, Rule, TransformerConfig
+from blockdiff.diffusion.drafter import MOST_ROWS
 from blockdiff.engine import devices
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import InvalidRequest
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.cuda.graphs import (
+    KEYS,
     GraphedRunner,
     GraphShape,
     Inputs,
-    Mirror,
     Record,
-    Window,
     eagerly,
     padded_forward,
+    shapes_for,
 )
+from blockdiff.model.cuda.mirror import Mirror, Window
 from blockdiff.model.forward import Forward, run
 from blockdiff.model.transformer import Gate
 from blockdiff.types import Event, Hole, InfillRequest, Refinement, RewriteRequest
 from tests.unit.test_batch import Reader, content
 from tests.unit.tiny_checkpoint import checkpoint
 
-ROWS, KEYS = (1, 2, 4, 8), (8, 16, 32)
+SHAPES = [
+    GraphShape(batch, rows, keys, gated)
+    for batch in (1, 3)
+    for rows in (1, 2, 4, 8)
+    for keys in (8, 16, 32)
+    for gated in (False, True)
+]
 CLOSE = {"rtol": 0.0, "atol": 1e-4}  # sums over more keys are added up in another order
 MODELS = {name: transformer(shape, seed=21) for name, shape in FAMILIES.items()}
 ADAPTERS = {name: adapter(shape, 22) for name, shape in FAMILIES.items()}
@@ -59,7 +67,7 @@ class Counting:
 
 
 def runner(family: str, record: Record = eagerly) -> GraphedRunner:
-    return GraphedRunner(MODELS[family], ADAPTERS[family], record, ROWS, KEYS)
+    return GraphedRunner(MODELS[family], ADAPTERS[family], record, SHAPES)
 
 
 def filled(family: str, length: int, seed: int = 0) -> BlockCache:
@@ -154,8 +162,8 @@ def test_requests_in_turn_get_what_plain_forwards_give_them(
 ) -> None:
     """Two requests, each with its twin under plain forwards, whatever happens to their caches.
 
-    Caches grow, go past every size of the runner, are cut back and copied; forwards that cannot be
-    padded come between.
+    Caches grow, go past every size of the runner, are cut back and copied; forwards of both
+    together and such that cannot be padded come between.
     """
     model = MODELS[family]
     padded = runner(family)
@@ -177,8 +185,12 @@ def test_requests_in_turn_get_what_plain_forwards_give_them(
         elif what == "fork":
             pairs[turn] = [cache.fork() for cache in pair]
         elif what == "together":
+            sizes = (count, 2) if turn else (2, 1)  # not always the same place for the same one
             groups = [
-                [forward(family, c, masks.causal(c.length, 2), seed=number) for c in way]
+                [
+                    forward(family, c, masks.opening(c.length, 1, n), n or None, seed=number)
+                    for c, n in zip(way, sizes, strict=True)
+                ][:: 1 if turn else -1]
                 for way in zip(*pairs, strict=True)
             ]
             check(groups, 1)
@@ -197,14 +209,66 @@ def test_requests_in_turn_get_what_plain_forwards_give_them(
         torch.testing.assert_close(one.committed_all(), twin.committed_all(), **CLOSE)
 
 
-def test_a_shape_is_recorded_once() -> None:
+def test_all_is_recorded_before_the_first_forward_and_the_largest_first() -> None:
     record = Counting()
     padded = runner("qwen2", record)
+    assert record.recorded == len(SHAPES) == len(padded.shapes)
+    sizes = [shape.positions for shape in padded.shapes]
+    assert sizes == sorted(sizes) and list(padded._graphs) == padded.shapes[::-1]
     cache = filled("qwen2", 2)
     for _ in range(12):
         padded([forward("qwen2", cache, masks.causal(cache.length, 1))])
         cache.commit(1)
-    assert (record.recorded, record.replayed) == (2, 12)  # up to 8 keys, and up to 16
+    assert (record.recorded, record.replayed) == (len(SHAPES), 12)
+
+
+def test_requests_that_share_a_forward_are_padded_to_the_next_shape() -> None:
+    """Each to its own rows and keys; more than there is a shape for run as they are."""
+    record = Counting()
+    padded = runner("qwen2", record)
+    for count, replayed in ((2, 1), (3, 2), (4, 2)):
+        ways = []
+        for _ in range(2):
+            caches = [filled("qwen2", 3 + 4 * n, n) for n in range(count)]
+            built = [masks.opening(c.length, 1, n + 1) for n, c in enumerate(caches)]
+            ways.append(
+                [
+                    forward("qwen2", c, mask, None if n == 1 else 1)
+                    for n, (c, mask) in enumerate(zip(caches, built, strict=True))
+                ]
+            )
+        found, expected = padded(ways[0]), run(MODELS["qwen2"], ways[1])
+        assert record.replayed == replayed
+        for one, other, this, that in zip(found, expected, *ways, strict=True):
+            torch.testing.assert_close(one, other, **CLOSE)
+            torch.testing.assert_close(
+                keys_values(this.cache, this.size),  # type: ignore[arg-type]
+                keys_values(that.cache, that.size),  # type: ignore[arg-type]
+                **CLOSE,
+            )
+
+
+def test_the_largest_forwards_of_every_mode_have_a_shape() -> None:
+    """What rewriting weighs together, a draft with its masks, a block; one token of eight."""
+    model, pairs = MODELS["qwen2"], ADAPTERS["qwen2"]
+    padded = GraphedRunner(model, pairs, eagerly, shapes_for(model, True))
+    for count, rows, gated in (
+        (1, 165, False), (1, MOST_ROWS, False), (1, MOST_ROWS, True), (1, 64, True),
+        (8, 1, False), (8, 25, True), (1, 10, False), (8, MOST_ROWS, True),
+    ):  # fmt: skip
+        masked = Gate(pairs, torch.ones(1, rows, dtype=torch.bool)) if gated else None
+        made = [
+            Forward(
+                torch.zeros(1, rows, dtype=torch.int64),
+                torch.arange(rows)[None],
+                masks.causal(0, rows),
+                BlockCache(model.config),
+                masked,
+            )
+            for _ in range(count)
+        ]
+        shape = padded.shape_of(made)
+        assert shape is not None and shape.gated is gated, (count, rows)
 
 
 def test_the_next_forward_leaves_the_logits_of_the_last_one_alone() -> None:
@@ -225,7 +289,7 @@ def test_what_does_not_fit_runs_as_it_is(past: int, new: int, wanted: int | None
         forward("qwen2", cache, masks.causal(past, new), wanted=wanted) for cache in caches
     )
     found = runner("qwen2", record)([one])[0]
-    assert record.recorded == 0
+    assert record.replayed == 0
     assert torch.equal(found, run(MODELS["qwen2"], [other])[0])
 
 
@@ -239,7 +303,7 @@ def test_what_does_not_fit_runs_as_it_is(past: int, new: int, wanted: int | None
 )
 def test_architectures_that_cannot_be_recorded_run_as_they_are(shape: TransformerConfig) -> None:
     record, model = Counting(), transformer(shape)
-    padded = GraphedRunner(model, None, record, ROWS, KEYS)
+    padded = GraphedRunner(model, None, record, SHAPES)
     answers = []
     for way in (padded, lambda forwards: run(model, forwards)):
         cache = BlockCache(shape)
@@ -253,7 +317,7 @@ def test_a_draft_that_is_no_number_spoils_nothing_that_comes_after() -> None:
     """A mask hides a key; but zero times what is not a number would still not be one."""
     model, spoiled = MODELS["qwen2"], adapter(FAMILIES["qwen2"], 22)
     spoiled.mask_embedding.data.fill_(torch.nan)
-    padded = GraphedRunner(model, spoiled, eagerly, ROWS, KEYS)
+    padded = GraphedRunner(model, spoiled, eagerly, SHAPES)
     cache, plain = filled("qwen2", 4), filled("qwen2", 4)
     noisy = forward("qwen2", cache, masks.opening(4, 1, 5), 1)
     assert noisy.gate is not None
@@ -275,9 +339,9 @@ def test_where_recording_fails_forwards_go_on_and_the_log_says_why(
         asked.append(body)
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    padded = runner("qwen2", refuse)
     caches = filled("qwen2", 4), filled("qwen2", 4)
     with caplog.at_level(logging.WARNING, logger="blockdiff.model"):
+        padded = runner("qwen2", refuse)
         for _ in range(3):
             one, other = (
                 forward("qwen2", cache, masks.causal(cache.length, 2)) for cache in caches
@@ -287,7 +351,7 @@ def test_where_recording_fails_forwards_go_on_and_the_log_says_why(
                 cache.commit(2)
     assert len(asked) == 1
     assert [record.message for record in caplog.records] == [
-        "CUDA graphs are off from now on: GraphShape(rows=2, keys=8, gated=False): "
+        "CUDA graphs are off: GraphShape(batch=3, rows=8, keys=32, gated=True): "
         "operation not permitted when stream is capturing"
     ]
 
@@ -295,7 +359,7 @@ def test_where_recording_fails_forwards_go_on_and_the_log_says_why(
 def test_a_cache_at_the_limit_of_the_model_is_refused_as_ever() -> None:
     shape = config(max_positions=6)
     model = transformer(shape)
-    padded, cache = GraphedRunner(model, None, eagerly, ROWS, KEYS), BlockCache(shape, capacity=4)
+    padded, cache = GraphedRunner(model, None, eagerly, SHAPES), BlockCache(shape, capacity=4)
     for new, fits in ((5, True), (2, False)):
         past = cache.length
         made = Forward(
@@ -313,19 +377,20 @@ def test_a_cache_at_the_limit_of_the_model_is_refused_as_ever() -> None:
     assert cache.length == 5
 
 
+@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_recorded_waits_for_no_value_and_stays_on_its_device(
-    family: str, gated: bool
+    family: str, gated: bool, batch: int
 ) -> None:
     """Both would end the recording of a CUDA graph, and tensors of the meta device refuse both."""
     shape, meta = FAMILIES[family], torch.device("meta")
     model, pairs = (copy.deepcopy(module).to(meta) for module in (MODELS[family], ADAPTERS[family]))
-    inputs = Inputs.of(GraphShape(4, 16, gated), meta)
-    mirror = Mirror(model, 32, 8)
+    inputs = Inputs.of(GraphShape(batch, 4, 16, gated), meta)
+    mirror = Mirror(model, 3, 32, 8)
     window = Window(mirror.buffer, inputs.places, 16)
     logits = padded_forward(model, inputs, window, pairs if gated else None)
-    assert logits.shape == (4, shape.vocab_size) and logits.is_meta
+    assert logits.shape == (4 * batch, shape.vocab_size) and logits.is_meta
     for refused in (lambda: inputs.mask.any().item(), lambda: inputs.mask[inputs.mask]):
         with pytest.raises((RuntimeError, NotImplementedError)):
             refused()
@@ -370,21 +435,33 @@ def test_the_engine_writes_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(devices.GRAPHS, "0")
     plain = Engine(checkpoint())
     monkeypatch.setenv(devices.GRAPHS, "eager")
+    record = Counting()
+    monkeypatch.setattr(devices, "eagerly", record)
     padded = Engine(checkpoint())
-    assert isinstance(padded._runner, GraphedRunner)
+    assert record.recorded and not record.replayed
     for wanted in [*requests(), *reversed(requests())]:
         expected, found = ask(plain, wanted), ask(padded, wanted)
         assert content(found) == content(expected)
         assert any(isinstance(event, Refinement) for event in found)
-    assert {shape.rows for shape in padded._runner._graphs} >= {1, 4, 8, 16}
-    told = []
+    told, alone = [], record.replayed
+    assert alone
     for engine in (plain, padded):
         reader = Reader(engine)
         for number, wanted in enumerate(requests()):
             reader.batch.add(number, engine.steps(wanted, lambda: False))
         reader.finish()
         told.append({number: content(events) for number, events in reader.told.items()})
-    assert told[0] == told[1]
+    assert told[0] == told[1] and record.replayed > alone
+
+
+@pytest.mark.parametrize(
+    ("slots", "kinds"), [(8, {1, 4, 8}), (7, {1}), (0, set())], ids=["all", "alone", "none"]
+)
+def test_shapes_are_as_many_as_there_is_memory_for(slots: int, kinds: set[int]) -> None:
+    c = (model := MODELS["qwen2"]).config
+    each = 2 * c.n_layers * c.n_kv_heads * c.head_dim * 4 * KEYS[0]  # bytes, float32
+    found = shapes_for(model, True, slots * each)
+    assert {shape.batch for shape in found} == kinds
 
 
 def test_graphs_are_for_cuda_and_may_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

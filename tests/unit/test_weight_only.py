@@ -12,21 +12,25 @@ from hub_folder import write
 from tiny import ALL_TARGETS, FAMILIES, adapter, config, forward, transformer
 
 from blockdiff.config import AdapterConfig, DecodingConfig, ExpertsConfig, Mode
+from blockdiff.engine import checkpoint as checkpoints
 from blockdiff.engine import devices
+from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.devices import choose_dtype
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import DeviceUnavailable, ModelUnsupported
 from blockdiff.model.cuda import weight_only
-from blockdiff.model.cuda.graphs import GraphShape, Inputs, Mirror, Window, padded_forward
+from blockdiff.model.cuda.graphs import GraphShape, Inputs, padded_forward
+from blockdiff.model.cuda.mirror import Mirror, Window
 from blockdiff.model.cuda.weight_only import (
     WeightOnlyLinear,
+    floats_for,
     in_eight_bits,
     is_weight_only,
     rounded,
 )
 from blockdiff.model.load.convert import convert
 from blockdiff.model.load.from_folder import load_transformer
-from blockdiff.types import Finished, Hole, InfillRequest
+from blockdiff.types import Finished, Hole, InfillRequest, no_op
 from tests.unit.tiny_checkpoint import checkpoint
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -98,12 +102,41 @@ def test_a_model_of_8_bits_says_nearly_what_it_said(family: str) -> None:
     assert 0 < apart < 0.05
 
 
-def test_int8_may_be_chosen_wherever_a_model_runs_and_not_for_training() -> None:
+def test_int8_may_be_chosen_wherever_a_model_runs_and_not_for_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     for device in ("cuda", "mps"):
         assert choose_dtype("int8", torch.device(device)) is torch.int8
         assert choose_dtype("auto", torch.device(device)) is torch.bfloat16
     with pytest.raises(DeviceUnavailable, match="trained"):
         choose_dtype("int8")
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((7, 0), torch.float32), ((7, 5), torch.float32), ((8, 0), torch.bfloat16)],
+)
+def test_a_gpu_without_bfloat16_computes_in_float32(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_dtype("auto", torch.device("cuda")) is dtype
+    assert floats_for(torch.device("cuda", 0)) is dtype
+    assert choose_dtype("bfloat16", torch.device("cuda")) is torch.bfloat16
+
+
+def test_weights_that_are_rounded_on_a_device_have_to_fit_here_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "it", "dream", ffn=64)
+    size = sum(shard.stat().st_size for shard in folder.glob("*.safetensors"))
+    asked = []
+    monkeypatch.setattr(
+        checkpoints, "check_memory", lambda needed, device: asked.append((device.type, needed))
+    )
+    Checkpoint.load(str(folder), META, torch.int8, no_op)
+    assert asked == [("meta", size // 2), ("cpu", size)]  # published numbers have 16 bits
 
 
 def test_a_checkpoint_is_loaded_in_8_bits_on_devices_other_than_a_cpu(tmp_path: Path) -> None:
@@ -152,6 +185,6 @@ def test_its_forwards_may_be_recorded() -> None:
     shape = FAMILIES["qwen2"]
     model = in_eight_bits(transformer(shape), META, "it")
     pairs = adapter(shape, ranks=AdapterConfig(ALL_TARGETS.ranks)).to(META)
-    inputs, mirror = Inputs.of(GraphShape(4, 16, True), META), Mirror(model, 32, 8)
+    inputs, mirror = Inputs.of(GraphShape(1, 4, 16, True), META), Mirror(model, 1, 32, 8)
     logits = padded_forward(model, inputs, Window(mirror.buffer, inputs.places, 16), pairs)
     assert logits.shape == (4, shape.vocab_size)

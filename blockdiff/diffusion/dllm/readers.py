@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from blockdiff.diffusion.forwards import context_chunk
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.forward import Forward, Runner, run
 from blockdiff.model.transformer import Transformer
 
 
@@ -160,10 +162,14 @@ class BlockReader:
         size: int,
         shift: bool,
         on_layer: Callable[[], None],
+        runner: Runner | None = None,
     ) -> None:
-        self.model, self.cache, self.size, self.shift = model, cache, size, shift
+        """`runner` is that of the model unless there is one that runs small forwards faster."""
+        self.cache, self.size, self.shift = cache, size, shift
         self.on_layer, self.forwards = on_layer, 0
-        self._last: Tensor | None = None  # hidden state of the last committed position
+        self._runner = runner or partial(run, model)
+        self._chunk = max(1, context_chunk(model.device) // size) * size
+        self._last: Tensor | None = None  # logits (vocab,) of the last committed position
 
     def prefill(self, prompt: Sequence[int]) -> None:
         """Commit the whole blocks of a prompt, of which the cache may hold a prefix already.
@@ -175,9 +181,8 @@ class BlockReader:
         known = whole - self.size if self.shift and self._last is None else whole
         known = max(0, min(self.cache.length // self.size * self.size, known))
         self.cache.truncate(known)
-        chunk = max(1, context_chunk(self.model.device) // self.size) * self.size
         while self.cache.length < whole:
-            self._forward(prompt, min(self.cache.length + chunk, whole), whole)
+            self._forward(prompt, min(self.cache.length + self._chunk, whole), whole)
 
     def first_row(self, tokens: Sequence[int], start: int) -> Tensor | None:
         """The logits (vocab,) of the first position of the block at `start`, which are exact.
@@ -189,33 +194,45 @@ class BlockReader:
         if self.cache.length < start:
             self._forward(tokens, start, start)
             self.forwards += 1
-        assert self._last is not None
-        return _head(self.model, self._last[None])[0]
+        return self._last
 
     def logits(self, tokens: Sequence[int], start: int, end: int) -> Tensor:
         """As `Reader.logits`; the positions lie in one block, those before it are finished."""
         block = start // self.size * self.size
         stop = min(block + self.size, len(tokens))
         begin, last = self.cache.length, self._last
-        hidden = self._forward(tokens, stop, block)
+        first = max(start - self.shift, begin)
+        logits = self._forward(tokens, stop, block, first)
         self.forwards += 1
         if self.shift and start == block and begin == block and last is not None:
-            hidden = torch.cat([last[None], hidden])
-            begin -= 1
-        return _head(self.model, _aligned(hidden, begin, start, end, self.shift))
+            logits, first = torch.cat([last[None], logits]), first - 1
+        return _aligned(logits, first, start, end, self.shift)
 
-    def _forward(self, tokens: Sequence[int], stop: int, finished: int) -> Tensor:
-        """Hidden states from the end of the cache to `stop`; commits what is before `finished`."""
+    def _forward(
+        self, tokens: Sequence[int], stop: int, finished: int, first: int | None = None
+    ) -> Tensor:
+        """Logits (rows, vocab) of the positions from `first` to `stop`, by a forward of all behind
+        the end of the cache; commits what is before `finished`."""
         self.on_layer()
-        start, device = self.cache.length, self.model.device
-        ids = torch.tensor([list(tokens[start:stop])], device=device)
-        positions = torch.arange(start, stop, device=device)[None]
-        mask = masks.block(start, stop - start, self.size, device)
-        hidden = self.model.hidden(ids, positions, mask, self.cache, on_layer=self.on_layer)[0]
-        if (count := min(finished, stop) - start) > 0:
+        start = self.cache.length
+        count = min(finished, stop) - start
+        keeps = self.shift and count > 0 and stop >= finished
+        asked = stop if first is None else first
+        wanted = min(asked, start + count - 1 if keeps else asked) - start
+        forward = Forward(
+            torch.tensor([list(tokens[start:stop])]),
+            torch.arange(start, stop)[None],
+            masks.block(start, stop - start, self.size),
+            self.cache,
+            wanted=wanted if wanted < stop - start else None,
+            on_layer=self.on_layer,
+        )
+        logits = self._runner([forward])[0]
+        if count > 0:
             self.cache.commit(count)
-            self._last = hidden[count - 1]
-        return hidden
+        if keeps:
+            self._last = logits[count - 1 - wanted]
+        return logits[asked - start - wanted :]
 
 
 def _aligned(hidden: Tensor, first: int, start: int, end: int, shift: bool) -> Tensor:

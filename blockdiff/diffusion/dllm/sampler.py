@@ -28,7 +28,7 @@ from blockdiff.diffusion.snapshot import Constraint, Foregone, Generation, Snaps
 from blockdiff.diffusion.unmask import most_confident, schedule_counts, timestep_counts, to_unmask
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.forward import Forward
+from blockdiff.model.forward import Forward, Runner
 from blockdiff.model.load.kinds import AttentionPattern, DiffusionKind, Family
 from blockdiff.model.transformer import Transformer
 
@@ -49,6 +49,7 @@ class AbsorbingSampler:
     Attributes:
         by_entropy: the rule `schedule` ranks positions by entropy; None: as the family's own loop.
         length: tokens of a bidirectional hole; None: found as above.
+        runner: of small forwards behind the cache; None: the model itself.
     """
 
     model: Transformer
@@ -62,6 +63,7 @@ class AbsorbingSampler:
     constraint: Constraint | None = None
     by_entropy: bool | None = None
     length: int | None = None
+    runner: Runner | None = None
 
     def __post_init__(self) -> None:
         if self.config.rule is Rule.TRUST:  # the default: here is no base to trust a token by
@@ -82,7 +84,9 @@ class AbsorbingSampler:
                     f"block_size is {asked}, the checkpoint was trained with blocks of {size}",
                     "leave the block size out",
                 )
-            self._reader = BlockReader(self.model, self.cache, size, self.kind.shift, self._check)
+            self._reader = BlockReader(
+                self.model, self.cache, size, self.kind.shift, self._check, self.runner
+            )
         elif self.config.cache is Reuse.EXACT:
             self._reader = CanvasReader(self.model, self.kind.shift)
         else:
@@ -149,8 +153,8 @@ class AbsorbingSampler:
             if row is not None:
                 # exact, as an autoregressive model's next token
                 limit = self._limit(hole)
-                row = self.chooser.without_banned(row[None])[0]
-                token, probability, _ = self.chooser.verify(row, None, limit)
+                rows = self.chooser.without_banned(row[None])
+                ((token, probability, _),) = self.chooser.verify(rows, limits=[limit])
                 self._unmask(hole, block - start, token, probability)
             for low in range(block, block + size, sub):
                 end = min(low + sub - start, len(hole.tokens))

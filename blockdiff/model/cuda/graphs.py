@@ -2,20 +2,21 @@
 
 A forward of a few positions is about a thousand kernels of a few microseconds each, with the
 adapter 1,700: launching them one by one takes longer than running them. A CUDA graph launches all
-at once, but it repeats the very shapes and addresses it was recorded with. So a forward is padded
-to a number of rows and of keys that is one of a few, its inputs are copied to fixed places, and its
-keys and values lie in one fixed buffer, the `Mirror`.
+at once, but it repeats the very shapes and addresses it was recorded with. So forwards are padded
+to a number of requests, of rows and of keys that is one of a few, their inputs are copied to fixed
+places, all by one transfer, and their keys and values lie in a fixed buffer, the `Mirror`. All
+recordings are made when a model is loaded, nothing is recorded while somebody types.
 
 Why a mirror: graphs over the buffers of each `BlockCache` would be recorded anew for every request
 and whenever one grows, a good part of a second each time. Caches that are slices of one arena, with
 the slot as an input, would need a gather of the whole slot in every forward and take growing and
-forking from `BlockCache`. The mirror is a copy of one cache's committed region; the cache itself
-stays the truth, and all its rules hold. While one request writes alone, the mirror is up to date
-and only the drafts of a forward are copied out of it; when another request, or an eager forward,
-has come between, the committed region is copied once. For 1,024 tokens of the default model that is
-29 MB, where one forward reads 3 GB of weights.
+forking from `BlockCache`. The mirror is a copy of committed regions; each cache itself stays the
+truth, and all its rules hold. While the same requests write, the mirror is up to date and only the
+drafts of a forward are copied out of it; when another request, or an eager forward, has come
+between, the committed region is copied once. For 1,024 tokens of the default model that is 29 MB,
+where one forward reads 3 GB of weights.
 
-Whatever does not fit runs as `forward.run` does it: several requests together, the encoding of
+Whatever does not fit runs as `forward.run` does it: many requests with many rows, the encoding of
 context, mixtures of experts (they look at the data to choose their shapes) and sliding windows.
 CUDA itself is untried so far: the tests run the same code with `eagerly` on a CPU.
 """
@@ -23,7 +24,7 @@ CUDA itself is untried so far: the tests run the same code with `eagerly` on a C
 from __future__ import annotations
 
 import logging
-import weakref
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,16 +34,21 @@ from torch import Tensor
 from blockdiff.config import TransformerConfig
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache, KeyValues
+from blockdiff.model.cuda.mirror import Mirror, Window
 from blockdiff.model.forward import Forward, run
 from blockdiff.model.transformer import Gate, Transformer
 
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Positions that a forward is padded to."""
-
-KEYS = (512, 1024, 2048, 4096)
+KEYS = (1024, 2048, 4096)
 """Positions that a forward attends over, what is not there being masked."""
 
-_MIRROR_BYTES = 1 << 30  # a wide cache gets a shorter mirror
+# Rows that forwards are padded to, and whether the adapter acts on any: one request alone, and each
+# of several. 192 take what rewriting weighs in one forward, 165 at most.
+_ALONE = ((1, False), (8, False), (32, False), (192, False), *((n, True) for n in (8, 16, 32, 64)))
+_TOGETHER = ((1, False), (16, False), (16, True), (48, True))
+_BATCHES = (4, 8)  # requests that forwards of several are padded to
+MIRROR_BYTES = 1 << 30
+"""Of each of the two mirrors: a wide cache gets a shorter one."""
+
 _WARM_UPS = 2  # runs before a recording: libraries choose their kernels and take their memory
 
 log = logging.getLogger("blockdiff.model")
@@ -93,220 +99,211 @@ class CudaGraphs:
 
 @dataclass(frozen=True, slots=True)
 class GraphShape:
-    """What a recording is for: so many rows and keys, with the adapter or without."""
+    """What a recording is for: so many requests, rows and keys of each, with the adapter or not."""
 
+    batch: int
     rows: int
     keys: int
     gated: bool
 
+    @property
+    def positions(self) -> int:
+        """Rows of all requests."""
+        return self.batch * self.rows
 
-@dataclass(frozen=True, slots=True)
+    def takes(self, forwards: Sequence[Forward]) -> bool:
+        """Whether forwards can be padded to it."""
+        return (
+            len(forwards) <= self.batch
+            and (self.gated or all(one.gate is None for one in forwards))
+            and all(one.size <= self.rows for one in forwards)
+            and all(one.cache.length + one.size <= self.keys for one in forwards)
+        )
+
+
 class Inputs:
-    """Of one shape, at fixed addresses. Padding rows hold whatever was there before.
+    """Of one shape, at fixed addresses of one buffer.
 
     Attributes:
-        tokens, positions: int64, (1, rows).
-        places: int64, (rows,): where in the mirror each row's key and value go.
-        mask: boolean, (rows, keys).
-        masked, noisy: boolean, (1, rows), of the gate.
+        tokens, positions: int64, (batch, rows).
+        places: int64, (batch, rows): where in the mirror each row's key and value go.
+        mask: boolean, (batch, 1, rows, keys).
+        masked, noisy: boolean, (batch, rows), of the gate.
     """
 
-    tokens: Tensor
-    positions: Tensor
-    places: Tensor
-    mask: Tensor
-    masked: Tensor
-    noisy: Tensor
+    def __init__(self, shape: GraphShape, buffer: Tensor) -> None:
+        """In `buffer`, uint8 of `nbytes`."""
+        self.shape, self.buffer = shape, buffer
+        n, size = shape.positions, (shape.batch, shape.rows)
+        numbers = buffer[: 24 * n].view(torch.int64).view(3, *size)
+        self.tokens, self.positions, self.places = numbers.unbind()
+        flags = buffer[24 * n :].view(torch.bool)
+        self.masked, self.noisy = flags[: 2 * n].view(2, *size).unbind()
+        self.mask = flags[2 * n :].view(shape.batch, 1, shape.rows, shape.keys)
+
+    @staticmethod
+    def nbytes(shape: GraphShape) -> int:
+        return shape.positions * (3 * 8 + 2 + shape.keys)
 
     @classmethod
     def of(cls, shape: GraphShape, device: torch.device) -> Inputs:
-        def zeros(*size: int, dtype: torch.dtype = torch.int64) -> Tensor:
-            return torch.zeros(size, dtype=dtype, device=device)
+        return cls(shape, torch.zeros(cls.nbytes(shape), dtype=torch.uint8, device=device))
 
-        rows = shape.rows
-        gates = [zeros(1, rows, dtype=torch.bool) for _ in range(2)]
-        mask = zeros(rows, shape.keys, dtype=torch.bool)
-        return cls(zeros(1, rows), zeros(1, rows), zeros(rows), mask, *gates)
-
-    def load(self, one: Forward, scratch: Tensor) -> None:
-        """Copy a forward in. Keys and values of padding go to `scratch`, int64 (rows,)."""
-        new, past = one.size, one.cache.length
-        self.tokens[:, :new] = one.tokens
-        self.positions[:, :new] = one.positions
-        self.places.copy_(scratch)
-        self.places[:new] = torch.arange(past, past + new, device=scratch.device)
-        self.mask[:new, : past + new] = one.mask
-        self.mask[:new, past + new :] = False
-        if one.gate is None:
-            return
-        self.masked[:, :new] = one.gate.masked
-        noisy = self.noisy[:, :new]
-        which = one.gate.noisy
-        if isinstance(which, Tensor) and which.dtype is torch.int64:
-            noisy.fill_(False).index_fill_(1, which, True)
-        elif isinstance(which, Tensor):
-            noisy.copy_(which)
-        else:
-            noisy.fill_(True)[:, : which or 0] = False
-
-
-class Mirror:
-    """A copy of one cache's committed keys and values at an address that never changes.
-
-    Behind `keys` positions of the sequence lie `rows` more, where padding is written and nobody
-    looks.
-    """
-
-    def __init__(self, model: Transformer, keys: int, rows: int) -> None:
-        c = model.config
-        shape = (c.n_layers, 2, 1, c.n_kv_heads, keys + rows, c.head_dim)
-        self.buffer = torch.zeros(shape, dtype=model.dtype, device=model.device)
-        self.scratch = torch.arange(keys, keys + rows, device=model.device)
-        self._cache: weakref.ref[BlockCache] | None = None
-        self._version = 0
-        self._written = 0  # positions behind it are zero
-
-    def load(self, cache: BlockCache, new: int) -> None:
-        """Hold what `cache` has committed, and zeros behind the `new` positions that follow.
-
-        A mask hides a stale key, but not what is not a number: nothing times that is still that.
-        """
-        past, end = cache.length, cache.length + new
-        if self._cache is None or self._cache() is not cache or self._version != cache.version:
-            self.buffer[..., :past, :] = cache.committed_all()
-        if self._written > end:
-            self.buffer[..., end : self._written, :] = 0
-        self._written = end
-        self._cache = None
-
-    def store(self, cache: BlockCache, new: int) -> None:
-        """Give the drafts of a forward to the cache that was loaded for it."""
-        cache.append_all(self.buffer[..., cache.length : cache.length + new, :])
-        self._cache, self._version = weakref.ref(cache), cache.version
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The first `keys` positions of a mirror, as attention asks for them."""
-
-    buffer: Tensor
-    places: Tensor
-    keys: int
-
-    @property
-    def length(self) -> int:
-        return self.keys
-
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        both = self.buffer[layer]
-        both[0].index_copy_(2, self.places, keys)
-        both[1].index_copy_(2, self.places, values)
-        return both[0, :, :, : self.keys], both[1, :, :, : self.keys]
+    def load(self, forwards: Sequence[Forward], slots: Sequence[int], scratch: int) -> None:
+        """Copy forwards in, each to its slot, by one transfer. Keys and values of padding go to the
+        places from `scratch` on."""
+        pinned = self.buffer.is_cuda  # and its memory is not used again while it is being read
+        there = torch.zeros(len(self.buffer), dtype=torch.uint8, pin_memory=pinned)
+        staged = Inputs(self.shape, there)
+        staged.places[:] = scratch + torch.arange(self.shape.rows)
+        staged.mask[..., 0] = True  # of nothing at all there is no mean
+        for slot, one in zip(slots, forwards, strict=True):
+            new, past = one.size, one.cache.length
+            staged.tokens[slot, :new] = one.tokens[0]
+            staged.positions[slot, :new] = one.positions[0]
+            staged.places[slot, :new] = torch.arange(past, past + new)
+            staged.mask[slot, 0, :new] = False
+            staged.mask[slot, 0, :new, : past + new] = one.mask
+            if one.gate is None:
+                continue
+            staged.masked[slot, :new] = one.gate.masked[0]
+            which = one.gate.noisy
+            noisy = staged.noisy[slot, :new]
+            if isinstance(which, Tensor) and which.dtype is torch.int64:
+                noisy[which] = True
+            elif isinstance(which, Tensor):
+                noisy[:] = which.reshape(-1)
+            else:
+                noisy[which or 0 :] = True
+        self.buffer.copy_(there, non_blocking=pinned)
 
 
 def padded_forward(
     model: Transformer, inputs: Inputs, cache: KeyValues, adapter: GatedAdapter | None
 ) -> Tensor:
-    """What is recorded: logits (rows, vocab) in the model's dtype; keys and values go to `cache`.
+    """What is recorded: logits (batch * rows, vocab) in the model's dtype; keys and values go to
+    `cache`.
 
     It looks at no value and makes no tensor from one of Python's: both would end a recording.
     """
     gate = None if adapter is None else Gate(adapter, inputs.masked, inputs.noisy)
     hidden = model.hidden(inputs.tokens, inputs.positions, inputs.mask, cache, gate)
-    logits: Tensor = model.head(hidden[0])
+    logits: Tensor = model.head(hidden.flatten(0, 1))
     return logits
 
 
-class GraphedRunner:
-    """A `Runner` that replays recordings for lone forwards of fitting shapes.
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """A recording, and what it reads and writes."""
 
-    A shape is recorded when it is first wanted. If that fails once, everything runs eagerly from
-    then on, and the log says why.
+    inputs: Inputs
+    mirror: Mirror
+    replay: Callable[[], None]
+
+
+class GraphedRunner:
+    """A `Runner` that replays recordings for forwards of fitting shapes.
+
+    Everything is recorded at once, the largest shape first, so that the smaller ones find their
+    memory in the pool. If that fails once, everything runs eagerly, and the log says why.
+
+    Attributes:
+        shapes: those that are recorded, the smallest first.
     """
 
+    @torch.inference_mode()
     def __init__(
         self,
         model: Transformer,
         adapter: GatedAdapter | None,
         record: Record,
-        rows: Sequence[int] = ROWS,
-        keys: Sequence[int] = KEYS,
+        shapes: Sequence[GraphShape] | None = None,
     ) -> None:
-        """`rows` and `keys`, ascending, are the sizes that are padded to."""
-        self._model, self._adapter, self._record = model, adapter, record
-        self._rows, self._keys = rows, _affordable(model, keys) if supports(model.config) else ()
-        self._graphs: dict[GraphShape, tuple[Inputs, Callable[[], None]]] = {}
-        self._mirror: Mirror | None = None
-        self._logits: Tensor | None = None  # of all shapes, (most rows, vocab) float32
+        """`shapes` are those of `shapes_for` unless others are given."""
+        self._model, self._adapter = model, adapter
+        shapes = shapes_for(model, adapter is not None) if shapes is None else shapes
+        if not supports(model.config):
+            shapes = ()
+        self._graphs: dict[GraphShape, _Graph] = {}
+        self._logits = torch.empty(0)  # of all shapes, (most positions, vocab) float32
+        began = time.monotonic()
+        try:
+            self._record_all(sorted(shapes, key=_size, reverse=True), record)
+        except RuntimeError as error:
+            log.warning("CUDA graphs are off: %s", error)
+            self._graphs.clear()
+            self._logits = torch.empty(0)
+        self.shapes = sorted(self._graphs, key=_size)
+        if self.shapes:
+            seconds = time.monotonic() - began
+            log.info("%d shapes of forwards are ready after %.1f s", len(self.shapes), seconds)
 
     @torch.inference_mode()
     def __call__(self, forwards: Sequence[Forward]) -> list[Tensor]:
         """See `Runner`. Raises what `on_layer` of a lone forward raises."""
-        shape = self._shape(forwards[0]) if len(forwards) == 1 else None
+        shape = self.shape_of(forwards)
         if shape is None:
             return run(self._model, forwards)
-        one = forwards[0]
-        assert isinstance(one.cache, BlockCache) and one.wanted is not None
-        if one.on_layer is not None:
-            one.on_layer()
-        one.cache.reserve(one.cache.length + one.size)
-        try:
-            mirror, logits = self._buffers()
-            mirror.load(one.cache, one.size)
-            self._replay(shape, one, mirror, logits)
-        except _NotRecorded as failure:
-            log.warning("CUDA graphs are off from now on: %s", failure)
-            self._keys, self._mirror, self._logits = (), None, None
-            self._graphs.clear()
-            return run(self._model, forwards)
-        mirror.store(one.cache, one.size)
-        return [logits[one.wanted : one.size].clone()]
+        if len(forwards) == 1 and forwards[0].on_layer is not None:
+            forwards[0].on_layer()
+        caches = [one.cache for one in forwards if isinstance(one.cache, BlockCache)]
+        for one, cache in zip(forwards, caches, strict=True):
+            cache.reserve(cache.length + one.size)
+        graph = self._graphs[shape]
+        slots = graph.mirror.load(forwards, shape.batch)
+        graph.inputs.load(forwards, slots, graph.mirror.scratch)
+        graph.replay()
+        answers = []
+        for one, cache, slot in zip(forwards, caches, slots, strict=True):
+            graph.mirror.store(cache, slot, one.size)
+            first = slot * shape.rows
+            answers.append(self._logits[first + (one.wanted or 0) : first + one.size].clone())
+        return answers
 
-    def _shape(self, one: Forward) -> GraphShape | None:
-        """What a forward is padded to; None: it does not fit."""
-        rows = next((size for size in self._rows if size >= one.size), None)
-        keys = next((n for n in self._keys if n >= one.cache.length + one.size), None)
-        if rows is None or keys is None or one.wanted is None:
-            return None
-        if not isinstance(one.cache, BlockCache) or one.cache.batch != 1:
-            return None
-        if one.gate is not None and one.gate.adapter is not self._adapter:
-            return None
-        return GraphShape(rows, keys, one.gate is not None)
+    def shape_of(self, forwards: Sequence[Forward]) -> GraphShape | None:
+        """What forwards are padded to; None: they do not fit."""
+        for one in forwards:
+            if one.wanted is None or not isinstance(one.cache, BlockCache) or one.cache.batch != 1:
+                return None
+            if one.gate is not None and one.gate.adapter is not self._adapter:
+                return None
+        fitting = (shape for shape in self.shapes if shape.takes(forwards))
+        # kernels of an adapter that acts nowhere cost more than rows that nobody reads
+        return min(fitting, key=lambda shape: shape.gated, default=None)
 
-    def _replay(self, shape: GraphShape, one: Forward, mirror: Mirror, logits: Tensor) -> None:
-        if (known := self._graphs.get(shape)) is not None:
-            inputs, replay = known
-            inputs.load(one, mirror.scratch[: shape.rows])
-            return replay()
-        inputs = Inputs.of(shape, self._model.device)
-        inputs.load(one, mirror.scratch[: shape.rows])
+    def _record_all(self, shapes: Sequence[GraphShape], record: Record) -> None:
+        """Raises RuntimeError where one cannot be recorded, torch.OutOfMemoryError included."""
+        if not shapes:
+            return
+        size = max(shape.positions for shape in shapes), self._model.config.vocab_size
+        self._logits = torch.empty(size, device=self._model.device)
+        mirrors = {}
+        for alone in (True, False):
+            own = [shape for shape in shapes if (shape.batch == 1) is alone]
+            if own:
+                slots, keys, rows = (
+                    max(getattr(shape, name) for shape in own) for name in ("batch", "keys", "rows")
+                )
+                mirrors[alone] = Mirror(self._model, slots, keys, rows)
+        for shape in shapes:
+            mirror = mirrors[shape.batch == 1]
+            inputs = Inputs.of(shape, self._model.device)
+            inputs.load([], [], mirror.scratch)
+            try:
+                replay = record(self._body(inputs, mirror))
+            except RuntimeError as error:
+                raise RuntimeError(f"{shape}: {error}") from error
+            self._graphs[shape] = _Graph(inputs, mirror, replay)
+
+    def _body(self, inputs: Inputs, mirror: Mirror) -> Callable[[], None]:
+        shape, logits = inputs.shape, self._logits[: inputs.shape.positions]
         window = Window(mirror.buffer, inputs.places, shape.keys)
         adapter = self._adapter if shape.gated else None
 
         def body() -> None:
-            logits[: shape.rows] = padded_forward(self._model, inputs, window, adapter)
+            logits.copy_(padded_forward(self._model, inputs, window, adapter))
 
-        try:
-            replay = self._record(body)
-        except RuntimeError as error:
-            raise _NotRecorded(f"{shape}: {error}") from error
-        self._graphs[shape] = inputs, replay
-        replay()
-
-    def _buffers(self) -> tuple[Mirror, Tensor]:
-        if self._mirror is None or self._logits is None:
-            try:
-                self._mirror = Mirror(self._model, self._keys[-1], self._rows[-1])
-                size = (self._rows[-1], self._model.config.vocab_size)
-                self._logits = torch.empty(size, device=self._model.device)
-            except torch.OutOfMemoryError as error:
-                raise _NotRecorded(str(error)) from error
-        return self._mirror, self._logits
-
-
-class _NotRecorded(Exception):
-    """A shape cannot be recorded, and why."""
+        return body
 
 
 def supports(config: TransformerConfig) -> bool:
@@ -314,9 +311,33 @@ def supports(config: TransformerConfig) -> bool:
     return config.experts is None and not config.sliding_window
 
 
-def _affordable(model: Transformer, keys: Sequence[int]) -> tuple[int, ...]:
-    """Sizes up to what the model's context needs, as far as a mirror of them is not too large."""
+def shapes_for(
+    model: Transformer, adapted: bool, mirror_bytes: int = MIRROR_BYTES
+) -> list[GraphShape]:
+    """Those that requests to a model need, as far as no mirror of them is larger than that.
+
+    Few requests come near the most keys: between them and the fewest there is no shape of its own.
+    """
     c = model.config
     each = 2 * c.n_layers * c.n_kv_heads * c.head_dim * model.dtype.itemsize
-    needed = next((n for n in keys if n >= c.max_positions), keys[-1])
-    return tuple(n for n in keys if n <= needed and n * each <= _MIRROR_BYTES)
+    needed = next((n for n in KEYS if n >= c.max_positions), KEYS[-1])
+
+    def affordable(slots: int) -> list[int]:
+        return [n for n in KEYS if n <= needed and slots * n * each <= mirror_bytes]
+
+    alone, together = affordable(1), affordable(_BATCHES[-1])
+    shapes = [
+        GraphShape(1, rows, keys, gated)
+        for keys in sorted({*alone[:1], *alone[-1:]})
+        for rows, gated in _ALONE
+    ] + [
+        GraphShape(batch, rows, keys, gated)
+        for keys in together[-1:]
+        for batch in _BATCHES
+        for rows, gated in _TOGETHER
+    ]
+    return [shape for shape in shapes if adapted or not shape.gated]
+
+
+def _size(shape: GraphShape) -> tuple[int, int, int, bool]:
+    return shape.positions, shape.keys, shape.batch, shape.gated

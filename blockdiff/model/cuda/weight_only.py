@@ -1,7 +1,7 @@
 """Weights in 8 bits where there is no int8 arithmetic of ours: GPUs.
 
 Each row of a matrix has a scale and whole numbers from -127 to 127; they become floating point
-again within a product, and everything else stays bfloat16. That halves the memory of a model. It
+again within a product, and everything else stays that. It halves the memory of a model. It
 need not make it faster: torch alone has no kernel that reads 8 bits and multiplies tiles, so a
 product of more than a few rows writes the matrix out in bfloat16 first. Untried on a GPU so far.
 """
@@ -17,9 +17,11 @@ from blockdiff.model.transformer import Transformer
 
 _MOST = 127
 _CHUNK = 1 << 25  # numbers of a matrix that are in floating point at the same time
-# Rows for which torch's kernel for int8 weights is taken on CUDA: it reads the matrix once for
-# each. An estimate from its source; `python -m tests.bench.graphs` measures both ways.
+# Rows for which torch's kernel for int8 weights is taken on CUDA. By its source (2.13) a thread
+# computes one number by itself and 16 rows share a block: the matrix is read once, and arithmetic
+# soon binds. An estimate: `make gpu-check` measures both ways.
 _FEW_ROWS = 4
+_BFLOAT16_SINCE = (8, 0)  # compute capability: Ampere
 
 
 class WeightOnlyLinear(nn.Module):
@@ -48,9 +50,10 @@ class WeightOnlyLinear(nn.Module):
     def narrow_product(self, x: Tensor) -> Tensor:
         """x W^T by torch's kernel for int8 weights, (n, inputs) to (n, rows).
 
-        On a CPU it wants `inputs` to be a multiple of 16 in bfloat16, and does not check it.
+        On a CPU it wants `inputs` to be a multiple of 16 in bfloat16, and does not check it. On
+        CUDA it computes in float32, and has returned that, too, whatever it was given.
         """
-        return torch._weight_int8pack_mm(x.contiguous(), self.weight, self.scale)
+        return torch._weight_int8pack_mm(x.contiguous(), self.weight, self.scale).to(x.dtype)
 
     def wide_product(self, x: Tensor) -> Tensor:
         """The same by way of floating point, in which these whole numbers are exact."""
@@ -106,6 +109,18 @@ def in_eight_bits(model: Transformer, device: torch.device, source: str) -> Tran
             model.set_submodule(name, WeightOnlyLinear(layer.weight.detach(), bias, device))
     model.embedding = WeightOnlyEmbedding(matrix)  # type: ignore[assignment]
     return model.to(device)
+
+
+def floats_for(device: torch.device | None) -> torch.dtype:
+    """What is computed in where nobody asks for another: bfloat16, or float32 on a GPU without it.
+
+    Not float16 there: checkpoints are trained in bfloat16, and some (Qwen2.5) have activations
+    beyond the 65,504 where float16 ends, which makes every later number of the text meaningless.
+    """
+    if device is None or device.type != "cuda":
+        return torch.bfloat16
+    capable = torch.cuda.get_device_capability(device) >= _BFLOAT16_SINCE
+    return torch.bfloat16 if capable or torch.version.hip else torch.float32
 
 
 def is_weight_only(model: object) -> bool:

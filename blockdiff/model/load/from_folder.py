@@ -14,7 +14,7 @@ from torch import Tensor
 from blockdiff.config import AdapterConfig, Layout, TransformerConfig
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
-from blockdiff.model.cuda.weight_only import in_eight_bits
+from blockdiff.model.cuda.weight_only import floats_for, in_eight_bits
 from blockdiff.model.int8.fused import fuse
 from blockdiff.model.int8.packing import ROWS, Format, Packed, pack
 from blockdiff.model.int8.quantized import install
@@ -77,7 +77,7 @@ def load_transformer(
     Args:
         dtype: torch.int8 packs the matrices for int8 arithmetic on a CPU and leaves all else in
             float32; a folder prepared for it is read no other way. On other devices it makes
-            matrices of 8 bits and leaves all else in bfloat16.
+            matrices of 8 bits and leaves all else in `floats_for` them.
 
     Raises:
         ModelNotFound: no such folder or no weights in it.
@@ -93,8 +93,9 @@ def load_transformer(
     raw = read_json(config_file)
     load = _load_prepared if raw.get("blockdiff_format") == FORMAT else _load_published
     if dtype is torch.int8 and torch.device(device).type != "cpu":
-        model = load(folder, raw, stored, torch.bfloat16, "cpu")
-        return in_eight_bits(model, torch.device(device), str(folder))
+        target = torch.device(device)
+        model = load(folder, raw, stored, floats_for(target), "cpu")
+        return in_eight_bits(model, target, str(folder))
     return load(folder, raw, stored, dtype, device)
 
 
