@@ -232,6 +232,7 @@ def test_typing_alone_downloads_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         async with editing(runtime) as editor:
             editor.open("x = \n")
             assert await complete(editor, 0, 4) == []
+            assert editor.statuses[-1]["missed"]["kind"] == "modelAbsent"
             assert runtime.announced() is None
             assert not (tmp_path / "cache" / "models").exists()
 

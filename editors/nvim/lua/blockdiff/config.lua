@@ -68,7 +68,12 @@ local defaults = {
       automatic = true, -- complete while typing; `ghost.enabled` is the switch of this editor
       maxTokens = 64,
       candidates = 2, -- different ones, when asked on command
-      multiline = true,
+      multiline = true, -- complete several lines at the end of a line
+      disabledLanguages = {}, ---@type string[] where nothing is completed while typing
+      disabledGlobs = {}, ---@type string[] files of the same kind, such as "*.md" or "docs/**"
+      inComments = true, -- complete in comments, too
+      inStrings = true, -- and in strings
+      delayMs = 0, -- without a key, besides `ghost.debounce`
     },
     context = {
       latencySeconds = 1.5, -- send as much context as is encoded in so long
@@ -88,7 +93,7 @@ local M = {
 local options = vim.deepcopy(defaults)
 local optional = { cmd = "table" }
 local may_be_false = { ["keys"] = true }
-local lists = { filetypes = true, cmd = true }
+local lists = { filetypes = true, cmd = true, disabledLanguages = true, disabledGlobs = true }
 
 ---@param known any
 ---@param given any
