@@ -37,6 +37,7 @@ local defaults = {
     accept_line = "<M-l>", ---@type string|false normal and insert mode
     accept_word = "<M-w>", ---@type string|false normal and insert mode
     next = "<M-]>", ---@type string|false normal and insert mode
+    multiline = "<M-m>", ---@type string|false insert mode: one line or several
     reject = "<Esc>", ---@type string|false normal mode
     dismiss = "<C-]>", ---@type string|false insert mode: reject without leaving it
   }, ---@type blockdiff.Keys|false
