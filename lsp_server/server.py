@@ -94,9 +94,15 @@ class Server(LanguageServer):
         self._configured.set()
 
     async def with_settings(self) -> None:
-        """Wait for the client's first settings: what is asked before them needs them, too."""
-        with contextlib.suppress(asyncio.TimeoutError):
+        """Wait for settings that are on their way: what is asked before them needs them, too."""
+        try:
             await asyncio.wait_for(self._configured.wait(), _PATIENCE_SECONDS)
+        except asyncio.TimeoutError:
+            self._configured.set()  # a client that does not answer is waited for once
+
+    def expect_settings(self) -> None:
+        """Others are on their way."""
+        self._configured.clear()
 
     async def configure(self, value: Any) -> None:
         """Use other settings from now on; what is wrong with them is said in one message."""
@@ -214,7 +220,11 @@ def _add_life(server: Server) -> None:
 
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
     async def changed(params: types.DidChangeConfigurationParams) -> None:
-        await configuration.changed(params.settings)
+        server.expect_settings()
+        try:
+            await configuration.changed(params.settings)
+        finally:
+            server.start_with_settings()
 
     @server.feature(types.SHUTDOWN)
     async def shutdown(params: None) -> None:

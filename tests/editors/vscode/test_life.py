@@ -64,7 +64,8 @@ def test_every_key_asks_for_a_draft_or_an_editor() -> None:
     assert {one["key"] for one in bindings} >= {"tab", "escape"}
     for one in bindings:
         asks = one["command"].endswith(("infillSelection", "rewriteSelection", "fillAllHoles"))
-        words = ["editorTextFocus"] if asks else ["isDraftReady", "hasDraft"]
+        shown = ["isDraftReady", "hasDraft", "inlineSuggestionVisible"]
+        words = ["editorTextFocus"] if asks else shown
         assert any(word in one["when"] for word in words), one
 
 

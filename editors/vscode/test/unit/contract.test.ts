@@ -95,7 +95,7 @@ test.each([
 type Setting = Record<string, unknown> & { markdownDescription: string; default: unknown };
 
 describe("settings", () => {
-	const ours = ["interpreter", "languages", "package", "preview.openDiff", "startTimeout", "trace.server"];
+	const ours = ["idleTrigger", "interpreter", "languages", "package", "preview.openDiff", "startTimeout", "trace.server"];
 	const all: Record<string, Setting> = Object.assign({}, ...manifest.contributes.configuration.map(group => group.properties));
 	const schema = contract("settings") as unknown as {
 		properties: Record<string, { properties: Record<string, Record<string, unknown>> }>;
