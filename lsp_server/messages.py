@@ -18,6 +18,7 @@ from msgspec import Meta, to_builtins
 from msgspec.json import schema_components
 
 from blockdiff.client import strict
+from blockdiff.client.missed import Missed
 from blockdiff.config import SEEDS, MaxTokens, Mode, about, check_limits
 from blockdiff.errors import InvalidRequest
 from blockdiff.types import MOST_HOLES, FinishReason, SyntaxState
@@ -176,6 +177,10 @@ class StatusParams:
     message: Annotated[str, about("What it does, or what went wrong and how to mend it.")] = ""
     progress: Annotated[float, about("Of starting.", ge=0, le=1)] | None = None
     tokens_per_second: Annotated[float, about("Of the last request.", ge=0)] | None = None
+    missed: (
+        Annotated[Missed, about("The last automatic completion that did not come, or was dropped.")]
+        | None
+    ) = None
 
 
 def contract() -> dict[str, dict[str, Any]]:
@@ -202,6 +207,8 @@ def schema_of(kind: type, title: str, sent: bool = False) -> dict[str, Any]:
             return [whole(item) for item in part] if isinstance(part, list) else part
         part = parts.get(part.get("$ref", "").rpartition("/")[2], {}) | part
         if either := part.pop("anyOf", None):  # something or null
+            if "$ref" in either[0]:
+                return whole(either[0]) | part
             part |= either[0] if sent else {"type": [one["type"] for one in either]}
         made = {key: whole(part[key]) for key in part if key not in ("$ref", "title", "properties")}
         if properties := part.get("properties"):

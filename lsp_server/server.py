@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import logging
 import secrets
@@ -26,8 +27,10 @@ from lsp_server.context import Context, Ring
 from lsp_server.delivery import Delivery
 from lsp_server.document import Encoding
 from lsp_server.engine_link import EngineLink
+from lsp_server.exclusions import Exclusions
 from lsp_server.failures import to_protocol
 from lsp_server.inline import Inline
+from lsp_server.last_missed import LastMissed
 from lsp_server.lenient import converter
 from lsp_server.messages import InfillParams, RefinementParams, RewriteParams, StatusParams
 from lsp_server.protocol import Protocol, position_from, range_from, range_to
@@ -62,9 +65,9 @@ class Server(LanguageServer):
         self._configured = asyncio.Event()
         self.documents = self.protocol.documents
         self.ring = Ring()
-        self.engine = EngineLink(
-            self.settings.engine, runtime or Runtime.default(), self._show_status
-        )
+        runtime = runtime or Runtime.default()
+        self.engine = EngineLink(self.settings.engine, runtime, self._show_status)
+        self.missed = LastMissed(runtime, lambda: self._show_status(self.engine.status))
         ignored = IgnoreFiles(self._warn)
         self.context = Context(
             self.documents, self.settings.context, self.ring, ignored, self.engine
@@ -78,7 +81,9 @@ class Server(LanguageServer):
             self.with_settings,
         )
         name = secrets.token_hex(4)
-        self.inline = Inline(self.documents, self.context, self.engine, self.settings, name)
+        self.inline = Inline(
+            self.documents, self.context, self.engine, self.settings, name, self.missed.note
+        )
         self.actions = Actions(self.documents, self.sessions)
         self.warmer = Warmer(self.context, self.engine, name)
         self.delivery = Delivery(self)
@@ -89,9 +94,15 @@ class Server(LanguageServer):
         self._configured.set()
 
     async def with_settings(self) -> None:
-        """Wait for the client's first settings: what is asked before them needs them, too."""
-        with contextlib.suppress(asyncio.TimeoutError):
+        """Wait for settings that are on their way: what is asked before them needs them, too."""
+        try:
             await asyncio.wait_for(self._configured.wait(), _PATIENCE_SECONDS)
+        except asyncio.TimeoutError:
+            self._configured.set()  # a client that does not answer is waited for once
+
+    def expect_settings(self) -> None:
+        """Others are on their way."""
+        self._configured.clear()
 
     async def configure(self, value: Any) -> None:
         """Use other settings from now on; what is wrong with them is said in one message."""
@@ -100,8 +111,13 @@ class Server(LanguageServer):
             self.settings.engine.check()
         except BlockdiffError as error:
             complaints.append(f"engine: {error.message}: {error.hint}")
+        try:
+            Exclusions.check(self.settings.inline)
+        except BlockdiffError as error:
+            complaints.append(f"inline: {error.message}: {error.hint}")
         self.context.settings = self.settings.context
-        self.sessions.settings = self.inline.settings = self.settings
+        self.sessions.settings = self.settings
+        self.inline.configure(self.settings)
         await self.engine.configure(self.settings.engine)
         if complaints:
             text = "blockdiff settings: " + "; ".join(complaints)
@@ -127,6 +143,7 @@ class Server(LanguageServer):
 
     def _show_status(self, status: StatusParams) -> None:
         if messages.STATUS in self.wishes:
+            status = dataclasses.replace(status, missed=self.missed.value)
             self.protocol.notify(messages.STATUS, messages.write(status))
 
     def _show_refinement(self, refinement: RefinementParams) -> None:
@@ -203,11 +220,16 @@ def _add_life(server: Server) -> None:
 
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
     async def changed(params: types.DidChangeConfigurationParams) -> None:
-        await configuration.changed(params.settings)
+        server.expect_settings()
+        try:
+            await configuration.changed(params.settings)
+        finally:
+            server.start_with_settings()
 
     @server.feature(types.SHUTDOWN)
     async def shutdown(params: None) -> None:
         server.warmer.stop()
+        server.missed.save()
         await server.delivery.stop()
         await server.engine.aclose()
 

@@ -147,6 +147,25 @@ class InlineSettings:
         int, about("Different completions to offer when asked on command.", ge=1, le=5)
     ] = 2
     multiline: Annotated[bool, about("Complete several lines at the end of a line.")] = True
+    disabled_languages: Annotated[
+        tuple[str, ...],
+        about("Languages where nothing is completed while typing, such as markdown."),
+    ] = ()
+    disabled_globs: Annotated[
+        tuple[str, ...],
+        about("Files where nothing is completed while typing, such as *.md or docs/**."),
+    ] = ()
+    in_comments: Annotated[bool, about("Complete in comments, too.")] = True
+    in_strings: Annotated[bool, about("Complete in strings, too.")] = True
+    delay_ms: Annotated[
+        int,
+        about(
+            "Milliseconds without a key, besides those that the editor waits, before the model is "
+            "asked.",
+            ge=0,
+            le=10_000,
+        ),
+    ] = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from enum import Enum
 from typing import Annotated
 
 import typer
+from msgspec import to_builtins
 
-from blockdiff.client import endpoint, wire
+from blockdiff.client import endpoint, missed, wire
 from blockdiff.client.endpoint import COMPAT_ADDRESS, Address, Runtime
 from blockdiff.client.starter import Deaths, Starter, StartOptions, model_name
 from blockdiff.errors import EngineUnavailable, InvalidRequest
@@ -138,12 +139,17 @@ def serve(
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="print what /health answers")] = False,
 ) -> None:
-    """Show whether an engine is running and what it does."""
-    joined = Starter(Runtime.default(), StartOptions()).join()
+    """Show whether an engine is running, what it does, and why an editor showed no completion."""
+    runtime = Runtime.default()
+    joined = Starter(runtime, StartOptions()).join()
+    last = missed.last(runtime)
+    if last is not None and not as_json:
+        print(f"missed   {last}")
     if joined is None:
         raise EngineUnavailable(_NOT_RUNNING, _HOW_TO_START)
     if as_json:
-        print(json.dumps({**joined.health.to_json(), "url": joined.address.url}))
+        why = {"missed": to_builtins(last)} if last is not None else {}
+        print(json.dumps({**joined.health.to_json(), "url": joined.address.url, **why}))
         return
     for line in _describe(joined.health, joined.address):
         print(line)

@@ -7,6 +7,7 @@
     <runtime>/engine.lock   held by the engine as long as it lives
     <runtime>/start.lock    held by a client while it starts one
     <runtime>/engine.log    what an engine that a client started has to say
+    <runtime>/missed.json   why the last automatic completion did not come, from the language server
 
 The folder is `BLOCKDIFF_RUNTIME`, or one in the user's state folder: unlike the runtime folder it
 is the same in every session, with whatever environment. It is looked at before anything in it is

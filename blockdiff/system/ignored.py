@@ -122,7 +122,7 @@ class IgnoreFiles:
         good, bad = [], []
         for number, line in enumerate(lines, 1):
             line = folded(line) if ignores_case else line
-            (good.append(line) if _means_something(line) else bad.append(number))
+            (good.append(line) if is_pattern(line) else bad.append(number))
         if bad and file.name == OURS:
             named = ", ".join(map(str, bad[:_MOST_NAMED])) + (" …" if bad[_MOST_NAMED:] else "")
             self._report(IgnoreListUnreadable(
@@ -164,7 +164,7 @@ def _lines(content: bytes) -> list[str]:
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
-def _means_something(line: str) -> bool:
+def is_pattern(line: str) -> bool:
     """Whether a line is a pattern that a file can fit, blank or a comment."""
     if not line.strip() or line.startswith("#"):
         return True
@@ -173,7 +173,7 @@ def _means_something(line: str) -> bool:
     try:
         (pattern,) = GitIgnoreSpec.from_lines([line]).patterns
         return pattern.include is not None
-    except ValueError:
+    except (ValueError, re.error):  # such as [z-a]
         return False
 
 

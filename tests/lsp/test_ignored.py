@@ -108,6 +108,7 @@ def test_what_git_ignores_is_no_context_by_any_name(project: Path) -> None:
         (b"secret/\n!\n", "line 2"),
         (b"\\\nsecret/\n", "line 1"),
         (b"[a\nsecret/\nx\\\n", "line 1, 3"),
+        (b"secret/\n[z-a]\n", "line 2"),
         (b"\xef\xbb\xbfsecret/\n", ""),
         (b"\xef\xbb\xbf!\nsecret/", "line 1"),
         ("\ufeffsecret/\r\n# no\r\n".encode("utf-16-le"), ""),

@@ -157,6 +157,21 @@ def test_nothing_is_offered(scripted: Scripted, text: str, at: int, said: str) -
     run(story())
 
 
+def test_what_is_asked_right_after_settings_changed_has_the_new_ones(scripted: Scripted) -> None:
+    seen = says(scripted[1], "a")
+
+    async def story() -> None:
+        async with editing(scripted[0], settings=SHORT) as editor:
+            editor.open("x = \n")
+            await complete(editor, 0, 4)
+            editor.settings = {"inline": {"maxTokens": 2, "multiline": False}}
+            editor.workspace_did_change_configuration(types.DidChangeConfigurationParams(None))
+            await complete(editor, 0, 4)
+
+    run(story())
+    assert [request.extent for request in seen] == [Extent.BLOCK, Extent.LINE]
+
+
 def test_a_newer_completion_takes_the_place_of_an_older_one(scripted: Scripted) -> None:
     async def story() -> None:
         slow = {"inline": {"maxTokens": 500}, "decoding": {"seed": 20}}
@@ -232,6 +247,7 @@ def test_typing_alone_downloads_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         async with editing(runtime) as editor:
             editor.open("x = \n")
             assert await complete(editor, 0, 4) == []
+            assert editor.statuses[-1]["missed"]["kind"] == "modelAbsent"
             assert runtime.announced() is None
             assert not (tmp_path / "cache" / "models").exists()
 

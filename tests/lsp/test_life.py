@@ -307,7 +307,7 @@ def test_settings_are_read_leniently_and_never_silently(value: Any, complaint: s
 
 def test_the_schema_holds_for_the_defaults_and_names_every_setting() -> None:
     contract = schema("settings")
-    properties = settings_schema()["properties"]
+    properties = json.loads(json.dumps(settings_schema()))["properties"]
     defaults = {
         section: {key: rule["default"] for key, rule in value["properties"].items()}
         for section, value in properties.items()

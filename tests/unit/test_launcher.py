@@ -20,9 +20,10 @@ import httpx
 import pytest
 
 from blockdiff.cli import serve as serve_command
-from blockdiff.client import endpoint
+from blockdiff.client import endpoint, missed
 from blockdiff.client.client import EngineClient, EngineOptions
 from blockdiff.client.endpoint import Address, Announcement, Runtime
+from blockdiff.client.missed import Missed, NoCompletion
 from blockdiff.errors import (
     AddressInUse,
     EngineStopping,
@@ -353,15 +354,19 @@ def test_status_and_stop(runtime: Runtime, process: subprocess.Popen[str]) -> No
         return done.returncode, done.stdout + done.stderr
 
     code, out = blockdiff("status", "--json")
-    assert code == 0 and json.loads(out)["pid"] == process.pid
+    assert code == 0 and json.loads(out)["pid"] == process.pid and "missed" not in json.loads(out)
+    missed.save(Missed.now(NoCompletion.IN_WORD, "file:///work%20a/a.py", 6), runtime)
+    code, out = blockdiff("status", "--json")
+    assert code == 0 and json.loads(out)["missed"]["kind"] == "inWord"
     code, out = blockdiff("status")
     assert code == 0 and "scripted" not in out and "ready" in out
+    assert NoCompletion.IN_WORD.words in out and "(/work a/a.py:7, " in out
     assert blockdiff("stop") == (0, "stopped\n")
     wait_for(lambda: process.poll() is not None)
     assert process.returncode == 0
     assert blockdiff("stop") == (0, "no engine is running\n")
     code, out = blockdiff("status")
-    assert code == 4 and "no engine is running" in out
+    assert code == 4 and "no engine is running" in out and "in a word" in out
 
 
 @posix

@@ -37,6 +37,7 @@ map({ "n", "i" }, "<Plug>(blockdiff-accept-line)", call("accept", "line"))
 map({ "n", "i" }, "<Plug>(blockdiff-accept-word)", call("accept", "word"))
 map({ "n", "i" }, "<Plug>(blockdiff-reject)", call("reject"))
 map({ "n", "i" }, "<Plug>(blockdiff-next)", call("next"))
+map({ "n", "i" }, "<Plug>(blockdiff-multiline)", call("toggle_multiline"))
 map({ "n", "i" }, "<Plug>(blockdiff-stop)", call("stop"))
 
 local group = vim.api.nvim_create_augroup("blockdiff", { clear = true })

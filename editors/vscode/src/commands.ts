@@ -31,10 +31,12 @@ export class Commands {
 			fillAllHoles: () => this.infill(true),
 			rewriteSelection: argument => this.rewrite(argument),
 			accept: argument => this.onDraft(argument, document => this.drafts.accept(document)),
-			acceptLine: argument => this.onDraft(argument, document => this.drafts.acceptLine(document)),
+			acceptLine: argument => this.acceptPart(argument, "line"),
+			acceptWord: argument => this.acceptPart(argument, "word"),
 			reject: argument => this.drafts.reject(this.documentOf(argument)),
 			showDiff: argument => this.onDraft(argument, document => this.showDiff(document)),
 			nextSuggestion: () => this.next(),
+			toggleMultiline: () => this.inline.toggleMultiline(),
 			stop: () => this.stop(),
 			restartEngine: () => this.restartEngine(),
 			selectModel: () => this.selectModel(),
@@ -109,6 +111,16 @@ export class Commands {
 		} else {
 			notify("there is no draft");
 		}
+	}
+
+	/** Of the draft; without one, of a completion, which VS Code takes apart itself. */
+	private async acceptPart(argument: unknown, unit: "line" | "word"): Promise<void> {
+		const document = this.documentOf(argument);
+		if (document && !this.drafts.get(document)) {
+			await vscode.commands.executeCommand(`editor.action.inlineSuggest.acceptNext${unit === "line" ? "Line" : "Word"}`);
+			return;
+		}
+		await this.onDraft(argument, found => this.drafts.acceptPart(found, unit));
 	}
 
 	/** Of a lens that names it, else of the active editor, be it a diff of the draft. */

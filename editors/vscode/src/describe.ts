@@ -1,6 +1,6 @@
 // What a status reads like.
 
-import type { Status } from "./messages";
+import type { Missed, Status } from "./messages";
 
 export function percent(progress: number): string {
 	return `${Math.round(100 * progress)}%`;
@@ -46,8 +46,15 @@ export function details(status: Status): [name: string, value: string][] {
 		["Speed", status.tokensPerSecond === undefined ? undefined : `${status.tokensPerSecond.toFixed(1)} tokens/s`],
 		["Progress", status.progress === undefined ? undefined : percent(status.progress)],
 		["Message", status.message],
+		["No completion", status.missed && missedText(status.missed)],
 	];
 	return all.filter((pair): pair is [string, string] => Boolean(pair[1]));
+}
+
+/** Why a completion did not come, where and when. */
+function missedText({ message, uri, line, time }: Missed): string {
+	const name = decodeURIComponent(uri.slice(uri.lastIndexOf("/") + 1));
+	return `${message} (${name}:${line + 1}, ${new Date(1000 * time).toLocaleTimeString()})`;
 }
 
 function bar(progress: number): string {

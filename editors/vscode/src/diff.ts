@@ -60,6 +60,11 @@ export function firstLine(text: string): string {
 	return (text.startsWith("\n") ? /^\n[^\n]*/ : /^[^\n]*\n?/).exec(text)![0];
 }
 
+/** The first word of a draft, or the signs up to the next one, with the blanks before it. */
+export function firstWord(text: string): string {
+	return /^\s*(?:[\w\u{80}-\u{10ffff}]+|[^\w\s\u{80}-\u{10ffff}]+)?/u.exec(text)![0];
+}
+
 /** Spans of what is left of a text without its first `gone` units. */
 export function withoutHead(spans: readonly Span[], gone: number): Span[] {
 	return spans

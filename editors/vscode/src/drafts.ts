@@ -1,7 +1,7 @@
 // Drafts from request to end: asked for, refined, followed, taken or left. One for each document.
 
 import * as vscode from "vscode";
-import { firstLine } from "./diff";
+import { firstLine, firstWord } from "./diff";
 import { changeOf, endAfterAll, type Position, type Range, smallest } from "./edit";
 import { notify, Problem, type Remedy } from "./log";
 import { explain, INFILL, infillParams, type Outcome, type Refinement, REWRITE, rewriteParams } from "./messages";
@@ -142,8 +142,8 @@ export class Drafts implements vscode.Disposable {
 		}
 	}
 
-	/** Take the first line of the draft at the cursor; one undo step. */
-	async acceptLine(document: vscode.TextDocument): Promise<void> {
+	/** Take the first line or word of the draft at the cursor; one undo step. The rest stays. */
+	async acceptPart(document: vscode.TextDocument, unit: "line" | "word"): Promise<void> {
 		const draft = this.ready(document);
 		if (!draft) {
 			return;
@@ -151,7 +151,7 @@ export class Drafts implements vscode.Disposable {
 		const { session } = draft;
 		const index = session.at(editorOf(document)?.selection.active ?? session.holes[0]!.range.start);
 		const hole = session.holes[index]!;
-		const head = firstLine(hole.text);
+		const head = unit === "line" ? firstLine(hole.text) : firstWord(hole.text);
 		const { start } = hole.range;
 		const isLast = head.length === hole.text.length;
 		const edit = { range: isLast ? hole.range : { start, end: start }, text: head };

@@ -23,6 +23,7 @@ export function activate(context: vscode.ExtensionContext): void {
 		client: () => server.client(),
 		clientIfStarted: () => server.clientIfStarted(),
 		hasDraft: document => drafts.get(document) !== undefined,
+		noteMissed: missed => server.noteMissed(missed),
 		log,
 	});
 	const server = new Server(pythons, log);
@@ -38,13 +39,14 @@ export function activate(context: vscode.ExtensionContext): void {
 		}
 	};
 	context.subscriptions.push(
-		log, server, preview, drafts, diffs,
+		log, server, preview, drafts, diffs, inline,
 		new Lens(drafts, server),
 		new StatusBar(server, drafts),
 		followContext(drafts, diffs),
 		...new Commands(drafts, diffs, inline, server, pythons, log).register(),
 		vscode.commands.registerCommand("blockdiff.createEnvironment", () => createEnvironment(pythons, server, log)),
 		vscode.languages.registerInlineCompletionItemProvider(SCHEMES.map(scheme => ({ scheme })), inline),
+		vscode.window.onDidChangeTextEditorSelection(event => inline.rest(event)),
 		vscode.workspace.onDidOpenTextDocument(startFor),
 		vscode.workspace.onDidChangeConfiguration(event => {
 			if (event.affectsConfiguration(`${SECTION}.interpreter`)) {

@@ -88,6 +88,20 @@ export interface Status {
 	readonly progress?: number;
 	/** Of the last request. */
 	readonly tokensPerSecond?: number;
+	/** The last automatic completion that did not come, or was dropped. */
+	readonly missed?: Missed;
+}
+
+export interface Missed {
+	readonly kind: "off" | "excluded" | "ignored" | "modelAbsent" | "inWord" | "inComment" | "inString" | "tooLarge"
+		| "replaced" | "failed" | "empty" | "repeats" | "tooLate";
+	/** In seconds since 1970. */
+	readonly time: number;
+	readonly uri: string;
+	/** 0-based. */
+	readonly line: number;
+	/** What `kind` means, and what to do. */
+	readonly message: string;
 }
 
 /** Errors of the protocol, https://microsoft.github.io/language-server-protocol */

@@ -8,7 +8,7 @@ import {
 	MessageType, RevealOutputChannelOn, ShowMessageNotification, type StaticFeature,
 } from "vscode-languageclient/node";
 import { notify, Problem } from "./log";
-import { OLD_SERVER, REFINEMENT, STATUS, UNDERSTOOD, type Refinement, type Status } from "./messages";
+import { OLD_SERVER, REFINEMENT, STATUS, UNDERSTOOD, type Missed, type Refinement, type Status } from "./messages";
 import type { Installation, Pythons } from "./python";
 import { isOlder } from "./version";
 import { SECTION, serverSettings, settings } from "./settings";
@@ -93,6 +93,11 @@ export class Server implements vscode.Disposable {
 	/** Whether another choice in the Python extension would matter. */
 	get isFoundByPythonExtension(): boolean {
 		return this.source === undefined || this.source === "Python extension";
+	}
+
+	/** An automatic completion did not come, and the server was not asked for it. */
+	noteMissed(missed: Missed): void {
+		this.setStatus({ ...this.status, missed });
 	}
 
 	/** Start because a document is open: a failure is a state and a line in the log. */
@@ -200,7 +205,8 @@ export class Server implements vscode.Disposable {
 		const client = new QuietClient(SECTION, "BlockDiff", () => Promise.resolve(streams), options);
 		client.registerFeature(understood);
 		client.onNotification(REFINEMENT, (refinement: Refinement) => this.refined.fire(refinement));
-		client.onNotification(STATUS, (status: Status) => this.setStatus(status));
+		client.onNotification(STATUS, (status: Status) =>
+			this.setStatus({ ...status, ...later(this.status.missed, status.missed) }));
 		client.onNotification(ShowMessageNotification.type, ({ type, message }) => {
 			if (type === MessageType.Warning) {
 				this.log.warn(message); // what is wrong with the settings; nobody asked for it now
@@ -241,6 +247,12 @@ export class Server implements vscode.Disposable {
 		this.status = status;
 		this.statusChanged.fire(status);
 	}
+}
+
+/** The later of two, as a part of a status. */
+function later(one: Missed | undefined, other: Missed | undefined): Pick<Status, "missed"> {
+	const missed = one && (!other || other.time < one.time) ? one : other;
+	return missed ? { missed } : {};
 }
 
 /** Rejects when a server that is starting ends, or does not answer for so many seconds. */

@@ -16,6 +16,8 @@ export interface Settings {
 	readonly languages: readonly string[];
 	/** Seconds a server may take to answer when it starts. */
 	readonly startTimeout: number;
+	/** Milliseconds that a cursor rests before something is completed that nobody typed at; 0: never. */
+	readonly idleTrigger: number;
 	/** Open a diff when a rewrite of several lines is finished. */
 	readonly openDiff: boolean;
 }
@@ -27,6 +29,7 @@ export function settings(scope?: vscode.ConfigurationScope): Settings {
 		package: values.get("package", ""),
 		languages: values.get<string[]>("languages", []),
 		startTimeout: values.get("startTimeout", 15),
+		idleTrigger: values.get("idleTrigger", 0),
 		openDiff: values.get("preview.openDiff", true),
 	};
 }

@@ -18,7 +18,7 @@ import pytest
 from blockdiff.client.client import EngineClient
 from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import ModelNotFound
-from blockdiff.types import SyntaxState
+from blockdiff.types import Extent, SyntaxState
 from tests.editors.nvim.conftest import Open
 from tests.editors.nvim.neovim import PLUGIN, ROOT, Neovim, neovim
 from tests.editors.nvim.script import Scripted
@@ -99,6 +99,36 @@ def test_tab_is_never_taken_where_nothing_is_shown(editor: Open, engine: Scripte
         nvim.command("BlockDiff reject")
         assert nvim.lua("return vim.fn.maparg('<M-l>', 'i')") == "mine"
         assert nvim.lua("return vim.fn.maparg('<Tab>', 'n')") == ""
+
+
+def test_why_nothing_came_is_told_by_status_and_health(editor: Open, engine: Scripted) -> None:
+    setup = GHOST | {"server": {"inline": {"inComments": False}}}
+    with editor("x = 1  # the\n", setup=setup) as nvim:
+        attached(nvim)
+        nvim.keys("A ")
+        nvim.until("require('blockdiff.client').status.missed")
+        why = nvim.lua("return require('blockdiff').status()")
+        assert "no completion: it is switched off in comments: set inline.inComments" in why
+        assert "area.py:1, " in why and engine.requests == []
+        nvim.keys("<Esc>")
+        nvim.in_mode("n")
+        nvim.command("checkhealth blockdiff")
+        assert "did not come: it is switched off in comments" in "\n".join(nvim.lines)
+
+
+def test_one_line_or_several_by_a_key(editor: Open, engine: Scripted) -> None:
+    engine.writes("several()")
+    with editor("x = \n", setup=GHOST) as nvim:
+        attached(nvim)
+        types(nvim, "A", " ")
+        nvim.sees("several()")
+        engine.writes("one()")
+        nvim.keys("<M-m>")
+        nvim.sees("one()")
+        nvim.keys("<M-m>")
+        nvim.until(lambda: len(engine.requests) == 3)
+        extents = [getattr(request, "extent", None) for request in engine.requests]
+        assert extents == [Extent.BLOCK, Extent.LINE, Extent.BLOCK]
 
 
 def test_candidates_are_asked_for_and_gone_through(editor: Open, engine: Scripted) -> None:

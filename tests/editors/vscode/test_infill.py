@@ -128,20 +128,21 @@ def test_next_goes_from_hole_to_hole(window: Window, engine: Scripted) -> None:
     assert window.text == "a = ?\nb = ?\nc = [?]\n"
 
 
-def test_a_draft_is_taken_line_by_line(window: Window, engine: Scripted) -> None:
+def test_a_draft_is_taken_word_by_word_and_line_by_line(window: Window, engine: Scripted) -> None:
     engine.writes("one two\n    three\n    four")
     text = "def f():\n    todo\n# end\n"
     window.open("lines.py", text)
     infill(window, "todo")
     ready(window)
     taken = [
+        "def f():\n    onetodo\n# end\n",
         "def f():\n    one two\ntodo\n# end\n",
         "def f():\n    one two\n    three\ntodo\n# end\n",
         "def f():\n    one two\n    three\n    four\n# end\n",
     ]
-    for state in taken:
+    for key, state in zip(("Alt+w", "Alt+l", "Alt+l", "Alt+l"), taken, strict=True):
         window.bound()
-        window.press("Alt+l")
+        window.press(key)
         window.until(lambda state=state: window.text == state)
     gone(window)
     for state in [*reversed(taken[:-1]), text]:

@@ -15,6 +15,7 @@ import pytest
 
 from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import ModelNotFound
+from blockdiff.types import Extent
 from tests.editors.nvim.script import Frame, Scripted
 from tests.editors.vscode.conftest import Open
 from tests.editors.vscode.test_infill import AREA, gone, infill, ready
@@ -42,6 +43,33 @@ def test_ghost_text_comes_while_typing_and_tab_takes_it(
         assert window.notices() == []
 
 
+def test_a_resting_cursor_parts_of_a_completion_and_why_none_came(
+    open_window: Open, engine: Scripted
+) -> None:
+    engine.writes("one two\n    three")
+    settings = {"inline.automatic": True, "inline.multiline": True, "inline.inComments": False}
+    values = {f"blockdiff.{name}": value for name, value in settings.items()}
+    with open_window(values | {"blockdiff.idleTrigger": 200}) as window:
+        window.open("area.py", "# the\nx = \n")
+        window.until(lambda: "blockdiff" in window.status())
+        window.cursor(1, 4)
+        window.until(lambda: "three" in window.ghost())
+        window.press("Alt+w")
+        window.until(lambda: window.text == "# the\nx = one\n")
+        window.until(lambda: "two" in window.ghost() and "three" in window.ghost())
+        engine.writes("single()")
+        several = len(engine.requests)
+        window.press("Alt+m")
+        window.until(lambda: "single()" in window.ghost())
+        extents = [getattr(request, "extent", None) for request in engine.requests]
+        assert {*extents[:several]} == {Extent.BLOCK} and {*extents[several:]} == {Extent.LINE}
+        window.press("Escape")
+        window.cursor(0, 5)
+        window.until(lambda: "switched off in comments" in window.tooltip())
+        assert "(area.py:1, " in window.tooltip()
+        assert window.text == "# the\nx = one\n" and len(engine.requests) == len(extents)
+
+
 def test_tab_is_never_taken_where_nothing_is_shown(window: Window, engine: Scripted) -> None:
     window.open("area.py", "x\n")
     window.cursor(0, 1)
@@ -64,7 +92,8 @@ def test_every_key_asks_for_a_draft_or_an_editor() -> None:
     assert {one["key"] for one in bindings} >= {"tab", "escape"}
     for one in bindings:
         asks = one["command"].endswith(("infillSelection", "rewriteSelection", "fillAllHoles"))
-        words = ["editorTextFocus"] if asks else ["isDraftReady", "hasDraft"]
+        shown = ["isDraftReady", "hasDraft", "inlineSuggestionVisible"]
+        words = ["editorTextFocus"] if asks else shown
         assert any(word in one["when"] for word in words), one
 
 

@@ -385,6 +385,12 @@ class Window:
         """The text of our item in the status bar."""
         return self.page.evaluate("see.status()")
 
+    def tooltip(self) -> str:
+        """Of our item in the status bar."""
+        self.page.locator('[id^="blockdiff."][id$="blockdiff.status"]').hover()
+        shown = self.page.locator(".monaco-hover:visible").filter(has_text="BlockDiff")
+        return shown.first.inner_text().replace("\xa0", " ")
+
     def ghost(self) -> str:
         """Ghost text at the cursor."""
         return self.page.evaluate("see.ghost()")

@@ -10,6 +10,14 @@ local config = require("blockdiff.config")
 ---@field message string
 ---@field progress? number
 ---@field tokensPerSecond? number
+---@field missed? blockdiff.Missed
+
+---@class blockdiff.Missed the last automatic completion that did not come
+---@field kind string
+---@field time integer in seconds since 1970
+---@field uri string
+---@field line integer 0-based
+---@field message string what it means, and what to do
 
 local M = {
   name = "blockdiff",
@@ -40,7 +48,9 @@ end
 function M.fail(message)
   M.log(message)
   local s = M.status
-  M.set_status({ state = "error", model = s.model, device = s.device, backend = s.backend, message = message })
+  M.set_status({
+    state = "error", model = s.model, device = s.device, backend = s.backend, message = message, missed = s.missed,
+  })
 end
 
 local HERE = vim.fn.fnamemodify(debug.getinfo(1, "S").source:sub(2), ":p")
@@ -221,6 +231,18 @@ function M.with(buf, done)
       end
     end
   end))
+end
+
+---Have every server complete several lines, or one, from now on.
+---@param on boolean
+function M.set_multiline(on)
+  local changed = { blockdiff = { inline = { multiline = on } } }
+  config.get().server.inline.multiline = on
+  vim.lsp.config(M.name, { settings = changed })
+  for _, server in ipairs(vim.lsp.get_clients({ name = M.name })) do
+    server.settings = vim.tbl_deep_extend("force", server.settings, changed)
+    server:notify("workspace/didChangeConfiguration", { settings = server.settings })
+  end
 end
 
 ---What an error of the protocol means to somebody who waits; nil: there is nothing to say.

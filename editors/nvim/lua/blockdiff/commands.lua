@@ -4,7 +4,7 @@ local place = require("blockdiff.place")
 
 local M = {}
 
-local WORDS = { "infill", "rewrite", "accept", "reject", "next", "stop", "status" }
+local WORDS = { "infill", "rewrite", "accept", "reject", "next", "multiline", "stop", "status" }
 local AFTER_ACCEPT = { "line", "word" }
 
 ---Whether the lines of a command are those of the last selection.
@@ -58,6 +58,8 @@ function M.run(args)
     rewrite(args, rest)
   elseif word == "accept" and (rest == "" or vim.tbl_contains(AFTER_ACCEPT, rest)) then
     blockdiff.accept(rest ~= "" and rest or "all")
+  elseif word == "multiline" and rest == "" then
+    blockdiff.toggle_multiline()
   elseif word == "status" and rest == "" then
     vim.api.nvim_echo({ { "blockdiff: " .. blockdiff.status() } }, false, {})
   elseif vim.tbl_contains(WORDS, word) and word ~= "accept" and rest == "" then

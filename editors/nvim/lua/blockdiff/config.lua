@@ -37,6 +37,7 @@ local defaults = {
     accept_line = "<M-l>", ---@type string|false normal and insert mode
     accept_word = "<M-w>", ---@type string|false normal and insert mode
     next = "<M-]>", ---@type string|false normal and insert mode
+    multiline = "<M-m>", ---@type string|false insert mode: one line or several
     reject = "<Esc>", ---@type string|false normal mode
     dismiss = "<C-]>", ---@type string|false insert mode: reject without leaving it
   }, ---@type blockdiff.Keys|false
@@ -68,7 +69,12 @@ local defaults = {
       automatic = true, -- complete while typing; `ghost.enabled` is the switch of this editor
       maxTokens = 64,
       candidates = 2, -- different ones, when asked on command
-      multiline = true,
+      multiline = true, -- complete several lines at the end of a line
+      disabledLanguages = {}, ---@type string[] where nothing is completed while typing
+      disabledGlobs = {}, ---@type string[] files of the same kind, such as "*.md" or "docs/**"
+      inComments = true, -- complete in comments, too
+      inStrings = true, -- and in strings
+      delayMs = 0, -- without a key, besides `ghost.debounce`
     },
     context = {
       latencySeconds = 1.5, -- send as much context as is encoded in so long
@@ -88,7 +94,7 @@ local M = {
 local options = vim.deepcopy(defaults)
 local optional = { cmd = "table" }
 local may_be_false = { ["keys"] = true }
-local lists = { filetypes = true, cmd = true }
+local lists = { filetypes = true, cmd = true, disabledLanguages = true, disabledGlobs = true }
 
 ---@param known any
 ---@param given any

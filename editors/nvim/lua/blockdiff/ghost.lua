@@ -261,6 +261,18 @@ function M.accept(buf, unit)
   return true
 end
 
+---@param buf integer
+---@param kind integer
+---@param done fun(message?: string)
+local function replace(buf, kind, done)
+  M.clear(buf)
+  M.give_way(buf, true)
+  ask(buf, kind, done)
+  if not asked[buf] then
+    M.give_way(buf, false)
+  end
+end
+
 ---The next candidate; more of them are asked for where there is only one.
 ---@param buf integer
 ---@param done fun(message?: string)
@@ -273,11 +285,15 @@ function M.next(buf, done)
     end
     return
   end
-  M.clear(buf)
-  M.give_way(buf, true)
-  ask(buf, INVOKED, done)
-  if not asked[buf] then
-    M.give_way(buf, false)
+  replace(buf, INVOKED, done)
+end
+
+---Another completion in the place of what is shown, as other settings would have it.
+---@param buf integer
+---@param done fun(message?: string)
+function M.again(buf, done)
+  if is_typing() then
+    replace(buf, AUTOMATIC, done)
   end
 end
 

@@ -2,6 +2,7 @@
 
 local client = require("blockdiff.client")
 local config = require("blockdiff.config")
+local status = require("blockdiff.status")
 
 local M = {}
 
@@ -40,7 +41,7 @@ end
 local function check_engine()
   vim.health.start("Engine")
   local report = client.status.state == "error" and vim.health.error or vim.health.info
-  report(require("blockdiff").status(), { "blockdiff doctor", "`:lua vim.cmd.edit(vim.lsp.log.get_filename())`" })
+  report(status.engine(), { "blockdiff doctor", "`:lua vim.cmd.edit(vim.lsp.log.get_filename())`" })
 end
 
 local function check_options()
@@ -51,8 +52,24 @@ local function check_options()
   if #config.problems == 0 then
     vim.health.ok("nothing unknown")
   end
-  local native = config.get().ghost.native and vim.lsp.inline_completion
-  vim.health.info("completions while typing: " .. (native and "Neovim's own" or "the plugin's"))
+end
+
+local function check_completions()
+  vim.health.start("Completions while typing")
+  local ghost = config.get().ghost
+  if not ghost.enabled then
+    vim.health.info("off: set `ghost.enabled` in setup()")
+  else
+    vim.health.info(ghost.native and vim.lsp.inline_completion and "Neovim's own" or "the plugin's")
+  end
+  local off = vim.tbl_filter(function(buf)
+    return vim.b[buf].blockdiff_ghost == false
+  end, vim.api.nvim_list_bufs())
+  if #off > 0 then
+    vim.health.info(("off in %d buffers by `vim.b.blockdiff_ghost`"):format(#off))
+  end
+  local missed = status.missed()
+  vim.health.info(missed and "the last that did not come: " .. missed or "none that was asked for did not come")
 end
 
 function M.check()
@@ -65,6 +82,7 @@ function M.check()
   check_server()
   check_engine()
   check_options()
+  check_completions()
 end
 
 return M

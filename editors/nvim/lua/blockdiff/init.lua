@@ -291,6 +291,17 @@ function M.next()
   vim.api.nvim_win_set_cursor(0, { ahead[1] + 1, ahead[2] })
 end
 
+---Complete several lines from now on where it was one, and the reverse; what is shown is replaced.
+function M.toggle_multiline()
+  local on = not config.get().server.inline.multiline
+  client.set_multiline(on)
+  say(on and "completions of several lines" or "completions of one line", vim.log.levels.INFO)
+  local buf = vim.api.nvim_get_current_buf()
+  if not open[buf] then
+    ghost.again(buf, function() end)
+  end
+end
+
 ---One line for `:BlockDiff status`.
 ---@return string
 function M.status()

@@ -9,6 +9,7 @@ local plugs = {
   accept_line = "<Plug>(blockdiff-accept-line)",
   accept_word = "<Plug>(blockdiff-accept-word)",
   next = "<Plug>(blockdiff-next)",
+  multiline = "<Plug>(blockdiff-multiline)",
   reject = "<Plug>(blockdiff-reject)",
   dismiss = "<Plug>(blockdiff-reject)",
 }
@@ -17,6 +18,7 @@ local modes = {
   accept_line = { "n", "i" },
   accept_word = { "n", "i" },
   next = { "n", "i" },
+  multiline = { "i" },
   reject = { "n" },
   dismiss = { "i" },
 }

@@ -12,9 +12,20 @@ function M.backend()
   return client.status.backend or ""
 end
 
----One line for `:BlockDiff status`.
+---Why the last completion that did not come while typing did not, when and where; nil if all came.
+---@return string?
+function M.missed()
+  local missed = client.status.missed
+  if not missed then
+    return nil
+  end
+  local name = missed.uri:find("^file:") and vim.fn.fnamemodify(vim.uri_to_fname(missed.uri), ":~:.") or missed.uri
+  return ("%s (%s:%d, %s)"):format(missed.message, name, missed.line + 1, os.date("%H:%M:%S", missed.time))
+end
+
+---How the engine is.
 ---@return string
-function M.line()
+function M.engine()
   local s = client.status
   local parts = { s.state }
   local place = M.backend() ~= "" and "code is sent to " .. M.backend() or s.device
@@ -30,6 +41,13 @@ function M.line()
     parts[#parts + 1] = ("%.1f tokens/s"):format(s.tokensPerSecond)
   end
   return table.concat(parts, ", ")
+end
+
+---One line for `:BlockDiff status`: that, and why a completion did not come.
+---@return string
+function M.line()
+  local missed = M.missed()
+  return M.engine() .. (missed and "; no completion: " .. missed or "")
 end
 
 ---A component for the statusline: `%{%v:lua.require'blockdiff'.statusline()%}`.

@@ -61,13 +61,14 @@ const outcome: Required<Outcome> = {
 };
 const status: Required<Status> = {
 	state: "starting", model: "m", device: "cpu", backend: "", message: "loading weights", progress: 0.5, tokensPerSecond: 12.3,
+	missed: { kind: "inWord", time: 1_790_000_000, uri: "file:///a.py", line: 3, message: "type on" },
 };
 
 describe("what we get: our types know all of it and nothing else", () => {
 	test.each<[string, object, string[]]>([
 		["refinement", refinement, ["version"]],
 		["outcome", outcome, ["version"]],
-		["status", status, ["progress", "tokensPerSecond"]],
+		["status", status, ["progress", "tokensPerSecond", "missed"]],
 	])("%s", (name, message, optional) => {
 		expect(problems(name, message)).toBe("No errors");
 		const schema = contract(name);
@@ -94,7 +95,7 @@ test.each([
 type Setting = Record<string, unknown> & { markdownDescription: string; default: unknown };
 
 describe("settings", () => {
-	const ours = ["interpreter", "languages", "package", "preview.openDiff", "startTimeout", "trace.server"];
+	const ours = ["idleTrigger", "interpreter", "languages", "package", "preview.openDiff", "startTimeout", "trace.server"];
 	const all: Record<string, Setting> = Object.assign({}, ...manifest.contributes.configuration.map(group => group.properties));
 	const schema = contract("settings") as unknown as {
 		properties: Record<string, { properties: Record<string, Record<string, unknown>> }>;

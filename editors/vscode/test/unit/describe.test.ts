@@ -23,6 +23,13 @@ test("what is waited for", () => {
 	expect(loadingText(status({ state: "busy" }))).toBeUndefined();
 });
 
+test("why no completion came is one of the details", () => {
+	const missed = { kind: "inWord", time: 0, uri: "file:///a%20b.py", line: 6, message: "type on" } as const;
+	const [, [name, value]] = details(status({ missed })) as [unknown, [string, string]];
+	expect(name).toBe("No completion");
+	expect(value).toMatch(/^type on \(a b\.py:7, \d.*\)$/);
+});
+
 test("where code is sent is one of the details", () => {
 	const sent = status({ state: "ready", device: "ollama at pc:11434", backend: "ollama at pc:11434" });
 	expect(details(sent)).toEqual([["State", "ready"], ["Code is sent to", "ollama at pc:11434"]]);

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { chunksByLine, firstLine, normalize, withoutHead } from "../../src/diff";
+import { chunksByLine, firstLine, firstWord, normalize, withoutHead } from "../../src/diff";
 
 test("normalize moves spans with the line breaks", () => {
 	expect(normalize("a\r\nb\r\nc", [[0, 3]], [[6, 7]])).toEqual({ text: "a\nb\nc", settled: [[0, 2]], uncertain: [[4, 5]] });
@@ -25,6 +25,20 @@ test.each([
 	["", ""],
 ])("first line of %j", (text, head) => {
 	expect(firstLine(text)).toBe(head);
+});
+
+test.each([
+	["one two", "one"],
+	[" two", " two"],
+	["\n    three.four", "\n    three"],
+	[".four()", "."],
+	["() + x", "()"],
+	["größe = 1", "größe"],
+	["🦊 x", "🦊"],
+	["  ", "  "],
+	["", ""],
+])("first word of %j", (text, head) => {
+	expect(firstWord(text)).toBe(head);
 });
 
 test("spans of what is left", () => {
