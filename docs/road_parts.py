@@ -83,8 +83,13 @@ def _ask(folder: Path, port: int, trace: Trace) -> None:
         await editor.initialize_session(types.InitializeParams(capabilities=capabilities()))
         editor.open(TEXT)
         # answered behind the document and the settings, so that these are not on the road
+        elsewhere = types.InlineCompletionParams(
+            types.InlineCompletionContext(types.InlineCompletionTriggerKind.Automatic),
+            types.TextDocumentIdentifier("untitled:none"),
+            types.Position(0, 0),
+        )
         with contextlib.suppress(JsonRpcException):
-            await editor.ask("blockdiff/nothing", {})
+            await editor.ask("textDocument/inlineCompletion", elsewhere)
         trace.on = True
         await editor.ask("blockdiff/infill", infill(hole((1, 4)), maxTokens=8))
         trace.on = False

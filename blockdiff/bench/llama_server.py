@@ -142,7 +142,7 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no reason given"])[-1]
 
 
-class Server:
+class LlamaServer:
     """A running server; `handle_completions` answers as the server of the wheel does."""
 
     def __init__(self, port: int, key: str) -> None:
@@ -177,7 +177,7 @@ class Server:
 @contextmanager
 def running(
     program: Path, model: Path, threads: int, ngram: tuple[int, int] | None = None
-) -> Iterator[Server]:
+) -> Iterator[LlamaServer]:
     """The server on a GGUF file, as long as the block runs; `ngram` as in `fillers`.
 
     Raises BlockdiffError if it does not start.
@@ -198,7 +198,7 @@ def running(
         command, folder, environment, stdout=child.NO_OUTPUT, stderr=child.NO_OUTPUT
     )
     try:
-        server = Server(port, key)
+        server = LlamaServer(port, key)
         _wait_for(started, server)
         yield server
     finally:
@@ -207,7 +207,7 @@ def running(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_for(started: child.Popen[bytes], server: Server) -> None:
+def _wait_for(started: child.Popen[bytes], server: LlamaServer) -> None:
     until = time.monotonic() + _START_S
     while time.monotonic() < until:
         if (status := started.poll()) is not None:

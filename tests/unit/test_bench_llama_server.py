@@ -117,7 +117,7 @@ def test_a_server_is_asked_as_long_as_it_is_wanted(
         assert f"--model {tmp_path / 'a.gguf'}" in said and "--threads 2" in said
         assert ("ngram-simple" in said) == (ngram is not None)
         run = rivals.LlamaCpp(server.handle_completions, {})([1, 2, 3], 8, cold=True)
-        assert run == rivals.Run(0.5, 0.25, encoded=3, tokens=8, forwards=5)
+        assert run == rivals.TimedRun(0.5, 0.25, encoded=3, tokens=8, forwards=5)
     with pytest.raises(BlockdiffError, match="does not answer"):
         server.build()
 
