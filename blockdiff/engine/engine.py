@@ -46,7 +46,7 @@ from blockdiff.weights import store
 
 R = TypeVar("R")
 
-_ROWS, _TRIES = (1, 8, 12, 16), 3  # of forwards that are timed: kernels take rows in groups
+_ROWS, _TRIES = (1, 4, 8, 12, 16), 3  # of forwards that are timed: kernels take rows in groups
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
 _LEAST_TOKENS = 32  # fewer say more about one forward than about the speed of many
 _HALF_LIFE = 1024  # tokens after which a measurement counts half
@@ -268,7 +268,7 @@ class Engine:
     def _row_costs(self) -> RowCosts:
         """What rows of a small forward cost here, each kind the fastest of a few tries."""
         contexts, nothing = self.contexts, Prompt((), "", 0)
-        some = _ROWS[1]
+        some = _ROWS[2]
         verify = DecodingConfig(mode=Mode.VERIFY, block_size=some // 2)
         sampler = contexts.sampler(contexts.empty_cache(), nothing, verify, never)
         assert isinstance(sampler, Sampler)  # it has an adapter
