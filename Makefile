@@ -2,6 +2,7 @@
 #   PYTHON       the interpreter to build .venv from (3.10 or newer)
 #   TORCH_INDEX  package index with another build of torch, see README.md
 #   ARGS         passed on: make demo ARGS="--mode diffusion", make test ARGS="-k cache"
+#   CORPUS       folder that `blockdiff train corpus` wrote, for make gpu-train
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -13,6 +14,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 	&& command -v "$$p" && break; done)
 TORCH_INDEX ?=
 ARGS ?=
+CORPUS ?= build/corpus
+SHIPPED := models/qwen2.5-coder-1.5b-blockdiff
 
 BIN := .venv/bin
 # Run as modules: an old .venv of another path keeps working.
@@ -28,7 +31,7 @@ SHORTEN := 2>&1 | tee .venv/setup.log | awk '/(Downloading|Using cached) .* \([0
 	{print "  " $$0; fflush()} /^Installing collected/ {print "  unpacking"; fflush()}' \
 	|| { tail -n 40 .venv/setup.log >&2; exit 1; }
 
-.PHONY: help setup demo test test-fast bench bench-overhead bench-shared gpu-check lint docs clean
+.PHONY: help setup demo test test-fast bench bench-overhead bench-shared gpu-check gpu-train lint docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -61,6 +64,12 @@ bench-denoise: .venv/.stamp-dev  ## a denoising step of a 0.5B shape beside tran
 
 gpu-check: .venv/.stamp-dev  ## on a GPU: right, fast and within memory? six minutes, no weights
 	@$(RUN) tests.bench.gpu_check $(ARGS)
+
+gpu-train: .venv/.stamp-dev  ## on a GPU: train the adapter for nine minutes, drafts measured every minute
+	@test -d $(CORPUS) || $(RUN) blockdiff train corpus --out $(CORPUS)
+	@$(RUN) blockdiff train run build/gpu-train --corpus $(CORPUS) --minutes 9 --measure-minutes 1 \
+		--length 1024 --noisy-positions 1024 --workers 12 --ngrams $(SHIPPED)/ngrams.safetensors \
+		--initial $(SHIPPED)/adapter.safetensors --export build/gpu-train/adapter $(ARGS)
 
 bench-syntax: .venv/.stamp-dev  ## verdicts on filled holes beside those of the compilers here
 	@$(RUN) tests.bench.syntax_verdicts $(ARGS)

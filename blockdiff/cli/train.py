@@ -131,6 +131,13 @@ def run_command(
     initial: Annotated[
         Path | None, typer.Option(help="Adapter file to start from, cut to --ranks.")
     ] = None,
+    ngrams: Annotated[
+        Path | None,
+        typer.Option(help="Table that drafts come from, too: the adapter learns the rest."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that prepare sequences ahead, for a GPU.")
+    ] = 0,
     ranks: RanksOption = _RANKS,
     export: Annotated[Path | None, typer.Option(help="Write the finished adapter here.")] = None,
     model: BaseOption = DEFAULT_MODEL,
@@ -139,12 +146,17 @@ def run_command(
 ) -> None:
     """Train a gated adapter. Ctrl-C writes a checkpoint; the same command goes on from it.
 
+    Drafts on held-out files are measured on the way and printed to standard error: tokens that one
+    forward accepts, by the adapter alone and beside n-grams (`served`). On one GPU long sequences
+    keep it busy: --length 1024 --noisy-positions 1024 --workers 12 --measure-minutes 1.
+    `make gpu-train` does that.
+
     On several GPUs: accelerate launch -m blockdiff train run ...
     """
     with interrupt.held():
         from blockdiff.train.adapt import drafting_config, export_adapter
+        from blockdiff.train.config import TrainConfig
         from blockdiff.train.corrupt import CorruptionConfig
-        from blockdiff.train.loop import TrainConfig
         from blockdiff.train.sequences import SequenceConfig
 
     config = TrainConfig(
@@ -155,6 +167,7 @@ def run_command(
         distill=distill,
         seed=seed,
         measure_minutes=measure_minutes,
+        workers=workers,
         corruption=CorruptionConfig(
             full=1.0 - partial_share - replaced_share,
             partial=partial_share,
@@ -167,7 +180,7 @@ def run_command(
         sequence=SequenceConfig(length=length),
     )
     adapter = AdapterConfig(ranks=_parse_ranks(ranks))
-    trainer = _trainer(folder, corpus, config, adapter, model, device, dtype, initial)
+    trainer = _trainer(folder, corpus, config, adapter, model, device, dtype, initial, ngrams)
     _train(trainer)
     typer.echo(json.dumps(dataclasses.asdict(trainer.measure())))
     if export is not None:
@@ -189,8 +202,8 @@ def measure_command(
         from blockdiff.engine.checkpoint import Checkpoint
         from blockdiff.engine.devices import choose_device, choose_dtype
         from blockdiff.train.adapt import held_out_sequences
+        from blockdiff.train.config import TrainConfig
         from blockdiff.train.corpus import Corpus
-        from blockdiff.train.loop import TrainConfig
         from blockdiff.train.measure import measure_drafts
 
     # trained and shipped in bfloat16; int8 only where it is asked for
@@ -228,8 +241,10 @@ def _trainer(
     device: str,
     dtype: str,
     initial: Path | None,
+    ngrams: Path | None,
 ) -> Trainer:
     with interrupt.held():
+        from blockdiff.diffusion.ngrams import NgramTable
         from blockdiff.engine.checkpoint import Checkpoint
         from blockdiff.engine.devices import choose_device, choose_dtype
         from blockdiff.train.adapt import trainer
@@ -237,7 +252,10 @@ def _trainer(
 
     documents = Corpus.open(corpus)
     point = Checkpoint.load_base(model, choose_device(device), choose_dtype(dtype), no_op)
-    return trainer(point.transformer, point.tokenizer, documents, adapter, config, folder, initial)
+    base = point.transformer
+    known = point.tokenizer.vocab_size
+    tables = [NgramTable.load(ngrams, known)] if ngrams is not None else []
+    return trainer(base, point.tokenizer, documents, adapter, config, folder, initial, tables)
 
 
 def _train(trainer: Trainer) -> None:
@@ -263,8 +281,15 @@ def _train(trainer: Trainer) -> None:
                 task, completed=state.seconds, targets=state.targets, loss=parts.loss, rate=rate
             )
 
+        def on_held_out(report: Any) -> None:
+            bar.console.print(
+                f"{trainer.state.seconds / 60:.1f} min, {trainer.state.targets:,} targets: "
+                f"{report.mean_accepted:.3f} tokens a forward, served {report.served:.3f}, held out "
+                f"{report.bits_per_byte:.3f} bits per byte"
+            )
+
         with interrupt.noticed() as pressed:
-            trainer.run(on_step, pressed)
+            trainer.run(on_step, pressed, on_held_out)
     if interrupt.pressed():
         raise KeyboardInterrupt
 

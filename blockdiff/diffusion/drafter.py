@@ -153,6 +153,18 @@ class Plan:
     width: int = 0
 
 
+def ngram_term(known: Mapping[int, float], index: int) -> dict[int, float]:
+    """What n-grams add to a mask's logits, nats by token: the term for the tokens before it, which
+    the adapter does not see (DSpark, arXiv 2607.05147, learns such a term).
+
+    Args:
+        known: chance of each token that may follow, as `TextNgrams.following` says.
+        index: of the mask in its group, from 0.
+    """
+    weight = _WEIGHTS[min(index, len(_WEIGHTS) - 1)]
+    return {token: weight * max(math.log(chance) - FLOOR, 0.0) for token, chance in known.items()}
+
+
 class Drafter:
     """The drafts of one generation."""
 
@@ -204,8 +216,7 @@ class Drafter:
             if index < len(copy) and self._speculation.most:
                 token, chance, source = copy[index], trusted, Source.ORIGINAL
             else:
-                weight = _WEIGHTS[min(index, len(_WEIGHTS) - 1)]
-                token, chance, source = self._next(rows, index, context, weight)
+                token, chance, source = self._next(rows, index, context)
             chance = chance**self._power
             survival *= chance
             if token < 0 or survival < _LEAST_CHANCE or not self._drafted(token):
@@ -255,15 +266,12 @@ class Drafter:
         return costs.in_company(others) if self._speculation.shared and others else costs
 
     def _next(
-        self, rows: _MaskRows | None, index: int, context: Sequence[int], weight: float
+        self, rows: _MaskRows | None, index: int, context: Sequence[int]
     ) -> tuple[int, float, Source]:
-        """The likeliest token, its chance, and what it comes from; -1 where nothing is known.
-
-        With a mask's row the n-grams are a term on its logits, of that `weight`.
-        """
+        """The likeliest token, its chance, and what it comes from; -1 where nothing is known."""
         known, of_text = self._text.following(context) if self._speculation.most else ({}, ())
         if rows is not None and index < len(rows.best):
-            return *rows.corrected(index, known, weight), Source.ADAPTER
+            return *rows.corrected(index, ngram_term(known, index)), Source.ADAPTER
         if not known:
             return -1, 0.0, Source.TABLE
         token = max(known, key=known.__getitem__)
@@ -294,14 +302,13 @@ class _MaskRows:
         ids, most, mass = zip(*found, strict=True) if found else ((), (), ())
         return cls(logits, list(map(int, ids)), list(most), list(mass))
 
-    def corrected(self, index: int, known: Mapping[int, float], weight: float) -> tuple[int, float]:
-        """The likeliest token of a row and its chance, with a term for those that n-grams know."""
+    def corrected(self, index: int, term: Mapping[int, float]) -> tuple[int, float]:
+        """The likeliest token of a row and its chance, with `ngram_term` added to its logits."""
         token, most, share = self.best[index], self.most[index], 1.0
-        if known:  # terms only add: the likeliest is the row's own, or one of these
-            values = self.logits[index, list(known)].tolist()
-            for (other, chance), value in zip(known.items(), values, strict=True):
-                term = weight * max(math.log(chance) - FLOOR, 0.0)
-                share += math.exp(value - self.mass[index]) * math.expm1(term)
-                if value + term > most:
-                    token, most = other, value + term
+        if term:  # it only adds: the likeliest is the row's own, or one of these
+            values = self.logits[index, list(term)].tolist()
+            for (other, above), value in zip(term.items(), values, strict=True):
+                share += math.exp(value - self.mass[index]) * math.expm1(above)
+                if value + above > most:
+                    token, most = other, value + above
         return token, math.exp(most - self.mass[index]) / share

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Many
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blockdiff.config import AdapterConfig, Layout
+from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.transformer import Transformer
+from blockdiff.train.config import TrainConfig
 from blockdiff.train.corpus import Corpus, CorpusFile
-from blockdiff.train.loop import SequenceStream, TrainConfig, Trainer
+from blockdiff.train.loop import SequenceStream, Trainer
 from blockdiff.train.sequences import Sequence, TextCodec, sequences
 
 
@@ -47,11 +50,12 @@ def trainer(
     config: TrainConfig,
     folder: Path,
     initial: Path | None = None,
+    tables: Many[NgramTable] = (),
 ) -> Trainer:
     """Put a run together; it goes on where a checkpoint in `folder` stopped.
 
     A new run starts from the adapter file `initial`, cut to the ranks asked for where its own are
-    larger, or from nothing.
+    larger, or from nothing. With `tables` it learns what those do not know.
     """
 
     def epoch(number: int) -> Iterator[CorpusFile]:
@@ -62,7 +66,7 @@ def trainer(
         adapter.load(cut_to_ranks(load_file(initial), adapter_config.ranks), str(initial))
     held_out = held_out_sequences(corpus, tokenizer, config)
     documents = SequenceStream(epoch, tokenizer, config)
-    return Trainer(model, adapter, documents, held_out, config, folder)
+    return Trainer(model, adapter, documents, held_out, config, folder, tables)
 
 
 def cut_to_ranks(tensors: Mapping[str, Tensor], ranks: Mapping[str, int]) -> dict[str, Tensor]:

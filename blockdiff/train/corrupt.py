@@ -187,7 +187,7 @@ def _noisy(
     shifted = shifted * (positions + 1 < real)
     rows = torch.arange(len(shifted)) if keep_all else shifted.nonzero().flatten()
     offsets = (torch.arange(block_size) + 1).repeat(len(starts))
-    targets = Targets(
+    targets = Targets.plain(
         ids=clean[positions[rows] + 1],
         rows=rows,
         weights=shifted[rows],

@@ -13,7 +13,8 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence as Many
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,62 +23,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.errors import InvalidRequest, ModelCorrupt
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.transformer import Transformer
-from blockdiff.train.corrupt import CorruptionConfig, choose_starts, noisy_blocks
+from blockdiff.train.config import TrainConfig
 from blockdiff.train.loss import LossParts
 from blockdiff.train.measure import DraftReport, measure_drafts
-from blockdiff.train.sequences import Sequence, SequenceConfig, TextCodec, sequences
+from blockdiff.train.prepare import Prepared, Preparer
+from blockdiff.train.sequences import Sequence, TextCodec, sequences
 from blockdiff.train.step import train_step
-
-
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """One run.
-
-    Attributes:
-        block_sizes: a sequence's blocks have one of these sizes, in turn: the drafter
-            then serves any draft length up to the largest.
-        noisy_positions: positions of all noisy blocks of a sequence together.
-        accumulate: sequences of one optimizer step.
-        learning_rate: peak, after `warmup` steps; falls linearly to 5% over the last third.
-        minutes: wall-clock budget over all pieces of the run (training itself).
-        max_targets: budget in targets; where above 0 it takes the place of `minutes`, and the
-            run no longer depends on the clock: stopped and resumed, it ends in the same bits.
-        distill: weight of the base's own distribution against the true token, 0 to 1.
-        save_minutes, measure_minutes: how often to write a checkpoint, to measure drafts.
-        held_out: held-out sequences measured.
-    """
-
-    block_sizes: tuple[int, ...] = (4, 4, 8)
-    noisy_positions: int = 160
-    accumulate: int = 1
-    learning_rate: float = 6e-4
-    warmup: int = 10
-    minutes: float = 120.0
-    max_targets: int = 0
-    distill: float = 0.5
-    clip: float = 1.0
-    seed: int = 0
-    save_minutes: float = 5.0
-    measure_minutes: float = 15.0
-    held_out: int = 16
-    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
-    sequence: SequenceConfig = field(default_factory=SequenceConfig)
-
-    def __post_init__(self) -> None:
-        if self.minutes <= 0 or self.accumulate < 1 or self.max_targets < 0:
-            raise InvalidRequest("minutes, accumulate and max_targets must be positive")
-        if not self.block_sizes or not 2 <= max(self.block_sizes) <= self.noisy_positions:
-            raise InvalidRequest("block_sizes must lie between 2 and noisy_positions")
-        if not 0.0 <= self.distill <= 1.0:
-            raise InvalidRequest(f"distill must be in [0, 1], got {self.distill}")
-
-    @property
-    def block_size(self) -> int:
-        """The largest block, at which drafts are measured."""
-        return max(self.block_sizes)
+from blockdiff.types import no_op
 
 
 class SequenceStream:
@@ -88,8 +44,9 @@ class SequenceStream:
     ) -> None:
         self._epoch, self._tokenizer, self._config = epoch, tokenizer, config
 
-    def stream(self, skip: int) -> Iterator[Sequence]:
-        """All documents after the first `skip`, one sequence at most from each, epochs in turn."""
+    def stream(self, skip: int) -> Iterator[tuple[int, Sequence]]:
+        """All documents after the first `skip`, one sequence at most from each, epochs in turn;
+        with the number of the document, from 1."""
         number = seen = 0
         while True:
             empty = True
@@ -100,13 +57,10 @@ class SequenceStream:
                     continue
                 rng = random.Random(f"{self._config.seed}/{seen}")
                 made = list(sequences([document], self._tokenizer, self._config.sequence, rng))
-                self.position = seen
-                yield from made
+                yield from ((seen, sequence) for sequence in made)
             if empty:
                 raise InvalidRequest("the corpus holds no documents")
             number += 1
-
-    position: int = 0
 
 
 @dataclass
@@ -130,7 +84,10 @@ class Trainer:
         held_out: list[Sequence],
         config: TrainConfig,
         folder: Path,
+        tables: Many[NgramTable] = (),
     ) -> None:
+        """With `tables`, drafts come from these n-grams as well: their term is in the loss."""
+        self.tables = tuple(tables)
         self.model, self.adapter = model, adapter
         self.documents, self.held_out = documents, held_out
         self.config, self.folder = config, folder
@@ -146,18 +103,28 @@ class Trainer:
         self._resume()
 
     def run(
-        self, on_step: Callable[[RunState, LossParts, float], None], should_stop: Callable[[], bool]
+        self,
+        on_step: Callable[[RunState, LossParts, float], None],
+        should_stop: Callable[[], bool],
+        on_held_out: Callable[[DraftReport], None] = no_op,
     ) -> RunState:
         """Train until the budget is spent or `should_stop`; a checkpoint is written either way.
 
-        `on_step` gets the state, the loss and targets per second after every optimizer step.
+        `on_step` gets the state, the loss and targets per second after every optimizer step,
+        `on_held_out` what is measured on the way.
         """
         state = self.state
-        stream = self.documents.stream(state.documents)
+        mine = (
+            item
+            for item in self.documents.stream(state.documents)
+            if item[0] % self.world == self.rank
+        )
+        preparer = Preparer(self.config, self.model.config.vocab_size, self.world, self.tables)
+        prepared = preparer.ahead(mine)
         last_save = last_measure = state.seconds
         while self._goes_on(should_stop()):
             began = time.monotonic()
-            parts, count = self._optimizer_step(stream)
+            parts, count = self._optimizer_step(prepared)
             spent = time.monotonic() - began
             state.step += 1
             state.targets += count
@@ -165,7 +132,7 @@ class Trainer:
             self._log(kind="step", **asdict(parts), rate=round(count / spent, 1))
             on_step(state, parts, count / spent)
             if state.seconds - last_measure > self.config.measure_minutes * 60.0:
-                self.measure()
+                on_held_out(self.measure())
                 last_measure = state.seconds
             if state.seconds - last_save > self.config.save_minutes * 60.0:
                 self.save()
@@ -176,7 +143,9 @@ class Trainer:
     def measure(self) -> DraftReport:
         """Draft quality on the held-out sequences, into the log."""
         self.adapter.eval()
-        report = measure_drafts(self.model, self.adapter, self.held_out, self.config.block_size)
+        report = measure_drafts(
+            self.model, self.adapter, self.held_out, self.config.block_size, tables=self.tables
+        )
         self.adapter.train()
         self._log(kind="held_out", **asdict(report))
         return report
@@ -195,40 +164,20 @@ class Trainer:
         save_file({k: v.contiguous() for k, v in tensors.items()}, scratch, metadata=meta)
         os.replace(scratch, self.folder / "checkpoint.safetensors")
 
-    def _optimizer_step(self, stream: Iterator[Sequence]) -> tuple[LossParts, int]:
-        config, done, count = self.config, 0, 0
+    def _optimizer_step(self, prepared: Iterator[Prepared]) -> tuple[LossParts, int]:
+        config, count = self.config, 0
         total = LossParts(0.0, 0.0, 0.0)
         self.optimizer.zero_grad(set_to_none=True)
-        while done < config.accumulate:
-            sequence = next(stream)
-            number = self.documents.position
-            if number % self.world != self.rank:
-                continue
-            g = torch.Generator().manual_seed(hash((config.seed, number)) & 0x7FFFFFFF)
-            tokens = torch.tensor(sequence.tokens)
-            size = config.block_sizes[number // self.world % len(config.block_sizes)]
-            blocks = config.noisy_positions // size
-            starts = choose_starts(sequence.first_target, len(tokens), size, blocks, g)
-            if not starts:
-                continue
-            noisy = noisy_blocks(
-                tokens,
-                sequence.real,
-                starts,
-                size,
-                config.corruption,
-                self.model.config.vocab_size,
-                g,
-            )
-            parts = train_step(self.model, self.adapter, tokens, noisy, config.distill)
+        for _ in range(config.accumulate):
+            one = next(prepared)
+            parts = train_step(self.model, self.adapter, one.tokens, one.noisy, config.distill)
             total = LossParts(
                 total.loss + parts.loss / config.accumulate,
                 total.cross_entropy + parts.cross_entropy / config.accumulate,
                 total.distillation + parts.distillation / config.accumulate,
             )
-            count += int((noisy.targets.weights > 0).sum())
-            done += 1
-        self.state.documents = self.documents.position
+            count += int((one.noisy.targets.weights > 0).sum())
+            self.state.documents = one.number
         self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
         for group in self.optimizer.param_groups:
@@ -324,6 +273,7 @@ _MAY_CHANGE = (  # nothing here changes what the data mean
     "measure_minutes",
     "held_out",
     "accumulate",
+    "workers",
 )
 
 

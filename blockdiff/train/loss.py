@@ -8,7 +8,7 @@ in nats. Reported in bits per byte: nats / (ln 2 * bytes).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +30,26 @@ class Targets:
         weights: (targets,) loss weights.
         teacher_rows: (targets,) index of the clean position whose base logits predict the same
             token from the true text; the soft target of distillation.
+        term_ids, term: (targets, most) ids and what counted n-grams add to their logits, nats; 0
+            in columns that a target does not need. `most` is 0 without n-grams.
     """
 
     ids: Tensor
     rows: Tensor
     weights: Tensor
     teacher_rows: Tensor
+    term_ids: Tensor
+    term: Tensor
+
+    @classmethod
+    def plain(cls, ids: Tensor, rows: Tensor, weights: Tensor, teacher_rows: Tensor) -> Targets:
+        """Without n-grams."""
+        none = ids.new_zeros(len(ids), 0)
+        return cls(ids, rows, weights, teacher_rows, none, none.float())
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """All tensors, targets first."""
+        return tuple(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,8 @@ def backward(
     """Compute the loss and back-propagate it into the graph of `student`.
 
     The loss of a target is (1 - distill) * CE(clean token) + distill * KL(base || student), times
-    its weight, over the sum of weights. The head is applied to `chunk` targets at a time: logits
+    its weight, over the sum of weights; the student is its logits and the term of the n-grams, as
+    in drafting. The head is applied to `chunk` targets at a time: logits
     of all of them in float32 would take gigabytes at a vocabulary of 152k.
 
     Args:
@@ -70,10 +85,11 @@ def backward(
     leaf = student.detach().requires_grad_()
     total = targets.weights.sum().clamp_min(1e-6)
     sums = torch.zeros(2)
-    for ids, rows, weights, teacher_rows in zip(
-        *(torch.split(part, chunk) for part in _parts(targets)), strict=True
+    for ids, rows, weights, teacher_rows, term_ids, term in zip(
+        *(torch.split(part, chunk) for part in targets.parts()), strict=True
     ):
-        log_probs = F.log_softmax(head(leaf[rows]).float(), dim=-1)
+        logits = head(leaf[rows]).float().scatter_add(-1, term_ids, term)
+        log_probs = F.log_softmax(logits, dim=-1)
         cross = F.nll_loss(log_probs, ids, reduction="none")
         share = weights / total
         loss = ((1.0 - distill) * cross * share).sum()
@@ -91,6 +107,3 @@ def backward(
     mixed = (1.0 - distill) * cross_entropy + distill * distillation
     return LossParts(mixed, cross_entropy, distillation)
 
-
-def _parts(targets: Targets) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return targets.ids, targets.rows, targets.weights, targets.teacher_rows

@@ -30,6 +30,7 @@ class DraftReport:
             `verify` accepts.
         mean_accepted: tokens that one verifying forward would accept: 1 for the base's exact
             token, plus the leading drafts that equal the base's choice on the true text.
+        served: the same where copies and counted n-grams draft beside the adapter.
         bits_per_byte: the block diffusion NELBO of the text (an upper bound).
         base_bits_per_byte: the base's autoregressive bits on the same text.
         starts: block starts measured.
@@ -38,6 +39,7 @@ class DraftReport:
     accuracy: tuple[float, ...]
     agreement: tuple[float, ...]
     mean_accepted: float
+    served: float
     bits_per_byte: float
     base_bits_per_byte: float
     starts: int
@@ -131,15 +133,16 @@ def measure_drafts(
     *,
     blocks: int = 24,
     seed: int = 0,
+    tables: Many[NgramTable] = (),
 ) -> DraftReport:
     """Draft `blocks` fully masked blocks in each sequence, and draw the NELBO once over it."""
     g = torch.Generator().manual_seed(seed)
     hits = torch.zeros(block_size)
     agreed = torch.zeros(block_size)
     seen = torch.zeros(block_size)
-    accepted = starts_seen = nats = base_nats = n_bytes = 0.0
+    accepted = served = starts_seen = nats = base_nats = n_bytes = 0.0
     for sequence in held_out:
-        counted = count_drafts(model, adapter, sequence, block_size, blocks, g)
+        counted = count_drafts(model, adapter, sequence, block_size, blocks, g, tables)
         if counted is None:
             continue
         tokens = torch.tensor(sequence.tokens)
@@ -147,6 +150,7 @@ def measure_drafts(
         hits += torch.tensor(counted.hits)
         agreed += torch.tensor(counted.agreed)
         accepted += counted.accepted
+        served += counted.served
         starts_seen += counted.starts
         bound, base_part, size = _nelbo(model, adapter, tokens, sequence, block_size, g)
         nats, base_nats, n_bytes = nats + bound, base_nats + base_part, n_bytes + size
@@ -156,6 +160,7 @@ def measure_drafts(
         accuracy=tuple(round(x, 4) for x in (hits / seen.clamp_min(1.0)).tolist()),
         agreement=tuple(round(x, 4) for x in (agreed / seen.clamp_min(1.0)).tolist()),
         mean_accepted=round(accepted / count, 4),
+        served=round(served / count, 4),
         bits_per_byte=round(bits_per_byte(nats, size), 4),
         base_bits_per_byte=round(bits_per_byte(base_nats, size), 4),
         starts=int(starts_seen),

@@ -77,10 +77,4 @@ def train_step(
 
 def on_device(targets: Targets, model: Transformer) -> Targets:
     """The same targets on the model's device."""
-    device = model.device
-    return Targets(
-        targets.ids.to(device),
-        targets.rows.to(device),
-        targets.weights.to(device),
-        targets.teacher_rows.to(device),
-    )
+    return Targets(*(part.to(model.device) for part in targets.parts()))

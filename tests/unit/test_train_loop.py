@@ -32,7 +32,8 @@ from blockdiff.model import masks
 from blockdiff.model.load.from_folder import DraftingConfig, load_adapter
 from blockdiff.model.transformer import Gate, Transformer
 from blockdiff.train.adapt import cut_to_ranks, drafting_config, export_adapter, new_adapter
-from blockdiff.train.loop import RunState, SequenceStream, TrainConfig, Trainer
+from blockdiff.train.config import TrainConfig
+from blockdiff.train.loop import RunState, SequenceStream, Trainer
 from blockdiff.train.loss import LossParts
 from blockdiff.train.measure import measure_drafts
 from blockdiff.train.sequences import Sequence, SequenceConfig
@@ -64,7 +65,7 @@ def trainer(
 ) -> Trainer:
     model = model or transformer(TOY_SHAPE, seed=1)
     documents = SequenceStream(lambda epoch: toy_documents(epoch, 5), Letters(), config)
-    held_out = list(itertools.islice(documents.stream(0), 2))
+    held_out = [sequence for _, sequence in itertools.islice(documents.stream(0), 2)]
     drafter = new_adapter(model, ranks, config.seed)
     return Trainer(model, drafter, documents, held_out, config, folder)
 
@@ -288,7 +289,7 @@ def test_the_stream_can_be_entered_anywhere(skip: int) -> None:
 
     def numbered(skip: int) -> Iterator[tuple[int, Sequence]]:
         documents = SequenceStream(lambda epoch: toy_documents(epoch, 5), Letters(), CONFIG)
-        return ((documents.position, sequence) for sequence in documents.stream(skip))
+        return documents.stream(skip)
 
     whole = itertools.takewhile(lambda pair: pair[0] <= 20, numbered(0))
     later = itertools.takewhile(lambda pair: pair[0] <= 20, numbered(skip))
@@ -300,7 +301,7 @@ def test_the_stream_can_be_entered_anywhere(skip: int) -> None:
 def test_epochs_are_not_alike() -> None:
     config = replace(CONFIG, sequence=SequenceConfig(length=32, infill_share=0.0))
     documents = SequenceStream(lambda epoch: toy_documents(0, 5), Letters(), config)
-    found = [tuple(sequence.tokens) for sequence in itertools.islice(documents.stream(0), 15)]
+    found = [tuple(made.tokens) for _, made in itertools.islice(documents.stream(0), 15)]
     assert len(set(found)) > 10, "other places of the same documents"
 
 
