@@ -12,7 +12,7 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -138,6 +138,37 @@ def query(
     cursor = tree_sitter.QueryCursor(_query(language, source))
     cursor.set_byte_range(max(start - 1, 0), end + 1)
     return cursor.captures(node).get("x", [])
+
+
+def matches(
+    language: str, patterns: tuple[str, ...], node: tree_sitter.Node
+) -> Iterator[dict[str, list[tree_sitter.Node]]]:
+    """The captures of each match below a node; patterns that the grammar does not know have none."""
+    import tree_sitter
+
+    for _, captures in tree_sitter.QueryCursor(_known(language, patterns)).matches(node):
+        yield captures
+
+
+@cache
+def _known(language: str, patterns: tuple[str, ...]) -> tree_sitter.Query:
+    """One query of those patterns that this version of a grammar can match."""
+    import tree_sitter
+
+    try:
+        return _query(language, "\n".join(patterns))
+    except tree_sitter.QueryError:
+        return _query(language, "\n".join(p for p in patterns if _can_match(language, p)))
+
+
+def _can_match(language: str, pattern: str) -> bool:
+    import tree_sitter
+
+    try:
+        _query(language, pattern)
+    except tree_sitter.QueryError:
+        return False
+    return True
 
 
 @cache
