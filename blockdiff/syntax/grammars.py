@@ -143,7 +143,7 @@ def query(
 def matches(
     language: str, patterns: tuple[str, ...], node: tree_sitter.Node
 ) -> Iterator[dict[str, list[tree_sitter.Node]]]:
-    """The captures of each match below a node; patterns that the grammar does not know have none."""
+    """The captures of each match below a node; those of patterns that the grammar knows."""
     import tree_sitter
 
     for _, captures in tree_sitter.QueryCursor(_known(language, patterns)).matches(node):

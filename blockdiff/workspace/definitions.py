@@ -27,7 +27,9 @@ _LONGEST_VALUE = 60  # of a constant
 _NAME = re.compile(r"[^\W\d]\w*")
 _TYPE_PARAMETERS = re.compile(r"<.*|\[.*", re.DOTALL)
 _DOCSTRING = re.compile(r"""[rRbBuUfF]{0,2}(?:\"{3}|'{3}|"|')\s*(.*)""")
-_COMMENT_MARK = re.compile(r"^\s*(?:/\*+!?|//[/!]?|\*+/?|#+|--+(?:\[=*\[)?)\s*|\s*(?:\*/|\]=*\])\s*$")
+_COMMENT_MARK = re.compile(
+    r"^\s*(?:/\*+!?|//[/!]?|\*+/?|#+|--+(?:\[=*\[)?)\s*|\s*(?:\*/|\]=*\])\s*$"
+)
 _DECORATORS = ("@property", "@staticmethod", "@classmethod", "@cached_property", "@overload")
 
 
@@ -171,7 +173,8 @@ def _signature(tag: _Tag, kind: Kind, language: str, data: bytes) -> str:
         start = node.parent.start_byte  # with `const`
     text = data[start : min(end, start + 4 * _LONGEST_SIGNATURE)].decode("utf-8", "replace")
     if kind in (Kind.FIELD, Kind.CONSTANT, Kind.MACRO) and body is None:
-        text = text.split("\n", 1)[0]
+        text = text.split("\n", 1)[0].rstrip()
+        text = f"{text} ..." if text.endswith(("[", "(")) else text
         if len(text) > _LONGEST_VALUE and "=" in text:
             head = text[: text.index("=") + 1]
             text = f"{head} ..." if len(head) < _LONGEST_SIGNATURE else head
@@ -215,7 +218,9 @@ def _body(node: tree_sitter.Node) -> tree_sitter.Node | None:
 
 
 _GO_BODIES = ("field_declaration_list", "{")
-_PREFIXES = {"type_spec": "type ", "const_spec": "const ", "var_spec": "var ", "type_alias": "type "}
+_PREFIXES = {
+    "type_spec": "type ", "type_alias": "type ", "const_spec": "const ", "var_spec": "var "
+}  # fmt: skip
 
 
 def _doc(node: tree_sitter.Node, language: str, data: bytes) -> str:

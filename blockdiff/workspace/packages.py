@@ -23,7 +23,8 @@ def site_packages(root: Path) -> list[Path]:
     """Folders of the installed packages of a workspace: of the environment that lies in it, or that
     is active."""
     homes = [root / name for name in (".venv", "venv", "env", ".env")]
-    homes += [Path(home) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if (home := os.environ.get(name))]
+    active = (os.environ.get(name) for name in ("VIRTUAL_ENV", "CONDA_PREFIX"))
+    homes += [Path(home) for home in active if home]
     for home in homes:
         found = [*sorted(home.glob("lib/python3*/site-packages")), home / "Lib" / "site-packages"]
         if here := [folder for folder in found if folder.is_dir()]:

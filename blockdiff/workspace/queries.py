@@ -94,7 +94,8 @@ _JAVA = (
 )
 _LUA = (
     "(function_declaration name: (identifier) @name) @definition.function",
-    "(function_declaration name: (dot_index_expression table: (_) @scope field: (identifier) @name))"
+    "(function_declaration"
+    " name: (dot_index_expression table: (_) @scope field: (identifier) @name))"
     " @definition.function",
     "(function_declaration"
     " name: (method_index_expression table: (_) @scope method: (identifier) @name))"

@@ -140,8 +140,8 @@ class Store:
                 "INSERT INTO definitions (file, name, kind, signature, doc, container, line, words)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (file, d.name, d.kind.value, d.signature, d.doc, d.container, d.line, words_of(d))
-                    for d in found
+                    (file, d.name, d.kind.value, d.signature, d.doc, d.container, d.line, words)
+                    for d, words in zip(found, map(words_of, found), strict=True)
                 ],
             )
             self._connection.executemany(
