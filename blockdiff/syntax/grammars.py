@@ -58,6 +58,7 @@ _GRAMMARS = {
     "lua": ("tree_sitter_lua", "language"),
 }
 LANGUAGES = frozenset(_GRAMMARS)
+EXTENSIONS = frozenset(_BY_EXTENSION)
 
 
 def language_of(path: str, language: str = "", first_line: str = "") -> str:

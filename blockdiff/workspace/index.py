@@ -11,17 +11,25 @@ import contextlib
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from blockdiff.syntax.grammars import language_of
 from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.types import OnProgress, no_op
 from blockdiff.weights.store import cache_root
 from blockdiff.workspace import store
 from blockdiff.workspace.definitions import Definition, definitions
-from blockdiff.workspace.files import SourceFile, read_source, source_file, source_files
+from blockdiff.workspace.files import (
+    SourceFile,
+    is_entered,
+    read_source,
+    source_file,
+    source_files,
+)
 from blockdiff.workspace.imports import candidates, family_of, imports_of
+from blockdiff.workspace.packages import signatures, site_packages
 from blockdiff.workspace.store import MOST_FILES_IN_MEMORY, Store
 
 _BATCH_SECONDS = 0.5  # of work that is written together
@@ -84,29 +92,25 @@ class Index:
         self,
         progress: OnProgress = no_op,
         stop: Callable[[], bool] = lambda: False,
-        packages: Iterable[Path] = (),
     ) -> Refreshed:
         """Make it true to the files, reading only those whose time or size has changed.
 
         Args:
             progress: told what is done, and the share of it.
             stop: asked between two files.
-            packages: folders that installed Python packages lie in.
         """
         with self._alone() as alone:
             if not alone or not self.root.is_dir():
                 return Refreshed()
             for _ in range(2):  # once more where it turns out to be damaged
                 try:
-                    return self._refreshed(progress, stop, packages)
+                    return self._refreshed(progress, stop)
                 except sqlite3.DatabaseError as error:
                     if not self._mended(error):
                         return Refreshed()
         return Refreshed()
 
-    def _refreshed(
-        self, progress: OnProgress, stop: Callable[[], bool], packages: Iterable[Path]
-    ) -> Refreshed:
+    def _refreshed(self, progress: OnProgress, stop: Callable[[], bool]) -> Refreshed:
         begun = time.monotonic()
         known = self._store.stamps()
         files = []
@@ -123,7 +127,7 @@ class Index:
         read = self._read_all(stale, known, progress, stop)
         installed = 0
         if read == len(stale):
-            installed = self._add_packages(list(packages), stop)
+            installed = self._add_packages(site_packages(self.root), stop)
         self._store.checkpoint()
         seconds = time.monotonic() - begun
         ended = read == len(stale) and not stop()
@@ -195,8 +199,6 @@ class Index:
         return False
 
     def _is_entered(self, relative: str) -> bool:
-        from blockdiff.workspace.files import is_entered
-
         parts = relative.split("/")[:-1]
         return all(
             is_entered(self.root, "/".join(parts[: i + 1]), self._ignored)
@@ -204,8 +206,6 @@ class Index:
         )
 
     def _add_packages(self, folders: list[Path], stop: Callable[[], bool]) -> int:
-        from blockdiff.workspace.packages import signatures
-
         known = self._store.stamps(package=True)
         seen = set()
         for file, read in signatures(folders, self._store.imported()):
@@ -297,8 +297,6 @@ class Index:
         return path.as_posix()
 
     def _is_of(self, definition: Definition, language: str) -> bool:
-        from blockdiff.syntax.grammars import language_of
-
         return family_of(language_of(definition.path)) == family_of(language)
 
     @contextlib.contextmanager

@@ -95,13 +95,22 @@ def context_pieces(
         room -= sum(map(_size, snippets))
     shown = frozenset(key for key in found.chosen if key in found.packed)
     for edit in edits:
-        if _size(edit) <= room:
+        if _size(edit) <= room and not _is_in(edit, ring):
             room -= _size(edit)
             snippets.append(edit)
     tokens = sum(map(_size, snippets)) / CHARACTERS_PER_TOKEN
     texts = {snippet.text for snippet in snippets}
     snippets += [other for other in ring if other.text not in texts]
     return ContextPieces(tuple(snippets), int(tokens), frozenset(found.needed) & shown, shown)
+
+
+def _is_in(edit: Snippet, ring: Sequence[Snippet]) -> bool:
+    """Whether a diff only adds what the ring shows."""
+    lines = edit.text.splitlines()
+    if any(line.startswith("-") for line in lines):
+        return False
+    added = [line[1:] for line in lines if line.startswith("+")]
+    return any(all(line in shown.text for line in added) for shown in ring)
 
 
 def _relative(index: Index, path: str) -> str:
