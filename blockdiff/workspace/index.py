@@ -283,6 +283,17 @@ class Index:
             return self._store.is_whole()
         return False
 
+    def stale(self) -> list[str]:
+        """Files that are not in it as they are now, or are in it and gone."""
+        known: dict[str, tuple[int, int, bytes]] = {}
+        with self._guarded():
+            known = self._store.stamps()
+        there = {file.path: file.stamp for file in source_files(self.root, self._ignored)}
+        changed = {
+            path for path, stamp in there.items() if known.get(path, (0, -1, b""))[:2] != stamp
+        }
+        return sorted(changed | (known.keys() - there.keys()))
+
     def is_open(self, path: str) -> bool:
         """Whether a file may be shown to a model at this moment."""
         full = Path(path) if path.startswith("/") else self.root / path
