@@ -147,29 +147,27 @@ def matches(
     """The captures of each match below a node; those of patterns that the grammar knows."""
     import tree_sitter
 
-    for _, captures in tree_sitter.QueryCursor(_known(language, patterns)).matches(node):
+    query = _query(language, "\n".join(known(language, patterns)))
+    for _, captures in tree_sitter.QueryCursor(query).matches(node):
         yield captures
 
 
 @cache
-def _known(language: str, patterns: tuple[str, ...]) -> tree_sitter.Query:
-    """One query of those patterns that this version of a grammar can match."""
+def known(language: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Those patterns that the installed version of a grammar can match."""
     import tree_sitter
 
-    try:
-        return _query(language, "\n".join(patterns))
-    except tree_sitter.QueryError:
-        return _query(language, "\n".join(p for p in patterns if _can_match(language, p)))
+    grammar = grammar_of(language)
+    assert grammar is not None
 
+    def matches(*patterns: str) -> bool:
+        try:
+            tree_sitter.Query(grammar, "\n".join(patterns))
+        except tree_sitter.QueryError:
+            return False
+        return True
 
-def _can_match(language: str, pattern: str) -> bool:
-    import tree_sitter
-
-    try:
-        _query(language, pattern)
-    except tree_sitter.QueryError:
-        return False
-    return True
+    return patterns if matches(*patterns) else tuple(p for p in patterns if matches(p))
 
 
 @cache

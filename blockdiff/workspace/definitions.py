@@ -202,7 +202,8 @@ def _body(node: tree_sitter.Node) -> tree_sitter.Node | None:
     """What a signature ends before."""
     body = node.child_by_field_name("body")
     if body is not None:
-        return body
+        is_head = body.type == "ordered_field_declaration_list"  # of Rust: `struct A(u8)`
+        return None if is_head else body
     if node.type == "type_spec":  # of Go
         kind = node.child_by_field_name("type")
         if kind is not None and kind.type in ("struct_type", "interface_type"):
@@ -234,11 +235,10 @@ def _doc(node: tree_sitter.Node, language: str, data: bytes) -> str:
         text = _text(first, data, 4 * _LONGEST_DOC)
         found = _DOCSTRING.match(text)
         return _first_line(found[1].strip("\"'")) if found else ""
-    while node.parent is not None and node.parent.start_byte == node.start_byte:
-        node = node.parent  # `export`, `template`, `const`
-        if node.parent is None or node.parent.parent is None:
-            break
-    if node.parent is not None and node.parent.type in ("export_statement", "template_declaration"):
+    while node.parent is not None and node.parent.type in _WRAPPERS:
+        before = node.prev_named_sibling
+        if before is not None and node.parent.type not in ("export_statement", *_TEMPLATES):
+            break  # not the first of several
         node = node.parent
     row, first = node.start_point[0], ""
     above = node.prev_sibling
@@ -255,6 +255,11 @@ def _doc(node: tree_sitter.Node, language: str, data: bytes) -> str:
     return _first_line(first)
 
 
+_TEMPLATES = ("template_declaration", "expression_statement")
+_WRAPPERS = (
+    "export_statement", "lexical_declaration", "variable_declaration", "type_declaration",
+    "const_declaration", "var_declaration", *_TEMPLATES,
+)  # fmt: skip
 _ATTRIBUTES = ("attribute_item", "decorator", "marker_annotation", "annotation")
 
 

@@ -97,8 +97,9 @@ def _script(text: str) -> Iterator[Import]:
     for found in _SCRIPT.finditer(text):
         names, module = found[1] or found[2] or "", found[3]
         default, brace, inside = names.partition("{")
-        for name, alias in _aliased(inside.partition("}")[0].replace(":", " as "), " as "):
-            yield Import(module, name.removeprefix("type "), alias)
+        inside = re.sub(r"\btype\s+", "", inside.partition("}")[0].replace(":", " as "))
+        for name, alias in _aliased(inside, " as "):
+            yield Import(module, name, alias)
         whole = default.strip(" ,\n").removeprefix("* as ").strip()
         if whole.isidentifier():
             yield Import(module, "", whole)
