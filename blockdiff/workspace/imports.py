@@ -29,11 +29,11 @@ _PYTHON = re.compile(
     re.MULTILINE,
 )
 _SCRIPT = re.compile(
-    r"""(?:\bimport\s+(?:type\s+)?([^;'"()]*?)\s*from\s*|\b(?:const|let|var)\s+([\w{},\s:$]+?)\s*=\s*"""
+    r"""(?:\bimport\s+(?:type\s+)?([^;'"()]{0,2000}?)\s{0,9}from\s*|\b(?:const|let|var)\s+([\w{},\s:$]{1,500}?)\s{0,9}=\s*"""
     r"""(?:await\s+)?(?:require|import)\s*\(\s*)['"]([^'"\n]+)['"]"""
 )
 _GO = re.compile(r'^\s*(?:import\s+)?([\w.]+\s+)?"([\w./-]+)"\s*$', re.MULTILINE)
-_RUST = re.compile(r"^\s*(?:pub(?:\([^)]*\))?\s+)?use\s+([^;]+);", re.MULTILINE)
+_RUST = re.compile(r"^\s*(?:pub(?:\([^)]*\))?\s+)?use\s+([^;]{1,4000});", re.MULTILINE)
 _JAVA = re.compile(r"^\s*import\s+(?:static\s+)?([\w.]+?)(?:\.\*)?\s*;", re.MULTILINE)
 _LUA = re.compile(r"""\blocal\s+(\w+)\s*=\s*require\s*\(?\s*['"]([\w./-]+)['"]""")
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"\n]+)"', re.MULTILINE)

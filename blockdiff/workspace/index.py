@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from blockdiff.syntax.grammars import language_of
@@ -222,13 +223,15 @@ class Index:
             self._store.remove(known.keys() - seen)
         return len(seen)
 
-    def named(self, names: Sequence[str], language: str) -> list[Definition]:
-        """The definitions that bear one of these names, in languages of this family."""
-        found: list[Definition] = []
+    def named(
+        self, names: Sequence[str], language: str, paths: Sequence[str] = ()
+    ) -> list[Definition]:
+        """The definitions that bear one of these names, in languages of this family; those of a
+        very common name only in the files `paths`."""
         with self._guarded():
-            if names:
-                found = self._store.named(names)
-        return [d for d in found if self._is_of(d, language)]
+            found = self._store.named(names, paths)
+            return [d for d in found if self._is_of(d, language)]
+        return []
 
     def members(self, container: str, language: str, path: str = "") -> list[Definition]:
         """What belongs to a class; of the one in the file `path`, if that is given."""
@@ -245,24 +248,23 @@ class Index:
 
     def modules(self, names: Sequence[str], path: str, language: str) -> dict[str, list[str]]:
         """The files that modules lie in, by module, as the file `path` imports them."""
-        ends = {name: tuple(candidates(name, path, language)) for name in names}
         lasts = {_last(name, language) for name in names} - {""}
         found: list[str] = []
         with self._guarded():
             if lasts:
                 found = self._store.of_modules(sorted(lasts))
+        by_end: dict[str, list[str]] = {}
+        for file in found:
+            for end in _ends(file.rpartition("/")[0] if family_of(language) == "go" else file):
+                by_end.setdefault(end, []).append(file)
         made: dict[str, list[str]] = {}
-        for name, endings in ends.items():
+        for name in names:
+            ends = candidates(name, path, language)
             if family_of(language) == "go":
-                near = "/".join(name.split("/")[-2:])
-                last = name.rpartition("/")[2]
-                hits = [p for p in found if _in_folder(p, near)] or [
-                    p for p in found if _in_folder(p, last)
-                ]
-            else:
-                hits = [p for p in found if any(_ends(p, end) for end in endings)]
-            if hits:
-                made[name] = sorted(hits, key=lambda p: (len(p), p))
+                folders = ("/".join(name.split("/")[-2:]), name.rpartition("/")[2])
+                ends = iter([next((end for end in folders if end in by_end), "")])
+            if hits := {file for end in ends for file in by_end.get(end, ())}:
+                made[name] = sorted(hits, key=lambda file: (len(file), file))
         return made
 
     def search(self, text: str, most: int = 20) -> list[Definition]:
@@ -307,8 +309,9 @@ class Index:
             return path.resolve().relative_to(self.root).as_posix()
         return path.as_posix()
 
-    def _is_of(self, definition: Definition, language: str) -> bool:
-        return family_of(language_of(definition.path)) == family_of(language)
+    @staticmethod
+    def _is_of(definition: Definition, language: str) -> bool:
+        return _family_of_file(definition.path) == family_of(language)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -385,9 +388,14 @@ def _last(module: str, language: str) -> str:
     return name.partition(".")[0] if family_of(language) == "c" else name
 
 
-def _ends(path: str, end: str) -> bool:
-    return path == end or path.endswith(f"/{end}")
+def _ends(path: str) -> Iterator[str]:
+    """A path without the first of its folders, without the first two, and so on."""
+    yield path
+    while "/" in path:
+        path = path.partition("/")[2]
+        yield path
 
 
-def _in_folder(path: str, folder: str) -> bool:
-    return _ends(path.rpartition("/")[0], folder)
+@lru_cache(maxsize=8192)
+def _family_of_file(path: str) -> str:
+    return family_of(language_of(path))

@@ -202,7 +202,8 @@ class _Search:
         aliased = {found.name or found.alias for found in place.imports} - {""}
         names = list(dict.fromkeys((*(n for _, types in guesses for n in types), *near, *aliased)))
         by_name: dict[str, list[Definition]] = {}
-        for definition in self._index.named(names[:400], place.language):
+        files = {place.path, *(p for paths in self._imported.values() for p in paths)}
+        for definition in self._index.named(names[:200], place.language, sorted(files)[:100]):
             by_name.setdefault(definition.name, []).append(definition)
         self._add_members(guesses, by_name)
         self._add_modules()
@@ -231,7 +232,7 @@ class _Search:
         near = "\n".join(place.before[-6_000:].split("\n")[-_LINES_BEFORE:])
         asked = [self._asked[0]] if self._asked else []
         others = reversed(receivers(near, place.language))
-        names = list(dict.fromkeys((*asked, *others)))[:16]
+        names = list(dict.fromkeys((*asked, *others)))[:10]
         return [(name, types_of(name, place.before, place.language)) for name in names]
 
     def _add_members(

@@ -25,6 +25,7 @@ MOST_FILES_IN_MEMORY = 2_000
 
 _BUSY_SECONDS = 5.0  # to wait for another process that writes
 _CACHE_KIB = 4_096
+_COMMON = 24  # definitions of a name that say nothing of which is meant
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 _SCHEMA = """
@@ -38,8 +39,8 @@ CREATE TABLE definitions (
   name TEXT NOT NULL, kind TEXT NOT NULL, signature TEXT NOT NULL, doc TEXT NOT NULL,
   container TEXT NOT NULL, line INTEGER NOT NULL, words TEXT NOT NULL
 );
-CREATE INDEX by_name ON definitions(name);
-CREATE INDEX by_container ON definitions(container, file) WHERE container != '';
+CREATE INDEX by_name ON definitions(name, file);
+CREATE INDEX by_container ON definitions(container, file);
 CREATE INDEX by_file ON definitions(file);
 CREATE TABLE imports (
   file INTEGER NOT NULL REFERENCES files(id) ON DELETE CASCADE,
@@ -161,10 +162,21 @@ class Store:
                 "DELETE FROM files WHERE path = ?", [(path,) for path in paths]
             )
 
-    def named(self, names: Sequence[str], most: int = 2_000) -> list[Definition]:
-        """All that bear one of these names."""
-        marks = ",".join("?" * len(names))
-        return self._definitions(f"d.name IN ({marks}) LIMIT {most}", *names)
+    def named(self, names: Sequence[str], paths: Sequence[str] = ()) -> list[Definition]:
+        """All that bear one of these names; those of a very common name only in these files."""
+        found: list[Definition] = []
+        common = []
+        for name in names:
+            here = self._definitions(f"d.name = ? LIMIT {_COMMON + 1}", name)
+            if len(here) <= _COMMON:
+                found += here
+            else:
+                common.append(name)
+        if common and paths:
+            names_, files = (",".join("?" * len(given)) for given in (common, paths))
+            where = f"d.name IN ({names_}) AND f.path IN ({files}) LIMIT 500"
+            found += self._definitions(where, *common, *paths)
+        return found
 
     def members(self, container: str, path: str = "") -> list[Definition]:
         """What belongs to a class: of the one in a file, or of all of that name."""

@@ -213,7 +213,7 @@ def test_broken_text_gives_what_can_be_told_and_never_raises(language: str) -> N
 @pytest.mark.parametrize(
     "language, text, expected",
     [
-        ("python", "from a.b import (\n  c as d,  # x\n  e\n)\nfrom . import f\nimport g.h as i\n", [
+        ("python", "from a.b import (\n c as d,  # x\n e\n)\nfrom . import f\nimport g.h as i\n", [
             Import("a/b", "c", "d"), Import("a/b/c", "", "d"), Import("a/b", "e", "e"),
             Import("a/b/e", "", "e"), Import("./f", "", "f"), Import("g/h", "", "i"),
         ]),
