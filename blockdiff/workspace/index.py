@@ -324,11 +324,12 @@ class Index:
             self._mended(error)
 
     def _mended(self, error: sqlite3.Error) -> bool:
-        """Whether the index was thrown away, as it is damaged. What is locked is left as it is."""
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-            self._tell("the index is locked by another process: it is used again when it is free")
+        """Whether the index was thrown away, as it is damaged. One that cannot be had just now is
+        left as it is."""
+        if isinstance(error, sqlite3.ProgrammingError):  # it was closed meanwhile
             return False
-        if self.file is None:
+        if self.file is None or not store.is_damage(error):
+            self._tell(f"the index cannot be brought up to date now ({error})")
             return False
         self._store.close()
         with contextlib.suppress(OSError):

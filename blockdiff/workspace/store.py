@@ -24,6 +24,7 @@ VERSION = 1
 MOST_FILES_IN_MEMORY = 2_000
 
 _BUSY_SECONDS = 5.0  # to wait for another process that writes
+_OPEN_SECONDS = 0.2  # the same before there is anything to write
 _CACHE_KIB = 4_096
 _COMMON = 24  # definitions of a name that say nothing of which is meant
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -61,6 +62,8 @@ _COLUMNS = "d.name, d.kind, d.signature, d.doc, d.container, d.line, f.path"
 class Store:
     """Tables of files and definitions. All methods may be called from any thread.
 
+    On disk there is a connection to read by, which waits for nobody who writes.
+
     Attributes:
         path: of the file; None in memory.
         trouble: why it was built anew or is in memory; empty: it is as it was left.
@@ -70,8 +73,11 @@ class Store:
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None, trouble: str) -> None:
         self._connection, self.path, self.trouble = connection, path, trouble
-        self._lock = threading.RLock()
-        self._file = path.stat().st_ino if path else 0
+        self._lock = self._read_lock = threading.RLock()
+        self._reader, self._file = connection, 0
+        if path is not None:
+            self._file = path.stat().st_ino
+            self._reader, self._read_lock = _connect(str(path)), threading.RLock()
 
     @classmethod
     def open(cls, path: Path | None) -> Store:
@@ -80,7 +86,9 @@ class Store:
         if path is not None:
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                return cls(*_opened(path))
+                connection, trouble = _opened(path)
+                connection.execute(f"PRAGMA busy_timeout = {int(1e3 * _BUSY_SECONDS)}")
+                return cls(connection, path, trouble)
             except (OSError, sqlite3.Error) as error:
                 trouble = f"the index cannot be kept on disk ({error}): it is kept in memory"
         connection = _connect(":memory:")
@@ -88,8 +96,9 @@ class Store:
         return cls(connection, None, trouble)
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, self._read_lock:
             self._connection.close()
+            self._reader.close()
 
     @property
     def is_gone(self) -> bool:
@@ -241,8 +250,8 @@ class Store:
         ]
 
     def _all(self, query: str, *given: object) -> list[tuple]:  # type: ignore[type-arg]
-        with self._lock:
-            return self._connection.execute(query, given).fetchall()
+        with self._read_lock:
+            return self._reader.execute(query, given).fetchall()
 
 
 def words_of(definition: Definition) -> str:
@@ -265,26 +274,32 @@ def digest_of(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error says that the file is no index, and not that it cannot be had just now."""
+    plain = type(error) is sqlite3.DatabaseError  # "malformed", "file is not a database"
+    return plain or "no such" in str(error) or "malformed" in str(error)
+
+
 def _connect(name: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        name, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        name, timeout=_OPEN_SECONDS, isolation_level=None, check_same_thread=False
     )
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     return connection
 
 
-def _opened(path: Path) -> tuple[sqlite3.Connection, Path, str]:
+def _opened(path: Path) -> tuple[sqlite3.Connection, str]:
     """Raises sqlite3.Error for one that is locked or cannot be written, OSError likewise."""
     trouble = ""
     try:
         connection = _read(path)
         if connection is not None:
-            return connection, path, trouble
+            return connection, trouble
         if path.exists():
             trouble = "the index was of another version: it is built again"
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
+        if not is_damage(error):
             raise
         trouble = "the index was damaged: it is built again"
     remove(path)
@@ -302,7 +317,7 @@ def _opened(path: Path) -> tuple[sqlite3.Connection, Path, str]:
     except sqlite3.Error:
         connection.close()
         raise
-    return connection, path, trouble
+    return connection, trouble
 
 
 def _read(path: Path) -> sqlite3.Connection | None:
@@ -323,10 +338,6 @@ def _read(path: Path) -> sqlite3.Connection | None:
         raise
     connection.close()
     return None
-
-
-def _is_damage(error: sqlite3.OperationalError) -> bool:
-    return "no such" in str(error) or "malformed" in str(error)
 
 
 def remove(path: Path) -> None:

@@ -384,3 +384,13 @@ def test_signatures_of_imported_packages_come_from_stubs_first_and_are_public(ro
     write(root, {"main.py": "import typed\n"})
     assert found.refresh().packages == 1
     assert found.named(["get"], "python") == []
+
+
+def test_one_that_is_closed_finds_nothing_and_stays(root: Path) -> None:
+    said: list[str] = []
+    found = Index(root, say=said.append)
+    found.refresh()
+    found.close()
+    assert found.named(["load"], "python") == [] and not found.update(root / "store.py")
+    assert not said
+    assert names(Index(root)) == {"Store", "load", "Open"}
