@@ -58,6 +58,7 @@ class _Protocol(LanguageClientProtocol):
 class Editor(LanguageClient):
     """Attributes:
     refinements, statuses: as received.
+    registered: what the server has asked to be told.
     edits: applied on the server's demand.
     refusal: why none is; empty: they are.
     """
@@ -67,6 +68,7 @@ class Editor(LanguageClient):
         self.settings: Any = settings or {}
         self.refinements: list[dict[str, Any]] = []
         self.statuses: list[dict[str, Any]] = []
+        self.registered: list[types.Registration] = []
         self.refusal = ""
         self.edits: list[types.ApplyWorkspaceEditParams] = []
         self._schemas = {name: schema(file) for name, file in _NOTIFICATIONS.items()}
@@ -97,7 +99,7 @@ class Editor(LanguageClient):
 
         @self.feature(types.CLIENT_REGISTER_CAPABILITY)
         def register(params: types.RegistrationParams) -> None:
-            pass
+            self.registered += params.registrations
 
         @self.feature(types.WINDOW_WORK_DONE_PROGRESS_CREATE)
         def created(params: types.WorkDoneProgressCreateParams) -> None:
@@ -128,6 +130,11 @@ class Editor(LanguageClient):
     def close(self, uri: str = URI) -> None:
         self.text_document_did_close(
             types.DidCloseTextDocumentParams(types.TextDocumentIdentifier(uri))
+        )
+
+    def save(self, uri: str) -> None:
+        self.text_document_did_save(
+            types.DidSaveTextDocumentParams(types.TextDocumentIdentifier(uri))
         )
 
     def change(
@@ -202,14 +209,22 @@ async def editing(
     arguments: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
     folder: Path = ROOT,
+    workspace: Path | None = None,
 ) -> AsyncIterator[Editor]:
-    """An editor in `folder` with a server of its own, initialized; both are gone at the end."""
+    """An editor in `folder` with a server of its own, initialized; both are gone at the end.
+
+    `workspace` is the folder that is open in it; None: there is none.
+    """
     editor = Editor(settings)
     environment = {**os.environ, "BLOCKDIFF_RUNTIME": str(runtime.folder), **(environment or {})}
     await editor.start_io(*COMMAND, *arguments, env=environment, cwd=folder)
     try:
         await editor.initialize_session(
-            types.InitializeParams(capabilities=can or capabilities(encoding))
+            types.InitializeParams(
+                capabilities=can or capabilities(encoding),
+                workspace_folders=workspace
+                and [types.WorkspaceFolder(workspace.as_uri(), workspace.name)],
+            )
         )
         yield editor
     finally:

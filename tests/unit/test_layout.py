@@ -404,3 +404,55 @@ def test_no_text_around_a_hole_becomes_a_special_token(
         prompt = build_prompt(wanted, real, layout)
         found = [token for token in (*prompt.tokens, *prompt.after) if real.is_special(token)]
         assert found in (marks[layout], files + marks[layout])
+
+
+# --- what is kept for snippets
+
+
+SIGNATURES = (
+    Snippet("a.py", "def first(a, b): ...\n" * 4),
+    Snippet("b.py", "def second(c): ...\n" * 4),
+)
+
+
+@pytest.mark.parametrize("layout", [Layout.PSM, Layout.SPM, Layout.CHAT])
+def test_a_share_is_kept_for_snippets_however_long_the_file_is(layout: Layout) -> None:
+    long = "a line of the file\n" * 200
+    plain = request(long, long, snippets=SIGNATURES, budget=512)
+    kept = InfillRequest(**{**fields_of(plain), "snippet_tokens": 256})
+    before, after = (build_prompt(one, BYTES, layout) for one in (plain, kept))
+    lines = [BYTES.show(prompt.tokens).count("def first") for prompt in (before, after)]
+    assert lines[0] < 2 and lines[1] == 4
+    assert after.context_tokens <= 512 and before.context_tokens <= 512
+
+
+def test_no_more_is_kept_than_snippets_need_and_never_more_than_half() -> None:
+    long = "a line of the file\n" * 200
+    plain = request(long, long, budget=512)
+    none = InfillRequest(**{**fields_of(plain), "snippet_tokens": 256})
+    assert build_prompt(none, BYTES, Layout.PSM) == build_prompt(plain, BYTES, Layout.PSM)
+    huge = (Snippet("s.py", "line of a snippet\n" * 500),)
+    greedy = InfillRequest(**{**fields_of(plain), "snippets": huge, "snippet_tokens": 1 << 20})
+    shown = BYTES.show(build_prompt(greedy, BYTES, Layout.PSM).tokens)
+    assert shown.count("a line of the file") >= 8
+
+
+def test_typing_beside_snippets_changes_the_end_of_the_prompt_only() -> None:
+    before, after = "value = 1\n" * 60, "\nother = 2\n" * 60
+
+    def prompt(typed: str) -> list[int]:
+        made = request(before + typed, after, snippets=SIGNATURES, budget=700)
+        made = InfillRequest(**{**fields_of(made), "snippet_tokens": 250})
+        return list(build_prompt(made, BYTES, Layout.PSM).tokens)
+
+    first = prompt("x = f")
+    for typed in ("x = fi", "x = fir", "x = firs", "x = first", "x = first("):
+        tokens = prompt(typed)
+        same = next(
+            (i for i, (a, b) in enumerate(zip(first, tokens, strict=False)) if a != b), len(first)
+        )
+        assert len(tokens) - same < 16
+
+
+def fields_of(value: InfillRequest) -> dict[str, object]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
