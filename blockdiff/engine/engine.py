@@ -83,15 +83,18 @@ class Engine:
         dtype: str = "auto",
         cache_bytes: int = DEFAULT_BYTES,
         progress: OnProgress = no_op,
+        drafter: str = "",
     ) -> Engine:
         """Load a model; a GGUF base is unpacked into the cache folder on first use.
+
+        A `drafter` made for it, by name or folder, drafts for `verify`.
 
         Raises ModelNotFound, ModelCorrupt, ModelUnsupported, DeviceUnavailable, OutOfMemory,
         DiskFull.
         """
         where = choose_device(device)
         precision = choose_dtype(dtype, where)
-        engine = cls(Checkpoint.load(model, where, precision, progress), cache_bytes)
+        engine = cls(Checkpoint.load(model, where, precision, progress, drafter), cache_bytes)
         engine._measure()
         return engine
 

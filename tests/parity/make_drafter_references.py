@@ -4,8 +4,8 @@
     git archive of deepseek-ai/DeepSpec, afdfa7c9382a3341a3e6f17756dd816da79f132c, into CODE
     PYTHONPATH=CODE:. python -m tests.parity.make_drafter_references
 
-Both run with transformers 5.23.0 in float32 on the CPU. Their target is the tiny `ar (qwen3)` in the
-class of transformers. The text is given, so that every round has the context that it is to have.
+Both run with transformers 5.23.0 in float32 on the CPU. Their target is the tiny `ar (qwen3)` in
+the class of transformers. The text is given, so that every round has the context it is to have.
 """
 
 from __future__ import annotations
