@@ -349,12 +349,14 @@ class Drafted:
         copy: the text so far.
         table: counted n-grams.
         original: the text that is rewritten.
+        drafter: a model of its own.
     """
 
     adapter: int = 0
     copy: int = 0
     table: int = 0
     original: int = 0
+    drafter: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 from blockdiff.model.load.kinds import AttentionPattern, read_kind
 from blockdiff.model.load.kinds import published as line_of
 from blockdiff.weights.catalog import Published
+from blockdiff.weights.catalog import drafters as known_drafters
 from blockdiff.weights.catalog import published as catalogue
-from blockdiff.weights.footprint import CONTEXT, DTYPES, shape_of
+from blockdiff.weights.footprint import CONTEXT, DTYPES, drafter_shape, shape_of
 from tests.parity.family_checkpoints import CHECKPOINTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +29,8 @@ _SAME_LOOP = {
 
 def updated(text: str) -> str:
     """The guide with every table as the results have it."""
-    for name, rows in {"families": families(), "memory": memory()}.items():
+    parts = {"families": families(), "drafters": drafters(), "memory": memory()}
+    for name, rows in parts.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         part = "\n" + "\n".join(rows) + "\n\n"
         text, found = re.subn(pattern, lambda m, p=part: m[1] + p + m[2], text, flags=re.S)
@@ -85,6 +87,24 @@ def _infill(family: str) -> str:
     if line.attention is AttentionPattern.FULL or kind.attention is AttentionPattern.FULL:
         return "in place, its length searched for (CAL)"
     return "by FIM marks, where the tokenizer has them" if line.fim else "none: by instruction only"
+
+
+def drafters() -> list[str]:
+    """Of each kind, how close it is to the published code; and what is known by name."""
+    rows = ["| drafter | logits | the published block |", "|---|---|---|"]
+    for name, row in json.loads(RESULTS.read_text("utf-8"))["drafters"].items():
+        same, blocks = row["blocks"]
+        rows.append(f"| `{name}` | {row['logits']:.0e} | {same} of {blocks} |")
+    rows += ["", "| name | drafts for | repository | licence | int8 | bfloat16 |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for name, entry in known_drafters().items():
+        shape = drafter_shape(dict(entry.config), name)
+        sizes = " | ".join(
+            f"{shape.footprint(dtype, CONTEXT).total / 1e9:.1f} GB" for dtype in shape.dtypes
+        )
+        licence = f"{entry.licence}: {entry.terms}" if entry.terms else entry.licence
+        rows.append(f"| `{name}` | `{entry.target}` | `{entry.repo}` | {licence} | {sizes} |")
+    return rows
 
 
 def memory() -> list[str]:

@@ -109,6 +109,7 @@ def infill(
     ] = False,
     language: options.LanguageOption = "",
     model: options.ModelOption = DEFAULT_MODEL,
+    drafter: options.DrafterOption = "",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     download: options.DownloadOption = True,
@@ -135,7 +136,7 @@ def infill(
         language=language,
         context_tokens=context_tokens,
         revise=revise,
-        model=infill_command.ModelChoice(model, device, dtype, download, engine, asked),
+        model=infill_command.ModelChoice(model, device, dtype, download, engine, asked, drafter),
         output=infill_command.Output(write=write, as_json=as_json, quiet=quiet),
     )
 

@@ -52,7 +52,10 @@ class Output:
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
     """Which model, where it runs, whether it may be downloaded, and whether to join an engine that
-    has it loaded; or the `backend` to ask in place of an engine."""
+    has it loaded; or the `backend` to ask in place of an engine.
+
+    A `drafter` needs an engine of its own: one that runs may have been started without it.
+    """
 
     name: str
     device: str
@@ -60,6 +63,7 @@ class ModelChoice:
     download: bool
     join: bool = False
     backend: BackendOptions | None = None
+    drafter: str = ""
 
 
 class Answering(Protocol):
@@ -183,7 +187,9 @@ def apply(
     Raises as `infill`.
     """
     silent = output.quiet or output.as_json
-    if model.join or model.backend is not None:
+    if model.backend is not None and model.drafter:
+        raise InvalidRequest("--drafter is for our own engine", "leave --backend or --drafter out")
+    if (model.join and not model.drafter) or model.backend is not None:
         from blockdiff.cli import join
         from blockdiff.cli.tui import ProgressBar
 
@@ -219,7 +225,11 @@ def load_engine(model: ModelChoice, *, silent: bool) -> Engine:
             from blockdiff.engine.engine import Engine
 
         return Engine.load(
-            model.name, device=model.device, dtype=model.dtype, progress=bar.share
+            model.name,
+            device=model.device,
+            dtype=model.dtype,
+            progress=bar.share,
+            drafter=model.drafter,
         )
 
 

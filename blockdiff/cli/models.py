@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +19,11 @@ from blockdiff.weights.catalog import (
     Published,
     Skill,
     catalog,
+    drafters,
     find,
     published,
 )
-from blockdiff.weights.footprint import StackShape, shape_of
+from blockdiff.weights.footprint import StackShape, drafter_shape, shape_of
 from blockdiff.weights.store import Status
 
 app = typer.Typer(
@@ -47,20 +47,29 @@ def pull_command(
         Path | None,
         typer.Option("--from", help="A file at hand, or a folder holding it; nothing is fetched."),
     ] = None,
+    target: Annotated[
+        bool,
+        typer.Option("--target/--no-target", help="Of a drafter: the model it drafts for, too."),
+    ] = True,
 ) -> None:
     """Download a model and check its digests. Interrupted, the next pull resumes.
 
     Of a checkpoint that others published configuration, tokenizer and safetensors are fetched;
-    pickled weights and code never are.
+    pickled weights and code never are. With a drafter comes the model that it drafts for.
     """
     from blockdiff.cli.tui import ProgressBar
     from blockdiff.weights.download import pull
 
-    if (other := published().get(name)) and other.terms:
-        typer.echo(f"warning: {other.licence}: {other.terms}", err=True)
-    with ProgressBar() as bar:
-        files = pull(name, source, bar.transfer)
-    typer.echo(f"{files.name} is ready in {files.base.parent}")
+    known = published() | drafters()
+    names = [name]
+    if name in known and known[name].target and target:
+        names.append(known[name].target)
+    for each in names:
+        if (other := known.get(each)) and other.terms:
+            typer.echo(f"warning: {other.licence}: {other.terms}", err=True)
+        with ProgressBar() as bar:
+            files = pull(each, source, bar.transfer)
+        typer.echo(f"{files.name} is ready in {files.base.parent}")
 
 
 @app.command("list")
@@ -81,10 +90,12 @@ def list_command() -> None:
             entry.licence,
             ", ".join(skill.value for skill in Skill),
         )
-    for other in published().values():
+    for other in [*published().values(), *drafters().values()]:
         licence = f"{other.licence} (!)" if other.terms else other.licence
         size = _size(store.state(other.name).total)
         can = ", ".join(skill.value for skill in other.can)
+        if other.target:
+            can = f"draft for {other.target}"
         table.add_row(other.name, _state_text(other.name), size, licence, can)
     # as wide as its longest row, on a narrow terminal too: a cut name cannot be copied
     Console(highlight=False, markup=False, soft_wrap=True, width=160).print(table)
@@ -96,12 +107,13 @@ def info_command(name: NameOrFolder = DEFAULT_MODEL) -> None:
     """Show where a model lies, its sizes, digest, licence and needs.
 
     The memory of a checkpoint that others published, or of a folder of one, is computed from its
-    shape: weights, keys and values, and one forward at 2,048 tokens of context.
+    shape: weights, keys and values, and one forward at 2,048 tokens of context. Of a drafter it is
+    what comes on top of its model's.
     """
     if store.is_path(name):
         _print_rows(_folder_rows(Path(name).expanduser().absolute()))
         return
-    if other := published().get(name):
+    if other := published().get(name) or drafters().get(name):
         _print_rows(_published_rows(other))
         return
     entry = find(name)
@@ -120,6 +132,7 @@ def info_command(name: NameOrFolder = DEFAULT_MODEL) -> None:
         ("adapter", str(files.adapter or "none: decoding mode ar only")),
         ("memory", ", ".join(f"{_size(n)} in {dtype}" for dtype, n in entry.memory.items())),
         ("sources", "; ".join(_sources(entry))),
+        *_drafter_rows(entry.name),
     ]
     _print_rows(rows)
 
@@ -130,7 +143,17 @@ def _print_rows(rows: list[tuple[str, str]]) -> None:
 
 
 def _published_rows(entry: Published) -> list[tuple[str, str]]:
-    shape = shape_of(entry.config, entry.name)
+    skills = ", ".join(skill.value for skill in entry.can)
+    if entry.target:
+        target = published()[entry.target]
+        shape, base = drafter_shape(entry.config, entry.name), shape_of(target.config, target.name)
+        ends = base.vocab_size * base.hidden_size
+        share = (shape.matrices + ends) / (base.matrices - base.ends + ends)
+        reads = f"a draft reads {share:.0%} of the weights that a forward of its model does"
+        costs = [("cost", reads)]
+        skills = f"draft for {entry.target}"
+    else:
+        shape, costs = shape_of(entry.config, entry.name), []
     return [
         ("name", entry.name),
         ("summary", entry.summary),
@@ -138,21 +161,43 @@ def _published_rows(entry: Published) -> list[tuple[str, str]]:
         ("licence", entry.licence),
         ("terms", entry.terms or "-"),
         ("family", entry.family),
-        ("can", ", ".join(skill.value for skill in entry.can)),
+        ("can", skills),
         ("context", f"{entry.context_length} tokens"),
         ("folder", str(store.folder_of(entry.name))),
         ("sources", f"hub {entry.repo}@{entry.revision or 'main (not pinned)'}"),
         *_memory_rows(shape),
+        *costs,
+        *_drafter_rows(entry.name),
+    ]
+
+
+def _drafter_rows(name: str) -> list[tuple[str, str]]:
+    """The drafters of a model."""
+    return [
+        ("drafter", f"{one.name} ({one.family}): {one.summary}")
+        for one in drafters().values()
+        if one.target == name
     ]
 
 
 def _folder_rows(folder: Path) -> list[tuple[str, str]]:
     """Of a folder in the hub's layout, whose weights are not opened."""
     with interrupt.held():
-        from blockdiff.model.load.kinds import AttentionPattern, kind_of
+        from blockdiff.model.load.drafters import drafter_config, family_of, is_drafter
+        from blockdiff.model.load.kinds import AttentionPattern, kind_of, read_json
 
+    if (folder / "config.json").is_file():
+        config = read_json(folder / "config.json")
+        if is_drafter(config):
+            made = drafter_config(config, str(folder))
+            return [
+                ("folder", str(folder)),
+                ("family", family_of(config, str(folder))),
+                ("can", f"draft {made.block_size - made.first} tokens for a model of"
+                 f" {config['num_target_layers']} layers, width {made.stack.hidden_size}"),
+                *_memory_rows(drafter_shape(config, str(folder))),
+            ]  # fmt: skip
     kind = kind_of(folder)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
     block = "one canvas" if kind.block_size is None else f"blocks of {kind.block_size}"
     mask = "none" if kind.mask_token_id is None else str(kind.mask_token_id)
     if kind.attention is AttentionPattern.CANVAS:

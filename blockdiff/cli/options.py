@@ -40,6 +40,10 @@ LanguageOption = Annotated[
 ModelOption = Annotated[
     str, typer.Option(help="name of a model, or path to a GGUF file or a folder")
 ]
+DrafterOption = Annotated[
+    str,
+    typer.Option(metavar="NAME|PATH", help="a drafter made for the model, for --mode verify"),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 DtypeOption = Annotated[str, typer.Option(help="auto, int8, bfloat16, float16, float32")]
 DownloadOption = Annotated[

@@ -75,6 +75,7 @@ def rewrite(
     context_tokens: options.ContextTokensOption = options.CONTEXT_TOKENS,
     language: options.LanguageOption = "",
     model: options.ModelOption = DEFAULT_MODEL,
+    drafter: options.DrafterOption = "",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     download: options.DownloadOption = True,
@@ -128,7 +129,7 @@ def rewrite(
     infill.apply(
         infill.Edit(source, request.span, shown.value, unchanged),
         lambda engine, stop: engine.rewrite(request, stop),
-        infill.ModelChoice(model, device, dtype, download, engine, asked),
+        infill.ModelChoice(model, device, dtype, download, engine, asked, drafter),
         infill.Output(write=write, as_json=as_json, quiet=quiet),
     )
 

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from msgspec import to_builtins
 
+from blockdiff.cli.options import DrafterOption
 from blockdiff.client import endpoint, missed, wire
 from blockdiff.client.endpoint import COMPAT_ADDRESS, Address, Runtime
 from blockdiff.client.starter import Deaths, Starter, StartOptions, model_name
@@ -58,6 +59,7 @@ def serve(
     model: Annotated[
         str, typer.Option(help="name of a model, or path to a GGUF file or a folder")
     ] = DEFAULT_MODEL,
+    drafter: DrafterOption = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     dtype: Annotated[
         str, typer.Option(help="auto, int8, bfloat16, float16, float32")
@@ -100,6 +102,7 @@ def serve(
         raise InvalidRequest("an address goes with --compat", f"serve --compat {COMPAT_ADDRESS}")
     options = ServeOptions(
         model=model_name(model),
+        drafter=model_name(drafter) if drafter else "",
         device=device,
         dtype=dtype,
         download=download,

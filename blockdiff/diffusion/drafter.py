@@ -2,7 +2,8 @@
 
 Copies from the text, counted n-grams, the original of a rewrite and the adapter compete token by
 token, from left to right, so that each knows the tokens drafted before it (the adapter alone does
-not: DSpark, arXiv 2607.05147, learns a term for that, here it is counted). How much of a draft is
+not: DSpark, arXiv 2607.05147, learns a term for that, here it is counted). Where a model of its own
+drafts a block, its tokens stand, and the n-grams go on behind them. How much of a draft is
 verified, and where masks stand, is planned by the chances against the costs of a forward's rows.
 """
 
@@ -36,6 +37,7 @@ class Source(str, Enum):
     """What a drafted token comes from."""
 
     ADAPTER = "adapter"
+    DRAFTER = "drafter"
     COPY = "copy"
     TABLE = "table"
     ORIGINAL = "original"
@@ -196,15 +198,19 @@ class Drafter:
         if self._original is not None:
             self._original.extend(tokens)
 
-    def draft(self, logits: Tensor | None, room: int) -> DraftTokens:
+    def draft(
+        self, logits: Tensor | None, room: int, block: Sequence[tuple[int, float]] = ()
+    ) -> DraftTokens:
         """What is likely to come next, at most `room` tokens.
 
         Args:
             logits: (masks, vocab) of the adapter, the first for the next token; None without masks.
+            block: tokens that a drafter proposes, and the chance of each.
         """
         masks = 0 if logits is None else len(logits)
         rows = None if logits is None else _MaskRows.of(logits)
-        most = min(room, max(self._speculation.most, masks))
+        most = min(room, max(self._speculation.most, masks, len(block)))
+        proposed = [token for token, _ in block]
         tokens: list[int] = []
         confidence: list[float] = []
         sources: list[Source] = []
@@ -215,6 +221,8 @@ class Drafter:
             index = len(tokens)
             if index < len(copy) and self._speculation.most:
                 token, chance, source = copy[index], trusted, Source.ORIGINAL
+            elif index < len(block) and tokens == proposed[:index]:
+                (token, chance), source = block[index], Source.DRAFTER
             else:
                 token, chance, source = self._next(rows, index, context)
             chance = chance**self._power

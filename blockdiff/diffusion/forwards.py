@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from blockdiff.config import DecodingConfig, Mode
+from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.diffusion.choose import Chooser, Proposal
 from blockdiff.diffusion.drafter import DraftTokens, Speculation
@@ -22,6 +22,7 @@ from blockdiff.diffusion.snapshot import Constraint, Snapshot
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.block_drafter import BlockDrafter
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.forward import Forward, run
 from blockdiff.model.transformer import Gate, Transformer
@@ -56,16 +57,25 @@ class SamplerState:
     speculation: Speculation = Speculation()
     original: Sequence[int] = ()  # what a rewrite starts from: `verify` drafts from it
     company: Callable[[], int] = lambda: 0  # how many others write in the same forwards
+    block_drafter: BlockDrafter | None = None  # drafts in place of the adapter's masks
     forwards: int = 0
     drafted: Counter[str] = field(default_factory=Counter)  # accepted tokens by their `Source`
     edits: int = 0  # settled tokens replaced, rule `edit`
     returns: int = 0  # positions of a block that wanted an earlier token back
 
     def __post_init__(self) -> None:
-        if self.adapter is None and self.config.mode is not Mode.AR:
+        if self.adapter is not None or self.config.mode is Mode.AR:
+            return
+        mode, rule = self.config.mode.value, self.config.rule
+        if self.block_drafter is None:
             raise ModelUnsupported(
-                f"mode {self.config.mode.value} needs a drafting adapter, this model has none",
-                "use --mode ar",
+                f"mode {mode} needs a drafting adapter, this model has none",
+                "use --mode ar, or --drafter",
+            )
+        if self.config.mode is Mode.DIFFUSION and rule is not Rule.TRUST:
+            raise ModelUnsupported(
+                f"rule {rule.value} of mode {mode} needs an adapter, a drafter is not enough",
+                f"use --mode verify, or --rule {Rule.TRUST.value}",
             )
 
     def verifying_forward(
@@ -79,6 +89,25 @@ class SamplerState:
         positions = past + torch.tensor(offsets)[None]
         mask = masks.verifying(past, exact, lengths, width)
         return Forward(tokens, positions, mask, self.cache, self.gate(exact, noisy))
+
+    def drafting_forward(self, last: int, on_hidden: Callable[[Tensor], None]) -> Forward | None:
+        """The last token and masks, for the drafter, over all that is committed; None where the
+        context has no position left to draft for."""
+        drafter, kept = self.block_drafter, self.cache.companion
+        assert drafter is not None and kept is not None
+        start, config = kept.length, drafter.config
+        width = min(config.block_size, self.positions_left)
+        if width <= config.first:
+            return None
+        return Forward(
+            self.ids([last] + [config.mask_token_id] * (width - 1)),
+            self.positions(start, width),
+            masks.full(start, width),
+            kept,
+            wanted=config.first,
+            drafts=True,
+            on_hidden=on_hidden,
+        )
 
     @property
     def positions_left(self) -> int:
@@ -105,7 +134,7 @@ class SamplerState:
         return self.chooser.without_banned(logits)
 
     def alone(self, forwards: Sequence[Forward]) -> list[Tensor]:
-        return run(self.model, forwards)
+        return run(self.model, forwards, self.block_drafter)
 
     @property
     def chunk(self) -> int:

@@ -21,7 +21,8 @@ class Verification:
     each for a number of draft tokens that may turn out accepted (adapter on). The longest agreeing
     part of the draft and one further token are accepted; what the `Drafter` makes of the group
     behind them and of the text so far is the next draft. In `diffusion` a drafted token agrees
-    where the base holds it for `trust` times as likely as its own choice.
+    where the base holds it for `trust` times as likely as its own choice. With a model of its own
+    to draft, no forward carries masks: a forward of that model comes before each.
     """
 
     def __init__(self, sampler: SamplerState, prompt: Sequence[int]) -> None:
@@ -45,20 +46,28 @@ class Verification:
         self._confidence: list[float] = []
         self._ended = False
         self._draft, self._plan = NO_DRAFT, Plan(0)
+        self._drafting: Forward | None = None  # what says the next draft, before it is verified
+        self._seen: list[Tensor] = []  # hidden states of its block
         self._next_draft(None)
 
     def next_forward(self) -> Forward | None:
-        """The draft to be verified, and masks for the next one."""
+        """A drafter's block, or the draft to be verified, and masks for the next one."""
         if self._is_over:
             return None
         self._sampler.check()
+        if self._drafting is not None:
+            return self._drafting
         plan = self._plan
         return self._sampler.verifying_forward(
             self._last, self._draft.tokens, plan.lengths, plan.width
         )
 
-    def take(self, answer: Tensor) -> Snapshot:
-        """Accept as far as the base agrees; the next draft is shown behind that."""
+    def take(self, answer: Tensor) -> Snapshot | None:
+        """Accept as far as the base agrees; the next draft is shown behind that, as soon as a
+        drafter has said it."""
+        if self._drafting is not None:
+            self._take_block(answer)
+            return self._snapshot()
         sampler, draft = self._sampler, self._draft.tokens
         logits = sampler.counted(answer)
         before = len(self._accepted)
@@ -78,9 +87,12 @@ class Verification:
             self._drafter.extend(self._accepted[before:])
         lengths = self._plan.lengths
         groups = logits[1 + len(draft) :].chunk(max(len(lengths), 1))
-        self._next_draft(dict(zip(lengths, groups, strict=False)).get(index))
         self._last = self._accepted[-1] if self._accepted else self._last
-        return sampler.snapshot(self._accepted, self._confidence, self._draft, self._ended)
+        self._next_draft(dict(zip(lengths, groups, strict=False)).get(index))
+        return self._snapshot() if self._drafting is None else None
+
+    def _snapshot(self) -> Snapshot:
+        return self._sampler.snapshot(self._accepted, self._confidence, self._draft, self._ended)
 
     def _limits(self) -> list[Sequence[int] | None]:
         """Ids that may come next, and behind each token of the draft, as far as it keeps to them;
@@ -103,10 +115,28 @@ class Verification:
         if self._drafter is None or self._is_over:
             return
         sampler = self._sampler
-        draft = self._drafter.draft(masks, self._most - len(self._accepted) - 1)
+        if sampler.block_drafter is not None:
+            if self._room > 0:
+                self._drafting = sampler.drafting_forward(self._last, self._seen.append)
+            return
+        draft = self._drafter.draft(masks, self._room)
         left = sampler.positions_left - 1 - len(draft.tokens)
         self._plan = self._drafter.plan(draft, sampler.config.block_size, left)
         self._draft = draft.first(self._plan.kept)
+
+    def _take_block(self, logits: Tensor) -> None:
+        """Draft and plan from what the drafter said of its block."""
+        drafter = self._sampler.block_drafter
+        assert drafter is not None and self._drafter is not None
+        block = drafter.propose(self._last, logits, self._seen.pop())
+        draft = self._drafter.draft(None, self._room, block)
+        self._plan, self._drafting = self._drafter.plan(draft, 0, 0), None
+        self._draft = draft.first(self._plan.kept)
+
+    @property
+    def _room(self) -> int:
+        """Tokens that a draft may have: behind it comes one more."""
+        return self._most - len(self._accepted) - 1
 
     @property
     def _is_over(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,8 +15,10 @@ from blockdiff.engine import published
 from blockdiff.engine.devices import check_memory
 from blockdiff.errors import ModelCorrupt, ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.block_drafter import BlockDrafter
 from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.int8.quantized import install_adapter
+from blockdiff.model.load.drafters import load_drafter
 from blockdiff.model.load.from_folder import DraftingConfig, load_adapter, load_transformer
 from blockdiff.model.load.hub_tokenizer import load_tokenizer
 from blockdiff.model.load.kinds import DiffusionKind, kind_of
@@ -41,6 +43,7 @@ class Checkpoint:
         kind: how a published checkpoint writes; None for one of ours and for GGUF files.
         frame: ids before and behind an infill in place.
         tables: of n-grams that `verify` drafts from.
+        drafter: a model of its own that drafts for this one, in place of an adapter.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Checkpoint:
     kind: DiffusionKind | None = None
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     tables: tuple[NgramTable, ...] = ()
+    drafter: BlockDrafter | None = None
 
     @property
     def transformer(self) -> Transformer:
@@ -64,10 +68,29 @@ class Checkpoint:
 
     @classmethod
     def load(
-        cls, name_or_path: str, device: torch.device, dtype: torch.dtype, progress: OnProgress
+        cls,
+        name_or_path: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: OnProgress,
+        drafter: str = "",
     ) -> Checkpoint:
-        """Read a catalogue model, a GGUF file or a checkpoint folder; see `store.resolve`."""
-        return cls._read(name_or_path, device, dtype, progress, with_adapter=True)
+        """Read a catalogue model, a GGUF file or a checkpoint folder; see `store.resolve`.
+
+        With a `drafter`, by name or folder, that too, for a model that writes from left to right.
+        """
+        folder = store.resolve_drafter(drafter) if drafter else None  # before minutes of loading
+        point = cls._read(name_or_path, device, dtype, progress, with_adapter=True)
+        if folder is None:
+            return point
+        if published.is_diffusion(point.kind):
+            raise ModelUnsupported(
+                f"{point.name} is a diffusion model, which no drafter drafts for",
+                "leave --drafter out",
+            )
+        progress("loading the drafter", 0.0)
+        made = load_drafter(folder, point.transformer, point.name, dtype=dtype, device=device)
+        return replace(point, drafter=made)
 
     @classmethod
     def load_base(

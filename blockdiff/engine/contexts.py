@@ -195,6 +195,7 @@ class Contexts:
             constraint=constraint,
             speculation=self._drafting_for(path, decoding),
             company=lambda: self.open - 1,
+            block_drafter=point.drafter,
         )
 
     def _drafting_for(self, path: str, decoding: DecodingConfig) -> Speculation:
@@ -208,8 +209,9 @@ class Contexts:
         return replace(self.speculation, tables=(*self.speculation.tables, *personal))
 
     def empty_cache(self) -> BlockCache:
-        model = self.checkpoint.model
-        return BlockCache(model.config, dtype=model.dtype, device=model.device)
+        model, drafter = self.checkpoint.model, self.checkpoint.drafter
+        kept = drafter.cache() if drafter is not None else None
+        return BlockCache(model.config, dtype=model.dtype, device=model.device, companion=kept)
 
 
 def resolved(

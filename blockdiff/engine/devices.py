@@ -13,6 +13,7 @@ from torch import Tensor
 
 from blockdiff.errors import DeviceUnavailable, InvalidRequest, OutOfMemory
 from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.block_drafter import BlockDrafter
 from blockdiff.model.cuda.graphs import (
     MIRROR_BYTES,
     CudaGraphs,
@@ -104,7 +105,9 @@ def check_memory(needed: int, device: torch.device) -> None:
         )
 
 
-def choose_runner(model: object, adapter: GatedAdapter | None) -> Runner:
+def choose_runner(
+    model: object, adapter: GatedAdapter | None, drafter: BlockDrafter | None = None
+) -> Runner:
     """How forwards run: on CUDA the small ones as graphs, unless `GRAPHS` says otherwise.
 
     A model that is no `Transformer` has a sampler that runs them itself.
@@ -119,12 +122,12 @@ def choose_runner(model: object, adapter: GatedAdapter | None) -> Runner:
     if not isinstance(model, Transformer):
         return _runs_itself
     if wanted == Graphs.EAGER.value:
-        return GraphedRunner(model, adapter, eagerly)
+        return GraphedRunner(model, adapter, eagerly, drafter=drafter)
     if wanted == Graphs.ON.value and model.device.type == "cuda":
         free = torch.cuda.mem_get_info(model.device)[0]  # of which contexts need the most
         shapes = shapes_for(model, adapter is not None, min(MIRROR_BYTES, free // _MIRROR_SHARE))
-        return GraphedRunner(model, adapter, CudaGraphs(model.device), shapes)
-    return partial(run, model)
+        return GraphedRunner(model, adapter, CudaGraphs(model.device), shapes, drafter)
+    return partial(run, model, drafter=drafter)
 
 
 def _runs_itself(waiting: Sequence[Forward]) -> list[Tensor]:

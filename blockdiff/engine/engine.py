@@ -71,7 +71,7 @@ class Engine:
         packed = is_quantized(checkpoint.model)
         self.dtype = "int8" if packed or is_weight_only(checkpoint.model) else floats
         self._speed = MovingRate()
-        self._runner = choose_runner(checkpoint.model, checkpoint.adapter)
+        self._runner = choose_runner(checkpoint.model, checkpoint.adapter, checkpoint.drafter)
         self.contexts = Contexts(checkpoint, cache_bytes, self._runner)
 
     @classmethod
@@ -83,15 +83,18 @@ class Engine:
         dtype: str = "auto",
         cache_bytes: int = DEFAULT_BYTES,
         progress: OnProgress = no_op,
+        drafter: str = "",
     ) -> Engine:
         """Load a model; a GGUF base is unpacked into the cache folder on first use.
+
+        A `drafter` made for it, by name or folder, drafts for `verify`.
 
         Raises ModelNotFound, ModelCorrupt, ModelUnsupported, DeviceUnavailable, OutOfMemory,
         DiskFull.
         """
         where = choose_device(device)
         precision = choose_dtype(dtype, where)
-        engine = cls(Checkpoint.load(model, where, precision, progress), cache_bytes)
+        engine = cls(Checkpoint.load(model, where, precision, progress, drafter), cache_bytes)
         engine._measure()
         return engine
 
@@ -125,8 +128,8 @@ class Engine:
 
     @property
     def drafts(self) -> bool:
-        """Whether it has an adapter: modes other than `ar`."""
-        return self.checkpoint.adapter is not None
+        """Whether it has an adapter, or a drafter beside it: modes other than `ar`."""
+        return self.checkpoint.adapter is not None or self.checkpoint.drafter is not None
 
     def forget(self) -> None:
         """Drop all prefilled contexts."""
@@ -268,10 +271,10 @@ class Engine:
     def _row_costs(self) -> RowCosts:
         """What rows of a small forward cost here, each kind the fastest of a few tries."""
         contexts, nothing = self.contexts, Prompt((), "", 0)
-        some = _ROWS[2]
+        some, adapted = _ROWS[2], self.checkpoint.adapter is not None
         verify = DecodingConfig(mode=Mode.VERIFY, block_size=some // 2)
         sampler = contexts.sampler(contexts.empty_cache(), nothing, verify, never)
-        assert isinstance(sampler, Sampler)  # it has an adapter
+        assert isinstance(sampler, Sampler)  # it drafts
 
         def seconds(rows: int, masked: int = 0) -> float:
             exact = rows - masked
@@ -282,9 +285,10 @@ class Engine:
             float(logits[0, 0])  # a GPU is done when its answer is there
             return time.perf_counter() - began
 
-        tries = [({n: seconds(n) for n in _ROWS}, seconds(some, some // 2)) for _ in range(_TRIES)]
+        masked = some // 2 if adapted else 0
+        tries = [({n: seconds(n) for n in _ROWS}, seconds(some, masked)) for _ in range(_TRIES)]
         exact = {rows: min(found[rows] for found, _ in tries) for rows in _ROWS}
-        return RowCosts.measured(exact, min(masked for _, masked in tries) - exact[some])
+        return RowCosts.measured(exact, min(taken for _, taken in tries) - exact[some])
 
 
 class MovingRate:

@@ -37,6 +37,7 @@ class BlockCache:
 
     Attributes:
         version: another one after anything was written; who keeps a copy sees that it is stale.
+        companion: what a drafter keeps of the same positions: committed, cut and forked with these.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class BlockCache:
         capacity: int = 512,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        companion: BlockCache | None = None,
     ) -> None:
         self._config = config
+        self.companion = companion
         self._draft = 0
         self._length = 0
         self.version = 0
@@ -74,8 +77,9 @@ class BlockCache:
 
     @property
     def nbytes(self) -> int:
-        """Size of the buffers in bytes."""
-        return self._buffer.numel() * self._buffer.element_size()
+        """Size of the buffers in bytes, those of the companion included."""
+        own = self._buffer.numel() * self._buffer.element_size()
+        return own + (self.companion.nbytes if self.companion is not None else 0)
 
     def reserve(self, positions: int) -> None:
         """Make room for `positions` in all. Raises InvalidRequest past the model's limit."""
@@ -132,6 +136,8 @@ class BlockCache:
         """Adopt the first `count` drafts of the last forward; the others are gone."""
         if not 0 <= count <= self._draft:
             raise ValueError(f"cannot commit {count} of {self._draft} draft positions")
+        if self.companion is not None:
+            self.companion.commit(count)
         self._length += count
         self._draft = 0
 
@@ -139,6 +145,8 @@ class BlockCache:
         """Keep the first `length` committed positions; drafts are gone."""
         if not 0 <= length <= self._length:
             raise ValueError(f"cannot truncate {self._length} committed positions to {length}")
+        if self.companion is not None:
+            self.companion.truncate(length)
         self._length = length
         self._draft = 0
 
@@ -158,6 +166,7 @@ class BlockCache:
             raise ValueError(f"cannot fork {self.batch} rows into {rows}")
         copy = object.__new__(BlockCache)
         copy._config, copy._length, copy._draft, copy.version = self._config, length, 0, 0
+        copy.companion = self.companion and self.companion.fork(batch, length, capacity)
         shape = list(self._buffer.shape)
         shape[2], shape[4] = rows, max(length, capacity)
         copy._buffer = self._buffer.new_zeros(shape)

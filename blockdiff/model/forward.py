@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blockdiff.model.cache import KeyValues
-from blockdiff.model.transformer import Gate, Segment, Transformer
+from blockdiff.model.block_drafter import BlockDrafter
+from blockdiff.model.cache import BlockCache, KeyValues
+from blockdiff.model.transformer import Gate, Segment, Taps, Transformer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +30,8 @@ class Forward:
         gate: noisy positions; None: base weights everywhere.
         wanted: first position whose logits are asked for; None: only keys and values are.
         on_layer: called before every layer of a forward that runs alone; what it raises ends it.
+        drafts: by the drafter and its layers, over the cache that it keeps.
+        on_hidden: called with the hidden states that the logits are made of, (wanted, hidden_size).
     """
 
     tokens: Tensor
@@ -38,6 +41,8 @@ class Forward:
     gate: Gate | None = None
     wanted: int | None = 0
     on_layer: Callable[[], None] | None = None
+    drafts: bool = False
+    on_hidden: Callable[[Tensor], None] | None = None
 
     @property
     def size(self) -> int:
@@ -49,35 +54,77 @@ Runner = Callable[[Sequence[Forward]], list[Tensor]]
 """Runs forwards together: for each its logits (wanted positions, vocab), float32."""
 
 
-def run(model: Transformer, forwards: Sequence[Forward]) -> list[Tensor]:
+def run(
+    model: Transformer, forwards: Sequence[Forward], drafter: BlockDrafter | None = None
+) -> list[Tensor]:
     """Run forwards in one pass, all on one adapter; see `Runner`.
 
-    What they are made of is copied to the model's device without waiting for it.
+    Those that draft have a pass of their own, over the weights of the `drafter`. For the others it
+    reads what the model's layers put out, into the companions of their caches.
 
-    Rows are made contiguous for the head: a strided view sends the product down a path 80 times
-    slower. Raises what `on_layer` of a lone forward raises.
+    What they are made of is copied to the model's device without waiting for it. Raises what
+    `on_layer` of a lone forward raises.
     """
+    if drafter is None:
+        return _pass(model, forwards)
+    return apart(
+        forwards,
+        lambda own: _pass(model, own, drafter),
+        lambda drafts: _pass(drafter.stack, drafts),
+    )
+
+
+def apart(forwards: Sequence[Forward], own: Runner, drafts: Runner) -> list[Tensor]:
+    """The answers of forwards: those that draft are run by `drafts`, the others by `own`."""
+    kinds = [[one for one in forwards if one.drafts is kind] for kind in (False, True)]
+    answers = [
+        iter(runner(some)) if some else iter(())
+        for runner, some in zip((own, drafts), kinds, strict=True)
+    ]
+    return [next(answers[one.drafts]) for one in forwards]
+
+
+def companions(forwards: Sequence[Forward]) -> list[BlockCache | None]:
+    """What a drafter keeps of the sequence of each; None: there is no drafter."""
+    return [one.cache.companion if isinstance(one.cache, BlockCache) else None for one in forwards]
+
+
+def _pass(
+    model: Transformer, forwards: Sequence[Forward], drafter: BlockDrafter | None = None
+) -> list[Tensor]:
+    """Rows are made contiguous for the head: a strided view sends the product down a path 80 times
+    slower."""
     device = model.device
+    kept = companions(forwards)
+    taps = Taps(drafter.config.layers) if drafter is not None and any(kept) else None
     if len(forwards) == 1:
         one = forwards[0]
+        positions = moved(one.positions, device)
         hidden = model.hidden(
             moved(one.tokens, device),
-            moved(one.positions, device),
+            positions,
             moved(one.mask, device),
             one.cache,
             _moved_gate(one.gate, device),
             one.on_layer,
+            taps,
         )
-        rows = [hidden[0, _wanted(one)]]
     else:
+        positions = moved(torch.cat([one.positions for one in forwards], dim=1), device)
         hidden = model.hidden_together(
             moved(torch.cat([one.tokens for one in forwards], dim=1), device),
-            moved(torch.cat([one.positions for one in forwards], dim=1), device),
+            positions,
             [Segment(one.size, moved(one.mask, device), one.cache) for one in forwards],
             _moved_gate(_joint_gate(forwards), device),
+            taps,
         )
-        pieces = torch.split(hidden[0], [one.size for one in forwards])
-        rows = [piece[_wanted(one)] for piece, one in zip(pieces, forwards, strict=True)]
+    if drafter is not None and taps is not None:
+        drafter.encode(taps.features(), positions, [one.size for one in forwards], kept)
+    pieces = torch.split(hidden[0], [one.size for one in forwards])
+    rows = [piece[_wanted(one)] for piece, one in zip(pieces, forwards, strict=True)]
+    for one, some in zip(forwards, rows, strict=True):
+        if one.on_hidden is not None:
+            one.on_hidden(some)
     sizes = [len(some) for some in rows]
     if not sum(sizes):
         return [some.new_zeros(0, 0) for some in rows]

@@ -55,6 +55,27 @@ class Segment:
     cache: KeyValues
 
 
+class Taps:
+    """What chosen layers of one forward put out, for a drafter that reads it.
+
+    Attributes:
+        layers: ascending, none the last one; -1 is the embedding.
+    """
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        self.layers = tuple(layers)
+        self._found: list[Tensor] = []
+
+    def see(self, layer: int, x: Tensor) -> None:
+        """Keep a copy of the stream behind a layer, if it is one of these."""
+        if layer in self.layers:
+            self._found.append(x.clone())
+
+    def features(self) -> Tensor:
+        """(batch, new, layers * hidden_size), once the forward is done."""
+        return torch.cat(self._found, dim=-1)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, computed in float32."""
 
@@ -161,6 +182,15 @@ class Attention(nn.Module):
         out = out.transpose(1, 2).reshape(batch, new, self.q_size)
         return _gated(self.o, "o", self.layer, out, gate)
 
+    def keys_values(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Of positions that only others attend to, (batch, kv_heads, new, head_dim) each."""
+        c = self.config
+        heads = self.qkv(x).view(*x.shape[:2], -1, c.head_dim)[:, :, c.n_heads :]
+        k, v = heads.chunk(2, dim=2)
+        if c.qk_norm:
+            k = self.k_norm(k)
+        return self.rotate(k.transpose(1, 2), *rotary), v.transpose(1, 2)
+
     def _attend_apart(self, q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment]) -> Tensor:
         """Each segment over its own keys and values; (1, heads, all positions, head_dim)."""
         sizes = [segment.size for segment in segments]
@@ -245,6 +275,7 @@ class Layers(Protocol):
         segments: Sequence[Segment],
         gate: Gate | None,
         on_layer: Callable[[], None] | None = None,
+        taps: Taps | None = None,
     ) -> Tensor:
         """(1, new, hidden_size) of embedded positions, which it may overwrite."""
         ...
@@ -285,6 +316,7 @@ class Transformer(nn.Module):
         cache: KeyValues | None = None,
         gate: Gate | None = None,
         on_layer: Callable[[], None] | None = None,
+        taps: Taps | None = None,
     ) -> Tensor:
         """Final hidden states, after the last norm.
 
@@ -297,6 +329,7 @@ class Transformer(nn.Module):
             gate: noisy positions and the adapter that acts on them; None: base weights everywhere.
             on_layer: called before each layer; what it raises ends the forward, with drafts at most
                 in the cache.
+            taps: sees what the layers put out.
 
         Returns:
             (batch, new, hidden_size)
@@ -305,12 +338,16 @@ class Transformer(nn.Module):
         rotary = rotary_tables(self.config, positions)
         if self.fused is not None and mask.dim() == 2 and self.fused.takes([cache], gate):
             segment = Segment(tokens.shape[1], mask, cast(KeyValues, cache))
-            return self.fused.run(x, rotary, [segment], gate, on_layer)
+            return self.fused.run(x, rotary, [segment], gate, on_layer, taps)
         rows = self._rows(mask, positions)
-        for block in self.blocks:
+        if taps is not None:
+            taps.see(-1, x)
+        for index, block in enumerate(self.blocks):
             if on_layer is not None:
                 on_layer()
             x = block(x, rotary, rows, cache, gate)
+            if taps is not None:
+                taps.see(index, x)
         normed: Tensor = self.norm(x)
         return normed
 
@@ -320,6 +357,7 @@ class Transformer(nn.Module):
         positions: Tensor,
         segments: Sequence[Segment],
         gate: Gate | None = None,
+        taps: Taps | None = None,
     ) -> Tensor:
         """As `hidden`, for several sequences laid end to end, each over its own cache.
 
@@ -337,14 +375,18 @@ class Transformer(nn.Module):
         if self.fused is not None and self.fused.takes(
             [segment.cache for segment in segments], gate
         ):
-            return self.fused.run(x, rotary, segments, gate)
+            return self.fused.run(x, rotary, segments, gate, None, taps)
         places = torch.split(positions, [segment.size for segment in segments], dim=1)
         apart = [
             replace(segment, mask=self._rows(segment.mask, place))
             for segment, place in zip(segments, places, strict=True)
         ]
-        for block in self.blocks:
+        if taps is not None:
+            taps.see(-1, x)
+        for index, block in enumerate(self.blocks):
             x = block(x, rotary, apart, None, gate)
+            if taps is not None:
+                taps.see(index, x)
         normed: Tensor = self.norm(x)
         return normed
 

@@ -56,6 +56,7 @@ class ServeOptions:
     """What to serve, where, and for how long.
 
     Attributes:
+        drafter: name or folder of a drafter made for the model; empty: none.
         idle_seconds: stop after so long without a request; 0: never.
         host: empty takes a Unix socket, or the loopback interface where there are none.
         port: 0 takes any that is free; another one implies TCP.
@@ -70,6 +71,7 @@ class ServeOptions:
     device: str = "auto"
     dtype: str = "auto"
     download: bool = True
+    drafter: str = ""
     idle_seconds: float = 1800.0
     host: str = ""
     port: int = 0
@@ -177,6 +179,7 @@ def loader(options: ServeOptions) -> Load:
             dtype=options.dtype,
             cache_bytes=options.cache_mib << 20,
             progress=report,
+            drafter=options.drafter,
         )
 
     return load

@@ -1,8 +1,8 @@
 """The models known by name: `catalog.toml`, read strictly.
 
 `[[model]]` are those with an adapter of ours, `[[checkpoint]]` those that others published and that
-write by themselves. Adapters and the catalogue come with the package; `BLOCKDIFF_MODELS` names
-another folder of that kind. Nothing here imports torch.
+write by themselves, `[[drafter]]` those that draft for one of these. Adapters and the catalogue
+come with the package; `BLOCKDIFF_MODELS` names another such folder. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ class Published:
         can: what it was trained for.
         context_length: tokens it was trained on.
         config: keys of its `config.json` that its size follows from.
+        target: name of the model that it drafts for; empty: it writes by itself.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Published:
     can: tuple[Skill, ...]
     context_length: int
     config: Mapping[str, Any]
+    target: str = ""
 
 
 def bundled_models() -> Path:
@@ -142,7 +144,14 @@ def published(path: Path | None = None) -> dict[str, Published]:
     return _read(path)[1]
 
 
-def _read(path: Path | None) -> tuple[dict[str, CatalogEntry], dict[str, Published]]:
+def drafters(path: Path | None = None) -> dict[str, Published]:
+    """Drafters by name, read and refused as by `catalog`."""
+    return _read(path)[2]
+
+
+def _read(
+    path: Path | None,
+) -> tuple[dict[str, CatalogEntry], dict[str, Published], dict[str, Published]]:
     path = path or bundled_models() / "catalog.toml"
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -152,16 +161,25 @@ def _read(path: Path | None) -> tuple[dict[str, CatalogEntry], dict[str, Publish
         raise ModelCorrupt(f"{path}: {error}") from error
     try:
         models, others = table.pop("model"), table.pop("checkpoint", [])
+        drafting = table.pop("drafter", [])
         if table:
             raise ValueError(f"unknown keys {sorted(table)}")
         entries = [_entry(dict(model)) for model in models]
         found = [_published(dict(other)) for other in others]
+        made = [_published({"can": [], **other}) for other in drafting]
         names = [entry.name for entry in entries] + [other.name for other in found]
+        if lost := [one.name for one in made if one.target not in names]:
+            raise ValueError(f"drafters of models that are not named: {lost}")
+        names += [one.name for one in made]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"named twice: {sorted(twice)}")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelCorrupt(f"{path}: {error}") from error
-    return {entry.name: entry for entry in entries}, {other.name: other for other in found}
+    return (
+        {entry.name: entry for entry in entries},
+        {other.name: other for other in found},
+        {one.name: one for one in made},
+    )
 
 
 def find(name: str) -> CatalogEntry:
@@ -169,10 +187,10 @@ def find(name: str) -> CatalogEntry:
 
     Raises ModelNotFound with the nearest name as a hint, also for a published checkpoint.
     """
-    known, others = _read(None)
+    known, others, drafting = _read(None)
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, [*known, *others], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, [*known, *others, *drafting], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ModelNotFound(f"no model is called {name}", hint + "list them: blockdiff models list")
 

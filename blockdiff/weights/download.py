@@ -33,6 +33,7 @@ from blockdiff.weights.catalog import (
     CatalogEntry,
     Published,
     catalog,
+    drafters,
     find,
     published,
 )
@@ -41,6 +42,7 @@ from blockdiff.weights.store import (
     ModelFiles,
     Status,
     cache_root,
+    files_in,
     files_of,
     folder_of,
     is_verified,
@@ -86,7 +88,7 @@ def pull(
         OutputFileError: the cache folder cannot be written.
         InvalidRequest: a `source` for a published checkpoint.
     """
-    if other := published().get(name):
+    if other := published().get(name) or drafters().get(name):
         if source is not None:
             raise InvalidRequest(
                 f"{name} is a folder of files, --from takes one file",
@@ -129,7 +131,7 @@ def _pull_published(entry: Published, progress: OnTransfer) -> ModelFiles:
         with _exclusive(entry.name, progress):
             if state(entry.name).status is not Status.PRESENT:
                 hub.fetch(entry, folder, progress)
-    return resolve(entry.name)
+    return files_in(entry.name)
 
 
 def _is_there(entry: CatalogEntry, files: ModelFiles, progress: OnTransfer) -> bool:

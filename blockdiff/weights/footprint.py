@@ -7,7 +7,7 @@ here imports torch or opens a weight.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from blockdiff.errors import ModelCorrupt
@@ -54,6 +54,7 @@ class StackShape:
         ffn_matrices: 3 with a gate, 2 without.
         active_ffn: the widest feed-forward that one token goes through.
         vectors: numbers that are no part of a matrix: norms and biases.
+        shares_ends: embedding and head are those of another model that is there.
     """
 
     vocab_size: int
@@ -70,10 +71,13 @@ class StackShape:
     windowed: int = 0
     window: int = 0
     rows: int = _ROWS
+    shares_ends: bool = False
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """Those that it runs in: 8 and 4 bits do not cover mixtures of experts."""
+        """Those that it runs in: 8 and 4 bits do not cover mixtures of experts, 4 no drafters."""
+        if self.shares_ends:
+            return ("int8", "bfloat16")
         return ("bfloat16",) if self.router else DTYPES
 
     @property
@@ -85,6 +89,8 @@ class StackShape:
     @property
     def ends(self) -> int:
         """Numbers of embedding and head."""
+        if self.shares_ends:
+            return 0
         return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
 
     @property
@@ -150,6 +156,18 @@ def shape_of(config: Mapping[str, Any], source: str) -> StackShape:
         vectors=vectors,
         tied=bool(config.get("tie_word_embeddings", config.get("weight_tying", False))),
     )
+
+
+def drafter_shape(config: Mapping[str, Any], source: str) -> StackShape:
+    """Of a drafter, beside its target. Raises ModelCorrupt as `shape_of`."""
+    shape, need = shape_of(config, source), _Numbers(config, source)
+    inner = {**config, **(config.get("dflash_config") or {})}
+    read = inner.get("target_layer_ids")
+    if not isinstance(read, list):
+        raise ModelCorrupt(f"{source}: config.json: target_layer_ids is missing")
+    fusion = len(read) * shape.hidden_size**2
+    markov = 2 * need("vocab_size") * config["markov_rank"] if config.get("markov_rank") else 0
+    return replace(shape, attention=shape.attention + fusion + markov, shares_ends=True)
 
 
 class _Numbers:

@@ -12,6 +12,7 @@ The cache is `BLOCKDIFF_CACHE`, or the user's cache folder. Nothing here imports
 
 from __future__ import annotations
 
+import difflib
 import errno
 import hashlib
 import json
@@ -39,17 +40,19 @@ from blockdiff.weights.catalog import (
     Published,
     bundled_models,
     catalog,
+    drafters,
     find,
     published,
 )
-from blockdiff.weights.footprint import shape_of
+from blockdiff.weights.footprint import drafter_shape, shape_of
 from blockdiff.weights.transfer import CHUNK, OnTransfer
 
 __all__ = [
     "DEFAULT_MODEL", "ROOM_HINT", "CatalogEntry", "ModelFiles", "ModelState", "Published", "Status",
-    "bundled_models", "cache_root", "catalog", "files_of", "find", "folder_of", "is_path",
+    "bundled_models", "cache_root", "catalog", "drafters", "files_in",
+    "files_of", "find", "folder_of", "is_path",
     "is_verified", "lock", "locked", "mark_verified", "own_cache_root", "partial_of", "published",
-    "remove", "resolve", "state", "writing_errors",
+    "remove", "resolve", "resolve_drafter", "state", "writing_errors",
 ]  # fmt: skip
 
 ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
@@ -132,7 +135,7 @@ def state(name: str, verify: bool = False) -> ModelState:
 
     Raises ModelNotFound for a name the catalogue does not have.
     """
-    if other := published().get(name):
+    if other := published().get(name) or drafters().get(name):
         return _state_of(other)
     entry = find(name)
     folder = folder_of(name)
@@ -154,7 +157,11 @@ def _state_of(entry: Published) -> ModelState:
     if hub.is_complete(folder, entry.revision):
         return ModelState(Status.PRESENT, there, there, 0)
     status = Status.PARTIAL if there else Status.ABSENT
-    return ModelState(status, there, shape_of(entry.config, entry.name).footprint(HUB).weights, 0)
+    shape = shape_of(entry.config, entry.name)
+    if entry.target:  # its own copy of an embedding and a head is fetched with it
+        own = entry.family == "dspark"
+        shape = replace(drafter_shape(entry.config, entry.name), shares_ends=not own)
+    return ModelState(status, there, shape.footprint(HUB).weights, 0)
 
 
 def is_path(name_or_path: str) -> bool:
@@ -177,25 +184,59 @@ def resolve(name_or_path: str, progress: OnTransfer = no_op) -> ModelFiles:
     """
     if is_path(name_or_path):
         return _resolve_path(Path(name_or_path).expanduser().absolute())
+    if other := drafters().get(name_or_path):
+        raise ModelUnsupported(
+            f"{other.name} drafts for {other.target} and writes nothing by itself",
+            f"use --model {other.target} --drafter {other.name}",
+        )
     entry = published().get(name_or_path) or find(name_or_path)
-    found = state(entry.name)
-    pull = f"blockdiff models pull {entry.name}"
+    _refuse_missing(entry.name)
+    if isinstance(entry, Published):
+        return files_in(entry.name)
+    base, corrupt = folder_of(entry.name) / entry.base.file, Status.CORRUPT
+    if state(entry.name).status is corrupt or not is_verified(base, entry.base.sha256, progress):
+        raise ModelCorrupt(
+            f"{base} is damaged: it is not the file whose SHA-256 the catalogue names",
+            f"download it again: blockdiff models pull {entry.name}",
+        )
+    return files_of(entry)
+
+
+def files_in(name: str) -> ModelFiles:
+    """Paths of a published checkpoint that is there. Raises as `resolve` of its folder."""
+    return replace(_resolve_path(folder_of(name)), name=name)
+
+
+def resolve_drafter(name_or_path: str) -> Path:
+    """Folder of a drafter, by catalogue name or path, which may not be one.
+
+    Raises ModelNotFound where it is unknown, not downloaded, or only half.
+    """
+    if is_path(name_or_path):
+        folder = Path(name_or_path).expanduser().absolute()
+        if not folder.is_dir():
+            raise ModelNotFound(f"there is no folder {folder}", "check --drafter")
+        return folder
+    known = drafters()
+    if name_or_path not in known:
+        near = difflib.get_close_matches(name_or_path, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ModelNotFound(
+            f"no drafter is called {name_or_path}", hint + "list them: blockdiff models list"
+        )
+    _refuse_missing(name_or_path)
+    return folder_of(name_or_path)
+
+
+def _refuse_missing(name: str) -> None:
+    found, pull = state(name), f"blockdiff models pull {name}"
     if found.status is Status.ABSENT:
-        raise ModelNotFound(f"{entry.name} is not downloaded", f"download it: {pull}")
+        raise ModelNotFound(f"{name} is not downloaded", f"download it: {pull}")
     if found.status is Status.PARTIAL:
         share = f"{found.bytes / 1e6:.0f} of {found.total / 1e6:.0f} MB"
         raise ModelNotFound(
-            f"{entry.name} is only half downloaded ({share})", f"continue the download: {pull}"
+            f"{name} is only half downloaded ({share})", f"continue the download: {pull}"
         )
-    if isinstance(entry, Published):
-        return replace(_resolve_path(folder_of(entry.name)), name=entry.name)
-    base = folder_of(entry.name) / entry.base.file
-    if found.status is Status.CORRUPT or not is_verified(base, entry.base.sha256, progress):
-        raise ModelCorrupt(
-            f"{base} is damaged: it is not the file whose SHA-256 the catalogue names",
-            f"download it again: {pull}",
-        )
-    return files_of(entry)
 
 
 def files_of(entry: CatalogEntry) -> ModelFiles:
@@ -251,7 +292,8 @@ def remove(name_or_path: str) -> int:
     if is_path(name_or_path):
         name = _path_key(Path(name_or_path).expanduser().absolute())
     else:
-        name = (published().get(name_or_path) or find(name_or_path)).name
+        other = published().get(name_or_path) or drafters().get(name_or_path)
+        name = (other or find(name_or_path)).name
     folder = folder_of(name)
     if not folder.is_dir():
         raise ModelNotFound(f"the cache holds nothing of {name_or_path}")

@@ -229,6 +229,19 @@ def generation() -> dict[str, list[int]]:
     return found
 
 
+def drafters() -> dict[str, Any]:
+    """Of each drafter, how far its logits are from the published ones, and how many of how many
+    blocks are those."""
+    from tests.parity import test_drafter_parity as blocks
+
+    found = {}
+    for name in blocks.DRAFTERS:
+        with tempfile.TemporaryDirectory() as folder:
+            logits, _, same = blocks.measure(name, Path(folder))
+        found[name] = {"logits": float(f"{logits:.0e}"), "blocks": same}
+    return found
+
+
 def greedy(tiny: Tiny, folder: Path, prompts: int = 20, length: int = 16) -> list[int]:
     """As `generation`, of the mode `ar` and what transformers generates."""
     tiny.write(folder / "ours")
@@ -257,7 +270,7 @@ def main() -> None:
         logits[family] = {k: float(f"{v:.0e}") for k, v in found.items()}
         logits[family]["reference"] = reference
         print(family, logits[family])
-    results = {"logits": logits, "generation": generation()}
+    results = {"logits": logits, "generation": generation(), "drafters": drafters()}
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
 

@@ -33,10 +33,11 @@ from torch import Tensor
 
 from blockdiff.config import TransformerConfig
 from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.block_drafter import BlockDrafter
 from blockdiff.model.cache import BlockCache, KeyValues
 from blockdiff.model.cuda.mirror import Mirror, Window
-from blockdiff.model.forward import Forward, run
-from blockdiff.model.transformer import Gate, Transformer
+from blockdiff.model.forward import Forward, apart, run
+from blockdiff.model.transformer import Gate, Taps, Transformer
 
 KEYS = (1024, 2048, 4096)
 """Positions that a forward attends over, what is not there being masked."""
@@ -179,15 +180,21 @@ class Inputs:
 
 
 def padded_forward(
-    model: Transformer, inputs: Inputs, cache: KeyValues, adapter: GatedAdapter | None
+    model: Transformer,
+    inputs: Inputs,
+    cache: KeyValues,
+    adapter: GatedAdapter | None,
+    taps: Taps | None = None,
 ) -> Tensor:
     """What is recorded: logits (batch * rows, vocab) in the model's dtype; keys and values go to
-    `cache`.
+    `cache`, what a drafter reads to `taps`.
 
     It looks at no value and makes no tensor from one of Python's: both would end a recording.
     """
     gate = None if adapter is None else Gate(adapter, inputs.masked, inputs.noisy)
-    hidden = model.hidden(inputs.tokens, inputs.positions, inputs.mask, cache, gate)
+    hidden = model.hidden(
+        inputs.tokens, inputs.positions, inputs.mask, cache, gate, None, taps
+    )
     logits: Tensor = model.head(hidden.flatten(0, 1))
     return logits
 
@@ -218,21 +225,23 @@ class GraphedRunner:
         adapter: GatedAdapter | None,
         record: Record,
         shapes: Sequence[GraphShape] | None = None,
+        drafter: BlockDrafter | None = None,
     ) -> None:
         """`shapes` are those of `shapes_for` unless others are given."""
-        self._model, self._adapter = model, adapter
+        self._model, self._adapter, self._drafter = model, adapter, drafter
         shapes = shapes_for(model, adapter is not None) if shapes is None else shapes
         if not supports(model.config):
             shapes = ()
         self._graphs: dict[GraphShape, _Graph] = {}
         self._logits = torch.empty(0)  # of all shapes, (most positions, vocab) float32
+        self._features = torch.empty(0)  # likewise, (most positions, what the drafter reads)
         began = time.monotonic()
         try:
             self._record_all(sorted(shapes, key=_size, reverse=True), record)
         except RuntimeError as error:
             log.warning("CUDA graphs are off: %s", error)
             self._graphs.clear()
-            self._logits = torch.empty(0)
+            self._logits = self._features = torch.empty(0)
         self.shapes = sorted(self._graphs, key=_size)
         if self.shapes:
             seconds = time.monotonic() - began
@@ -241,9 +250,15 @@ class GraphedRunner:
     @torch.inference_mode()
     def __call__(self, forwards: Sequence[Forward]) -> list[Tensor]:
         """See `Runner`. Raises what `on_layer` of a lone forward raises."""
+        return apart(forwards, self._run, self._draft)
+
+    def _draft(self, forwards: Sequence[Forward]) -> list[Tensor]:
+        return run(self._model, forwards, self._drafter)
+
+    def _run(self, forwards: Sequence[Forward]) -> list[Tensor]:
         shape = self.shape_of(forwards)
         if shape is None:
-            return run(self._model, forwards)
+            return run(self._model, forwards, self._drafter)
         if len(forwards) == 1 and forwards[0].on_layer is not None:
             forwards[0].on_layer()
         caches = [one.cache for one in forwards if isinstance(one.cache, BlockCache)]
@@ -257,6 +272,10 @@ class GraphedRunner:
         for one, cache, slot in zip(forwards, caches, slots, strict=True):
             graph.mirror.store(cache, slot, one.size)
             first = slot * shape.rows
+            if self._drafter is not None and cache.companion is not None:
+                features = self._features[None, first : first + one.size]
+                positions = graph.inputs.positions[slot : slot + 1, : one.size]
+                self._drafter.encode(features, positions, [one.size], [cache.companion])
             answers.append(self._logits[first + (one.wanted or 0) : first + one.size].clone())
         return answers
 
@@ -277,6 +296,11 @@ class GraphedRunner:
             return
         size = max(shape.positions for shape in shapes), self._model.config.vocab_size
         self._logits = torch.empty(size, device=self._model.device)
+        if self._drafter is not None:
+            read = self._drafter.fusion.in_features
+            self._features = torch.empty(
+                size[0], read, device=self._model.device, dtype=self._model.dtype
+            )
         mirrors = {}
         for alone in (True, False):
             own = [shape for shape in shapes if (shape.batch == 1) is alone]
@@ -300,8 +324,13 @@ class GraphedRunner:
         window = Window(mirror.buffer, inputs.places, shape.keys)
         adapter = self._adapter if shape.gated else None
 
+        drafter, features = self._drafter, self._features[: inputs.shape.positions]
+
         def body() -> None:
-            logits.copy_(padded_forward(self._model, inputs, window, adapter))
+            taps = None if drafter is None else Taps(drafter.config.layers)
+            logits.copy_(padded_forward(self._model, inputs, window, adapter, taps))
+            if taps is not None:
+                features.copy_(taps.features().flatten(0, 1))
 
         return body
 

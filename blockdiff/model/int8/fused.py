@@ -19,7 +19,7 @@ from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache, KeyValues
 from blockdiff.model.int8.library import Matrix, loaded
 from blockdiff.model.int8.quantized import QuantizedLinear, QuantizedLowRank
-from blockdiff.model.transformer import Block, FeedForward, Gate, Segment, Transformer
+from blockdiff.model.transformer import Block, FeedForward, Gate, Segment, Taps, Transformer
 
 TARGETS = ("qkv", "o", "gate_up", "down")  # in the library's order
 _LANES = 16  # what widths are multiples of
@@ -131,6 +131,7 @@ class FusedLayers:
         segments: Sequence[Segment],
         gate: Gate | None,
         on_layer: Callable[[], None] | None = None,
+        taps: Taps | None = None,
     ) -> Tensor:
         """Final hidden states of embedded positions; see `Transformer.hidden_together`.
 
@@ -139,6 +140,7 @@ class FusedLayers:
             rotary: cosines and sines, (1, 1, new, head_dim).
             segments: masks are (size, past + size).
             on_layer: called before each layer.
+            taps: sees what the layers put out.
         """
         x = x.contiguous()
         cos, sin = (table.contiguous() for table in rotary)
@@ -165,13 +167,19 @@ class FusedLayers:
             ctypes.addressof(noisy),
             len(noisy),
         )
-        if on_layer is None:
+        ends = {self._model.n_layers}  # of the stretches of layers that are run in one call
+        if on_layer is not None:
+            ends.update(range(1, self._model.n_layers))
+        if taps is not None:
+            taps.see(-1, x)
+            ends.update(layer + 1 for layer in taps.layers if layer >= 0)
+        for forward.last in sorted(ends):
+            if on_layer is not None:
+                on_layer()
             self._library.stack(forward)
-            return x
-        for index in range(self._model.n_layers):
-            on_layer()
-            forward.first, forward.last = index, index + 1
-            self._library.stack(forward)
+            if taps is not None:
+                taps.see(forward.last - 1, x)
+            forward.first = forward.last
         return x
 
     def _pairs_of(self, adapter: GatedAdapter) -> ctypes.Array[_Pairs]:

@@ -107,7 +107,7 @@ def _load_prepared(
     device: torch.device | str,
 ) -> Transformer:
     config = config_from_prepared(raw.get("transformer"), str(folder))
-    _refuse_absurd(config, len(stored), str(folder))
+    refuse_absurd(config, len(stored), str(folder))
     formats: dict[str, list[dict[str, Any]]] = raw.get("packed", {})
     if not isinstance(formats, dict) or not all(isinstance(p, list) for p in formats.values()):
         raise ModelCorrupt(f"{folder}: config.json: packed is no table of formats")
@@ -176,7 +176,7 @@ def published_sources(
     """
     source, body = str(folder), published(raw, str(folder)).body
     config, naming = config_from_hf(raw, source), HUB[body]
-    _refuse_absurd(config, len(stored), source)
+    refuse_absurd(config, len(stored), source)
     embedding, head = f"{naming.embedding}.weight", f"{naming.head}.weight"
     there, swapped = set(stored.names), TensorSources()
     if config.tied_embeddings and head in there:
@@ -196,7 +196,7 @@ def published_sources(
     return config, names
 
 
-def _refuse_absurd(config: TransformerConfig, stored: int, source: str) -> None:
+def refuse_absurd(config: TransformerConfig, stored: int, source: str) -> None:
     """More layers or experts than there are tensors: not even their names are worth making."""
     needed, keys = config.n_layers, f"num_hidden_layers is {config.n_layers}"
     if config.experts is not None:

@@ -1,0 +1,332 @@
+"""A published drafter from disk to memory, checked against the target that it is to draft for.
+
+Which families there are, how each is read and what its tensors are called stands here, and nowhere
+else. Of a model that it was not made for a drafter would make nothing of use, so whatever tells the
+two apart is compared before a weight is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import nn
+
+from blockdiff.config import TransformerConfig
+from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
+from blockdiff.model.block_drafter import BlockDrafter, BlockDrafterConfig, Markov
+from blockdiff.model.cuda.weight_only import floats_for
+from blockdiff.model.int8.fused import fuse
+from blockdiff.model.int8.packing import Packed, pack
+from blockdiff.model.int8.quantized import (
+    QuantizedEmbedding,
+    QuantizedLinear,
+    install,
+    is_quantized,
+)
+from blockdiff.model.load.families import config_from_hf
+from blockdiff.model.load.from_folder import refuse_absurd
+from blockdiff.model.load.kinds import Body, published, read_json
+from blockdiff.model.load.shards import Shards, check_shape, refuse_unread, shard_files
+from blockdiff.model.load.tensor_names import HUB, TensorSources, sources
+from blockdiff.model.transformer import Transformer
+
+MOST_POSITIONS = 64
+"""Of a block."""
+
+_SAMPLED = 64  # rows of a matrix that say whether it is the target's
+_SAME, _SAME_IN_INT8, _OTHERS = 1e-3, 0.15, 0.5  # relative distance of these rows
+_STACK, _ENDS = "stack.", ("stack.embedding.weight", "stack.head.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """How a family of drafters differs from the others.
+
+    Attributes:
+        shift: the logits of a position of a block are those of the next one.
+        own_ends: it comes with an embedding and a head, copies of its target's when it was made.
+        settings: key of the object that holds its settings, before those beside it.
+    """
+
+    name: str
+    shift: bool
+    own_ends: bool
+    settings: str = ""
+
+
+# By `architectures[0]`.
+_FAMILIES = {
+    "DFlashDraftModel": _Family("dflash", False, False, "dflash_config"),
+    "Qwen3DSparkModel": _Family("dspark", True, True),
+}
+
+
+class _Settings(msgspec.Struct):
+    """The keys that only drafters have. Those with one value change what is computed by another."""
+
+    mask_token_id: Annotated[int, Meta(ge=0)]
+    num_target_layers: Annotated[int, Meta(ge=2, le=1024)]
+    target_layer_ids: Annotated[list[int], Meta(min_length=1, max_length=64)] | None = None
+    block_size: Annotated[int, Meta(ge=2, le=MOST_POSITIONS)] = 16
+    markov_rank: Annotated[int, Meta(ge=0, le=8192)] = 0
+    markov_head_type: str = Markov.VANILLA.value
+    enable_confidence_head: bool = False
+    confidence_head_with_markov: bool = False
+    input_embedding_scale: float | None = None
+    output_multiplier: float | None = None
+    final_logit_softcapping: float | None = None
+    is_causal: bool | None = None
+
+
+def is_drafter(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is that of a drafter that we read."""
+    return _architecture(config) in _FAMILIES
+
+
+def family_of(config: Mapping[str, Any], source: str) -> str:
+    """Name of a drafter's family. Raises ModelUnsupported."""
+    return _family(config, source).name
+
+
+def drafter_config(config: Mapping[str, Any], source: str) -> BlockDrafterConfig:
+    """Shape from a `config.json`.
+
+    Raises ModelUnsupported for a family or a computation that we do not have, ModelCorrupt for a
+    key that is missing or holds an impossible value.
+    """
+    family, where = _family(config, source), f"{source}: config.json"
+    stack = config_from_hf(config, source)
+    if published(config, source).body is not Body.QWEN3:
+        raise ModelUnsupported(f"{where}: model_type {config.get('model_type')!r} of a drafter")
+    inner = config.get(family.settings) or {}
+    if not isinstance(inner, Mapping):
+        raise ModelCorrupt(f"{where}: {family.settings} is no object")
+    try:
+        keys = msgspec.convert({**config, **inner}, _Settings)
+        markov = Markov(keys.markov_head_type) if keys.markov_rank else None
+    except ValueError as error:
+        raise ModelCorrupt(f"{where}: {error}") from error
+    neutral = {"input_embedding_scale": (None, 1.0), "output_multiplier": (None, 1.0),
+               "final_logit_softcapping": (None, 0.0), "is_causal": (None, False)}  # fmt: skip
+    for key, values in neutral.items():
+        if (value := getattr(keys, key)) not in values:
+            raise ModelUnsupported(f"{where}: {key} {value} is not supported")
+    if keys.mask_token_id >= stack.vocab_size:
+        raise ModelCorrupt(
+            f"{where}: mask_token_id is {keys.mask_token_id}, vocab_size {stack.vocab_size}"
+        )
+    reads_token = keys.enable_confidence_head and keys.confidence_head_with_markov
+    if reads_token and markov is None:
+        raise ModelCorrupt(f"{where}: confidence_head_with_markov, but markov_rank is 0")
+    return BlockDrafterConfig(
+        stack=replace(stack, tied_embeddings=False),
+        layers=_layers(keys, stack.n_layers, where),
+        mask_token_id=keys.mask_token_id,
+        block_size=keys.block_size,
+        shift=family.shift,
+        markov=markov,
+        markov_rank=keys.markov_rank,
+        confidence=keys.enable_confidence_head,
+        confidence_reads_token=reads_token,
+    )
+
+
+def load_drafter(
+    folder: Path,
+    target: Transformer,
+    target_name: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> BlockDrafter:
+    """Read the drafter in a folder of the hub's layout, for `target`.
+
+    Embedding and head are the target's own where the drafter has none, or copies of them.
+
+    Args:
+        dtype: that of the target. torch.int8 packs the matrices on a CPU; elsewhere it leaves the
+            drafter in `floats_for` the device.
+
+    Raises:
+        ModelNotFound: no such folder or no weights in it.
+        ModelUnsupported: pickle weights, a family or computation we do not have, or a drafter that
+            was made for another target.
+        ModelCorrupt: as `drafter_config`; a tensor is missing, misshapen or not finite.
+        DeviceUnavailable: int8 where its library cannot be had.
+    """
+    source = str(folder)
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(f"{folder} holds no config.json", "give a drafter's folder")
+    raw = read_json(folder / "config.json")
+    config = drafter_config(raw, source)
+    _refuse_mismatch(config, raw, target.config, target_name, source)
+    config = replace(
+        config, stack=replace(config.stack, max_positions=target.config.max_positions)
+    )
+    stored = Shards(shard_files(folder))
+    refuse_absurd(config.stack, len(stored), source)
+    names = _sources(config, _family(raw, source))
+    refuse_unread(stored.names, names, source)
+    with torch.device("meta"):
+        drafter = BlockDrafter(config)
+    shapes = {name: tuple(p.shape) for name, p in drafter.named_parameters()}
+    for ours, theirs in names.items():
+        check_shape([stored.shape(name) for name in theirs], shapes[ours], theirs, source)
+    for ours in _ENDS:
+        if ours in names and _is_copy(stored, names[ours][0], target, target_name, source):
+            del names[ours]
+    packs = dtype is torch.int8 and torch.device(device).type == "cpu"
+    if dtype is torch.int8:
+        dtype = torch.float32 if packs else floats_for(torch.device(device))
+    packed = {name for name in names if packs and _is_packed(name, shapes[name])}
+    state = {
+        ours: stored.join(theirs, dtype, device)
+        for ours, theirs in names.items()
+        if ours not in packed
+    }
+    drafter.load_state_dict(state, strict=False, assign=True)
+    _take_ends(drafter, target, names)
+    if packs:
+        _pack(drafter, {n: [_packed(stored, part) for part in names[n]] for n in packed})
+        _take_ends(drafter, target, names)  # a head that is not packed would be the embedding
+        fuse(drafter.stack)
+    return drafter.eval().requires_grad_(False)
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else ""
+
+
+def _family(config: Mapping[str, Any], source: str) -> _Family:
+    found = _FAMILIES.get(_architecture(config))
+    if found is None:
+        raise ModelUnsupported(
+            f"{source}: config.json: architectures {_architecture(config)!r} is no drafter we read",
+            f"supported: {', '.join(sorted(_FAMILIES))}",
+        )
+    return found
+
+
+def _layers(keys: _Settings, own: int, where: str) -> tuple[int, ...]:
+    """The target's layers that are read: those that are named, or as many as the drafter's own,
+    evenly from 1 to three before their number, as DFlash chooses them."""
+    count, ids = keys.num_target_layers, keys.target_layer_ids
+    if ids is None:
+        last, steps = count - 3, max(own - 1, 1)
+        ids = [count // 2] if own == 1 else [round(1 + i * (last - 1) / steps) for i in range(own)]
+    # What the last layer puts out passes a norm in one published loop, and none in another.
+    if ids != sorted(set(ids)) or not (ids[0] >= -1 and ids[-1] <= count - 2):
+        raise ModelCorrupt(
+            f"{where}: target_layer_ids {ids} are not ascending layers of {count}, before the last"
+        )
+    return tuple(ids)
+
+
+def _refuse_mismatch(
+    config: BlockDrafterConfig,
+    raw: Mapping[str, Any],
+    target: TransformerConfig,
+    name: str,
+    source: str,
+) -> None:
+    """Whatever a drafter shares with the target it was made for."""
+    stack = config.stack
+    pairs = {
+        "vocab_size": (stack.vocab_size, target.vocab_size),
+        "hidden_size": (stack.hidden_size, target.hidden_size),
+        "num_target_layers": (raw.get("num_target_layers"), target.n_layers),
+        "rope_theta": (stack.rope_base, target.rope_base),
+    }
+    for key, (own, theirs) in pairs.items():
+        if own != theirs:
+            raise ModelUnsupported(
+                f"{source}: config.json: {key} is {own}, that of {name} is {theirs}:"
+                " it was made for another model",
+                "`blockdiff models info NAME` lists the drafters of a model",
+            )
+
+
+def _sources(config: BlockDrafterConfig, family: _Family) -> TensorSources:
+    """What each of our tensors is made of; both families name them alike."""
+    naming = replace(
+        HUB[Body.QWEN3], layer="layers.{}.", norm="norm", embedding="embed_tokens", head="lm_head"
+    )
+    names = {_STACK + ours: theirs for ours, theirs in sources(config.stack, naming).items()}
+    if not family.own_ends:
+        for ours in _ENDS:
+            del names[ours]
+    names |= {"fusion.weight": ("fc.weight",), "feature_norm.weight": ("hidden_norm.weight",)}
+    if config.markov is not None:
+        names["markov.before.weight"] = ("markov_head.markov_w1.weight",)
+        names["markov.after.weight"] = ("markov_head.markov_w2.weight",)
+    inner = {Markov.GATED: ("gate", "gate_proj"), Markov.RNN: ("joint", "joint_proj")}
+    for kind in ("weight", "bias"):
+        if config.markov in inner:
+            ours, theirs = inner[config.markov]
+            names[f"markov.{ours}.{kind}"] = (f"markov_head.{theirs}.{kind}",)
+        if config.confidence:
+            names[f"confidence.{kind}"] = (f"confidence_head.proj.{kind}",)
+    return names
+
+
+def _is_copy(
+    stored: Shards, name: str, target: Transformer, target_name: str, source: str
+) -> bool:
+    """Whether a drafter's embedding or head is the target's, so that it need not be there twice.
+
+    Raises ModelUnsupported for the embedding of a model that is another one altogether.
+    """
+    weight = stored.get_floats(name)
+    rows = torch.linspace(0, len(weight) - 1, min(_SAMPLED, len(weight))).long()
+    own = weight[rows].float()
+    device = target.device
+    is_head = name.startswith("lm_head")
+    if is_head:  # whatever it is made of, what it does can be asked for
+        seen = torch.randn(8, own.shape[1], generator=torch.Generator().manual_seed(0))
+        own = seen @ own.T
+        theirs = target.head(seen.to(device, target.dtype)).float().cpu()[:, rows]
+    else:
+        theirs = target.embedding(rows.to(device)).float().cpu()
+    distance = float((own - theirs).norm() / theirs.norm().clamp_min(1e-9))
+    if not is_head and not distance < _OTHERS:
+        raise ModelUnsupported(
+            f"{source}: tensor {name} is not the embedding of {target_name}:"
+            " it was made for another model",
+            "`blockdiff models info NAME` lists the drafters of a model",
+        )
+    return distance < (_SAME_IN_INT8 if is_quantized(target) else _SAME)
+
+
+def _take_ends(drafter: BlockDrafter, target: Transformer, names: TensorSources) -> None:
+    """The target's embedding and head, where the drafter has none of its own."""
+    for ours in _ENDS:
+        if ours not in names:
+            part = ours.removeprefix(_STACK).removesuffix(".weight")
+            setattr(drafter.stack, part, getattr(target, part))
+
+
+def _is_packed(name: str, shape: Sequence[int]) -> bool:
+    small = name.startswith(("markov.gate", "markov.joint", "confidence"))
+    return len(shape) == 2 and not small
+
+
+def _packed(stored: Shards, name: str) -> Packed:
+    return pack(stored.join([name], torch.float32, "cpu"))
+
+
+def _pack(drafter: BlockDrafter, packed: Mapping[str, Sequence[Packed]]) -> None:
+    """Put packed matrices in the places of those of these names."""
+    own = {n.removeprefix(_STACK): parts for n, parts in packed.items() if n.startswith(_STACK)}
+    install(drafter.stack, own)
+    drafter.fusion = cast(nn.Linear, QuantizedLinear(packed["fusion.weight"]))
+    if drafter.markov is not None:
+        before = QuantizedEmbedding(QuantizedLinear(packed["markov.before.weight"]))
+        drafter.markov.before = cast(nn.Embedding, before)
+        drafter.markov.after = cast(nn.Linear, QuantizedLinear(packed["markov.after.weight"]))
