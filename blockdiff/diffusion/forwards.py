@@ -56,13 +56,15 @@ class SamplerState:
     speculation: Speculation = Speculation()
     original: Sequence[int] = ()  # what a rewrite starts from: `verify` drafts from it
     company: Callable[[], int] = lambda: 0  # how many others write in the same forwards
+    own_mask: int | None = None  # what the model drafts with, where it does without an adapter
     forwards: int = 0
     drafted: Counter[str] = field(default_factory=Counter)  # accepted tokens by their `Source`
     edits: int = 0  # settled tokens replaced, rule `edit`
     returns: int = 0  # positions of a block that wanted an earlier token back
 
     def __post_init__(self) -> None:
-        if self.adapter is None and self.config.mode is not Mode.AR:
+        drafts = self.adapter is not None or self.own_mask is not None
+        if not drafts and self.config.mode is not Mode.AR:
             raise ModelUnsupported(
                 f"mode {self.config.mode.value} needs a drafting adapter, this model has none",
                 "use --mode ar",

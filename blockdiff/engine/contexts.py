@@ -195,6 +195,7 @@ class Contexts:
             constraint=constraint,
             speculation=self._drafting_for(path, decoding),
             company=lambda: self.open - 1,
+            own_mask=published.own_mask(point.kind),
         )
 
     def _drafting_for(self, path: str, decoding: DecodingConfig) -> Speculation:

@@ -125,8 +125,9 @@ class Engine:
 
     @property
     def drafts(self) -> bool:
-        """Whether it has an adapter: modes other than `ar`."""
-        return self.checkpoint.adapter is not None
+        """Whether it has an adapter, or drafts by itself: modes other than `ar`."""
+        own = published.own_mask(self.checkpoint.kind) is not None
+        return own or self.checkpoint.adapter is not None
 
     def forget(self) -> None:
         """Drop all prefilled contexts."""
@@ -262,7 +263,7 @@ class Engine:
         for length in _MEASURED_LENGTHS:
             for forward in sampler.prefilling([0] * (length + 1)):
                 self.forward([forward])
-        if self.drafts:
+        if self.checkpoint.kind is None and self.drafts:
             contexts.speculation = replace(contexts.speculation, costs=self._row_costs())
 
     def _row_costs(self) -> RowCosts:
