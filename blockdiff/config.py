@@ -199,6 +199,7 @@ class ExpertsConfig:
             being as good as its two best experts; 1: from all of them.
         sigmoid: scores are sigmoids, to which a bias is added for choosing; else a softmax.
         normalized: the weights of the chosen ones sum to 1, before `scale`.
+        capacity: experts that work for one block of `block` positions; 0: blocks do not matter.
     """
 
     count: int
@@ -211,6 +212,8 @@ class ExpertsConfig:
     sigmoid: bool = False
     normalized: bool = True
     scale: float = 1.0
+    capacity: int = 0
+    block: int = 1
 
     def __post_init__(self) -> None:
         def need(ok: bool, message: str) -> None:
@@ -222,6 +225,8 @@ class ExpertsConfig:
         need(1 <= self.active_groups <= self.groups, groups)
         reachable = self.count // self.groups * self.active_groups
         need(1 <= self.active <= reachable, f"{self.active} of {reachable} experts")
+        most = f"{self.active} of {self.capacity} of {self.count} experts"
+        need(not self.capacity or self.active <= self.capacity <= self.count, most)
         need(self.groups == 1 or self.count // self.groups > 1, "groups of one expert")
 
 
@@ -234,12 +239,27 @@ class RopeScaling:
         trained: positions of the first training; 0: all angles are divided. Else (Llama 3) those
             that turn fewer than `low` times within them are, those that turn more than `high` times
             are not, and between the two the change is gradual.
+        yarn: it is gradual by the index of an angle and not by its turns (arXiv 2309.00071).
+        whole: with `yarn`, from a whole index to a whole index.
+        amplitude: cosines and sines are multiplied by it.
+        query_growth: queries are multiplied by 1 + this * ln(1 + floor(position / trained))
+            (Llama 4, Ministral 3).
     """
 
     factor: float
     trained: int = 0
     low: float = 1.0
     high: float = 4.0
+    yarn: bool = False
+    whole: bool = True
+    amplitude: float = 1.0
+    query_growth: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.yarn or self.query_growth) and not self.trained:
+            raise InvalidRequest("rotary scaling that does not say what was trained")
+        if self.high <= self.low:
+            raise InvalidRequest(f"rotary scaling between {self.low} and {self.high} turns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +309,8 @@ class TransformerConfig:
             )
         if not self.rotary_dim and self.head_dim % 2:
             raise InvalidRequest(f"RoPE cannot turn an odd number of dimensions, {self.head_dim}")
+        if self.rope_scaling is not None and self.rope_scaling.yarn and self.rope_base <= 1:
+            raise InvalidRequest(f"YaRN with angles to the base {self.rope_base}")
         if self.rotary_dim % 2 or not 0 <= self.rotary_dim <= self.head_dim:
             raise InvalidRequest(
                 f"RoPE cannot turn {self.rotary_dim} of {self.head_dim} dimensions"

@@ -48,8 +48,11 @@ def families() -> list[str]:
     for family, row in results["logits"].items():
         kind = read_kind(CHECKPOINTS[family].config)
         attention = kind.attention.value
+        blocks = line_of(CHECKPOINTS[family].config, family).block_size
         if kind.attention is AttentionPattern.BLOCK:
-            attention = f"{line_of(CHECKPOINTS[family].config, family).block_size} tokens"
+            attention = f"{blocks} tokens"
+        elif kind.attention is AttentionPattern.CAUSAL_BLOCK:
+            attention = f"causal, {blocks} tokens where it drafts"
         cells = [
             f"`{family}`", attention, "yes" if kind.shift else "no", row["reference"],
             _bound(row["logits"]), _bound(row.get("cached")), _bound(row["padded"]),

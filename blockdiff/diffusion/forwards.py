@@ -58,13 +58,14 @@ class SamplerState:
     original: Sequence[int] = ()  # what a rewrite starts from: `verify` drafts from it
     company: Callable[[], int] = lambda: 0  # how many others write in the same forwards
     block_drafter: BlockDrafter | None = None  # drafts in place of the adapter's masks
+    own_mask: int | None = None  # what the model drafts with, where it does without an adapter
     forwards: int = 0
     drafted: Counter[str] = field(default_factory=Counter)  # accepted tokens by their `Source`
     edits: int = 0  # settled tokens replaced, rule `edit`
     returns: int = 0  # positions of a block that wanted an earlier token back
 
     def __post_init__(self) -> None:
-        if self.adapter is not None or self.config.mode is Mode.AR:
+        if self.adapter is not None or self.own_mask is not None or self.config.mode is Mode.AR:
             return
         mode, rule = self.config.mode.value, self.config.rule
         if self.block_drafter is None:

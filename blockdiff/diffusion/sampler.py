@@ -3,7 +3,8 @@
 One structure serves every mode. Known tokens that are not in the cache yet (`pending`) run under
 the base weights and are committed; noisy positions behind them run under the adapter and are
 thrown away. `ar` has no noisy positions, `verify` checks a draft and writes the next in the same
-forward (`verify.py`), `diffusion` denoises a block over several forwards (`denoise.py`).
+forward (`verify.py`), `diffusion` denoises a block over several forwards (`denoise.py`). A model
+that does all of this with one set of weights has its own ways of it (`tri_mode.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from blockdiff.diffusion.denoise import Denoising
 from blockdiff.diffusion.drafter import Speculation
 from blockdiff.diffusion.forwards import SamplerState
 from blockdiff.diffusion.snapshot import Constraint, Generation, Snapshot
+from blockdiff.diffusion.tri_mode import CausalBlocks, SelfSpeculation
 from blockdiff.diffusion.verify import Verification
 from blockdiff.model.forward import Forward
 
@@ -58,6 +60,10 @@ class Sampler(SamplerState):
     def writing(self, prompt: Sequence[int], canvas: Canvas = BLANK) -> Iterator[Generation]:
         """What `run` does behind a prefilled prompt, its forwards left to whoever asks."""
         try:
+            if self.own_mask is not None and self.config.mode is not Mode.AR:
+                own = SelfSpeculation if self.config.mode is Mode.VERIFY else CausalBlocks
+                yield own(self, prompt, self.own_mask)
+                return
             denoises = canvas.tokens or self.config.rule is not Rule.TRUST
             if self.config.mode is Mode.DIFFUSION and denoises:
                 yield Denoising(self, prompt[-1], canvas)

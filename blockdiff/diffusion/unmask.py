@@ -47,6 +47,14 @@ def timestep_counts(masks: int, steps: int, least: float = 1e-3) -> list[int]:
     return counts
 
 
+def rate_counts(masks: int, steps: int) -> list[int]:
+    """How many of n positions to unmask in each of s steps, when behind step k the share 1 - k / s
+    of them, rounded down, is masked still (RND1). In float32, as published.
+    """
+    left = [int(torch.tensor(masks) * ((steps - step) / steps)) for step in range(1, steps)]
+    return [before - after for before, after in zip([masks, *left], [*left, 0], strict=True)]
+
+
 def to_unmask(
     config: DecodingConfig, confidence: Tensor, entropy: Tensor, masked: Tensor, step: int, n: int
 ) -> Tensor:

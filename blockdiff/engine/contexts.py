@@ -196,6 +196,7 @@ class Contexts:
             speculation=self._drafting_for(path, decoding),
             company=lambda: self.open - 1,
             block_drafter=point.drafter,
+            own_mask=published.own_mask(point.kind),
         )
 
     def _drafting_for(self, path: str, decoding: DecodingConfig) -> Speculation:

@@ -128,8 +128,11 @@ class Engine:
 
     @property
     def drafts(self) -> bool:
-        """Whether it has an adapter, or a drafter beside it: modes other than `ar`."""
-        return self.checkpoint.adapter is not None or self.checkpoint.drafter is not None
+        """Whether it has an adapter or a drafter beside it, or drafts by itself: modes other than
+        `ar`."""
+        point = self.checkpoint
+        own = published.own_mask(point.kind) is not None
+        return own or point.adapter is not None or point.drafter is not None
 
     def forget(self) -> None:
         """Drop all prefilled contexts."""
@@ -265,7 +268,7 @@ class Engine:
         for length in _MEASURED_LENGTHS:
             for forward in sampler.prefilling([0] * (length + 1)):
                 self.forward([forward])
-        if self.drafts:
+        if self.checkpoint.kind is None and self.drafts:
             contexts.speculation = replace(contexts.speculation, costs=self._row_costs())
 
     def _row_costs(self) -> RowCosts:

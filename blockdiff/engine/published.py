@@ -17,6 +17,7 @@ from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma, load_diffus
 from blockdiff.diffusion.dllm.sampler import AbsorbingSampler, as_diffusion
 from blockdiff.diffusion.dllm.uniform_sampler import UniformSampler
 from blockdiff.diffusion.sampler import Constraint
+from blockdiff.diffusion.tri_mode import tri_mode
 from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.layout import Prompt
 from blockdiff.infill.turns import conversation, style_of
@@ -37,14 +38,22 @@ _FENCE = "```"
 
 
 def is_diffusion(kind: DiffusionKind | None) -> bool:
-    """Whether a checkpoint is a diffusion model itself; None: it is ours."""
-    return kind is not None and kind.attention is not AttentionPattern.CAUSAL
+    """Whether a checkpoint is a diffusion model itself and no other; None: it is ours."""
+    causal = (AttentionPattern.CAUSAL, AttentionPattern.CAUSAL_BLOCK)
+    return kind is not None and kind.attention not in causal
+
+
+def own_mask(kind: DiffusionKind | None) -> int | None:
+    """The mask that a checkpoint with all three modes drafts with; None: it is no such one."""
+    tri = kind is not None and kind.attention is AttentionPattern.CAUSAL_BLOCK
+    return kind.mask_token_id if kind is not None and tri else None
 
 
 def drafting_of(kind: DiffusionKind) -> DraftingConfig:
-    """A checkpoint without an adapter, prompted as its kind says."""
-    block = 0 if kind.attention is AttentionPattern.CANVAS else kind.block_size
-    return DraftingConfig(kind.layout or Layout.CHAT, block or 0, 1, None)
+    """A checkpoint without an adapter of ours, prompted as its kind says."""
+    block = 0 if kind.attention is AttentionPattern.CANVAS else kind.block_size or 0
+    draft = block if kind.attention is AttentionPattern.CAUSAL_BLOCK else 1
+    return DraftingConfig(kind.layout or Layout.CHAT, block, draft, None)
 
 
 def model_of(
@@ -93,6 +102,8 @@ def adapted(request: InfillRequest, kind: DiffusionKind | None, instructed: bool
             "use `blockdiff rewrite --instruction ...`, or a model that `blockdiff models list` "
             "says can infill",
         )
+    if kind.attention is AttentionPattern.CAUSAL_BLOCK:
+        return replace(request, decoding=tri_mode(request.decoding))
     if not is_diffusion(kind):
         return request
     return replace(request, decoding=as_diffusion(request.decoding))
@@ -102,8 +113,8 @@ def unbanned(kind: DiffusionKind | None) -> frozenset[int]:
     """Special ids that a checkpoint may propose all the same: those that change a hole's length."""
     if kind is None:
         return frozenset()
-    both = (kind.expand_token_id, kind.delete_token_id)
-    return frozenset(token for token in both if token is not None)
+    marks = (kind.expand_token_id, kind.delete_token_id, kind.split_token_id)
+    return frozenset(token for token in marks if token is not None)
 
 
 def sampler(

@@ -14,7 +14,8 @@ class Experts(nn.Module):
 
     Routing is computed in float32: by a softmax over all experts (Qwen3-MoE, SDAR-MoE), or by
     sigmoids and a bias that only choosing sees, within the best groups (DeepSeek-V3, arXiv
-    2412.19437; LLaDA2, arXiv 2512.15745).
+    2412.19437; LLaDA2, arXiv 2512.15745), or within those experts of which some token of its block
+    thinks best (LLaDA2.2: block routing).
     """
 
     def __init__(self, hidden_size: int, config: ExpertsConfig) -> None:
@@ -29,10 +30,14 @@ class Experts(nn.Module):
             self.shared_gate_up = nn.Linear(hidden_size, 2 * config.shared_size, bias=False)
             self.shared_down = nn.Linear(config.shared_size, hidden_size, bias=False)
 
-    def forward(self, x: Tensor, gate: object = None) -> Tensor:
-        """(batch, new, hidden_size) to the same. No adapter acts here: `gate` is not looked at."""
+    def forward(self, x: Tensor, blocks: Tensor | None = None) -> Tensor:
+        """(batch, new, hidden_size) to the same; no adapter acts here.
+
+        `blocks`, (batch, new), numbers the block of each token where blocks are routed; the tokens
+        of a block are all here.
+        """
         tokens = x.reshape(-1, x.shape[-1])
-        weights, chosen = self.route(tokens)
+        weights, chosen = self.route(tokens, None if blocks is None else blocks.reshape(-1))
         gate_up = self.gate_up.view(self.config.count, -1, tokens.shape[-1])
         down = self.down.view(self.config.count, tokens.shape[-1], -1)
         out = torch.zeros_like(tokens)
@@ -44,13 +49,16 @@ class Experts(nn.Module):
             out = out + _swiglu(tokens, self.shared_gate_up.weight, self.shared_down.weight)
         return out.view_as(x)
 
-    def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def route(self, tokens: Tensor, blocks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Of (tokens, hidden_size) the weights, float32, and ids of experts, (tokens, active)."""
         c = self.config
         logits = F.linear(tokens.float(), self.router.float())
         if c.sigmoid:
             scores = logits.sigmoid()
-            ranks = self._in_best_groups(scores + self.choice_bias.float())
+            ranks = scores + self.choice_bias.float()
+            ranks = (
+                self._in_best_groups(ranks) if blocks is None else self._admitted(ranks, blocks)
+            )
         else:
             scores = ranks = logits.softmax(dim=-1)
         chosen = ranks.topk(c.active, dim=-1).indices
@@ -69,6 +77,17 @@ class Experts(nn.Module):
         outside = torch.ones(len(ranks), c.groups, dtype=torch.bool, device=ranks.device)
         outside.scatter_(-1, best, False)
         return grouped.masked_fill(outside[..., None], -torch.inf).view_as(ranks)
+
+
+    def _admitted(self, ranks: Tensor, blocks: Tensor) -> Tensor:
+        """`ranks` (tokens, count), minus infinity for experts that a token's block does not admit:
+        all but the `capacity` of the highest rank that any of its tokens gives."""
+        ids, owner = blocks.unique(return_inverse=True)
+        best = ranks.new_full((len(ids), self.config.count), -torch.inf)
+        best = best.scatter_reduce(0, owner[:, None].expand_as(ranks), ranks, "amax")
+        outside = torch.ones_like(best, dtype=torch.bool)
+        outside.scatter_(-1, best.topk(self.config.capacity, dim=-1).indices, False)
+        return ranks.masked_fill(outside[owner], -torch.inf)
 
 
 def _swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

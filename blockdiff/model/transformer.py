@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,21 @@ class Taps:
         return torch.cat(self._found, dim=-1)
 
 
+class Placed(NamedTuple):
+    """What follows from the positions of a forward, for every layer the same.
+
+    Attributes:
+        cos, sin: see `rotary_tables`.
+        query: see `query_scale`.
+        routed: for each position the block it is routed with, int64, (batch, new).
+    """
+
+    cos: Tensor
+    sin: Tensor
+    query: Tensor | None = None
+    routed: Tensor | None = None
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, computed in float32."""
 
@@ -109,18 +124,49 @@ def rotary_tables(config: TransformerConfig, positions: Tensor) -> tuple[Tensor,
     half = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device)
     inverse = config.rope_base ** -(half / size)
     if config.rope_scaling is not None:
-        inverse = _slowed(inverse, config.rope_scaling)
+        inverse = _slowed(inverse, config.rope_scaling, config.rope_base)
     angles = positions.float()[..., None] * inverse
     angles = torch.cat([angles, angles], dim=-1)[:, None]
+    if config.rope_scaling is not None and (size := config.rope_scaling.amplitude) != 1.0:
+        return angles.cos() * size, angles.sin() * size
     return angles.cos(), angles.sin()
 
 
-def _slowed(inverse: Tensor, scaling: RopeScaling) -> Tensor:
+def query_scale(config: TransformerConfig, positions: Tensor) -> Tensor | None:
+    """What queries at `positions` are multiplied by, (batch or 1, 1, new, 1); None: by nothing."""
+    scaling = config.rope_scaling
+    if scaling is None or not scaling.query_growth:
+        return None
+    if positions.is_cpu and int(positions.max()) < scaling.trained:
+        return None  # elsewhere it would be waited for
+    windows = torch.floor(positions.float() / scaling.trained)
+    return (1.0 + scaling.query_growth * torch.log1p(windows))[:, None, :, None]
+
+
+def _slowed(inverse: Tensor, scaling: RopeScaling, base: float) -> Tensor:
     if not scaling.trained:
         return inverse / scaling.factor
+    if scaling.yarn:
+        slow = _yarn_ramp(2 * len(inverse), scaling, base).to(inverse.device)
+        return inverse / scaling.factor * slow + inverse * (1.0 - slow)
     turns = scaling.trained * inverse / (2 * math.pi)
     kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0.0, 1.0)
     return inverse * (kept + (1.0 - kept) / scaling.factor)
+
+
+def _yarn_ramp(size: int, scaling: RopeScaling, base: float) -> Tensor:
+    """Which share of its slowing each angle gets, (size / 2,): none at first, all at the end."""
+
+    def index_of(turns: float) -> float:
+        """Where angles turn so many times within the positions of the first training."""
+        return size * math.log(scaling.trained / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    first, last = index_of(scaling.high), index_of(scaling.low)
+    if scaling.whole:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, size - 1)
+    span = last - first or 0.001
+    return ((torch.arange(size // 2, dtype=torch.float32) - first) / span).clamp(0.0, 1.0)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -156,7 +202,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        rotary: tuple[Tensor, Tensor],
+        placed: Placed,
         mask: Tensor | Sequence[Segment],
         cache: KeyValues | None,
         gate: Gate | None,
@@ -170,8 +216,10 @@ class Attention(nn.Module):
             turned = torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
         else:
             turned = heads[:, :, : -c.n_kv_heads]
-        turned = self.rotate(turned.transpose(1, 2), *rotary)
+        turned = self.rotate(turned.transpose(1, 2), placed.cos, placed.sin)
         q, k = turned[:, : c.n_heads], turned[:, c.n_heads :]
+        if placed.query is not None:
+            q = q * placed.query.to(q.dtype)
         v = heads[:, :, -c.n_kv_heads :].transpose(1, 2)
         if isinstance(mask, Tensor):
             if cache is not None:
@@ -251,13 +299,16 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        rotary: tuple[Tensor, Tensor],
+        placed: Placed,
         mask: Tensor | Sequence[Segment],
         cache: KeyValues | None,
         gate: Gate | None,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotary, mask, cache, gate)
-        out: Tensor = x + self.ffn(self.ffn_norm(x), gate)
+        x = x + self.attention(self.attention_norm(x), placed, mask, cache, gate)
+        inner = self.ffn_norm(x)
+        if isinstance(self.ffn, Experts):
+            return x + cast(Tensor, self.ffn(inner, placed.routed))
+        out: Tensor = x + self.ffn(inner, gate)
         return out
 
 
@@ -335,17 +386,18 @@ class Transformer(nn.Module):
             (batch, new, hidden_size)
         """
         x = self._embedded(tokens, gate)
-        rotary = rotary_tables(self.config, positions)
-        if self.fused is not None and mask.dim() == 2 and self.fused.takes([cache], gate):
+        placed = self._placed(positions, torch.arange(len(tokens), device=x.device)[:, None])
+        fused = self.fused if mask.dim() == 2 and placed.query is None else None
+        if fused is not None and fused.takes([cache], gate):
             segment = Segment(tokens.shape[1], mask, cast(KeyValues, cache))
-            return self.fused.run(x, rotary, [segment], gate, on_layer, taps)
+            return fused.run(x, placed[:2], [segment], gate, on_layer, taps)
         rows = self._rows(mask, positions)
         if taps is not None:
             taps.see(-1, x)
         for index, block in enumerate(self.blocks):
             if on_layer is not None:
                 on_layer()
-            x = block(x, rotary, rows, cache, gate)
+            x = block(x, placed, rows, cache, gate)
             if taps is not None:
                 taps.see(index, x)
         normed: Tensor = self.norm(x)
@@ -371,12 +423,13 @@ class Transformer(nn.Module):
             (1, new, hidden_size)
         """
         x = self._embedded(tokens, gate)
-        rotary = rotary_tables(self.config, positions)
-        if self.fused is not None and self.fused.takes(
-            [segment.cache for segment in segments], gate
-        ):
-            return self.fused.run(x, rotary, segments, gate, None, taps)
-        places = torch.split(positions, [segment.size for segment in segments], dim=1)
+        sizes = [segment.size for segment in segments]
+        owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        placed = self._placed(positions, owner.to(x.device)[None])
+        fused = self.fused if placed.query is None else None
+        if fused is not None and fused.takes([segment.cache for segment in segments], gate):
+            return fused.run(x, placed[:2], segments, gate, None, taps)
+        places = torch.split(positions, sizes, dim=1)
         apart = [
             replace(segment, mask=self._rows(segment.mask, place))
             for segment, place in zip(segments, places, strict=True)
@@ -384,11 +437,19 @@ class Transformer(nn.Module):
         if taps is not None:
             taps.see(-1, x)
         for index, block in enumerate(self.blocks):
-            x = block(x, rotary, apart, None, gate)
+            x = block(x, placed, apart, None, gate)
             if taps is not None:
                 taps.see(index, x)
         normed: Tensor = self.norm(x)
         return normed
+
+    def _placed(self, positions: Tensor, sequence: Tensor) -> Placed:
+        """With the number of the sequence that each position belongs to, (batch, 1) or (1, new)."""
+        routed, experts = None, self.config.experts
+        if experts is not None and experts.capacity:
+            routed = positions // experts.block + sequence * self.config.max_positions
+        query = query_scale(self.config, positions)
+        return Placed(*rotary_tables(self.config, positions), query, routed)
 
     def _embedded(self, tokens: Tensor, gate: Gate | None) -> Tensor:
         x: Tensor = self.embedding(tokens)

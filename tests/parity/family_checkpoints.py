@@ -162,6 +162,11 @@ def _llada2() -> Shapes:
     return _ends("model.word_embeddings") | _layers(layer)
 
 
+def _nemotron() -> Shapes:
+    renamed = {"lm_head.weight": "diffusion_head.weight"}
+    return {renamed.get(n, n.replace("model.", "encoder.", 1)): s for n, s in _plain().items()}
+
+
 def _llada() -> Shapes:
     found: Shapes = {
         "model.transformer.wte.weight": (VOCABULARY, WIDTH),
@@ -221,6 +226,12 @@ def _checkpoints() -> list[Tiny]:
         "routed_scaling_factor": 2.5, "partial_rotary_factor": 0.5, "use_bias": False,
         "use_qkv_bias": False, "use_qk_norm": True, "score_function": "sigmoid",
     }  # fmt: skip
+    by_block = llada2 | {"expert_capacity": 3, "delete_token_id": 88, "split_token_id": 89}
+    yarn = {
+        "rope_type": "yarn", "rope_theta": 50_000.0, "factor": 4.0, "beta_fast": 2.0,
+        "beta_slow": 0.5, "mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.1,
+        "original_max_position_embeddings": 16,
+    }  # fmt: skip
     starcoder = {
         "hidden_act": "gelu_pytorch_tanh", "norm_epsilon": 1e-5, "use_bias": True,
         "sliding_window": 7, "tie_word_embeddings": True,
@@ -262,6 +273,20 @@ def _checkpoints() -> list[Tiny]:
             _config("LLaDA2MoeModelLM", "llada2_moe", **head, **block, **llada2, **_MASKED),
             _llada2(),
             stored=True,
+        ),
+        Tiny(
+            "llada2 (2.2)",
+            _config("LLaDA2MoeModelLM", "llada2_moe", **head, **block, **by_block, **_MASKED),
+            _llada2(),
+        ),
+        Tiny("rnd1", _config("RND1LM", "rnd1", **head, **experts, **_MASKED), _qwen3_moe()),
+        Tiny(
+            "nemotron",
+            _config(
+                "NemotronLabsDiffusionModel", "nemotron_labs_diffusion", rope_parameters=yarn,
+                dlm_paradigm="bidirectional", **head, **block, **_MASKED,
+            ),
+            _nemotron(),
         ),
         Tiny(
             "stable-diffcoder",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
@@ -35,6 +37,7 @@ from tests.parity.family_checkpoints import (
     Tiny,
     tokens,
 )
+from tests.parity.plain_llada2 import PlainLLaDA2
 from tests.unit.tiny import last, sampler
 
 HERE = Path(__file__).parent
@@ -47,6 +50,7 @@ _BODIES = {
     Body.QWEN2: ("qwen2", "Qwen2ForCausalLM"),
     Body.QWEN3: ("qwen3", "Qwen3ForCausalLM"),
     Body.QWEN3_MOE: ("qwen3_moe", "Qwen3MoeForCausalLM"),
+    Body.NEMOTRON: ("ministral3", "Ministral3ForCausalLM"),
     Body.STARCODER2: ("starcoder2", "Starcoder2ForCausalLM"),
 }
 POSITIONS = torch.stack(
@@ -58,12 +62,27 @@ def measure(tiny: Tiny, folder: Path) -> dict[str, float]:
     """Largest deviation of any logit: `logits`, `padded` and, where there is a cache, `cached`."""
     tiny.write(folder / "ours")
     kind = kind_of(folder / "ours")
-    theirs = stored(tiny) if tiny.stored else live(tiny, kind, folder / "theirs")
     model = load_transformer(folder / "ours", dtype=torch.float32)
+    found = _deviations(tiny, kind, model, folder / "theirs")
+    if kind.attention is AttentionPattern.CAUSAL_BLOCK:  # and as it verifies
+        causal = replace(kind, attention=AttentionPattern.CAUSAL, block_size=1)
+        for name, value in _deviations(tiny, causal, model, folder / "theirs").items():
+            found[name] = max(found[name], value)
+    return found
+
+
+def _deviations(
+    tiny: Tiny, kind: DiffusionKind, model: Transformer, folder: Path
+) -> dict[str, float]:
+    if model.config.experts is not None and model.config.experts.capacity:
+        theirs = routed_by_blocks(tiny, kind)
+    else:
+        theirs = stored(tiny) if tiny.stored else live(tiny, kind, folder)
     ids, build = tokens(tiny.family), builder(kind)
     with torch.no_grad():
         full = model(ids, torch.arange(LENGTH)[None], build(0, LENGTH))
-        padded = model(ids, POSITIONS, padded_mask(build, 0, LENGTH, [0, PADDING]))
+        positions = _places(model, 0, LENGTH, [0, PADDING])
+        padded = model(ids, positions, padded_mask(build, 0, LENGTH, [0, PADDING]))
         found = {
             "logits": _distance(full, theirs["full"]),
             "padded": _distance(padded, theirs["padded"], PADDING),
@@ -73,8 +92,9 @@ def measure(tiny: Tiny, folder: Path) -> dict[str, float]:
                 _distance(cached(model, ids[:1], build, size), theirs["cached"])
                 for size in (kind.block_size or 1, _BLOCK)
             )
-            again = _padded_cached(model, ids, build, theirs["full"])
-            found["padded"] = max(found["padded"], again)
+            if kind.attention is not AttentionPattern.CAUSAL_BLOCK:  # its last block is another
+                again = _padded_cached(model, ids, build, theirs["full"])
+                found["padded"] = max(found["padded"], again)
     assert full.std() > 0.3, "logits too alike to compare"
     return found
 
@@ -84,7 +104,27 @@ def builder(kind: DiffusionKind) -> Maker:
     if kind.attention is AttentionPattern.BLOCK:
         assert kind.block_size is not None
         return partial(_blocks, kind.block_size)
+    if kind.attention is AttentionPattern.CAUSAL_BLOCK:
+        assert kind.block_size is not None
+        return partial(_opening, kind.block_size)
     return masks.causal if kind.attention is AttentionPattern.CAUSAL else masks.full
+
+
+def _places(model: Transformer, past: int, new: int, padding: Sequence[int]) -> Tensor:
+    """Positions (batch, new) of rows that begin with padding.
+
+    Padding is at 0, but where positions decide which tokens are routed together: it is below there.
+    """
+    places = torch.arange(past, past + new) - torch.tensor(padding)[:, None]
+    experts = model.config.experts
+    return places if experts is not None and experts.capacity else places.clamp(min=0)
+
+
+def _opening(size: int, past: int, new: int) -> Tensor:
+    """Causal, but for the last block of all."""
+    if past + new not in (LENGTH, LENGTH - PADDING):
+        return masks.causal(past, new)
+    return masks.opening(past, new - size, size)
 
 
 def padded_mask(build: Maker, past: int, new: int, padding: Sequence[int]) -> Tensor:
@@ -120,10 +160,9 @@ def cached(
 ) -> Tensor:
     """Logits of a pass that commits `size` positions at a time; rows begin with padding."""
     cache, parts = BlockCache(model.config, batch=len(ids), capacity=4), []
-    skipped = torch.tensor(padding)[:, None]
     for start in range(0, LENGTH, size):
         mask = padded_mask(build, start, size, padding)
-        positions = (torch.arange(start, start + size) - skipped).clamp(min=0)
+        positions = _places(model, start, size, padding)
         parts.append(model(ids[:, start : start + size], positions, mask, cache))
         cache.commit(size)
     return torch.cat(parts, dim=1)
@@ -173,6 +212,14 @@ def live(tiny: Tiny, kind: DiffusionKind, folder: Path) -> dict[str, Tensor]:
 def body(tiny: Tiny, kind: DiffusionKind, folder: Path) -> PreTrainedModel:
     model_type, name = _BODIES[kind.body]
     tiny.write(folder)
+    if kind.body is Body.NEMOTRON:  # named otherwise
+        names = {name: name.replace("encoder.", "model.") for name in tiny.shapes}
+        names["diffusion_head.weight"] = "lm_head.weight"
+        save_file(
+            {names[name]: tensor for name, tensor in tiny.weights().items()},
+            folder / "model.safetensors",
+        )
+        (folder / "model.safetensors.index.json").unlink(missing_ok=True)
     config = {k: v for k, v in tiny.config.items() if k not in ("auto_map", "block_size")}
     config |= {"architectures": [name], "model_type": model_type}
     if tiny.family == "coda":
@@ -190,9 +237,24 @@ def oracle(kind: DiffusionKind, padding: int) -> Tensor:
     seen = torch.zeros(LENGTH, LENGTH, dtype=torch.bool)
     for query in range(LENGTH):
         for key in range(LENGTH):
-            within = key >= padding and (key - padding) // size <= (query - padding) // size
+            before = (key - padding) // size <= (query - padding) // size
+            if kind.attention is AttentionPattern.CAUSAL_BLOCK:
+                before = key <= query or query >= LENGTH - size
+            within = key >= padding and before
             seen[query, key] = key == query if query < padding else within
     return seen
+
+
+def routed_by_blocks(tiny: Tiny, kind: DiffusionKind) -> dict[str, Tensor]:
+    """What `plain_llada2` says, each row by itself."""
+    ids, size = tokens(tiny.family), kind.block_size
+    assert size is not None
+    plain = PlainLLaDA2(tiny.config, tiny.weights())
+    full = torch.stack([plain.logits(row, masks.block(0, LENGTH, size)) for row in ids])
+    padded = torch.zeros_like(full)
+    padded[0] = full[0]
+    padded[1, PADDING:] = plain.logits(ids[1, PADDING:], masks.block(0, LENGTH - PADDING, size))
+    return {"full": full, "padded": padded, "cached": full[:1]}
 
 
 def additive(seen: Tensor) -> Tensor:
@@ -219,7 +281,7 @@ def generation() -> dict[str, list[int]]:
             rows = loops.references()[name]
             theirs = [[int(token) for token in row if token >= 0] for row in rows]
         else:
-            theirs = [loops.fast_dllm(case, model, before) for before, _ in prompts]
+            theirs = [loops.plain(case, model, before) for before, _ in prompts]
         ours = [loops.written(case, model, *prompt) for prompt in prompts]
         found[name] = [sum(a == b for a, b in zip(ours, theirs, strict=True)), len(prompts)]
     for family, tiny in CHECKPOINTS.items():
@@ -267,6 +329,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = measure(tiny, Path(folder))
         reference = "published code" if tiny.stored else f"transformers {transformers.__version__}"
+        if "expert_capacity" in tiny.config:
+            reference = "a plain loop of the published routing"
         logits[family] = {k: float(f"{v:.0e}") for k, v in found.items()}
         logits[family]["reference"] = reference
         print(family, logits[family])

@@ -21,7 +21,7 @@ from tests.parity.family_checkpoints import CHECKPOINTS, MASK, VOCABULARY
 
 FOLDER = Path(__file__).parent / "references"
 PROMPTS = 20
-END, EXPAND = 91, 93
+END, EXPAND, DELETE, SPLIT = 91, 93, 88, 89
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Case:
 def weights(family: str) -> dict[str, Tensor]:
     """Logits four times as large; expand and end tokens come up often enough to be tested."""
     found = CHECKPOINTS[family].weights()
-    heads = {"lm_head.weight", "model.transformer.ff_out.weight"}
+    heads = {"lm_head.weight", "diffusion_head.weight", "model.transformer.ff_out.weight"}
     name = next(iter(heads & found.keys()), "")
     if not name:  # tied: a larger norm before the head does the same
         found["model.norm.weight"] *= 4
@@ -80,10 +80,13 @@ def weights(family: str) -> dict[str, Tensor]:
     assert found[name].shape[0] == VOCABULARY
     if family == "dreamon":
         found[name][[END, EXPAND]] *= 3
+    if family == "llada2 (2.2)":
+        found[name][[DELETE, SPLIT]] *= 2
     return found
 
 
 _SCHEDULE = DecodingConfig(mode=Mode.DIFFUSION, rule=Rule.SCHEDULE, max_tokens=16)
+_EDIT = DecodingConfig(mode=Mode.DIFFUSION, rule=Rule.EDIT, max_tokens=16)
 _THRESHOLD = DecodingConfig(mode=Mode.DIFFUSION, rule=Rule.THRESHOLD, threshold=0.5, max_tokens=16)
 
 CASES = {
@@ -111,6 +114,14 @@ CASES = {
         # The published loop overwrites the end of a prompt that does not end with a block here.
         Case("sdar-static", "sdar", replace(_SCHEDULE, denoising_steps=3), multiple=4),
         Case("llada2", "sdar", replace(_THRESHOLD, threshold=0.4)),
+        Case("llada2-edit", "llada2", replace(_EDIT, threshold=0.6, edit_threshold=0.4)),
+        Case(
+            "llada2 (2.2)-edit", "llada2 (2.2)", replace(_EDIT, threshold=0.6, edit_threshold=0.4)
+        ),
+        Case("rnd1", "rnd1", replace(_SCHEDULE, denoising_steps=11)),
+        Case("nemotron-ar", "nemotron", replace(_THRESHOLD, mode=Mode.AR)),
+        Case("nemotron-verify", "nemotron", replace(_THRESHOLD, mode=Mode.VERIFY, block_size=8)),
+        Case("nemotron-diffusion", "nemotron", replace(_THRESHOLD, block_size=8)),
         Case("a2d", "a2d (qwen3)", replace(_SCHEDULE, denoising_steps=2), multiple=4),
         Case("fast-dllm", "fast-dllm", _THRESHOLD),
     )

@@ -17,18 +17,27 @@ Their code is fetched by hand into one folder and stays outside the repository:
     llada_cal.py            NiuHechang/Calibrated_Adaptive_Length
                             741e8418a88a732b4c92812424d4f03cab1f7b1f: llada_cal/llada_cal.py
 
-    PYTHONPATH=. python -m tests.parity.make_generation_references FOLDER
+    llada21_sampler.py      ZHZisZZ/dllm (as above): dllm/pipelines/llada21/sampler.py
+    indel.py                SGLang 0.5.23 (PyPI): sglang/srt/dllm/algorithm/joint_threshold_indel.py
+    rnd_sampling.py         RadicalNumerics/RND1 87d5f465259c221465c3d1b44c385496e28d4c18:
+                            rnd/sampling.py
 
-The models behind them are those of transformers 5.23.0 with the tiny weights of
-`generation_cases`, float32 on the CPU, torch 2.13.0, without any cache: every call is a forward of
-the whole sequence under the family's mask; but for Fast-dLLM's loop for LLaDA, which is about a
-cache. Packages that the files import and do not need here (omegaconf, dllm, model) are stood in
-for by empty modules. SDAR's file can only sample: the one function
-that draws a token is replaced by the most likely token and its probability. DreamOn's loop is that
+    PYTHONPATH=. python -m tests.parity.make_generation_references FOLDER [CASE ...]
+
+With names of cases the others stay as they are. The models behind them are those of transformers
+5.23.0 with the tiny weights of `generation_cases`, and `plain_llada2` where LLaDA2 edits; float32
+on the CPU, torch 2.13.0, without any cache: every call is a forward of the whole sequence under the
+family's mask; but for Fast-dLLM's loop for LLaDA, which is about a cache. Packages that the files
+import and do not need here (omegaconf, dllm, model) are stood in for by empty modules. SDAR's file
+can only sample: the one function that draws a token is replaced by the most likely token and its
+probability.
+DreamOn's loop is that
 of its evaluation settings (entropy, delete_eos_token, pad_eos_to_right) at temperature 0.
 
-Fast-dLLM v2 is not among them, its loop being a file of the checkpoint on the hub: the test has its
-published algorithm as a plain loop.
+SGLang's algorithm is given block after block by hand.
+
+Fast-dLLM v2 and Nemotron-Labs-Diffusion are not among them, their loops being files of the
+checkpoint on the hub: the test has their published algorithms as plain loops.
 """
 
 from __future__ import annotations
@@ -45,7 +54,17 @@ import transformers
 from torch import Tensor
 
 from tests.parity.family_checkpoints import CHECKPOINTS, HEAD, MASK
-from tests.parity.generation_cases import CASES, END, EXPAND, FOLDER, Case, weights
+from tests.parity.generation_cases import (
+    CASES,
+    DELETE,
+    END,
+    EXPAND,
+    FOLDER,
+    SPLIT,
+    Case,
+    weights,
+)
+from tests.parity.plain_llada2 import PlainLLaDA2
 
 _LLADA = {
     "attn_norm": "input_layernorm", "ff_norm": "post_attention_layernorm",
@@ -53,6 +72,25 @@ _LLADA = {
     "attn_out": "self_attn.o_proj", "ff_proj": "mlp.gate_proj", "up_proj": "mlp.up_proj",
     "ff_out": "mlp.down_proj",
 }  # fmt: skip
+
+
+_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
+
+
+def stacked(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Experts as transformers 5 keeps them in memory: those of a layer in two tensors."""
+    made = {name: tensor for name, tensor in found.items() if ".experts." not in name}
+    layers = sorted({name.split(".experts.")[0] for name in found if ".experts." in name})
+    for layer in layers:
+        count = len({n.split(".")[5] for n in found if n.startswith(f"{layer}.experts.")})
+        each = [f"{layer}.experts.{i}." for i in range(count)]
+        made[f"{layer}.experts.gate_up_proj"] = torch.stack(
+            [torch.cat([found[f"{e}{p}_proj.weight"] for p in ("gate", "up")]) for e in each]
+        )
+        made[f"{layer}.experts.down_proj"] = torch.stack(
+            [found[f"{e}down_proj.weight"] for e in each]
+        )
+    return made
 
 
 def body(family: str) -> torch.nn.Module:
@@ -77,6 +115,10 @@ def body(family: str) -> torch.nn.Module:
                 renamed[f"{ends[short.removesuffix('.weight')]}.weight"] = tensor
         found = renamed
         model: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape))
+    elif any("mlp.experts" in name for name in found):
+        shape |= {key: config[key] for key in _EXPERTS}
+        model = transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**shape))
+        found = stacked(found)
     elif any("q_norm" in name for name in found):
         model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**shape))
     else:
@@ -94,7 +136,13 @@ class Whole:
     device = torch.device("cpu")
 
     def __init__(self, case: Case) -> None:
-        self._body, self._size = body(case.family), case.kind.block_size
+        self._plain = None
+        if case.family.startswith("llada2"):
+            config = CHECKPOINTS[case.family].config
+            self._plain = PlainLLaDA2(config, weights(case.family))
+        else:
+            self._body = body(case.family)
+        self._size = case.kind.block_size
 
     def eval(self) -> None:
         pass
@@ -104,14 +152,23 @@ class Whole:
         length = x.shape[1]
         block = torch.arange(length) // (self._size or length)
         seen = block[:, None] >= block[None, :]
+        if self._plain is not None:
+            logits = self._plain.logits(x[0], seen)[None]
+            logits[..., MASK] = -torch.inf
+            return logits
         bias = torch.zeros(length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
         logits = self._body(input_ids=x, attention_mask=bias[None, None], use_cache=False).logits
         logits[..., MASK] = -torch.inf
         return logits
 
     def __call__(
-        self, x: Tensor, attention_mask: Any = None, tok_idx: Any = None, **more: Any
+        self,
+        x: Tensor | None = None,
+        attention_mask: Any = None,
+        tok_idx: Any = None,
+        **more: Any,
     ) -> SimpleNamespace:
+        x = more["input_ids"] if x is None else x
         cache = more.get("past_key_values")
         if cache is None and not more.get("use_cache"):
             if isinstance(attention_mask, Tensor) and attention_mask.dtype is torch.bool:
@@ -211,6 +268,18 @@ def stand_in(folder: Path) -> None:
         BaseSamplerConfig=type("BaseSamplerConfig", (), {"return_dict": False}),
         BaseSamplerOutput=SimpleNamespace,
     )  # fmt: skip
+
+    class Algorithm:
+        def __init__(self, config: Any) -> None:
+            self.block_size, self.mask_id = config.block_size, config.mask_id
+
+    for name in ("", ".srt", ".srt.dllm", ".srt.dllm.algorithm", ".srt.model_executor"):
+        add(f"sglang{name}")
+    add("sglang.srt.dllm.algorithm.base", DllmAlgorithm=Algorithm)
+    add("sglang.srt.dllm.config", DllmConfig=object)
+    add("sglang.srt.model_executor.forward_batch_info", ForwardBatch=object)
+    if not (folder / "alpha.py").is_file():  # of a2d, which is not asked for
+        return
     alpha = published(folder, "alpha")
     add("dllm.core.schedulers", BaseAlphaScheduler=alpha.BaseAlphaScheduler)
     sys.modules["dllm.core.samplers.utils"] = published(folder, "samplers_utils")
@@ -220,7 +289,8 @@ def stand_in(folder: Path) -> None:
 @torch.no_grad()
 def run(case: Case, folder: Path) -> list[list[int]]:
     """The hole of every prompt."""
-    loop = globals()["_" + case.name.split("-")[0]]
+    named = {"llada2-edit": _llada21, "llada2 (2.2)-edit": _llada22}
+    loop = named.get(case.name) or globals()["_" + case.name.split("-")[0]]
     return [loop(case, Whole(case), folder, *prompt) for prompt in case.prompts()]
 
 
@@ -320,6 +390,57 @@ def _llada2(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> 
     return list(x[0, len(before) : len(before) + most].tolist())
 
 
+def _llada21(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> list[int]:
+    sampler = published(folder, "llada21_sampler").LLaDA21Sampler()
+    sampler.model = model
+    sampler.tokenizer = SimpleNamespace(mask_token_id=MASK, eos_token_id=END)
+    c = case.config
+    x = sampler.sample(
+        [torch.tensor(before)], block_size=4, max_new_tokens=c.max_tokens, threshold=c.threshold,
+        editing_threshold=c.edit_threshold, return_dict=False,
+    )  # fmt: skip
+    return list(x[0, len(before) : len(before) + c.max_tokens].tolist())
+
+
+def _llada22(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> list[int]:
+    c, size = case.config, 4
+    settings = {"threshold": c.threshold, "edit_threshold": c.edit_threshold}
+    algorithm = published(folder, "indel").JointThresholdInDel(
+        SimpleNamespace(
+            algorithm_config=settings, block_size=size, mask_id=MASK, delete_token_id=DELETE,
+            split_token_id=SPLIT, first_done_first_out_mode=False,
+        )
+    )  # fmt: skip
+    tokens = list(before)
+    while len(tokens) < len(before) + c.max_tokens:
+        start = len(tokens) // size * size
+        block = torch.tensor([*tokens[start:], *[MASK] * (start + size - len(tokens))])
+        batch = SimpleNamespace(batch_size=1, input_ids=block, dllm_prompt_mask=None)
+        states = algorithm.init_step_state(batch)
+        while not states[0]["finished"]:
+            whole = torch.cat([torch.tensor(tokens[:start], dtype=torch.int64), batch.input_ids])
+            algorithm.step(batch, model.full(whole[None])[0, start:], states)
+        tokens[start:] = batch.input_ids.tolist()
+    return tokens[len(before) : len(before) + c.max_tokens]
+
+
+class Finite(Whole):
+    """With the mask so unlikely that it counts for nothing: entropies are of all tokens."""
+
+    def full(self, x: Tensor) -> Tensor:
+        return super().full(x).clamp(min=-1e9)
+
+
+def _rnd1(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> list[int]:
+    c = case.config
+    x = published(folder, "rnd_sampling").diffusion_sample(
+        Finite(case), seq_len=len(before) + c.max_tokens, num_steps=c.denoising_steps,
+        mask_token_id=MASK, prefix_ids=torch.tensor([before]), infill_length=c.max_tokens,
+        eos_token_id=None, pad_token_id=-1, device="cpu",
+    )  # fmt: skip
+    return list(x[0, len(before) : len(before) + c.max_tokens].tolist())
+
+
 def _a2d(case: Case, model: Whole, folder: Path, before: Any, after: Any) -> list[int]:
     sampler = published(folder, "bd3lm").BD3LMSampler()
     sampler.model = model
@@ -338,8 +459,13 @@ def main() -> None:
     folder = Path(sys.argv[1])
     stand_in(folder)
     found: dict[str, np.ndarray] = {}
+    if chosen := set(sys.argv[2:]):
+        with np.load(FOLDER / "generation.npz") as stored:
+            found = dict(stored)
     for case in CASES.values():
-        if case.name == "fast-dllm":
+        if case.name == "fast-dllm" or case.family == "nemotron":
+            continue
+        if chosen and case.name not in chosen:
             continue
         rows = run(case, folder)
         table = np.full((len(rows), max(map(len, rows))), -1, dtype=np.int16)

@@ -23,6 +23,7 @@ from tests.parity.family_parity import (
     stored,
 )
 from tests.parity.generation_cases import CASES, PROMPTS
+from tests.parity.plain_llada2 import PlainLLaDA2
 
 STORED = [tiny.family for tiny in CHECKPOINTS.values() if tiny.stored]
 
@@ -42,6 +43,14 @@ def test_transformers_says_the_same_as_the_published_code(family: str, tmp_path:
     tiny.write(tmp_path / "ours")
     full = live(tiny, kind_of(tmp_path / "ours"), tmp_path / "theirs")["full"]
     assert (full - stored(tiny)["full"]).abs().max() <= 1e-5
+
+
+def test_the_plain_llada2_says_the_same_as_the_published_code() -> None:
+    """What its routing by blocks is compared with, without that."""
+    tiny = CHECKPOINTS["llada2"]
+    seen = masks.block(0, LENGTH, tiny.config["block_size"])
+    plain = PlainLLaDA2(tiny.config, tiny.weights()).logits(tokens("llada2")[0], seen)
+    assert (plain - stored(tiny)["full"][0]).abs().max() <= 1e-5
 
 
 def test_the_mask_of_the_family_matters() -> None:

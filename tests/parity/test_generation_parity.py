@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from blockdiff.config import Mode
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.sampler import AbsorbingSampler
+from blockdiff.diffusion.sampler import Sampler
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.load.from_folder import load_transformer
@@ -23,7 +25,8 @@ from tests.parity.family_checkpoints import MASK
 from tests.parity.generation_cases import CASES, FOLDER, PROMPTS, Case
 from tests.unit import tiny
 
-PUBLISHED = sorted(set(CASES) - {"fast-dllm"})
+PLAIN = ["fast-dllm", "nemotron-ar", "nemotron-verify", "nemotron-diffusion"]
+PUBLISHED = sorted(set(CASES) - set(PLAIN))
 
 
 @cache
@@ -34,6 +37,8 @@ def references() -> dict[str, np.ndarray]:
 
 def written(case: Case, model: Transformer, before: list[int], after: list[int]) -> list[int]:
     """The hole as our sampler fills it, nothing cut off at an end token."""
+    if case.family == "nemotron":
+        return list(tiny.last(tri_mode(case, model).run(before)).tokens)
     sampler = AbsorbingSampler(
         model=model,
         kind=case.kind,
@@ -49,6 +54,19 @@ def written(case: Case, model: Transformer, before: list[int], after: list[int])
     snapshot = tiny.last(sampler.run(before))
     assert all(snapshot.settled)
     return list(snapshot.tokens)
+
+
+def tri_mode(case: Case, model: Transformer) -> Sampler:
+    return Sampler(
+        model=model,
+        adapter=None,
+        cache=BlockCache(model.config, capacity=4),
+        chooser=Chooser([MASK]),
+        stop=frozenset(),
+        config=case.config,
+        cancelled=lambda: False,
+        own_mask=MASK,
+    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -99,6 +117,13 @@ def fast_dllm(case: Case, model: Transformer, before: list[int]) -> list[int]:
     return tokens[len(before) :][: case.config.max_tokens]
 
 
+def plain(case: Case, model: Transformer, before: list[int]) -> list[int]:
+    """What the published algorithm of one of `PLAIN` writes."""
+    if case.family == "nemotron":
+        return nemotron(case, model, before)[0]
+    return fast_dllm(case, model, before)
+
+
 def test_fast_dllm_is_its_published_algorithm(tmp_path: Path) -> None:
     case = CASES["fast-dllm"]
     model = load_transformer(case.write(tmp_path), dtype=torch.float32)
@@ -107,3 +132,64 @@ def test_fast_dllm_is_its_published_algorithm(tmp_path: Path) -> None:
         assert written(case, model, before, after) == fast_dllm(case, model, before)
         lengths.add(len(before) % 8)
     assert 0 in lengths and len(lengths) > 3  # prompts that end with a block, and within one
+
+
+def nemotron(case: Case, model: Transformer, before: list[int]) -> tuple[list[int], int]:
+    """The published loops of Nemotron-Labs-Diffusion without a cache, and their forwards.
+
+    `ar_generate`, `linear_spec_generate` and `generate` with causal context, of
+    modeling_nemotron_labs_diffusion.py beside the published weights.
+    """
+    tokens, most, size, forwards = list(before), len(before) + case.config.max_tokens, 0, 0
+
+    def rows(sequence: list[int], noisy: int) -> torch.Tensor:
+        mask = masks.opening(0, len(sequence) - noisy, noisy)
+        found = tiny.forward(model, sequence, mask)
+        found[:, MASK] = -torch.inf
+        return found
+
+    tokens.append(int(rows(tokens, 0)[-1].argmax()))
+    forwards += 1
+    while len(tokens) < most:
+        if case.config.mode is Mode.AR:
+            tokens.append(int(rows(tokens, 0)[-1].argmax()))
+            forwards += 1
+            continue
+        size = case.config.block_size
+        block = [tokens[-1], *[MASK] * (size - 1)]
+        while MASK in block:
+            sure, best = rows([*tokens[:-1], *block], size)[-size:].softmax(-1).max(-1)
+            forwards += 1
+            open_ = [at for at in range(size) if block[at] == MASK]
+            if case.config.mode is Mode.DIFFUSION:
+                likely = [at for at in open_ if sure[at] >= case.config.threshold]
+                open_ = likely or [max(open_, key=lambda at: float(sure[at]))]
+            for at in open_:
+                block[at] = int(best[at])
+        exact = rows([*tokens[:-1], *block], 0)[-size:].argmax(-1).tolist()
+        forwards += 1
+        if case.config.mode is Mode.DIFFUSION:
+            tokens += [*block[1:], exact[-1]]
+            continue
+        agreed = 0
+        while agreed < size - 1 and exact[agreed] == block[agreed + 1]:
+            agreed += 1
+        tokens += exact[: agreed + 1]
+    return tokens[len(before) : most], forwards
+
+
+@pytest.mark.parametrize("name", PLAIN[1:])
+def test_three_modes_of_one_set_of_weights_are_their_published_algorithms(
+    name: str, tmp_path: Path
+) -> None:
+    case = CASES[name]
+    model = load_transformer(case.write(tmp_path), dtype=torch.float32)
+    for before, _ in case.prompts():
+        sampler = tri_mode(case, model)
+        last = tiny.last(sampler.run(before))
+        theirs, forwards = nemotron(case, model, before)
+        assert list(last.tokens) == theirs and all(last.settled)
+        assert last.forwards <= forwards  # a draft is not longer than what is wanted
+        assert sampler.cache.length == len(before) - 1
+        if case.config.mode is Mode.VERIFY:
+            assert theirs == nemotron(CASES["nemotron-ar"], model, before)[0]

@@ -137,6 +137,11 @@ def test_biases_are_those_of_transformers(
             "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 64,
         },
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+        {
+            "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64,
+            "beta_fast": 8.0, "beta_slow": 0.5, "truncate": False, "attention_factor": 1.1,
+        },
     ],
 )  # fmt: skip
 def test_scaled_rotary_angles_are_those_of_transformers(

@@ -59,6 +59,8 @@ def write(
             ours[key] = 1024
     if family == "dreamon":
         ours["expand_token_id"] = ids["<|fim_pad|>"]
+    if "split_token_id" in ours:
+        ours |= {"delete_token_id": ids["<|fim_pad|>"], "split_token_id": ids["<|repo_name|>"]}
     shapes = {
         name: tuple(extents.get(extent, extent) for extent in shape)
         for name, shape in tiny.shapes.items()

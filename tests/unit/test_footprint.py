@@ -14,6 +14,8 @@ PUBLISHED = {
     "dreamon-7b": 7.62, "llada-8b": 8.02, "open-dcoder-0.5b": 0.49, "qwen2.5-coder-1.5b": 1.54,
     "qwen2.5-coder-3b": 3.09, "qwen2.5-coder-14b": 14.77, "qwen2.5-coder-32b": 32.76,
     "stable-diffcoder-8b": 8.25, "sdar-8b": 8.19, "sdar-30b-a3b": 30.53, "llada2.0-mini": 16.26,
+    "nemotron-labs-diffusion-3b": 3.83, "nemotron-labs-diffusion-8b": 8.49,
+    "nemotron-labs-diffusion-14b": 13.51, "rnd1-30b": 30.53, "llada2.2-mini": 16.26,
     "tiny-a2d-0.6b": 0.60, "starcoder2-3b": 3.03, "starcoder2-7b": 7.17,
     "diffusiongemma-26b": 25.25,  # published with one digit: 25.2
 }  # fmt: skip

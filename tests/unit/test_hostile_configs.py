@@ -39,6 +39,9 @@ ABSURD = [
     ("sdar-moe", "num_experts_per_tok", 9), ("sdar-moe", "moe_intermediate_size", 0),
     ("llada2", "n_group", 3), ("llada2", "n_group", 8), ("llada2", "topk_group", 5),
     ("llada2", "num_shared_experts", 10**9), ("llada2", "first_k_dense_replace", 10**9),
+    ("llada2 (2.2)", "expert_capacity", 9), ("llada2 (2.2)", "expert_capacity", 1),
+    ("llada2 (2.2)", "expert_capacity", 10**9), ("llada2 (2.2)", "block_size", 10**9),
+    ("rnd1", "num_experts_per_tok", 9), ("nemotron", "head_dim", 10**9),
     ("llada2", "partial_rotary_factor", 1.5), ("llada2", "partial_rotary_factor", 0.2),
     ("llada", "embedding_size", 10**9), ("llada", "d_model", 10**9), ("llada", "n_layers", 10**9),
     ("llada", "mlp_hidden_size", 10**9), ("llada", "n_heads", 5),
@@ -123,7 +126,8 @@ def test_large_sizes_that_are_possible_are_held_against_the_tensors(tmp_path: Pa
     ("family", "changes"),
     [
         ("dream", {"hidden_act": "gelu"}), ("dream", {"use_sliding_window": True}),
-        ("dream", {"rope_scaling": {"type": "yarn", "factor": 4.0}}),
+        ("dream", {"rope_scaling": {"type": "longrope", "factor": 4.0}}),
+        ("nemotron", {"dlm_paradigm": "autoregressive"}),
         ("dream", {"quantization_config": {"quant_method": "gptq", "bits": 4}}),
         ("dream", {"layer_types": ["full_attention", "sliding_attention"]}),
         ("sdar-moe", {"decoder_sparse_step": 2}), ("sdar-moe", {"mlp_only_layers": [1]}),
@@ -143,7 +147,7 @@ def test_what_the_stack_does_not_have_is_refused_by_its_key(
     with pytest.raises(ModelUnsupported) as caught:
         load(folder)
     assert str(folder) in caught.value.message
-    words = {"rope_scaling": "yarn", "architectures": "mamba"}
+    words = {"rope_scaling": "longrope", "architectures": "mamba"}
     assert words.get(key := next(iter(changes)), key) in caught.value.message
 
 
@@ -185,11 +189,14 @@ def test_int8_says_what_it_does_not_cover(tmp_path: Path) -> None:
 _VALUES: list[Any] = [
     None, 0, -1, 1, 3, 7, 10**9, 10**30, 1.5, -0.0, float("nan"), float("inf"), True, False, "",
     "x", "96", [], [1], [None], {}, {"type": "linear"}, {"rope_type": "llama3"},
+    {"rope_type": "yarn", "factor": 0.25, "beta_fast": 3, "rope_theta": 0.5, "mscale": 10**9},
+    {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "llama_4_scaling_beta": 0.1},
     {"rope_type": "linear", "factor": 0}, {"rope_type": []}, ["full_attention"], {"a": [{}]},
 ]  # fmt: skip
 _KEYS = [
     "rope_scaling", "rope_parameters", "layer_types", "quantization_config", "mlp_only_layers",
     "partial_rotary_factor", "head_dim", "block_size", "bos_token_id", "attention_bias",
+    "expert_capacity", "delete_token_id", "split_token_id", "dlm_paradigm",
 ]  # fmt: skip
 
 

@@ -46,6 +46,19 @@ PUBLISHED: list[tuple[str, dict[str, Any], dict[str, int], tuple[Any, ...]]] = [
     ("LLaDA2.0-mini", {"architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe"},
      {"<|mask|>": 156895},
      (Family.LLADA2, Body.LLADA2, BLOCK, False, 156895, 32, None, None)),
+    ("LLaDA2.2-mini",
+     {"architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe", "expert_capacity": 48,
+      "block_size": 32},
+     {"<|mask|>": 156895},
+     (Family.LLADA2, Body.LLADA2, BLOCK, False, 156895, 32, None, None)),
+    ("RND1-Base-0910",
+     {"architectures": ["RND1LM"], "model_type": "rnd1", "mask_token_id": 151669}, {},
+     (Family.RND1, Body.QWEN3_MOE, FULL, True, 151669, None, None, Layout.IN_PLACE)),
+    ("Nemotron-Labs-Diffusion-8B",
+     {"architectures": ["NemotronLabsDiffusionModel"], "model_type": "nemotron_labs_diffusion",
+      "mask_token_id": 100, "block_size": 32, "eos_token_id": 11},
+     {"<SPECIAL_100>": 100, "<|im_end|>": 11},
+     (Family.NEMOTRON, Body.NEMOTRON, AttentionPattern.CAUSAL_BLOCK, False, 100, 32, None, None)),
     ("Stable-DiffCoder-8B-Base",
      {"architectures": ["StableDiffcoderForCausalLM"], "model_type": "llama"},
      {"<[MASK_TOKEN]>": 5, **SEED_FIM},
@@ -103,7 +116,7 @@ def folder_of(folder: Path, config: dict[str, Any], tokens: dict[str, int] | Non
 def test_each_published_checkpoint_is_known_for_what_it_is(
     config: dict[str, Any], tokens: dict[str, int], expected: tuple[Any, ...], tmp_path: Path
 ) -> None:
-    kind = kind_of(folder_of(tmp_path, config, tokens))
+    kind = kind_of(folder_of(tmp_path, config, tokens or None))
     found = (
         kind.family, kind.body, kind.attention, kind.shift, kind.mask_token_id, kind.block_size,
         kind.sub_block_size, kind.layout,
@@ -121,6 +134,31 @@ def test_dreamon_lengthens_by_a_token_and_shortens_by_the_end_of_text() -> None:
     kind = read_kind(config, generation=generation, tokens=tokens)
     assert (kind.expand_token_id, kind.delete_token_id) == (7, 8)
     assert kind.stop == (151643, 151645)
+
+
+def test_only_llada2_with_routed_blocks_inserts_and_deletes() -> None:
+    config = {"model_type": "llada2_moe", "expert_capacity": 48, **VOCABULARY}
+    kind = read_kind(config)
+    assert (kind.delete_token_id, kind.split_token_id) == (156930, 156931)
+    kind = read_kind(config | {"delete_token_id": 5, "split_token_id": 6})
+    assert (kind.delete_token_id, kind.split_token_id) == (5, 6)
+    kind = read_kind({"model_type": "llada2_moe", **VOCABULARY})
+    assert (kind.delete_token_id, kind.split_token_id) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"delete_token_id": 5, "split_token_id": 5}, "must differ"),
+        ({"split_token_id": 156895}, "must differ"),
+        ({"split_token_id": 160_000}, "split_token_id"),
+        ({"vocab_size": 156_931, "delete_token_id": 7}, "split_token_id 156931 is outside"),
+    ],
+)
+def test_edit_tokens_that_cannot_be_are_refused(changes: dict[str, int], says: str) -> None:
+    config = {"model_type": "llada2_moe", "expert_capacity": 48, **VOCABULARY, **changes}
+    with pytest.raises(ModelCorrupt, match=f"here: config.json: .*{says}"):
+        read_kind(config, source="here")
 
 
 def test_fim_marks_come_in_the_order_the_base_saw() -> None:

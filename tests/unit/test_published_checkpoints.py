@@ -29,9 +29,11 @@ from blockdiff.types import Finished, Hole, InfillRequest, Refinement, RewriteRe
 
 DOCUMENT = "def area(width, height):\n    size = \n    return size\n\n\nprint(area(2, 3))\n"
 HOLE = DOCUMENT.index("= \n") + 2
-BIDIRECTIONAL = ["dream", "dreamon", "open-dcoder", "llada", "coda"]
+BIDIRECTIONAL = ["dream", "dreamon", "open-dcoder", "llada", "coda", "rnd1"]
 BLOCKS = ["stable-diffcoder", "a2d (qwen2)"]
-INSTRUCTED = ["sdar", "sdar-moe", "llada2", "fast-dllm", "a2d (qwen3)"]
+INSTRUCTED = [
+    "sdar", "sdar-moe", "llada2", "llada2 (2.2)", "fast-dllm", "a2d (qwen3)", "nemotron",
+]  # fmt: skip
 
 # Stable-DiffCoder's own names for the marks are those of its tokenizer; the tiny one has Qwen's.
 
@@ -159,6 +161,40 @@ def test_what_cannot_infill_says_so_and_rewrites(family: str, tmp_path: Path) ->
         decoding=DecodingConfig(max_tokens=10),
     )  # fmt: skip
     assert finished(made.rewrite(asked)).tokens <= 10
+
+
+def asked(**decoding: object) -> RewriteRequest:
+    settings = DecodingConfig(**({"max_tokens": 12} | decoding))  # type: ignore[arg-type]
+    return RewriteRequest(DOCUMENT, Hole(0, 20), "use a variable", decoding=settings)
+
+
+def test_one_set_of_weights_writes_in_three_modes(tmp_path: Path) -> None:
+    """Nemotron-Labs-Diffusion: its masks draft, its exact rows check, and both agree on the text."""
+    made = engine(tmp_path, "nemotron")
+    assert made.drafts
+    ar, verify, diffusion = (finished(made.rewrite(asked(mode=mode))) for mode in Mode)
+    assert verify.text == ar.text and verify.tokens == ar.tokens
+    assert [done.mode for done in (ar, verify, diffusion)] == ["ar", "verify", "diffusion"]
+    for mode in Mode:  # and the next request finds nothing of it
+        again = finished(made.rewrite(asked(mode=mode)))
+        assert again.text == {Mode.DIFFUSION: diffusion}.get(mode, ar).text
+        assert again.cached_tokens == again.context_tokens - 1
+    with pytest.raises(InvalidRequest, match="rule syntax"):
+        list(made.rewrite(asked(mode=Mode.DIFFUSION, rule=Rule.SYNTAX)))
+    unasked = RewriteRequest(DOCUMENT, Hole(0, 20), "", decoding=DecodingConfig())
+    assert finished(made.rewrite(unasked)).forwards > 0  # its exact rows suffice for that
+
+
+@pytest.mark.parametrize("family", ["llada2", "llada2 (2.2)"])
+def test_what_is_written_may_be_edited(family: str, tmp_path: Path) -> None:
+    made = engine(tmp_path, family)
+    editing = asked(mode=Mode.DIFFUSION, rule=Rule.EDIT, threshold=0.3, edit_threshold=0.3)
+    first, again = finished(made.rewrite(editing)), finished(made.rewrite(editing))
+    assert first.text == again.text and first.tokens <= 12
+    assert not any(name in first.text for name in special())
+    plain = finished(made.rewrite(asked(mode=Mode.DIFFUSION, rule=Rule.THRESHOLD, threshold=0.3)))
+    assert not any(name in plain.text for name in special())
+    assert first.forwards > plain.forwards
 
 
 def test_a_bidirectional_one_rewrites_by_instruction(tmp_path: Path) -> None:

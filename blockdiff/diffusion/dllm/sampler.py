@@ -16,6 +16,7 @@ from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.diffusion.choose import BlockProposal, Chooser
+from blockdiff.diffusion.dllm.editing import MOST_AFTER, EditedBlock, ResizedBlock, Thresholds
 from blockdiff.diffusion.dllm.length import FIRST_LENGTH, Resizing, calibrated_length
 from blockdiff.diffusion.dllm.readers import (
     BlockReader,
@@ -25,7 +26,13 @@ from blockdiff.diffusion.dllm.readers import (
     Reader,
 )
 from blockdiff.diffusion.snapshot import Constraint, Foregone, Generation, Snapshot
-from blockdiff.diffusion.unmask import most_confident, schedule_counts, timestep_counts, to_unmask
+from blockdiff.diffusion.unmask import (
+    most_confident,
+    rate_counts,
+    schedule_counts,
+    timestep_counts,
+    to_unmask,
+)
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.forward import Forward, Runner
@@ -34,6 +41,7 @@ from blockdiff.model.transformer import Transformer
 
 # Their published loop ranks positions by entropy and has a schedule of its own.
 _DREAMS = frozenset({Family.DREAM, Family.DREAMON, Family.OPEN_DCODER, Family.CODA})
+_BY_ENTROPY = _DREAMS | {Family.RND1}
 
 
 @dataclass
@@ -66,13 +74,7 @@ class AbsorbingSampler:
     runner: Runner | None = None
 
     def __post_init__(self) -> None:
-        if self.config.rule is Rule.TRUST:  # the default: here is no base to trust a token by
-            self.config = replace(self.config, rule=Rule.THRESHOLD)
-        if self.config.rule not in (Rule.SCHEDULE, Rule.THRESHOLD, Rule.ENTROPY_BOUND):
-            raise InvalidRequest(
-                f"the rule {self.config.rule.value} works with an adapter of ours only",
-                "use --rule threshold",
-            )
+        self.config = replace(self.config, rule=_rule(self.config, self.kind))
         assert self.kind.mask_token_id is not None
         self._mask = self.kind.mask_token_id
         size, asked = self.kind.block_size, self.config.block_size
@@ -93,7 +95,10 @@ class AbsorbingSampler:
             both = self.config.cache is Reuse.DUAL
             self._reader = KeptReader(self.model, self.kind.shift, both)
         if self.by_entropy is None:
-            self.by_entropy = self.kind.family in _DREAMS
+            self.by_entropy = self.kind.family in _BY_ENTROPY
+        marks = (self.kind.delete_token_id, self.kind.split_token_id)
+        inserts = self.kind.split_token_id is not None and self.config.rule is not Rule.EDIT
+        self._never = [token for token in marks if inserts and token is not None]
 
     @property
     def forwards(self) -> int:
@@ -142,6 +147,8 @@ class AbsorbingSampler:
 
     def _append(self, hole: HoleCanvas, reader: BlockReader) -> Iterator[Snapshot]:
         """Block after block behind the prompt (SDAR, LLaDA2, Fast-dLLM v2, Tiny-A2D)."""
+        edits = self.config.rule is Rule.EDIT
+        steps = self._edit if edits else self._denoise
         start, size = len(hole.before), reader.size
         sub = self.kind.sub_block_size or size
         last = self.model.config.max_positions
@@ -159,8 +166,8 @@ class AbsorbingSampler:
             for low in range(block, block + size, sub):
                 end = min(low + sub - start, len(hole.tokens))
                 window = range(max(low - start, 0), max(end, 0))
-                for _ in self._denoise(hole, window, reader):
-                    if self._ended(hole):
+                for _ in steps(hole, window, reader):
+                    if self._ended(hole) and not edits:  # what ends it may be edited
                         break
                     yield self._snapshot(hole, most)
                 if self._ended(hole):
@@ -258,6 +265,51 @@ class AbsorbingSampler:
                     self._unmask(hole, window.start + index, int(token), float(sure))
             yield
 
+    def _edit(self, hole: HoleCanvas, window: range, reader: Reader) -> Iterator[None]:
+        """Fill the masks of a window and replace what stands there (LLaDA2.1, LLaDA2.2)."""
+        bound: set[int] = set()  # healed tokens, which stay
+        while self._limit(hole) is not None and (at := hole.open_at) in window:
+            self._unmasked_bound(hole, window, self._propose(hole, window, reader)[0])
+            bound.add(at)
+            yield
+        block, more = self._edited(hole, window, bound), True
+        thresholds = Thresholds(self.config.threshold, self.config.edit_threshold)
+        while more and not block.is_done:
+            rows = self._rows(hole, window, reader)
+            drawn, best = self.chooser.sample(rows), rows.argmax(-1)
+            shares = rows.softmax(-1).gather(-1, best[:, None])[:, 0].cpu()
+            tokens = torch.where(block.masked, drawn.tokens, best.cpu())
+            sure = torch.where(block.masked, drawn.confidence, shares)
+            more = block.step(tokens, sure, rows, thresholds)
+            found = zip(block.tokens.tolist(), block.masked.tolist(), strict=True)
+            for index, (token, masked) in enumerate(found):
+                at = window.start + index
+                hole.tokens[at] = self._mask if masked else token
+                hole.shown[at] = int(tokens[index]) if masked else token
+                hole.masked[at], hole.confidence[at] = masked, float(sure[index])
+            yield
+
+    def _edited(self, hole: HoleCanvas, window: range, bound: set[int]) -> EditedBlock:
+        tokens = torch.tensor(hole.tokens[window.start : window.stop])
+        masked = torch.tensor(hole.masked[window.start : window.stop])
+        kept = torch.tensor([at in bound for at in window])
+        delete, split = self.kind.delete_token_id, self.kind.split_token_id
+        if delete is None or split is None:
+            return EditedBlock(tokens, masked, kept)
+        most = (self.kind.block_size or len(window)) + MOST_AFTER
+        return ResizedBlock(tokens, masked, kept, delete=delete, split=split, most=most)
+
+    def _rows(
+        self, hole: HoleCanvas, window: range, reader: Reader, never: Sequence[int] = ()
+    ) -> Tensor:
+        """Logits (window, vocab) of what may stand there."""
+        self._check()
+        start = len(hole.before)
+        rows = reader.logits(hole.sequence, start + window.start, start + window.stop)
+        rows = self.chooser.without_banned(rows)
+        rows[:, [*self._never, *never]] = -torch.inf
+        return rows
+
     def _propose(
         self,
         hole: HoleCanvas,
@@ -266,11 +318,7 @@ class AbsorbingSampler:
         never: Sequence[int] = (),
     ) -> tuple[BlockProposal, Tensor]:
         """A token for every position of a window, which is shown at its masks; and its masks."""
-        self._check()
-        start = len(hole.before)
-        rows = reader.logits(hole.sequence, start + window.start, start + window.stop)
-        rows = self.chooser.without_banned(rows)
-        rows[:, list(never)] = -torch.inf
+        rows = self._rows(hole, window, reader, never)
         limit = self._limit(hole)
         if limit is not None and hole.open_at in window:
             row = rows[hole.open_at - window.start]
@@ -298,8 +346,10 @@ class AbsorbingSampler:
             left = max(config.denoising_steps - step, 1) if config.denoising_steps else n
             return most_confident(rank, masked, -(-n // left))
         steps = min(config.denoising_steps or n, n)
-        dream = self.kind.family in _DREAMS
-        counts = timestep_counts(n, steps) if dream else schedule_counts(n, steps)
+        counted = schedule_counts
+        if self.kind.family in _BY_ENTROPY:
+            counted = timestep_counts if self.kind.family in _DREAMS else rate_counts
+        counts = counted(n, steps)
         counts = [count for count in counts if count]
         return most_confident(rank, masked, counts[step] if step < len(counts) else len(masked))
 
@@ -349,6 +399,21 @@ class AbsorbingSampler:
             forwards=self.forwards,
             ended=final and (fits or bool(stops)),
         )
+
+
+def _rule(config: DecodingConfig, kind: DiffusionKind) -> Rule:
+    """The rule of a request; the default means the checkpoint's own. Raises InvalidRequest."""
+    if config.rule is Rule.TRUST:  # here is no base to trust a token by
+        return Rule.THRESHOLD if kind.split_token_id is None else Rule.EDIT
+    known = {Rule.SCHEDULE, Rule.THRESHOLD, Rule.ENTROPY_BOUND}
+    if kind.family is Family.LLADA2:
+        known.add(Rule.EDIT)
+    if config.rule not in known:
+        raise InvalidRequest(
+            f"the rule {config.rule.value} works with an adapter of ours only",
+            "use --rule threshold",
+        )
+    return config.rule
 
 
 def as_diffusion(config: DecodingConfig) -> DecodingConfig:

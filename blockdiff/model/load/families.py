@@ -101,12 +101,36 @@ def config_from_prepared(values: object, source: str) -> TransformerConfig:
             given[name] = keys.number(name)
         elif known[name] == "bool":
             given[name] = keys.flag(name)
+        elif name == "rope_scaling":
+            given[name] = _prepared_scaling(value, f"{keys.where}: {name}")
         else:
             raise ModelUnsupported(f"{keys.where}: a prepared folder has no {name}")
     try:
         return TransformerConfig(**given)
     except (TypeError, InvalidRequest) as error:
         raise ModelCorrupt(f"{keys.where}: {error}") from error
+
+
+def _prepared_scaling(values: object, where: str) -> RopeScaling:
+    if not isinstance(values, Mapping):
+        raise ModelCorrupt(f"{where} is no object")
+    keys, known = _Keys(values, where), {field.name: field.type for field in fields(RopeScaling)}
+    if unknown := values.keys() - known.keys():
+        raise ModelCorrupt(f"{where}: unknown keys {sorted(unknown)}")
+    given: dict[str, Any] = {}
+    for name in values:
+        if known[name] == "bool":
+            given[name] = keys.flag(name)
+        elif values[name] != 0 or name == "factor":
+            given[name] = (
+                keys.size(name, most=_MOST_POSITIONS)
+                if known[name] == "int"
+                else keys.number(name, most=_MOST_BASE)
+            )
+    try:
+        return RopeScaling(**given)
+    except (TypeError, InvalidRequest) as error:
+        raise ModelCorrupt(f"{where}: {error}") from error
 
 
 def config_from_hf(config: Mapping[str, Any], source: str) -> TransformerConfig:
@@ -136,6 +160,7 @@ def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
     keys.expect("use_sliding_window", False, None)
     keys.expect("norm_type", "layer_norm")  # these two are StarCoder2's
     keys.expect("mlp_type", "default")
+    keys.expect("dlm_paradigm", "bidirectional", "block_diff")  # Nemotron-Labs-Diffusion's
     if not starcoder:
         kinds = keys.config.get("layer_types") or []
         if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
@@ -168,7 +193,9 @@ def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
         rotary_dim=0 if share == 1.0 else int(head_dim * share),
         rope_scaling=_scaling(rope),
         o_bias=o_bias,
-        ffn_bias=o_bias if starcoder else body is Body.LLAMA and keys.flag("mlp_bias"),
+        ffn_bias=o_bias
+        if starcoder
+        else body in (Body.LLAMA, Body.NEMOTRON) and keys.flag("mlp_bias"),
         gated_ffn=not starcoder,
         layer_norm=starcoder,
         sliding_window=_window(keys) if starcoder else 0,
@@ -197,6 +224,8 @@ def _scaling(rope: _Keys) -> RopeScaling | None:
         return None
     if kind == "linear":
         return RopeScaling(rope.number("factor"))
+    if kind == "yarn":
+        return _yarn(rope)
     if kind != "llama3":
         raise ModelUnsupported(f"{rope.where}: rotary scaling {kind!r} is not supported")
     low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
@@ -204,6 +233,29 @@ def _scaling(rope: _Keys) -> RopeScaling | None:
         raise ModelCorrupt(f"{rope.where}: high_freq_factor {high} is not above {low}")
     trained = rope.size("original_max_position_embeddings", most=_MOST_POSITIONS)
     return RopeScaling(rope.number("factor"), trained, low, high)
+
+
+def _yarn(rope: _Keys) -> RopeScaling:
+    """As the transformers library (5.23) reads it; Ministral 3 lets queries grow besides."""
+    factor = rope.number("factor", most=_MOST_BASE)
+    low, high = rope.number("beta_slow", 1.0), rope.number("beta_fast", 32.0, _MOST_BASE)
+    stretch = 0.1 * math.log(max(factor, 1.0))
+    amplitude = stretch + 1.0
+    if rope.config.get("mscale") and rope.config.get("mscale_all_dim"):
+        one, all_dim = (rope.number(key, most=_MOST_BASE) for key in ("mscale", "mscale_all_dim"))
+        amplitude = (stretch * one + 1.0) / (stretch * all_dim + 1.0)
+    positions = rope.size("max_position_embeddings", 32_768, _MOST_POSITIONS)
+    growth = "llama_4_scaling_beta"
+    return RopeScaling(
+        factor=factor,
+        trained=rope.size("original_max_position_embeddings", positions, _MOST_POSITIONS),
+        low=low,
+        high=high,
+        yarn=True,
+        whole=rope.flag("truncate", True),
+        amplitude=rope.number("attention_factor", amplitude, _MOST_BASE),
+        query_growth=rope.number(growth, most=_MOST_BASE) if rope.config.get(growth) else 0.0,
+    )
 
 
 def _window(keys: _Keys) -> int:
@@ -232,14 +284,18 @@ def _experts(keys: _Keys, body: Body) -> ExpertsConfig | None:
     keys.expect("norm_head", False, None)
     active, size = keys.size("num_experts_per_tok"), keys.size("moe_intermediate_size")
     shared, dense = keys.config.get("num_shared_experts"), keys.config.get("first_k_dense_replace")
+    # With a capacity (LLaDA2.2) experts are chosen by blocks, and in no groups.
+    capacity = 0 if keys.config.get("expert_capacity") is None else keys.size("expert_capacity")
     return ExpertsConfig(
         count=keys.size("num_experts"),
         active=active,
         size=size,
         shared_size=keys.size("num_shared_experts") * size if shared else 0,
         first_layer=keys.size("first_k_dense_replace") if dense else 0,
-        groups=keys.size("n_group", 8),
-        active_groups=keys.size("topk_group", 4),
+        groups=1 if capacity else keys.size("n_group", 8),
+        active_groups=1 if capacity else keys.size("topk_group", 4),
+        capacity=capacity,
+        block=keys.size("block_size", 32, 1024),
         sigmoid=True,
         normalized=active > 1,
         scale=keys.number("routed_scaling_factor", 2.5),

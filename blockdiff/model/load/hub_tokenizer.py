@@ -89,7 +89,8 @@ def _ids(special: SpecialTokens, kind: DiffusionKind, folder: Path) -> Iterator[
     """All that a layout, a conversation or a frame may put into a sequence."""
     yield from (getattr(special, role.name) for role in fields(special) if role.type == "int")
     yield from special.stop
-    yield from (t for t in (kind.expand_token_id, kind.delete_token_id) if t is not None)
+    marks = (kind.expand_token_id, kind.delete_token_id, kind.split_token_id)
+    yield from (token for token in marks if token is not None)
     for part in frame_of(folder, kind):
         yield from part
     if (chat := special.chat) is not None:

@@ -31,6 +31,8 @@ class Family(str, Enum):
     STABLE_DIFFCODER = "stable-diffcoder"  # arXiv 2601.15892
     FAST_DLLM = "fast-dllm"  # Fast-dLLM v2, arXiv 2509.26328
     A2D = "a2d"  # Tiny-A2D
+    NEMOTRON = "nemotron"  # Nemotron-Labs-Diffusion: autoregressive, diffusion, both
+    RND1 = "rnd1"  # Qwen3-MoE made bidirectional
     CODA = "coda"
     DIFFUSION_GEMMA = "diffusion-gemma"  # noise is wrong tokens, not masks
     AR = "ar"  # any autoregressive model: block size 1
@@ -43,6 +45,7 @@ class Body(str, Enum):
     LLAMA = "llama"
     LLADA = "llada"
     LLADA2 = "llada2"
+    NEMOTRON = "nemotron"  # Ministral 3
     QWEN2 = "qwen2"
     QWEN3 = "qwen3"
     QWEN3_MOE = "qwen3_moe"
@@ -53,6 +56,7 @@ class AttentionPattern(str, Enum):
     """What a position sees; the masks of these names are in `masks`, but for a canvas."""
 
     CAUSAL = "causal"  # what is before it
+    CAUSAL_BLOCK = "causal with drafts"  # what is before it; in a block of masks all of that, too
     BLOCK = "block"  # its own block, and the blocks before it
     CANVAS = "canvas"  # what is before it; in the canvas, which is denoised, all of that, too
     FULL = "full"  # everything
@@ -72,13 +76,15 @@ class DiffusionKind:
     """One checkpoint's way of writing.
 
     Attributes:
-        shift: the logits of position p predict the token of p + 1, and not of p.
+        shift: the logits of a mask at position p predict the token of p + 1, and not of p.
         mask_token_id: the noise; None where there is none (autoregressive), or any token is.
         block_size: tokens of a block, or of a canvas behind a causal prompt: 1 for autoregressive
             ones, None for one bidirectional canvas.
         sub_block_size: tokens unmasked before the next ones of their block; None: all.
         expand_token_id: predicted at a mask, it makes two masks of it; None where not trained.
-        delete_token_id: predicted at a mask, it takes the mask away; None where not trained.
+        delete_token_id: predicted at a mask, it takes the mask away; with a `split_token_id`, at
+            any position that may be edited. None where not trained.
+        split_token_id: predicted at a position, it puts a mask before it; None where not trained.
         layout: how an infill is laid out; None: it cannot infill, only follow instructions.
         fim: the marks of that layout, where it has any.
         bos_token_id: begins a document, where the checkpoint saw whole ones.
@@ -94,6 +100,7 @@ class DiffusionKind:
     sub_block_size: int | None = None
     expand_token_id: int | None = None
     delete_token_id: int | None = None
+    split_token_id: int | None = None
     layout: Layout | None = None
     fim: FimTokens | None = None
     bos_token_id: int | None = None
@@ -115,7 +122,7 @@ class _Published:
 
 
 _FULL, _BLOCK, _CAUSAL = AttentionPattern.FULL, AttentionPattern.BLOCK, AttentionPattern.CAUSAL
-_CANVAS = AttentionPattern.CANVAS
+_CANVAS, _DRAFTS = AttentionPattern.CANVAS, AttentionPattern.CAUSAL_BLOCK
 # By `architectures[0]` where that says more than `model_type`, else by that in small letters.
 _PUBLISHED = {
     "dream": _Published(Family.DREAM, Body.QWEN2, _FULL, True, 151666),
@@ -124,6 +131,10 @@ _PUBLISHED = {
     "diffusion_gemma": _Published(
         Family.DIFFUSION_GEMMA, Body.DIFFUSION_GEMMA, _CANVAS, False, None, 256
     ),
+    "nemotron_labs_diffusion": _Published(
+        Family.NEMOTRON, Body.NEMOTRON, _DRAFTS, False, 100, 32
+    ),
+    "rnd1": _Published(Family.RND1, Body.QWEN3_MOE, _FULL, True, 151669),
     "sdar": _Published(Family.SDAR, Body.QWEN3, _BLOCK, False, 151669, 4),
     "sdar_moe": _Published(Family.SDAR_MOE, Body.QWEN3_MOE, _BLOCK, False, 151669, 4),
     "llada2_moe": _Published(Family.LLADA2, Body.LLADA2, _BLOCK, False, 156895, 32),
@@ -145,6 +156,7 @@ _OPEN_DCODER = _Published(Family.OPEN_DCODER, Body.QWEN2, _FULL, True)
 
 _MASKS = ("<|mask|>", "<|MASK|>", "|<MASK>|", "<MASK>", "[MASK]", "<|mdm_mask|>", "<[MASK_TOKEN]>")
 _EXPAND = "<|expand|>"
+_EDITS = 156930, 156931  # of LLaDA2.2: delete, split
 # prefix, suffix, middle, and the order in which the base saw them
 _FIM = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", Layout.PSM),  # Qwen2.5-Coder
@@ -157,6 +169,7 @@ _MOST_BYTES = 64 << 20  # of a JSON file; the largest tokenizers have 35 MB
 _BLOCK_KEYS: dict[AttentionPattern, tuple[tuple[str, ...], int]] = {  # and the largest size
     AttentionPattern.BLOCK: (("block_size", "bd_size", "block_length"), 1024),
     AttentionPattern.CANVAS: (("canvas_length",), 1 << 14),
+    AttentionPattern.CAUSAL_BLOCK: (("block_size",), 64),  # as far as a request may choose it
 }
 _MASK_ROLE = "mask_token"  # how `special_tokens` names the token that the tokenizer calls its mask
 
@@ -216,6 +229,9 @@ def read_kind(
         if expand is not None:
             family = Family.DREAMON
             delete = ids.first("delete_token_id", "eos_token_id")
+    split = None
+    if family is Family.LLADA2 and config.get("expert_capacity") is not None:  # LLaDA2.2
+        delete, split = _edit_tokens(ids, mask, source)
     layout, fim = _layout(base, names)
     return DiffusionKind(
         family=family,
@@ -227,11 +243,26 @@ def read_kind(
         sub_block_size=base.sub_block_size,
         expand_token_id=expand,
         delete_token_id=delete,
+        split_token_id=split,
         layout=layout,
         fim=fim,
         bos_token_id=ids.get("bos_token_id"),
         stop=ids.all("eos_token_id"),
     )
+
+
+def _edit_tokens(ids: _Ids, mask: int | None, source: str) -> tuple[int, int]:
+    """Delete and split token of LLaDA2.2; those of the published one where no file names them."""
+    found = [ids.get("delete_token_id"), ids.get("split_token_id")]
+    delete, split = (b if a is None else a for a, b in zip(found, _EDITS, strict=True))
+    for key, token in (("delete_token_id", delete), ("split_token_id", split)):
+        if token >= ids.size:
+            raise ModelCorrupt(f"{source}: config.json: {key} {token} is outside the vocabulary")
+    if len({delete, split, mask}) < 3:
+        raise ModelCorrupt(
+            f"{source}: config.json: mask_token_id, delete_token_id and split_token_id must differ"
+        )
+    return delete, split
 
 
 def text_config(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:
@@ -340,6 +371,11 @@ class _Ids:
         if size is not None and not (type(size) is int and 1 <= size <= most):
             raise ModelCorrupt(f"{source}: config.json: vocab_size is {size!r}, not 1..{most}")
 
+    @property
+    def size(self) -> int:
+        """Of the vocabulary, or what no id reaches."""
+        return self._size or 1 << 31
+
     def all(self, key: str) -> tuple[int, ...]:
         """Every id under a key, which may hold one or a list."""
         found: list[int] = []
@@ -348,7 +384,7 @@ class _Ids:
             for token in value if isinstance(value, list) else [value]:
                 if token is None:
                     continue
-                if not isinstance(token, int) or not 0 <= token < (self._size or 1 << 31):
+                if not isinstance(token, int) or not 0 <= token < self.size:
                     raise ModelCorrupt(
                         f"{self._source}: {file}: {key} is {token!r},"
                         f" the vocabulary has {self._size} tokens"

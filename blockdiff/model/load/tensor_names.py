@@ -61,6 +61,13 @@ HUB: dict[Body, Naming] = {
     Body.QWEN2: _LLAMA,
     Body.QWEN3: _LLAMA,
     Body.QWEN3_MOE: _LLAMA,
+    Body.NEMOTRON: replace(
+        _LLAMA,
+        embedding="encoder.embed_tokens",
+        norm="encoder.norm",
+        head="diffusion_head",
+        layer="encoder.layers.{}.",
+    ),
     Body.STARCODER2: replace(_LLAMA, gate_up=("mlp.c_fc",), down="mlp.c_proj"),
     Body.LLADA2: replace(
         _LLAMA,
