@@ -35,6 +35,7 @@ from blockdiff.errors import (
 )
 from blockdiff.service.app import Service
 from blockdiff.service.compat.app import Compat
+from blockdiff.service.endpoints import Endpoints, only
 from blockdiff.service.http_server import server
 from blockdiff.service.listen import host_and_port, listen_tcp, listen_unix
 from blockdiff.service.scheduler import Scheduler
@@ -213,7 +214,7 @@ class _Process:
         stops = self._options.idle_seconds > 0
         service = Service(self._scheduler, self._worker, self._options.model, self.stop, stops)
         options = self._options
-        app = service.app(self._runtime.make_token())
+        app = Endpoints(service).app(only(self._runtime.make_token()))
         serving = [(listener, server(app, *options.certificate(tls=options.tcp)))]
         if compat is not None:
             certificate = options.certificate(tls=options.secures_compat)
@@ -230,8 +231,8 @@ class _Process:
 
     def _compat(self, service: Service) -> ASGIApp:
         options = self._options
-        token = self._runtime.make_token(COMPAT_TOKEN) if options.compat_token else None
-        return Compat(service).app(token, host_and_port(options.compat)[0])
+        known = only(self._runtime.make_token(COMPAT_TOKEN)) if options.compat_token else None
+        return Compat(service).app(known, host_and_port(options.compat)[0])
 
     def stop(self, why: str = "it was told to") -> None:
         """Begin the shutdown: running and waiting requests end with EngineStopping."""

@@ -35,6 +35,7 @@ class Mailbox:
         self._loop = loop
         self._lock = threading.Lock()
         self._filled = asyncio.Event()
+        self._over = asyncio.Event()
         self._unread: dict[Kind, Message] = {}
         self.dropped = 0
 
@@ -46,6 +47,8 @@ class Mailbox:
             self._unread[kind] = message
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
             self._loop.call_soon_threadsafe(self._filled.set)
+            if is_end(message):
+                self._loop.call_soon_threadsafe(self._over.set)
 
     async def take(self, timeout: float) -> Message | None:
         """The next message in order; None after `timeout` seconds of silence."""
@@ -60,6 +63,12 @@ class Mailbox:
                 await asyncio.wait_for(self._filled.wait(), deadline - self._loop.time())
             except asyncio.TimeoutError:
                 return None
+
+    async def ended(self, timeout: float) -> bool:
+        """Wait for the end to arrive, which need not be read yet; whether it has."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._over.wait(), timeout)
+        return self._over.is_set()
 
 
 class _Order(IntEnum):
@@ -80,6 +89,11 @@ def _kind(message: Message) -> Kind:
     if isinstance(message, (Refinement, Unread)):
         return _Order.REFINEMENT, message.hole
     return _Order.END, 0
+
+
+def is_end(message: Message) -> bool:
+    """Whether it is the last message of its request."""
+    return _kind(message)[0] is _Order.END
 
 
 class EventStream(Response):
@@ -114,7 +128,7 @@ class EventStream(Response):
     async def _send_messages(self, send: Send) -> None:
         encoder = EventEncoder()
         message: Message | None = None
-        while message is None or _kind(message)[0] is not _Order.END:
+        while message is None or not is_end(message):
             message = await self._mailbox.take(_HEARTBEAT_SECONDS)
             body = encoder.event(message) if message is not None else b": still here\n\n"
             await send({"type": "http.response.body", "body": body, "more_body": True})

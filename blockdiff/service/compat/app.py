@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -28,12 +27,12 @@ from blockdiff.errors import (
     Unauthorized,
     as_error,
 )
-from blockdiff.service.app import Service, path_of_target
 from blockdiff.service.compat import asked, llamacpp, mistral, ollama, openai
 from blockdiff.service.compat.answer import Form, Reply
 from blockdiff.service.compat.problem import Problem
 from blockdiff.service.compat.served import Served
 from blockdiff.service.compat.writing import Answer, SharedWritings
+from blockdiff.service.endpoints import Identify, ServedEngine, let_in, path_of_target, user_of
 from blockdiff.service.worker import log_defect
 
 _SAME = 1.25  # two speeds that differ by no more are one: a budget that moves costs the cache
@@ -65,18 +64,19 @@ _OPEN = ("/health", "/v1/health")  # a token would be of no use to what only wai
 
 
 class Compat:
-    """The endpoints of others over our service."""
+    """The endpoints of others in front of our engine."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._writings = SharedWritings(service)
+    def __init__(self, engine: ServedEngine) -> None:
+        self._engine = engine
+        self._writings = SharedWritings(engine)
         self._since = int(time.time())
         self._speed = 0.0
 
-    def app(self, token: str | None, host: str) -> ASGIApp:
-        """The ASGI application that listens at `host`; every request must carry `token`.
+    def app(self, identify: Identify | None, host: str) -> ASGIApp:
+        """The ASGI application that listens at `host`; every request must carry a token that is
+        somebody's.
 
-        Without one, nothing is answered that a page in a browser may have asked.
+        Where none is asked for, nothing is answered that a page in a browser may have asked.
         """
         told = {
             "/props": llamacpp.props,
@@ -100,24 +100,24 @@ class Compat:
                 Exception: _answer_error,
             },
         )
-        return _Guard(starlette, token, host)
+        return _Guard(starlette, identify, host)
 
     @property
     def _served(self) -> Served:
-        size, together = self._service.sizes
-        model = self._service.health().model
+        size, together = self._engine.sizes
+        model = self._engine.health().model
         return Served(model, blockdiff.__version__, size, together, self._since)
 
     @property
     def _context_tokens(self) -> int:
-        speed = self._service.health().context_speed
+        speed = self._engine.health().context_speed
         if not self._speed / _SAME <= speed <= self._speed * _SAME:
             self._speed = speed
         return affordable_context(self._speed)
 
     async def _health(self, http: Request) -> Response:
         self._check_loaded()
-        if self._service.health().state is EngineState.ERROR:
+        if self._engine.health().state is EngineState.ERROR:
             raise EngineUnavailable("the model did not load", "`blockdiff status` says why")
         return JSONResponse(llamacpp.health())
 
@@ -132,14 +132,14 @@ class Compat:
 
     def _writing(self, kind: type[RequestBody]) -> Callable[[Request], Awaitable[Response]]:
         async def write(http: Request) -> Response:
-            body = await self._service.bodies.read(http)
+            body = await self._engine.bodies.read(http)
             try:
                 fields = asked.read(kind, strict.parse(body.data))
                 self._check_loaded()
                 wanted = fields.asked(self._context_tokens)
                 return Reply(
                     fields.form(self._served),
-                    self._pieces(wanted),
+                    self._pieces(wanted, user_of(http)),
                     stream=fields.stream,
                     fence=wanted.fence,
                     refuse=lambda error: _refusal(http.url.path, error),
@@ -155,41 +155,47 @@ class Compat:
 
     def _check_loaded(self) -> None:
         """Raises EngineUnavailable, in llama.cpp's words, while the model loads."""
-        health = self._service.health()
+        health = self._engine.health()
         if health.state is EngineState.STARTING:
             doing = f"{health.doing}, {health.share:.0%} done" if health.doing else ""
             raise EngineUnavailable("Loading model", doing)
 
-    async def _pieces(self, wanted: asked.Ask) -> AsyncGenerator[str | Answer, None]:
+    async def _pieces(
+        self, wanted: asked.Ask, user: str
+    ) -> AsyncGenerator[str | Answer, None]:
         if wanted.request is not None and not wanted.warms:
-            reading = self._writings.read(wanted.request, wanted.limits)
+            reading = self._writings.read(wanted.request, wanted.limits, user)
             async with aclosing(reading) as pieces:
                 async for piece in pieces:
                     yield piece
             return
         if wanted.request is not None:
-            self._writings.warm(wanted.request)
+            self._writings.warm(wanted.request, user)
         yield Answer("", cut=wanted.warms)
 
 
 class _Guard:
     """Nothing is read of a request before it is known who may have sent it."""
 
-    def __init__(self, app: ASGIApp, token: str | None, host: str) -> None:
-        self._app, self._token = app, token.encode() if token is not None else None
+    def __init__(self, app: ASGIApp, identify: Identify | None, host: str) -> None:
+        self._app, self._identify = app, identify
         self._here = is_loopback(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if scope["type"] == "http":
             scope = {**scope, "path": path_of_target(scope["path"])}
-            if refusal := self._refusal(scope, dict(scope["headers"])):
-                app = _refusal(scope["path"], refusal)
+            user = self._user(scope, dict(scope["headers"]))
+            if isinstance(user, BlockdiffError):
+                app = _refusal(scope["path"], user)
+            else:
+                scope = let_in(scope, user)
         await app(scope, receive, send)
 
-    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> BlockdiffError | None:
-        if self._token is not None and scope["path"] not in _OPEN:
-            return None if self._is_known(headers) else Unauthorized(
+    def _user(self, scope: Scope, headers: dict[bytes, bytes]) -> str | BlockdiffError:
+        if self._identify is not None and scope["path"] not in _OPEN:
+            known = [user for key in _keys(headers) if (user := self._identify(key)) is not None]
+            return known[0] if known else Unauthorized(
                 "the token is missing or wrong", "`blockdiff compat` prints the settings with it"
             )
         if b"origin" in headers or headers.get(b"sec-fetch-site", b"none") != b"none":
@@ -197,16 +203,16 @@ class _Guard:
         if self._here and not _is_here(headers.get(b"host", b"")):
             return NotPermitted("this engine answers to no other host name", "use 127.0.0.1")
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if self._token is None and scope["method"] == "POST" and kind != b"application/json":
+        if self._identify is None and scope["method"] == "POST" and kind != b"application/json":
             return InvalidRequest("the body must be JSON", "send Content-Type: application/json")
-        return None
+        return ""
 
-    def _is_known(self, headers: dict[bytes, bytes]) -> bool:
-        assert self._token is not None
-        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-        keys = [headers.get(name, b"") for name in (b"x-api-key", b"api-key")]
-        keys += [bearer] if scheme.lower() == b"bearer" else []
-        return any([hmac.compare_digest(key.strip(), self._token) for key in keys])
+
+def _keys(headers: dict[bytes, bytes]) -> list[bytes]:
+    scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+    keys = [headers.get(name, b"") for name in (b"x-api-key", b"api-key")]
+    keys += [bearer] if scheme.lower() == b"bearer" else []
+    return [key.strip() for key in keys]
 
 
 def _is_here(host: bytes) -> bool:

@@ -13,12 +13,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 from blockdiff.client.wire import Call
 from blockdiff.errors import BlockdiffError, as_error
 from blockdiff.infill.seams import Seams
 from blockdiff.service.compat.asked import AnswerLimits
+from blockdiff.service.endpoints import ServedEngine
 from blockdiff.service.stream import Mailbox
 from blockdiff.service.worker import log_defect
 from blockdiff.types import (
@@ -37,13 +37,6 @@ _LONG_SECONDS = 1.0  # for the first line; its start is sent then
 
 # A comment, a decorator or a blank line may belong to what follows, which may be cut off.
 _LEADS_ON = re.compile(r"\s*(?:#|//|--|/\*|\*|@|\"\"\"|'''|$)")
-
-
-class EngineQueue(Protocol):
-    """Where requests are put."""
-
-    def ask(self, call: Call, client: str) -> tuple[Mailbox, Callable[[], None]]:
-        """Queue a call: its messages, and what is to be called when nobody reads them any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,22 +199,23 @@ class SettledText:
 class SharedWritings:
     """Those that run, so that a request that equals one of them shares it."""
 
-    def __init__(self, engine: EngineQueue) -> None:
+    def __init__(self, engine: ServedEngine) -> None:
         self._engine = engine
         self._running: dict[Request, SharedWriting] = {}
 
-    def warm(self, request: Request) -> None:
+    def warm(self, request: Request, user: str) -> None:
         """Encode its context as soon as nothing else is to be done."""
-        self._engine.ask(Call(request, Priority.AHEAD), "compat")
+        self._engine.ask(Call(request, Priority.AHEAD), user or "compat")
 
     async def read(
-        self, request: Request, limits: AnswerLimits
+        self, request: Request, limits: AnswerLimits, user: str
     ) -> AsyncGenerator[str | Answer, None]:
-        """Pieces of the text, the empty one after some silence; an `Answer` at last.
+        """Pieces of the text, the empty one after some silence; an `Answer` at last. Of a team, the
+        `user` who asked first is who pays.
 
         Closing the iterator cancels what nobody else reads. Raises what the engine says.
         """
-        writing = self._joined(request)
+        writing = self._joined(request, user)
         writing.readers += 1
         try:
             async for piece in _pieces(writing, limits):
@@ -233,12 +227,12 @@ class SharedWritings:
                 if self._running.get(request) is writing:
                     del self._running[request]
 
-    def _joined(self, request: Request) -> SharedWriting:
+    def _joined(self, request: Request, user: str) -> SharedWriting:
         running = self._running.get(request)
         if running is None or running.end is not None:
             rewrites = isinstance(request, RewriteRequest)
             priority = Priority.EXPLICIT if rewrites else Priority.AUTOMATIC
-            mailbox, close = self._engine.ask(Call(request, priority), "compat")
+            mailbox, close = self._engine.ask(Call(request, priority), user or "compat")
             running = self._running[request] = SharedWriting(request, mailbox, close)
         return running
 
