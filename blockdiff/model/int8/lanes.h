@@ -110,11 +110,36 @@ INLINE __m256i dot_half(__m256i sum, __m256i weights, __m256i x) {
     __m256i pairs = _mm256_maddubs_epi16(weights, x);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-INLINE vi vi_dot(vi sum, vi weights, const int8_t *four) {
+INLINE __m256i four_of(const int8_t *four) {
     int32_t all;
     memcpy(&all, four, 4);
-    __m256i x = _mm256_set1_epi32(all);
+    return _mm256_set1_epi32(all);
+}
+INLINE vi vi_dot(vi sum, vi weights, const int8_t *four) {
+    __m256i x = four_of(four);
     return BOTH(vi, dot_half(sum.l, weights.l, x), dot_half(sum.h, weights.h, x));
+}
+#define NARROW
+/* Sums of pairs fit into 16 bits for the 32 products of a group with weights below 16, so that they
+ * become sums of four once, behind the last of them. */
+INLINE vi vi_dot_4_bits(vi pairs, vi weights, const int8_t *four) {
+    __m256i x = four_of(four);
+    return BOTH(vi, _mm256_add_epi16(pairs.l, _mm256_maddubs_epi16(weights.l, x)),
+                _mm256_add_epi16(pairs.h, _mm256_maddubs_epi16(weights.h, x)));
+}
+INLINE vi vi_sums_of_4_bits(vi pairs) {
+    __m256i one = _mm256_set1_epi16(1);
+    return BOTH(vi, _mm256_madd_epi16(pairs.l, one), _mm256_madd_epi16(pairs.h, one));
+}
+/* Eight inputs at once: four products with weights below 64 fit as well. */
+INLINE __m256i eight_half(__m256i sum, __m256i w0, __m256i w1, __m256i x0, __m256i x1) {
+    __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(w0, x0), _mm256_maddubs_epi16(w1, x1));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+INLINE vi vi_dot_6_bits(vi sum, const vi *weights, const int8_t *eight) {
+    __m256i x0 = four_of(eight), x1 = four_of(eight + 4);
+    return BOTH(vi, eight_half(sum.l, weights[0].l, weights[1].l, x0, x1),
+                eight_half(sum.h, weights[0].h, weights[1].h, x0, x1));
 }
 INLINE __m256i pairs_half(const uint8_t *low, const uint8_t *high) {
     __m256i a = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)low));
@@ -258,6 +283,16 @@ INLINE vi vi_add(vi a, vi b) { EACH a.i[i] += b.i[i]; return a; }
 INLINE void vi_store(int32_t *p, vi a) { memcpy(p, a.i, 64); }
 INLINE void vi_store_s8(int8_t *p, vi a) { EACH p[i] = (int8_t)a.i[i]; }
 
+#endif
+
+/* Weights below 16, a group of 32 inputs at most, from zero on; then sums for what they left. And
+ * eight inputs at once, weights below 64. */
+#ifndef NARROW
+INLINE vi vi_dot_4_bits(vi sum, vi weights, const int8_t *four) { return vi_dot(sum, weights, four); }
+INLINE vi vi_sums_of_4_bits(vi sum) { return sum; }
+INLINE vi vi_dot_6_bits(vi sum, const vi *weights, const int8_t *eight) {
+    return vi_dot(vi_dot(sum, weights[0], eight), weights[1], eight + 4);
+}
 #endif
 
 /* --- on top of these ----------------------------------------------------------------------------- */

@@ -22,11 +22,12 @@
 
 enum { Q4 = 4, Q6 = 6, Q7 = 7 };
 enum { PIECES = 64 / MOST }; /* blocks of positions that stay in the second cache beside weights */
-enum { REPACKED = MOST > 4 ? 3 : 2 }; /* blocks from which on weights are unpacked once for all */
+enum { REPACKED = 3 };       /* blocks from which on weights are unpacked once for all */
 /* Bytes by which memory is asked for ahead of its use: arithmetic must not wait for it. */
 #ifndef AHEAD
 #define AHEAD 4096
 #endif
+#define ASK(p) __builtin_prefetch((p) + AHEAD)
 enum { Q4_BYTES = 2368, Q6_BYTES = 3392, Q7_BYTES = 576 };
 
 /* --- activations -------------------------------------------------------------------------------- */
@@ -107,15 +108,18 @@ INLINE vi high_bits(vi pair) { return vi_bits(vi_right(pair, 4), 15); }
 /* Sixteen inputs of Q6 that begin at input 16 h. */
 INLINE void q6_weights(const uint8_t *w, int h, vi *q) {
     const uint8_t *low = w + 320 + h * 192, *high = low + 128;
-    __builtin_prefetch(low + AHEAD);
-    __builtin_prefetch(low + 64 + AHEAD);
-    __builtin_prefetch(high + AHEAD);
+    ASK(low);
+    ASK(low + 64);
+    ASK(high);
     vi one = vi_load(low), other = vi_load(low + 64), top = vi_load(high);
     q[0] = vi_join(low_bits(one), vi_left(top, 4), 0x30);
     q[1] = vi_join(high_bits(one), vi_left(top, 2), 0x30);
     q[2] = vi_join(low_bits(other), top, 0x30);
     q[3] = vi_join(high_bits(other), vi_right(top, 2), 0x30);
 }
+
+/* Scales and minima of a tile lie before its weights: 320 bytes, asked for in eight turns. */
+INLINE void ask_for_scales(const uint8_t *w, int g) { ASK(w + 40 * g); }
 
 INLINE vi q4_least(const uint8_t *w, int g) {
     return vi_pairs(w + 192 + g * ROWS, w + 192 + (g + 1) * ROWS);
@@ -129,12 +133,13 @@ INLINE vf q6_scale(const uint8_t *w, int h) {
 
 static void unpack_q4(const uint8_t *w, unpacked *to) {
     for (int g = 0; g < 8; g++) {
+        ask_for_scales(w, g);
         vf_store(to->scale[g], q4_scale(w, g));
         if (g % 2 == 0) vi_store((int32_t *)to->least[g / 2], q4_least(w, g));
     }
     for (int i = 0; i < SUPER / 8; i++) {
         const uint8_t *chunk = w + 320 + 64 * i;
-        __builtin_prefetch(chunk + AHEAD);
+        ASK(chunk);
         vi_store((int32_t *)to->q[2 * i], low_bits(vi_load(chunk)));
         vi_store((int32_t *)to->q[2 * i + 1], high_bits(vi_load(chunk)));
     }
@@ -143,6 +148,7 @@ static void unpack_q4(const uint8_t *w, unpacked *to) {
 static void unpack_q6(const uint8_t *w, unpacked *to) {
     for (int h = 0; h < 16; h++) {
         vi q[4];
+        if (h % 2 == 0) ask_for_scales(w, h / 2);
         q6_weights(w, h, q);
         for (int i = 0; i < 4; i++) vi_store((int32_t *)to->q[4 * h + i], q[i]);
         vf_store(to->scale[h], q6_scale(w, h));
@@ -172,18 +178,19 @@ INLINE void add_q4(const uint8_t *w, const unpacked *u, activations a, int64_t b
             POSITIONS scaled[p] = vf_mul(vf_int(dot[p]), d_least);
             for (int g = first; g < first + FOLD / GROUP; g++, a.q += GROUP * block) {
                 const uint8_t *chunk = w + 320 + g * 256;
+                if (!u) ask_for_scales(w, g);
                 POSITIONS dot[p] = vi_all(0);
                 UNROLLED for (int i = 0; i < 4; i++) {
                     const int8_t *q = a.q + 8 * i;
-                    if (!u && N > 1) __builtin_prefetch(chunk + 64 * i + AHEAD);
+                    if (!u) ASK(chunk + 64 * i);
                     vi pair = u ? vi_all(0) : vi_load(chunk + 64 * i);
                     vi even = u ? vi_load(u->q[g * 8 + 2 * i]) : low_bits(pair);
-                    POSITIONS dot[p] = vi_dot(dot[p], even, q + GROUP * p);
+                    POSITIONS dot[p] = vi_dot_4_bits(dot[p], even, q + GROUP * p);
                     vi odd = u ? vi_load(u->q[g * 8 + 2 * i + 1]) : high_bits(pair);
-                    POSITIONS dot[p] = vi_dot(dot[p], odd, q + GROUP * p + 4);
+                    POSITIONS dot[p] = vi_dot_4_bits(dot[p], odd, q + GROUP * p + 4);
                 }
                 const vf scale = u ? vf_load(u->scale[g]) : q4_scale(w, g);
-                POSITIONS scaled[p] = vf_fma(vf_int(dot[p]), scale, scaled[p]);
+                POSITIONS scaled[p] = vf_fma(vf_int(vi_sums_of_4_bits(dot[p])), scale, scaled[p]);
             }
             POSITIONS sum[p] = vf_fma(scaled[p], vf_all(a.scale[p]), sum[p]);
             a.scale += 4 * block;
@@ -201,15 +208,16 @@ INLINE void add_q6(const uint8_t *w, const unpacked *u, activations a, int64_t b
             vf scaled[MOST];
             POSITIONS scaled[p] = vf_zero();
             for (int g = first; g < first + FOLD / GROUP; g++) {
+                if (!u) ask_for_scales(w, g);
                 UNROLLED for (int half = 0; half < 2; half++) {
                     const int h = 2 * g + half;
                     vi dot[MOST], q[4];
                     if (!u) q6_weights(w, h, q);
                     POSITIONS dot[p] = vi_all(a.low[2 * p + half]);
-                    UNROLLED for (int i = 0; i < 4; i++) {
-                        const int8_t *four = a.q + 16 * half + 4 * i;
-                        if (u) q[i] = vi_load(u->q[4 * h + i]);
-                        POSITIONS dot[p] = vi_dot(dot[p], q[i], four + GROUP * p);
+                    if (u) UNROLLED for (int i = 0; i < 4; i++) q[i] = vi_load(u->q[4 * h + i]);
+                    UNROLLED for (int i = 0; i < 4; i += 2) {
+                        const int8_t *eight = a.q + 16 * half + 4 * i;
+                        POSITIONS dot[p] = vi_dot_6_bits(dot[p], q + i, eight + GROUP * p);
                     }
                     const vf scale = u ? vf_load(u->scale[h]) : q6_scale(w, h);
                     POSITIONS scaled[p] = vf_fma(vf_int(dot[p]), scale, scaled[p]);
@@ -233,7 +241,7 @@ INLINE void add_q7(const uint8_t *w, int64_t groups, activations a, int64_t bloc
         vi dot[MOST];
         POSITIONS dot[p] = vi_all(0);
         UNROLLED for (int i = 0; i < 8; i++) {
-            __builtin_prefetch(w + 64 + 64 * i + AHEAD);
+            ASK(w + 64 + 64 * i);
             vi weights = vi_load(w + 64 + 64 * i);
             POSITIONS dot[p] = vi_dot(dot[p], weights, a.q + GROUP * p + 4 * i);
         }
