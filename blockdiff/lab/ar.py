@@ -1,0 +1,54 @@
+"""Autoregression, the baseline: -log p(x) = -sum_i log p(x_i | x_1 .. x_{i-1})."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blockdiff.lab.family import Canvas, Family, Watch, categorical, nll, unwatched
+from blockdiff.model import masks
+from blockdiff.model.cache import BlockCache
+
+
+class Autoregressive(Family):
+    """The mask's embedding stands before the first token. It never sees what stands behind."""
+
+    samplers = ("left-to-right",)
+
+    def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+        return self.nll(tokens).mean()
+
+    def bound(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+        """Exact."""
+        return self.nll(tokens).sum(1)
+
+    def nll(self, tokens: Tensor) -> Tensor:
+        """(batch, length) nats of each token after those before it."""
+        first = torch.full_like(tokens[:, :1], self.vocab_size)
+        before = torch.cat([first, tokens[:, :-1]], dim=1)
+        return nll(self.network(before, masks.causal(0, tokens.shape[1])), tokens)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        canvas: Canvas,
+        steps: int,
+        g: torch.Generator,
+        sampler: str = "",
+        watch: Watch = unwatched,
+    ) -> Tensor:
+        """One token per forward, whatever `steps` says; a known token is taken when it comes."""
+        batch, length = canvas.tokens.shape
+        cache = BlockCache(self.network.config, batch=batch, capacity=length)
+        written = torch.full((batch, length), self.vocab_size)
+        token = written[:, :1]
+        for i in range(length):
+            logits = self.network(
+                token, masks.causal(i, 1), None, torch.tensor([[i]]), cache
+            )
+            cache.commit(1)
+            token = categorical(logits.softmax(-1), g)
+            token = torch.where(canvas.known[:, i : i + 1], canvas.tokens[:, i : i + 1], token)
+            written[:, i : i + 1] = token
+            watch(written)
+        return written

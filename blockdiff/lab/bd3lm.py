@@ -1,0 +1,93 @@
+"""BD3-LM (arXiv 2503.09573): autoregressive over blocks, masked diffusion within each.
+
+-log p(x) <= sum_b E_t [ sum of -log p(x_i | x_t^b, x^{<b}) over the masks of block b / t ] (eq. 5);
+all blocks are learnt in one forward over a noisy copy and the clean text (section 3.2).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from blockdiff.lab.family import Canvas, Family, Watch, nll, unwatched
+from blockdiff.lab.masked import exact_masks, unmask
+from blockdiff.model import masks
+from blockdiff.model.cache import BlockCache
+
+
+class BlockDiffusion(Family):
+    """`block_size` divides the length of the training windows; 0: the whole window is one block.
+
+    Block size 1 is autoregression: one mask of one token, always, and no variance from it.
+    """
+
+    samplers = ("low-confidence", "random")
+
+    def __init__(self, network: nn.Module, vocab_size: int, block_size: int) -> None:
+        super().__init__(network, vocab_size)
+        self.block_size = block_size
+
+    def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+        return self._drawn(tokens, g).mean()
+
+    def bound(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+        return self._drawn(tokens, g).sum(1)
+
+    def _drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+        """Exact numbers of masks in each block take the place of the paper's clipped schedules."""
+        masked, weight = exact_masks(tokens.shape, self.block_size or tokens.shape[1], g)
+        logits = self.training_logits(torch.where(masked, self.vocab_size, tokens), tokens)
+        return nll(logits, tokens) * masked * weight
+
+    def training_logits(self, noisy: Tensor, tokens: Tensor) -> Tensor:
+        """(batch, length, vocab) at the noisy copy, each block after the clean ones before it."""
+        length = tokens.shape[1]
+        if not self.block_size or self.block_size == length:
+            return self.read(noisy)  # nothing clean to see
+        both = torch.cat([noisy, tokens], dim=1)
+        positions = torch.arange(length).repeat(2)[None]
+        mask = masks.training(length, self.block_size)
+        out: Tensor = self.network(both, mask, None, positions)
+        return out[:, :length]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        canvas: Canvas,
+        steps: int,
+        g: torch.Generator,
+        sampler: str = "",
+        watch: Watch = unwatched,
+    ) -> Tensor:
+        """Block after block; `steps` are those of the whole text. What is finished is cached."""
+        batch, length = canvas.tokens.shape
+        size = self.block_size or length
+        cache = BlockCache(self.network.config, batch=batch, capacity=length)
+        x = canvas.keep(torch.full_like(canvas.tokens, self.vocab_size))
+        each = max(1, steps * size // length)
+        confident = sampler != "random"
+        for start in range(0, length, size):
+            block = x[:, start : start + size]
+
+            def read(block: Tensor) -> Tensor:
+                return self.cached(block, cache)
+
+            inside = torch.ones(block.shape[1], dtype=torch.bool)
+            block = unmask(read, block, inside, self.vocab_size, each, confident, g, unwatched)
+            x = torch.cat([x[:, :start], block, x[:, start + size :]], dim=1)
+            if start + size < length:
+                self.finish(block, cache)
+            watch(x)
+        return x
+
+    def cached(self, block: Tensor, cache: BlockCache) -> Tensor:
+        """Logits of a block behind the cached ones, which stay what they are."""
+        past, new = cache.length, block.shape[1]
+        positions = torch.arange(past, past + new)[None]
+        out: Tensor = self.network(block, masks.full(past, new), None, positions, cache)
+        return out
+
+    def finish(self, block: Tensor, cache: BlockCache) -> None:
+        """Encode a clean block once and keep it: it sees itself and those before it."""
+        self.cached(block, cache)
+        cache.commit(block.shape[1])

@@ -1,0 +1,71 @@
+"""Uniform diffusion that predicts clean tokens (UDLM, arXiv 2412.10193): all stay revisable.
+
+A token is drawn anew with probability t = 1 - alpha. With the network's p in place of x_0 the
+ratios of SEDD are s_y = (alpha p_y + t/V) / (alpha p_x + t/V) (section 4), and the bound
+(eq. 18) is the score entropy of these.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blockdiff.lab.family import Canvas, Family, Watch, categorical, levels, one_hot, unwatched
+from blockdiff.lab.sedd import score_entropy, uniform_noise
+
+
+class Uniform(Family):
+    """Sampling may begin from any text at any noise: that is revision (`revise`)."""
+
+    def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+        return self._drawn(tokens, g).mean()
+
+    def bound(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+        return self._drawn(tokens, g).sum(1)
+
+    def _drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+        t = levels(len(tokens), g)
+        noisy = uniform_noise(tokens, t[:, None], self.vocab_size, g)
+        return self.integrand(self.read(noisy, t), noisy, tokens, t[:, None])
+
+    def integrand(self, logits: Tensor, noisy: Tensor, tokens: Tensor, t: Tensor) -> Tensor:
+        """(batch, length)."""
+        p = logits.softmax(-1)
+        logs = ((1 - t)[..., None] * p + t[..., None] / self.vocab_size).log()
+        return score_entropy(logs - logs.gather(-1, noisy[..., None]), noisy, tokens, t)
+
+    def transition(self, x: Tensor, t: float, s: float) -> Tensor:
+        """p(x_s | x_t) ~ q(x_t | x_s) (alpha_s p + (1 - alpha_s) / V), (batch, length, vocab)."""
+        p = self.read(x, torch.full((len(x),), t)).softmax(-1)
+        kept = (1 - t) / (1 - s)
+        likelihood = kept * one_hot(x, self.vocab_size) + (1 - kept) / self.vocab_size
+        return likelihood * ((1 - s) * p + s / self.vocab_size)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        canvas: Canvas,
+        steps: int,
+        g: torch.Generator,
+        sampler: str = "",
+        watch: Watch = unwatched,
+    ) -> Tensor:
+        noise = torch.randint(0, self.vocab_size, canvas.tokens.shape, generator=g)
+        return self.revise(canvas.keep(noise), canvas, 1.0, steps, g, watch)
+
+    @torch.no_grad()
+    def revise(
+        self,
+        x: Tensor,
+        canvas: Canvas,
+        noise: float,
+        steps: int,
+        g: torch.Generator,
+        watch: Watch = unwatched,
+    ) -> Tensor:
+        """From a text in which a share `noise` of the tokens is taken to be wrong, down to none."""
+        ends = torch.linspace(noise, 0, steps + 1).tolist()
+        for t, s in zip(ends, ends[1:], strict=False):
+            x = canvas.keep(categorical(self.transition(x, min(t, 1 - 1e-4), s), g))
+            watch(x)
+        return x
