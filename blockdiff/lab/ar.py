@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blockdiff.lab.family import Canvas, Family, Watch, categorical, nll, unwatched
+from blockdiff.lab.family import LabFamily, SamplerSettings, Template, categorical, nll
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 
 
-class Autoregressive(Family):
+class Autoregressive(LabFamily):
     """The mask's embedding stands before the first token. It never sees what stands behind."""
 
     samplers = ("left-to-right",)
@@ -29,26 +29,17 @@ class Autoregressive(Family):
         return nll(self.network(before, masks.causal(0, tokens.shape[1])), tokens)
 
     @torch.no_grad()
-    def sample(
-        self,
-        canvas: Canvas,
-        steps: int,
-        g: torch.Generator,
-        sampler: str = "",
-        watch: Watch = unwatched,
-    ) -> Tensor:
+    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
         """One token per forward, whatever `steps` says; a known token is taken when it comes."""
-        batch, length = canvas.tokens.shape
+        batch, length = template.tokens.shape
         cache = BlockCache(self.network.config, batch=batch, capacity=length)
         written = torch.full((batch, length), self.vocab_size)
         token = written[:, :1]
         for i in range(length):
-            logits = self.network(
-                token, masks.causal(i, 1), None, torch.tensor([[i]]), cache
-            )
+            logits = self.network(token, masks.causal(i, 1), None, torch.tensor([[i]]), cache)
             cache.commit(1)
-            token = categorical(logits.softmax(-1), g)
-            token = torch.where(canvas.known[:, i : i + 1], canvas.tokens[:, i : i + 1], token)
+            token = categorical(logits.softmax(-1), how.g)
+            token = torch.where(template.known[:, i : i + 1], template.tokens[:, i : i + 1], token)
             written[:, i : i + 1] = token
-            watch(written)
+            how.watch(written)
         return written

@@ -6,16 +6,19 @@ all blocks are learnt in one forward over a noisy copy and the clean text (secti
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from blockdiff.lab.family import Canvas, Family, Watch, nll, unwatched
+from blockdiff.lab.family import LabFamily, SamplerSettings, Template, nll
 from blockdiff.lab.masked import exact_masks, unmask
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
+from blockdiff.types import no_op
 
 
-class BlockDiffusion(Family):
+class BlockDiffusion(LabFamily):
     """`block_size` divides the length of the training windows; 0: the whole window is one block.
 
     Block size 1 is autoregression: one mask of one token, always, and no variance from it.
@@ -51,21 +54,14 @@ class BlockDiffusion(Family):
         return out[:, :length]
 
     @torch.no_grad()
-    def sample(
-        self,
-        canvas: Canvas,
-        steps: int,
-        g: torch.Generator,
-        sampler: str = "",
-        watch: Watch = unwatched,
-    ) -> Tensor:
+    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
         """Block after block; `steps` are those of the whole text. What is finished is cached."""
-        batch, length = canvas.tokens.shape
+        batch, length = template.tokens.shape
         size = self.block_size or length
         cache = BlockCache(self.network.config, batch=batch, capacity=length)
-        x = canvas.keep(torch.full_like(canvas.tokens, self.vocab_size))
-        each = max(1, steps * size // length)
-        confident = sampler != "random"
+        x = template.keep(torch.full_like(template.tokens, self.vocab_size))
+        quiet = replace(how, watch=no_op)  # of blocks; the whole text is told below
+        each = max(1, how.steps * size // length)
         for start in range(0, length, size):
             block = x[:, start : start + size]
 
@@ -73,11 +69,11 @@ class BlockDiffusion(Family):
                 return self.cached(block, cache)
 
             inside = torch.ones(block.shape[1], dtype=torch.bool)
-            block = unmask(read, block, inside, self.vocab_size, each, confident, g, unwatched)
+            block = unmask(read, block, inside, self.vocab_size, each, quiet)
             x = torch.cat([x[:, :start], block, x[:, start + size :]], dim=1)
             if start + size < length:
                 self.finish(block, cache)
-            watch(x)
+            how.watch(x)
         return x
 
     def cached(self, block: Tensor, cache: BlockCache) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from blockdiff.lab.family import Canvas, Family, Watch, categorical, nll, one_hot, unwatched
+from blockdiff.lab.family import LabFamily, SamplerSettings, Template, categorical, nll, one_hot
 
 
 class Chain(Protocol):
@@ -113,7 +113,7 @@ class Mixing:
         return torch.full((states,), 1 / states)
 
 
-class D3pm(Family):
+class D3pm(LabFamily):
     """`hybrid` is the weight lambda of the cross-entropy (0.01, the paper's for text)."""
 
     hybrid = 0.01
@@ -148,7 +148,7 @@ class D3pm(Family):
         At t = 1 the first is certain and this is -log p(x_0 | x_1), the last term of the bound.
         """
         clean = one_hot(tokens, self.vocab_size)
-        return _kl(self.back(clean, noisy, t, t - 1), self.back(logits.softmax(-1), noisy, t, t - 1))
+        return _kl(*(self.back(p, noisy, t, t - 1) for p in (clean, logits.softmax(-1))))
 
     def back(self, p: Tensor, noisy: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Eq. 4: the distribution of x_s, given x_t and that of x_0; (batch, length, states)."""
@@ -162,20 +162,14 @@ class D3pm(Family):
         return _kl(last, self.chain.prior(last.shape[-1]).expand_as(last)).sum(1)
 
     @torch.no_grad()
-    def sample(
-        self,
-        canvas: Canvas,
-        steps: int,
-        g: torch.Generator,
-        sampler: str = "",
-        watch: Watch = unwatched,
-    ) -> Tensor:
-        x = canvas.keep(self.chain.start(canvas.tokens.shape, g))
-        ends = torch.linspace(self.chain.steps, 0, min(steps, self.chain.steps) + 1).round().long()
+    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+        x = template.keep(self.chain.start(template.tokens.shape, how.g))
+        steps = self.chain.steps
+        ends = torch.linspace(steps, 0, min(how.steps, steps) + 1).round().long()
         for t, s in zip(ends, ends[1:], strict=False):
-            p = self.read(x, (t / self.chain.steps).expand(len(x))).softmax(-1)
-            x = canvas.keep(categorical(self.back(p, x, t, s), g))
-            watch(x)
+            p = self.read(x, (t / steps).expand(len(x))).softmax(-1)
+            x = template.keep(categorical(self.back(p, x, t, s), how.g))
+            how.watch(x)
         return x
 
 

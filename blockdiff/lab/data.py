@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
@@ -64,8 +63,20 @@ class LabData:
         """Bytes of text along the last dimension."""
         return self.bytes_of[tokens].sum(-1)
 
+    def shown(self, tokens: Tensor) -> str:
+        """For people, masks as blocks; some text has pieces of characters."""
+        marks = [self.text(part) if len(part) else "" for part in _between(tokens, self.vocab_size)]
+        return "\u2591".join(marks)
+
     def text(self, tokens: Tensor) -> str:
         return str(self.tokenizer.decode(tokens.tolist(), skip_special_tokens=False))
+
+
+def _between(tokens: Tensor, mask_id: int) -> list[Tensor]:
+    """The stretches of tokens between masks."""
+    places = (tokens == mask_id).nonzero().flatten().tolist()
+    ends = zip([-1, *places], [*places, len(tokens)], strict=True)
+    return [tokens[a + 1 : b] for a, b in ends]
 
 
 def open_data(folder: Path, vocab_size: int, length: int, corpus: Path | None) -> LabData:

@@ -15,7 +15,7 @@ from blockdiff.lab.bd3lm import BlockDiffusion
 from blockdiff.lab.continuous import AnalogBits, Cdcd, DiffusionLm, Plaid, bits_of
 from blockdiff.lab.d3pm import Absorbing, D3pm, Mixing
 from blockdiff.lab.data import LabData, near_groups
-from blockdiff.lab.family import Family
+from blockdiff.lab.family import LabFamily
 from blockdiff.lab.masked import Masked
 from blockdiff.lab.network import Network, shape
 from blockdiff.lab.sedd import SeddAbsorbing, SeddUniform
@@ -63,7 +63,7 @@ class Setting:
         return Network(config, bias, inputs=inputs, outputs=outputs)
 
 
-def _d3pm(setting: Setting, kind: str) -> Family:
+def _d3pm(setting: Setting, kind: str) -> LabFamily:
     v, steps = setting.vocab_size, setting.chain_steps
     chains = {
         "uniform": Mixing(v, steps),
@@ -73,30 +73,28 @@ def _d3pm(setting: Setting, kind: str) -> Family:
     return D3pm(setting.network(), v, chains[kind])
 
 
-def _diffusion_lm(setting: Setting) -> Family:
+def _diffusion_lm(setting: Setting) -> LabFamily:
     d = setting.dimensions
     return DiffusionLm(setting.network(d, d), setting.vocab_size, setting.frequencies, d)
 
 
-def _analog_bits(setting: Setting) -> Family:
+def _analog_bits(setting: Setting) -> LabFamily:
     bits = bits_of(setting.vocab_size)
     return AnalogBits(setting.network(2 * bits, bits), setting.vocab_size, setting.frequencies)
 
 
-def _block(size: int) -> Callable[[Setting], Family]:
+def _block(size: int) -> Callable[[Setting], LabFamily]:
     return lambda setting: BlockDiffusion(setting.network(), setting.vocab_size, size)
 
 
-FAMILIES: dict[str, Callable[[Setting], Family]] = {
+FAMILIES: dict[str, Callable[[Setting], LabFamily]] = {
     "ar": lambda s: Autoregressive(s.network(), s.vocab_size),
     "mdlm": lambda s: Masked(s.network(), s.vocab_size),
     "d3pm-absorbing": lambda s: _d3pm(s, "absorbing"),
     "d3pm-uniform": lambda s: _d3pm(s, "uniform"),
     "d3pm-nearest": lambda s: _d3pm(s, "nearest"),
     "sedd-absorbing": lambda s: SeddAbsorbing(s.network(), s.vocab_size),
-    "sedd-uniform": lambda s: SeddUniform(
-        s.network(informed=False), s.vocab_size, s.frequencies
-    ),
+    "sedd-uniform": lambda s: SeddUniform(s.network(informed=False), s.vocab_size, s.frequencies),
     "uniform": lambda s: Uniform(s.network(), s.vocab_size),
     "bd3lm-1": _block(1),
     "bd3lm-4": _block(4),
@@ -110,7 +108,7 @@ FAMILIES: dict[str, Callable[[Setting], Family]] = {
 }
 
 
-def create(name: str, setting: Setting, seed: int) -> Family:
+def create(name: str, setting: Setting, seed: int) -> LabFamily:
     """A new family by name. Raises InvalidRequest for an unknown one."""
     if name not in FAMILIES:
         raise InvalidRequest(f"no family {name!r}", f"known: {', '.join(FAMILIES)}")

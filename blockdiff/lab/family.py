@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blockdiff.errors import InvalidRequest
 from blockdiff.model import masks
+from blockdiff.types import no_op
 
 
 @dataclass(frozen=True, slots=True)
-class Canvas:
+class Template:
     """A text to write around what is known of it.
 
     Attributes:
@@ -26,7 +28,7 @@ class Canvas:
     known: Tensor
 
     @classmethod
-    def empty(cls, batch: int, length: int) -> Canvas:
+    def empty(cls, batch: int, length: int) -> Template:
         nothing = torch.zeros(batch, length, dtype=torch.int64)
         return cls(nothing, nothing.bool())
 
@@ -39,11 +41,29 @@ Watch = Callable[[Tensor], None]
 """Gets the tokens (batch, length) after each step of a sampler; a mask is the id `vocab_size`."""
 
 
-def unwatched(tokens: Tensor) -> None:
-    """Nobody looks."""
+@dataclass(frozen=True, slots=True)
+class SamplerSettings:
+    """How to sample.
+
+    Attributes:
+        steps: forwards of the network, where the family leaves a choice.
+        sampler: one of the family's `samplers`; empty: the first.
+    """
+
+    steps: int
+    g: torch.Generator
+    sampler: str = ""
+    watch: Watch = no_op
+
+    def name(self, family: LabFamily) -> str:
+        """The sampler's. Raises InvalidRequest for one that the family does not have."""
+        name = self.sampler or family.samplers[0]
+        if name not in family.samplers:
+            raise InvalidRequest(f"no sampler {name!r}", f"known: {', '.join(family.samplers)}")
+        return name
 
 
-class Family(nn.Module, ABC):
+class LabFamily(nn.Module, ABC):
     """A noise, a loss and a sampler around one network.
 
     Attributes:
@@ -65,15 +85,8 @@ class Family(nn.Module, ABC):
         """(batch,) nats: one unbiased draw each of an upper bound on -log p(tokens)."""
 
     @abstractmethod
-    def sample(
-        self,
-        canvas: Canvas,
-        steps: int,
-        g: torch.Generator,
-        sampler: str = "",
-        watch: Watch = unwatched,
-    ) -> Tensor:
-        """(batch, length) ids, the known ones kept; `sampler`: one of `samplers`, or the first."""
+    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+        """(batch, length) ids, the known ones kept."""
 
     def read(self, noisy: Tensor, t: Tensor | None = None) -> Tensor:
         """The network's numbers at every position, each of which sees all others."""
@@ -84,9 +97,7 @@ class Family(nn.Module, ABC):
 
 def nll(logits: Tensor, tokens: Tensor) -> Tensor:
     """Cross-entropy, nats, in the shape of `tokens`."""
-    return F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view(
-        tokens.shape
-    )
+    return -logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
 
 
 def one_hot(tokens: Tensor, size: int) -> Tensor:

@@ -13,7 +13,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from blockdiff.lab.family import Canvas, Family, Watch, levels, nll, times, unwatched
+from blockdiff.lab.family import LabFamily, SamplerSettings, Template, levels, nll, times
 
 
 def alpha_sigma(lam: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,7 +21,7 @@ def alpha_sigma(lam: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()
 
 
-class Gaussian(Family):
+class Gaussian(LabFamily):
     """Families differ in embeddings, loss and `correction`; all denoise to a mean of embeddings.
 
     The words' probabilities at a noisy vector combine what the network says with what the vector
@@ -34,7 +34,7 @@ class Gaussian(Family):
 
     Attributes:
         ends: lambda at t = 0 and at t = 1.
-        self_conditioning: the network also sees its last prediction of x (Analog Bits, section 3.2).
+        self_conditioning: the network also sees its last x (Analog Bits, section 3.2).
     """
 
     samplers = ("ddim", "ddpm", "dpm-solver++(2m)")
@@ -116,28 +116,21 @@ class Gaussian(Family):
         return 0.5 * ((alpha * x).square() + sigma**2 - 1 - 2 * sigma.log()).sum(-1)
 
     @torch.no_grad()
-    def sample(
-        self,
-        canvas: Canvas,
-        steps: int,
-        g: torch.Generator,
-        sampler: str = "",
-        watch: Watch = unwatched,
-    ) -> Tensor:
+    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
         """Known positions hold their noiseless signal at every step (Diffusion-LM's infilling)."""
         e = self.embeddings()
-        solver = Solver(sampler or self.samplers[0], g)
-        z = torch.randn(*canvas.tokens.shape, e.shape[1], generator=g)
+        solver = Solver(how.name(self), how.g)
+        z = torch.randn(*template.tokens.shape, e.shape[1], generator=how.g)
         predicted = None
-        for start, end in times(steps):
+        for start, end in times(how.steps):
             t, s = torch.full((len(z),), start), torch.full((len(z),), end)
             lam, lam_next = self.level(t), self.level(s)
-            z = torch.where(canvas.known[..., None], alpha_sigma(lam)[0] * e[canvas.tokens], z)
+            z = torch.where(template.known[..., None], alpha_sigma(lam)[0] * e[template.tokens], z)
             words = self.words(z, t, predicted)
-            predicted = torch.where(canvas.known[..., None], e[canvas.tokens], self.mean(words))
+            predicted = torch.where(template.known[..., None], e[template.tokens], self.mean(words))
             z = solver.step(z, predicted, lam, lam_next)
-            watch(canvas.keep(words.argmax(-1)))
-        return canvas.keep(self.words(z, torch.zeros(len(z)), predicted).argmax(-1))
+            how.watch(template.keep(words.argmax(-1)))
+        return template.keep(self.words(z, torch.zeros(len(z)), predicted).argmax(-1))
 
 
 class Solver:

@@ -13,11 +13,18 @@ from torch import Tensor
 
 from blockdiff.diffusion.unmask import schedule_counts
 from blockdiff.lab.family import (
-    Canvas, Family, Watch, categorical, levels, nll, one_hot, times, unwatched,
+    LabFamily,
+    SamplerSettings,
+    Template,
+    categorical,
+    levels,
+    nll,
+    one_hot,
+    times,
 )  # fmt: skip
 
 
-class Masked(Family):
+class Masked(LabFamily):
     """`block_size` is that of the sampler `semi-ar` alone: training knows no blocks."""
 
     samplers = ("low-confidence", "random", "ancestral", "semi-ar")
@@ -39,32 +46,24 @@ class Masked(Family):
         return self.integrand(tokens, masked, 1 / weight).sum(1)
 
     @torch.no_grad()
-    def sample(
-        self,
-        canvas: Canvas,
-        steps: int,
-        g: torch.Generator,
-        sampler: str = "",
-        watch: Watch = unwatched,
-    ) -> Tensor:
-        sampler = sampler or self.samplers[0]
-        x = canvas.keep(torch.full_like(canvas.tokens, self.vocab_size))
+    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+        sampler = how.name(self)
+        x = template.keep(torch.full_like(template.tokens, self.vocab_size))
         if sampler == "ancestral":
-            for t, s in times(steps):
+            for t, s in times(how.steps):
                 x = torch.where(
-                    x == self.vocab_size, categorical(self.transition(x, t, s), g), x
+                    x == self.vocab_size, categorical(self.transition(x, t, s), how.g), x
                 )
-                watch(x)
+                how.watch(x)
             return x
         length = x.shape[1]
         size = self.block_size if sampler == "semi-ar" else length
-        confident = sampler != "random"
         blocks = range(0, length, size)
         for start in blocks:
             inside = torch.zeros(length, dtype=torch.bool)
             inside[start : start + size] = True
-            each = max(1, steps // len(blocks))
-            x = unmask(self.read, x, inside, self.vocab_size, each, confident, g, watch)
+            each = max(1, how.steps // len(blocks))
+            x = unmask(self.read, x, inside, self.vocab_size, each, how)
         return x
 
     def transition(self, x: Tensor, t: float, s: float) -> Tensor:
@@ -97,9 +96,7 @@ def unmask(
     inside: Tensor,
     mask_id: int,
     steps: int,
-    confident: bool,
-    g: torch.Generator,
-    watch: Watch,
+    how: SamplerSettings,
 ) -> Tensor:
     """LLaDA, algorithms 4 (random) and 5 (low-confidence remasking), over the positions `inside`.
 
@@ -113,13 +110,13 @@ def unmask(
         if not bool(open_.any()):
             break
         p = read(x).softmax(-1)
-        drawn = categorical(p, g)
-        if confident:
-            score = p.gather(-1, drawn[..., None])[..., 0]
+        drawn = categorical(p, how.g)
+        if how.sampler == "random":
+            score = torch.rand(x.shape, generator=how.g)
         else:
-            score = torch.rand(x.shape, generator=g)
+            score = p.gather(-1, drawn[..., None])[..., 0]
         order = score.masked_fill(~open_, -1.0).argsort(-1, descending=True).argsort(-1)
         due = torch.tensor([row[step] for row in counts])[:, None]
         x = torch.where(open_ & (order < due), drawn, x)
-        watch(x)
+        how.watch(x)
     return x

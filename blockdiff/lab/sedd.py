@@ -14,11 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from blockdiff.lab.family import (
-    Canvas, Family, Watch, categorical, levels, one_hot, times, unwatched,
+    LabFamily,
+    SamplerSettings,
+    Template,
+    categorical,
+    levels,
+    one_hot,
+    times,
 )  # fmt: skip
 
 
-class SeddAbsorbing(Family):
+class SeddAbsorbing(LabFamily):
     """Only masks move, and only to tokens; log s_y = f_y - log(e^sigma - 1) (the paper's scaling).
 
     Nothing forces sum_y e^{f_y} = 1: what the network misses there MDLM never pays.
@@ -59,24 +65,17 @@ class SeddAbsorbing(Family):
         return _with_rest(score * leap)
 
     @torch.no_grad()
-    def sample(
-        self,
-        canvas: Canvas,
-        steps: int,
-        g: torch.Generator,
-        sampler: str = "",
-        watch: Watch = unwatched,
-    ) -> Tensor:
-        x = canvas.keep(torch.full_like(canvas.tokens, self.vocab_size))
-        for t, s in _clipped(steps):
-            weights = self.transition(x, t, s, sampler or self.samplers[0])
-            x = torch.where(x == self.vocab_size, categorical(weights, g), x)
-            watch(x)
+    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+        x = template.keep(torch.full_like(template.tokens, self.vocab_size))
+        for t, s in _clipped(how.steps):
+            weights = self.transition(x, t, s, how.name(self))
+            x = torch.where(x == self.vocab_size, categorical(weights, how.g), x)
+            how.watch(x)
         left = self.read(x, torch.full((len(x),), 1e-4))  # few, if any
-        return torch.where(x == self.vocab_size, categorical(left.softmax(-1), g), x)
+        return torch.where(x == self.vocab_size, categorical(left.softmax(-1), how.g), x)
 
 
-class SeddUniform(Family):
+class SeddUniform(LabFamily):
     """Every token moves to any: Q(y, x) = 1 / vocab_size for y != x.
 
     Attributes:
@@ -129,19 +128,12 @@ class SeddUniform(Family):
         return leap + here * (1 - leap.sum(-1, keepdim=True)).clamp_min(0)
 
     @torch.no_grad()
-    def sample(
-        self,
-        canvas: Canvas,
-        steps: int,
-        g: torch.Generator,
-        sampler: str = "",
-        watch: Watch = unwatched,
-    ) -> Tensor:
-        x = canvas.keep(torch.randint(0, self.vocab_size, canvas.tokens.shape, generator=g))
-        for t, s in _clipped(steps):
-            weights = self.transition(x, t, s, sampler or self.samplers[0])
-            x = canvas.keep(categorical(weights, g))
-            watch(x)
+    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+        x = template.keep(torch.randint(0, self.vocab_size, template.tokens.shape, generator=how.g))
+        for t, s in _clipped(how.steps):
+            weights = self.transition(x, t, s, how.name(self))
+            x = template.keep(categorical(weights, how.g))
+            how.watch(x)
         return x
 
 

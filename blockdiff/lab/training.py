@@ -23,9 +23,8 @@ from torch import Tensor
 from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelNotFound
 from blockdiff.eval.results import resampled_ratio
 from blockdiff.lab.data import LabData
-from blockdiff.lab.families import bits_per_byte, create
-from blockdiff.lab.families import Setting as Setting
-from blockdiff.lab.family import Family
+from blockdiff.lab.families import Setting, bits_per_byte, create
+from blockdiff.lab.family import LabFamily
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +91,18 @@ class Lesson:
     """
 
     def __init__(
-        self, name: str, data: LabData, preset: Preset, folder: Path, seed: int, text_tokens: int = 0
+        self,
+        name: str,
+        data: LabData,
+        preset: Preset,
+        folder: Path,
+        seed: int,
+        text_tokens: int = 0,
     ) -> None:
         self.name, self.data, self.preset = name, data, preset
         self.folder, self.seed, self.text_tokens = folder, seed, text_tokens
         setting = Setting.of(data, preset.hidden_size, preset.n_layers)
-        self.family: Family = create(name, setting, seed)
+        self.family: LabFamily = create(name, setting, seed)
         self.optimizer = torch.optim.AdamW(
             self.family.parameters(), lr=preset.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
         )
@@ -154,15 +159,15 @@ class Lesson:
         return torch.Generator().manual_seed(self.seed << 32 | step)
 
     @torch.no_grad()
-    def measure(self, windows: int, draws: int = 1) -> Bound:
+    def measure(self, windows: int) -> Bound:
         """The bound on held-out windows, the same for every family and at every time."""
         self.family.eval()
         texts = self.data.heldout(self.preset.length, windows)
         g = torch.Generator().manual_seed(0)
         parts = texts.split(self.preset.batch)
-        nats = torch.stack([torch.cat([self.family.bound(p, g) for p in parts]) for _ in range(draws)])
+        nats = torch.cat([self.family.bound(part, g) for part in parts])
         self.family.train()
-        return bound_of(nats.mean(0), self.data.nbytes(texts))
+        return bound_of(nats, self.data.nbytes(texts))
 
     def save(self) -> None:
         """Until the new checkpoint is whole the previous one stays."""
@@ -209,8 +214,9 @@ class Lesson:
         try:
             self.family.load_state_dict(weights)
         except RuntimeError as error:
-            raise ModelCorrupt(f"{path}: {str(error).splitlines()[-1].strip()}",
-                               "delete it to start over") from None
+            raise ModelCorrupt(
+                f"{path}: {str(error).splitlines()[-1].strip()}", "delete it to start over"
+            ) from None
         for name, parameter in self.family.named_parameters():
             kept = {
                 key.split(".")[1]: value

@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blockdiff.lab.family import Canvas, Family, Watch, categorical, levels, one_hot, unwatched
+from blockdiff.lab.family import LabFamily, SamplerSettings, Template, categorical, levels, one_hot
 from blockdiff.lab.sedd import score_entropy, uniform_noise
 
 
-class Uniform(Family):
+class Uniform(LabFamily):
     """Sampling may begin from any text at any noise: that is revision (`revise`)."""
 
     def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
@@ -42,30 +42,15 @@ class Uniform(Family):
         return likelihood * ((1 - s) * p + s / self.vocab_size)
 
     @torch.no_grad()
-    def sample(
-        self,
-        canvas: Canvas,
-        steps: int,
-        g: torch.Generator,
-        sampler: str = "",
-        watch: Watch = unwatched,
-    ) -> Tensor:
-        noise = torch.randint(0, self.vocab_size, canvas.tokens.shape, generator=g)
-        return self.revise(canvas.keep(noise), canvas, 1.0, steps, g, watch)
+    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+        noise = torch.randint(0, self.vocab_size, template.tokens.shape, generator=how.g)
+        return self.revise(template.keep(noise), template, 1.0, how)
 
     @torch.no_grad()
-    def revise(
-        self,
-        x: Tensor,
-        canvas: Canvas,
-        noise: float,
-        steps: int,
-        g: torch.Generator,
-        watch: Watch = unwatched,
-    ) -> Tensor:
+    def revise(self, x: Tensor, template: Template, noise: float, how: SamplerSettings) -> Tensor:
         """From a text in which a share `noise` of the tokens is taken to be wrong, down to none."""
-        ends = torch.linspace(noise, 0, steps + 1).tolist()
+        ends = torch.linspace(noise, 0, how.steps + 1).tolist()
         for t, s in zip(ends, ends[1:], strict=False):
-            x = canvas.keep(categorical(self.transition(x, min(t, 1 - 1e-4), s), g))
-            watch(x)
+            x = template.keep(categorical(self.transition(x, min(t, 1 - 1e-4), s), how.g))
+            how.watch(x)
         return x

@@ -46,7 +46,8 @@ MAY: dict[str, set[str]] = {
     "service": _BELOW_SERVICE,
     "eval": _BELOW_EVAL,
     "bench": {"eval", *_BELOW_EVAL},
-    "cli": {"bench", "eval", "service", *_BELOW_EVAL, *_BELOW_SERVICE},
+    "lab": _BELOW_EVAL | {"eval"},
+    "cli": {"bench", "lab", "eval", "service", *_BELOW_EVAL, *_BELOW_SERVICE},
     "lsp_server": {"client", "syntax", "weights", "system"},
 }
 LIGHT_ROOMS = ("system", "syntax", "weights", "client", LIGHT)

@@ -19,8 +19,8 @@ from blockdiff.lab.ar import Autoregressive
 from blockdiff.lab.bd3lm import BlockDiffusion
 from blockdiff.lab.continuous import AnalogBits, Cdcd, DiffusionLm, Plaid
 from blockdiff.lab.d3pm import Absorbing, Chain, D3pm, Mixing
-from blockdiff.lab.family import Canvas, Family, nll
-from blockdiff.lab.gaussian import alpha_sigma, ddim, dpm_solver, posterior, Solver
+from blockdiff.lab.family import LabFamily, SamplerSettings, Template, nll
+from blockdiff.lab.gaussian import Solver, alpha_sigma, ddim, dpm_solver, posterior
 from blockdiff.lab.masked import Masked, exact_masks
 from blockdiff.lab.network import Network, shape
 from blockdiff.lab.sedd import SeddAbsorbing, SeddUniform, score_entropy
@@ -144,7 +144,8 @@ def test_the_masked_bound_is_the_mean_over_all_orders_of_writing(clean: Tensor) 
     total = 0.0
     for t, weight in zip(places, weights, strict=True):
         q = t**count * (1 - t) ** (LENGTH - count)
-        total += float(weight * (q * family.integrand(clean.expand(7, -1), subsets, t).sum(1)).sum())
+        terms = family.integrand(clean.expand(7, -1), subsets, t).sum(1)
+        total += float(weight * (q * terms).sum())
     assert total == pytest.approx(expected, rel=1e-4)
 
 
@@ -266,8 +267,10 @@ def posterior_by_bayes(p: Tensor, channel: world.Channel, t: float, s: float, x:
     """p(x_s | x_t = x) of one token with distribution p, by the matrices of both times."""
     to_s, to_t = channel(torch.tensor([s, t]))
     square = to_s.shape[-1] == VOCAB
-    both = (to_s, to_t) if square else tuple(
-        torch.cat([m, torch.eye(VOCAB + 1)[-1:]]) for m in (to_s, to_t)
+    both = (
+        (to_s, to_t)
+        if square
+        else tuple(torch.cat([m, torch.eye(VOCAB + 1)[-1:]]) for m in (to_s, to_t))
     )
     between = torch.linalg.solve(both[0], both[1])  # to_s @ between = to_t
     weight = (p @ to_s) * between[:, x]
@@ -305,9 +308,7 @@ def test_steps_are_those_of_the_matrices(t: float, s: float) -> None:
             Uniform(Constant(P.log()), VOCAB).transition(at, t, s),
             sedd.transition(at, t, s, "tweedie"),
         ):
-            torch.testing.assert_close(
-                found[0, 0] / found.sum(), expected, atol=1e-5, rtol=1e-4
-            )
+            torch.testing.assert_close(found[0, 0] / found.sum(), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["absorbing", "uniform"])
@@ -325,13 +326,13 @@ def test_small_leaps_are_tweedie_steps(kind: str) -> None:
 # What comes out
 
 
-def family_of(name: str, p: Tensor) -> Family:
+def family_of(name: str, p: Tensor) -> LabFamily:
     """With a network that knows p, over two tokens."""
     if name in ("mdlm", "sedd-absorbing", "d3pm-absorbing"):
         network: Any = Exact(p, world.absorbing, 2)
     else:
         network = Exact(p, world.uniform, 2)
-    made: dict[str, Callable[[], Family]] = {
+    made: dict[str, Callable[[], LabFamily]] = {
         "mdlm": lambda: Masked(network, VOCAB),
         "sedd-absorbing": lambda: SeddAbsorbing(network, VOCAB),
         "uniform": lambda: Uniform(network, VOCAB),
@@ -364,17 +365,17 @@ def test_samples_with_all_knowledge_are_the_data(name: str, sampler: str, steps:
     p = joint(length=2, seed=3)
     family = family_of(name, p)
     n = 6000
-    drawn = family.sample(Canvas.empty(n, 2), steps, G().manual_seed(0), sampler)
+    drawn = family.sample(Template.empty(n, 2), SamplerSettings(steps, G().manual_seed(0), sampler))
     counts = torch.bincount(index(drawn, VOCAB), minlength=VOCAB**2) / n
     assert float((counts - p).abs().sum() / 2) < 0.04
 
 
 @pytest.mark.parametrize("name", ["mdlm", "sedd-absorbing", "uniform", "d3pm-uniform", "plaid"])
 def test_what_is_known_stays(name: str) -> None:
-    canvas = Canvas(torch.tensor([[0, 2]] * 50), torch.tensor([[False, True]] * 50))
+    template = Template(torch.tensor([[0, 2]] * 50), torch.tensor([[False, True]] * 50))
     family = family_of(name, joint(length=2))
     for sampler in family.samplers:
-        drawn = family.sample(canvas, 8, G().manual_seed(0), sampler)
+        drawn = family.sample(template, SamplerSettings(8, G().manual_seed(0), sampler))
         assert set(drawn[:, 1].tolist()) == {2}
         assert int(drawn.max()) < VOCAB
 
@@ -515,12 +516,14 @@ def test_orders_of_the_solvers() -> None:
     """Gaussian data: E[x | z] is known, and the exact flow keeps z over its deviation."""
     spread = 0.3
 
+    def deviation(lam: Tensor) -> Tensor:
+        alpha, sigma = alpha_sigma(lam)
+        return (alpha**2 * spread**2 + sigma**2).sqrt()
+
     def error(name: str, steps: int) -> float:
         z = torch.tensor([1.0], dtype=torch.float64)
         lams = torch.linspace(-6, 4, steps + 1, dtype=torch.float64)
         solver = Solver(name, G())
-        deviation = lambda lam: (alpha_sigma(lam)[0] ** 2 * spread**2  # noqa: E731
-                                 + alpha_sigma(lam)[1] ** 2).sqrt()
         exact = z / deviation(lams[0]) * deviation(lams[-1])
         for lam, after in zip(lams, lams[1:], strict=False):
             x = alpha_sigma(lam)[0] * spread**2 / deviation(lam) ** 2 * z
@@ -534,7 +537,7 @@ def test_orders_of_the_solvers() -> None:
 @pytest.mark.parametrize("family", ["diffusion-lm", "analog-bits", "cdcd"])
 def test_untrained_continuous_families_know_the_frequencies(family: str) -> None:
     """Independent tokens, and a network that corrects nothing: the bound is theirs."""
-    made: dict[str, Family] = {
+    made: dict[str, LabFamily] = {
         "diffusion-lm": DiffusionLm(Constant(torch.zeros(4)), VOCAB, P, 4),
         "analog-bits": AnalogBits(Constant(torch.zeros(2)), VOCAB, P),
         "cdcd": Cdcd(Constant(P.log()), VOCAB, 4),
