@@ -15,15 +15,8 @@ class Autoregressive(LabFamily):
 
     samplers = ("left-to-right",)
 
-    def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        return self.nll(tokens).mean()
-
-    def bound(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        """Exact."""
-        return self.nll(tokens).sum(1)
-
-    def nll(self, tokens: Tensor) -> Tensor:
-        """(batch, length) nats of each token after those before it."""
+    def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+        """Of each token after those before it: exact, nothing is drawn."""
         first = torch.full_like(tokens[:, :1], self.vocab_size)
         before = torch.cat([first, tokens[:, :-1]], dim=1)
         return nll(self.network(before, masks.causal(0, tokens.shape[1])), tokens)

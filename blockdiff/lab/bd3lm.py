@@ -7,6 +7,7 @@ all blocks are learnt in one forward over a noisy copy and the clean text (secti
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +31,7 @@ class BlockDiffusion(LabFamily):
         super().__init__(network, vocab_size)
         self.block_size = block_size
 
-    def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        return self._drawn(tokens, g).mean()
-
-    def bound(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        return self._drawn(tokens, g).sum(1)
-
-    def _drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+    def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
         """Exact numbers of masks in each block take the place of the paper's clipped schedules."""
         masked, weight = exact_masks(tokens.shape, self.block_size or tokens.shape[1], g)
         logits = self.training_logits(torch.where(masked, self.vocab_size, tokens), tokens)
@@ -64,10 +59,7 @@ class BlockDiffusion(LabFamily):
         each = max(1, how.steps * size // length)
         for start in range(0, length, size):
             block = x[:, start : start + size]
-
-            def read(block: Tensor) -> Tensor:
-                return self.cached(block, cache)
-
+            read = partial(self.cached, cache=cache)
             inside = torch.ones(block.shape[1], dtype=torch.bool)
             block = unmask(read, block, inside, self.vocab_size, each, quiet)
             x = torch.cat([x[:, :start], block, x[:, start + size :]], dim=1)

@@ -96,7 +96,7 @@ class Plaid(Gaussian):
 
     def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
         t = levels(len(tokens), g)
-        return self.terms(tokens, t, g, self.chance(g)).mean() / tokens.shape[1]
+        return self.terms(tokens, t, g, self.chance(g)).mean()
 
 
 class Cdcd(Gaussian):

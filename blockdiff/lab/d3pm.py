@@ -129,12 +129,12 @@ class D3pm(LabFamily):
         kl = self.divergence(logits, noisy, tokens, t)
         return self.chain.steps * kl.mean() + self.hybrid * nll(logits, tokens).mean()
 
-    def bound(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+    def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
         """One term of the sum over t, times their number, plus the prior's (eq. 1)."""
         t = self._times(len(tokens), g)
         noisy = self.corrupt(tokens, t, g)
         kl = self.divergence(self.read(noisy, t.flatten() / self.chain.steps), noisy, tokens, t)
-        return self.chain.steps * kl.sum(1) + self.prior_divergence(tokens)
+        return self.chain.steps * kl + self.prior_divergence(tokens)
 
     def _times(self, batch: int, g: torch.Generator) -> Tensor:
         return torch.randint(1, self.chain.steps + 1, (batch, 1, 1), generator=g)
@@ -156,10 +156,10 @@ class D3pm(LabFamily):
         return joint / joint.sum(-1, keepdim=True)
 
     def prior_divergence(self, tokens: Tensor) -> Tensor:
-        """KL(q(x_T | x_0) || p(x_T)), (batch,)."""
+        """KL(q(x_T | x_0) || p(x_T)), (batch, length)."""
         end = torch.full((1, 1, 1), self.chain.steps)
         last = self.chain.forward(one_hot(tokens, self.vocab_size), end)
-        return _kl(last, self.chain.prior(last.shape[-1]).expand_as(last)).sum(1)
+        return _kl(last, self.chain.prior(last.shape[-1]).expand_as(last))
 
     @torch.no_grad()
     def sample(self, template: Template, how: SamplerSettings) -> Tensor:

@@ -77,12 +77,16 @@ class LabFamily(nn.Module, ABC):
         self.network, self.vocab_size = network, vocab_size
 
     @abstractmethod
-    def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        """What is minimised, per token of `tokens` (batch, length)."""
+    def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+        """(batch, length) nats: an unbiased draw of each token's part of `bound`."""
 
-    @abstractmethod
+    def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+        """What is minimised, per token of `tokens` (batch, length): the bound, or what is near."""
+        return self.drawn(tokens, g).mean()
+
     def bound(self, tokens: Tensor, g: torch.Generator) -> Tensor:
         """(batch,) nats: one unbiased draw each of an upper bound on -log p(tokens)."""
+        return self.drawn(tokens, g).sum(1)
 
     @abstractmethod
     def sample(self, template: Template, how: SamplerSettings) -> Tensor:

@@ -92,18 +92,18 @@ class Gaussian(LabFamily):
         """Half of the training steps are self-conditioned."""
         return bool(torch.rand((), generator=g) < 0.5)
 
-    def bound(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+    def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
         return self.terms(tokens, levels(len(tokens), g), g, twice=True)
 
     def terms(self, tokens: Tensor, t: Tensor, g: torch.Generator, twice: bool) -> Tensor:
-        """(batch,) nats: prior, reconstruction, and the integrand of the diffusion loss at t."""
+        """(batch, length) nats: prior, reconstruction, and the diffusion loss as drawn at t."""
         x = self.embeddings()[tokens]
         words = self.predicted(self.noised(x, t, g), t, twice)
         zero = torch.zeros(len(tokens))
         first = self.predicted(self.noised(x, zero, g), zero, twice)
         reconstruction = nll(first, tokens)
         diffusion = self.integrand(x, self.mean(words), t)
-        return (diffusion + reconstruction + self.prior_divergence(x)).sum(1)
+        return diffusion + reconstruction + self.prior_divergence(x)
 
     def integrand(self, x: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
         """VDM eq. 15, (batch, length): -1/2 SNR'(t) |x - predicted|^2."""

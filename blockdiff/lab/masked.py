@@ -40,10 +40,10 @@ class Masked(LabFamily):
         logits = self.read(torch.where(masked, self.vocab_size, tokens))
         return nll(logits, tokens) * masked / t
 
-    def bound(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+    def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
         """The same integral with less variance: exactly l masks, weight L/l (LLaDA eq. 6)."""
         masked, weight = exact_masks(tokens.shape, tokens.shape[1], g)
-        return self.integrand(tokens, masked, 1 / weight).sum(1)
+        return self.integrand(tokens, masked, 1 / weight)
 
     @torch.no_grad()
     def sample(self, template: Template, how: SamplerSettings) -> Tensor:

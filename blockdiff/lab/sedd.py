@@ -32,13 +32,7 @@ class SeddAbsorbing(LabFamily):
 
     samplers = ("tweedie", "tau-leaping")
 
-    def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        return self._drawn(tokens, g).mean()
-
-    def bound(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        return self._drawn(tokens, g).sum(1)
-
-    def _drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+    def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
         t = levels(len(tokens), g)
         masked = torch.rand(tokens.shape, generator=g) < t[:, None]
         noisy = torch.where(masked, self.vocab_size, tokens)
@@ -91,13 +85,7 @@ class SeddUniform(LabFamily):
         super().__init__(network, vocab_size)
         self.register_buffer("frequencies", frequencies)
 
-    def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        return self._drawn(tokens, g).mean()
-
-    def bound(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        return self._drawn(tokens, g).sum(1)
-
-    def _drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+    def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
         t = levels(len(tokens), g)
         noisy = uniform_noise(tokens, t[:, None], self.vocab_size, g)
         log_s = self.log_score(self.read(noisy, t), noisy, t[:, None])

@@ -17,13 +17,7 @@ from blockdiff.lab.sedd import score_entropy, uniform_noise
 class Uniform(LabFamily):
     """Sampling may begin from any text at any noise: that is revision (`revise`)."""
 
-    def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        return self._drawn(tokens, g).mean()
-
-    def bound(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        return self._drawn(tokens, g).sum(1)
-
-    def _drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
+    def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
         t = levels(len(tokens), g)
         noisy = uniform_noise(tokens, t[:, None], self.vocab_size, g)
         return self.integrand(self.read(noisy, t), noisy, tokens, t[:, None])
