@@ -22,6 +22,7 @@ from blockdiff.lab.samples import Judge, described, judged, lab_judge
 from blockdiff.lab.sedd import uniform_noise
 from blockdiff.lab.training import Budget, Lesson, Preset, opened
 from blockdiff.lab.uniform import Uniform
+from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 from blockdiff.train.plot import read_log
 from blockdiff.types import no_op
@@ -207,7 +208,7 @@ def blocks(bench: Bench) -> Iterator[Row]:
             if done and not done & (done - 1):
                 cached = _ms(partial(family.cached, block, cache))
                 both = torch.cat([text, block], dim=1)
-                uncached = _ms(partial(family.training_logits, both, both))
+                uncached = _ms(partial(family.network, both, masks.block(0, both.shape[1], size)))
                 yield {"family": name, "finished": done, "cached_ms": cached,
                        "uncached_ms": uncached}  # fmt: skip
             if done < finished.shape[1] // size:

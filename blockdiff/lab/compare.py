@@ -66,7 +66,7 @@ def compare(
         if should_stop():
             break
         on_family(name, "measuring", share * (i + _TRAINING))
-        until = time.monotonic() + 0.8 * (1 - _TRAINING) / _TRAINING * budget.seconds
+        until = time.monotonic() + 0.55 * (1 - _TRAINING) / _TRAINING * budget.seconds
         write_json(path, measured(lesson, _judge(folder, data, preset, seed, lesson), until))
         on_family(name, "done", share * (i + 1))
     return results(folder)

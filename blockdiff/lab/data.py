@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ _BYTES = 256
 _TOKENS, _VOCABULARY = "tokens.safetensors", "vocabulary.json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class LabData:
     """Encoded text, immutable.
 
@@ -45,6 +46,11 @@ class LabData:
         """(vocab,) of single tokens in the training split, one added to each count."""
         counts = torch.bincount(self.tokens["train"], minlength=self.vocab_size).float() + 1
         return counts / counts.sum()
+
+    @cached_property
+    def groups(self) -> Tensor:
+        """(groups, size) ids of near tokens."""
+        return near_groups(self.tokens["train"], self.vocab_size)
 
     def batch(self, size: int, length: int, g: torch.Generator, most: int = 0) -> Tensor:
         """(size, length) training windows at random places of the first `most` tokens (0: all)."""

@@ -14,7 +14,7 @@ from blockdiff.lab.ar import Autoregressive
 from blockdiff.lab.bd3lm import BlockDiffusion
 from blockdiff.lab.continuous import AnalogBits, Cdcd, DiffusionLm, Plaid, bits_of
 from blockdiff.lab.d3pm import Absorbing, D3pm, Mixing
-from blockdiff.lab.data import LabData, near_groups
+from blockdiff.lab.data import LabData
 from blockdiff.lab.family import LabFamily
 from blockdiff.lab.masked import Masked
 from blockdiff.lab.network import Network, shape
@@ -42,8 +42,7 @@ class Setting:
 
     @classmethod
     def of(cls, data: LabData, hidden_size: int, n_layers: int) -> Setting:
-        groups = near_groups(data.tokens["train"], data.vocab_size)
-        return cls(hidden_size, n_layers, data.frequencies, groups)
+        return cls(hidden_size, n_layers, data.frequencies, data.groups)
 
     @property
     def vocab_size(self) -> int:

@@ -21,7 +21,7 @@ from blockdiff.errors import ExitCode, InputFileError, InvalidRequest, ModelCorr
 from blockdiff.eval.results import share_interval
 from blockdiff.lab.ask import QUESTIONS, Bench, ask, reversal
 from blockdiff.lab.compare import compare, results
-from blockdiff.lab.data import LabData, near_groups, open_data
+from blockdiff.lab.data import LabData, open_data
 from blockdiff.lab.families import FAMILIES, Setting, create, unigram
 from blockdiff.lab.family import SamplerSettings, Template
 from blockdiff.lab.masked import Masked
@@ -70,7 +70,7 @@ def test_bytes_of_tokens_are_those_of_the_text(data: LabData) -> None:
 
 
 def test_groups_hold_every_token_once(data: LabData) -> None:
-    groups = near_groups(data.tokens["train"], data.vocab_size)
+    groups = data.groups
     assert sorted(groups.flatten().tolist()) == list(range(data.vocab_size))
     assert groups.shape[1] == 16
 
@@ -113,7 +113,7 @@ def test_a_family_begins_near_the_unigram_bound_and_learns(name: str, data: LabD
         before = float(family.bound(heldout, g()).mean())
     assert before == pytest.approx(floor, rel=0.2)
     optimizer = torch.optim.AdamW(family.parameters(), lr=3e-3)
-    for step in range(120):
+    for step in range(60):
         loss = family.loss(data.batch(16, 16, g(step)), g(step))
         optimizer.zero_grad()
         loss.backward()
@@ -235,7 +235,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(lab: Path, data: LabData) -> 
     assert shares == sorted(shares) and shares[-1] == 1.0
     floor = next(row["bits"] for row in rows if row["family"] == "unigram")
     for row in rows:
-        assert row["bits"] <= 1.02 * floor, row["family"]
+        assert row["bits"] <= 1.05 * floor, row["family"]
         assert row["low"] <= row["bits"] <= row["high"]
     written = write_report(lab)
     page = (lab / "report.html").read_text("utf-8")
