@@ -21,8 +21,7 @@ class Autoregressive(LabFamily):
         before = torch.cat([first, tokens[:, :-1]], dim=1)
         return nll(self.network(before, masks.causal(0, tokens.shape[1])), tokens)
 
-    @torch.no_grad()
-    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+    def write(self, template: Template, how: SamplerSettings) -> Tensor:
         """One token per forward, whatever `steps` says; a known token is taken when it comes."""
         batch, length = template.tokens.shape
         cache = BlockCache(self.network.config, batch=batch, capacity=length)

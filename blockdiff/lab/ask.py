@@ -235,7 +235,7 @@ def reversal(
     sentence, and A in the very sentence that was told, from behind.
     """
     g = torch.Generator().manual_seed(seed)
-    parts = max(8, people // 2)
+    parts = 2 * people
     parent, child = parts, parts + 1
     picked = torch.randperm(parts * parts, generator=g)[: 2 * people]
     people_of = torch.stack([picked // parts, picked % parts], dim=1)

@@ -48,8 +48,7 @@ class BlockDiffusion(LabFamily):
         out: Tensor = self.network(both, mask, None, positions)
         return out[:, :length]
 
-    @torch.no_grad()
-    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+    def write(self, template: Template, how: SamplerSettings) -> Tensor:
         """Block after block; `steps` are those of the whole text. What is finished is cached."""
         batch, length = template.tokens.shape
         size = self.block_size or length

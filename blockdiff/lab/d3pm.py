@@ -161,8 +161,7 @@ class D3pm(LabFamily):
         last = self.chain.forward(one_hot(tokens, self.vocab_size), end)
         return _kl(last, self.chain.prior(last.shape[-1]).expand_as(last))
 
-    @torch.no_grad()
-    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+    def write(self, template: Template, how: SamplerSettings) -> Tensor:
         x = template.keep(self.chain.start(template.tokens.shape, how.g))
         steps = self.chain.steps
         ends = torch.linspace(steps, 0, min(how.steps, steps) + 1).round().long()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -55,13 +55,6 @@ class SamplerSettings:
     sampler: str = ""
     watch: Watch = no_op
 
-    def name(self, family: LabFamily) -> str:
-        """The sampler's. Raises InvalidRequest for one that the family does not have."""
-        name = self.sampler or family.samplers[0]
-        if name not in family.samplers:
-            raise InvalidRequest(f"no sampler {name!r}", f"known: {', '.join(family.samplers)}")
-        return name
-
 
 class LabFamily(nn.Module, ABC):
     """A noise, a loss and a sampler around one network.
@@ -88,9 +81,17 @@ class LabFamily(nn.Module, ABC):
         """(batch,) nats: one unbiased draw each of an upper bound on -log p(tokens)."""
         return self.drawn(tokens, g).sum(1)
 
-    @abstractmethod
+    @torch.no_grad()
     def sample(self, template: Template, how: SamplerSettings) -> Tensor:
-        """(batch, length) ids, the known ones kept."""
+        """(batch, length) ids, the known ones kept. Raises InvalidRequest for an unknown sampler."""
+        name = how.sampler or self.samplers[0]
+        if name not in self.samplers:
+            raise InvalidRequest(f"no sampler {name!r}", f"known: {', '.join(self.samplers)}")
+        return self.write(template, replace(how, sampler=name))
+
+    @abstractmethod
+    def write(self, template: Template, how: SamplerSettings) -> Tensor:
+        """As `sample`, which has looked the sampler up."""
 
     def read(self, noisy: Tensor, t: Tensor | None = None) -> Tensor:
         """The network's numbers at every position, each of which sees all others."""

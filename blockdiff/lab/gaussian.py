@@ -115,11 +115,10 @@ class Gaussian(LabFamily):
         alpha, sigma = alpha_sigma(self.ends[1])
         return 0.5 * ((alpha * x).square() + sigma**2 - 1 - 2 * sigma.log()).sum(-1)
 
-    @torch.no_grad()
-    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+    def write(self, template: Template, how: SamplerSettings) -> Tensor:
         """Known positions hold their noiseless signal at every step (Diffusion-LM's infilling)."""
         e = self.embeddings()
-        solver = Solver(how.name(self), how.g)
+        solver = Solver(how.sampler, how.g)
         z = torch.randn(*template.tokens.shape, e.shape[1], generator=how.g)
         predicted = None
         for start, end in times(how.steps):

@@ -45,9 +45,8 @@ class Masked(LabFamily):
         masked, weight = exact_masks(tokens.shape, tokens.shape[1], g)
         return self.integrand(tokens, masked, 1 / weight)
 
-    @torch.no_grad()
-    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
-        sampler = how.name(self)
+    def write(self, template: Template, how: SamplerSettings) -> Tensor:
+        sampler = how.sampler
         x = template.keep(torch.full_like(template.tokens, self.vocab_size))
         if sampler == "ancestral":
             for t, s in times(how.steps):

@@ -55,7 +55,8 @@ class Network(nn.Module):
         self.words = nn.Parameter(torch.empty(config.vocab_size + 1, width)) if has_words else None
         self.reader = nn.Linear(inputs, width) if inputs else None
         self.writer = nn.Linear(width, outputs, bias=False) if outputs else None
-        self.time = nn.Sequential(nn.Linear(_TIME, width), nn.SiLU(), nn.Linear(width, width))
+        last = nn.Linear(width, width)
+        self.time = nn.Sequential(nn.Linear(_TIME, width), nn.SiLU(), last)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
         self.norm = stream_norm(config)
         self.bias = nn.Parameter(bias.clone())
@@ -64,6 +65,8 @@ class Network(nn.Module):
                 residual = name.endswith(("attention.o.weight", "ffn.down.weight"))
                 scale = 0.02 / math.sqrt(2 * config.n_layers) if residual else 0.02
                 nn.init.normal_(parameter, std=scale)
+        nn.init.zeros_(last.weight)  # or the level would drown the embeddings, which are small
+        nn.init.zeros_(last.bias)
         if self.reader is not None:
             nn.init.normal_(self.reader.weight, std=inputs**-0.5)
 

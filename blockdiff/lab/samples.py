@@ -55,7 +55,7 @@ def judged(
     began = time.perf_counter()
     tokens = family.sample(template, how)
     seconds = time.perf_counter() - began
-    return described(tokens, data, judge, how.name(family), how.steps, seconds)
+    return described(tokens, data, judge, how.sampler or family.samplers[0], how.steps, seconds)
 
 
 def described(

@@ -58,11 +58,10 @@ class SeddAbsorbing(LabFamily):
         leap = ratio - 1 if sampler == "tweedie" else torch.tensor(ratio).log()
         return _with_rest(score * leap)
 
-    @torch.no_grad()
-    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+    def write(self, template: Template, how: SamplerSettings) -> Tensor:
         x = template.keep(torch.full_like(template.tokens, self.vocab_size))
         for t, s in _clipped(how.steps):
-            weights = self.transition(x, t, s, how.name(self))
+            weights = self.transition(x, t, s, how.sampler)
             x = torch.where(x == self.vocab_size, categorical(weights, how.g), x)
             how.watch(x)
         left = self.read(x, torch.full((len(x),), 1e-4))  # few, if any
@@ -115,11 +114,10 @@ class SeddUniform(LabFamily):
         leap = score * torch.tensor(ratio).log() / self.vocab_size * (1 - here)
         return leap + here * (1 - leap.sum(-1, keepdim=True)).clamp_min(0)
 
-    @torch.no_grad()
-    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+    def write(self, template: Template, how: SamplerSettings) -> Tensor:
         x = template.keep(torch.randint(0, self.vocab_size, template.tokens.shape, generator=how.g))
         for t, s in _clipped(how.steps):
-            weights = self.transition(x, t, s, how.name(self))
+            weights = self.transition(x, t, s, how.sampler)
             x = template.keep(categorical(weights, how.g))
             how.watch(x)
         return x

@@ -153,7 +153,7 @@ class Lesson:
         for group in self.optimizer.param_groups:  # falls to 5% over the last third
             group["lr"] = preset.learning_rate * warm * min(1.0, max(0.05, 3 * (1 - spent)))
         self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     def generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed << 32 | step)

@@ -35,8 +35,7 @@ class Uniform(LabFamily):
         likelihood = kept * one_hot(x, self.vocab_size) + (1 - kept) / self.vocab_size
         return likelihood * ((1 - s) * p + s / self.vocab_size)
 
-    @torch.no_grad()
-    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
+    def write(self, template: Template, how: SamplerSettings) -> Tensor:
         noise = torch.randint(0, self.vocab_size, template.tokens.shape, generator=how.g)
         return self.revise(template.keep(noise), template, 1.0, how)
 

@@ -56,7 +56,7 @@ def small_network() -> Network:
 def test_likelihoods_of_all_texts_sum_to_one(family: str) -> None:
     network = small_network()
     made = Autoregressive(network, VOCAB) if family == "ar" else BlockDiffusion(network, VOCAB, 1)
-    nats = made.bound(texts(length=4), G().manual_seed(0))
+    nats = made.bound(texts(length=4), G().manual_seed(0)).detach()
     assert float((-nats).exp().sum()) == pytest.approx(1, abs=1e-5)
 
 
@@ -410,7 +410,7 @@ def test_block_bound_is_the_mean_over_orders_within_blocks(block_size: int) -> N
         where = masked.repeat(blocks)[None]
         logits = family.training_logits(torch.where(where, VOCAB, clean), clean)
         terms = nll(logits, clean) * where * block_size / count
-        subsets += float(terms.sum()) / block_size / ways
+        subsets += float(terms.detach().sum()) / block_size / ways
     assert subsets == pytest.approx(expected, rel=1e-4)
     draws = torch.stack([family.bound(clean, g) for _ in range(300)])
     assert float(draws.mean()) == pytest.approx(expected, rel=0.1)
@@ -514,7 +514,7 @@ def test_first_order_solver_is_ddim() -> None:
 
 def test_orders_of_the_solvers() -> None:
     """Gaussian data: E[x | z] is known, and the exact flow keeps z over its deviation."""
-    spread = 0.3
+    spread = 1.5
 
     def deviation(lam: Tensor) -> Tensor:
         alpha, sigma = alpha_sigma(lam)
@@ -542,8 +542,11 @@ def test_untrained_continuous_families_know_the_frequencies(family: str) -> None
         "analog-bits": AnalogBits(Constant(torch.zeros(2)), VOCAB, P),
         "cdcd": Cdcd(Constant(P.log()), VOCAB, 4),
     }
-    tokens = torch.tensor([[0]] * 3000 + [[2]] * 3000)
+    for one in made.values():
+        if hasattr(one, "table"):
+            one.table.data = torch.eye(4)[:VOCAB]
+    tokens = torch.tensor([[0]] * 40000 + [[2]] * 40000)
     with torch.no_grad():
         nats = made[family].bound(tokens, G().manual_seed(0))
-    assert float(nats[:3000].mean()) == pytest.approx(-float(P[0].log()), rel=0.15)
-    assert float(nats[3000:].mean()) == pytest.approx(-float(P[2].log()), rel=0.15)
+    assert float(nats[:40000].mean()) == pytest.approx(-float(P[0].log()), rel=0.15)
+    assert float(nats[40000:].mean()) == pytest.approx(-float(P[2].log()), rel=0.15)
