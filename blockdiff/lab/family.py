@@ -83,7 +83,7 @@ class LabFamily(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(self, template: Template, how: SamplerSettings) -> Tensor:
-        """(batch, length) ids, the known ones kept. Raises InvalidRequest for an unknown sampler."""
+        """(batch, length) ids, the known ones kept. Raises InvalidRequest: no such sampler."""
         name = how.sampler or self.samplers[0]
         if name not in self.samplers:
             raise InvalidRequest(f"no sampler {name!r}", f"known: {', '.join(self.samplers)}")
