@@ -250,6 +250,12 @@ def train(context: typer.Context) -> None:
     _delegate("blockdiff.cli.train", context)
 
 
+@_delegated("lab")
+def lab(context: typer.Context) -> None:
+    """Train and compare small models of every family of text diffusion."""
+    _delegate("blockdiff.cli.lab", context)
+
+
 @_delegated("bench")
 def bench(context: typer.Context) -> None:
     """Measure speed against llama.cpp."""

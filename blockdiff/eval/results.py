@@ -6,6 +6,7 @@ A results file makes a run resumable: one header row with all settings, then one
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 from collections import defaultdict
@@ -157,3 +158,14 @@ def resampled_ratio(
         means.append(sum(value for value, _ in picked) / total if total else 0.0)
     means.sort()
     return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]
+
+
+def share_interval(count: int, of: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson), which says something of none, too."""
+    if not of:
+        return 0.0, 1.0
+    z, share = 1.96, count / of
+    middle = share + z * z / (2 * of)
+    spread = z * math.sqrt(share * (1 - share) / of + (z / of) ** 2 / 4)
+    low, high = ((middle + sign * spread) / (1 + z * z / of) for sign in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)

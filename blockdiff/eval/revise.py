@@ -8,7 +8,6 @@ out as for an infill, so the block sees both sides.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from blockdiff.diffusion.sampler import Sampler, Snapshot
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import ModelUnsupported
 from blockdiff.eval.heldout import HeldOutFile
-from blockdiff.eval.results import resampled_ratio
+from blockdiff.eval.results import resampled_ratio, share_interval
 from blockdiff.syntax.check import check_rewrite
 from blockdiff.syntax.grammars import language_of
 from blockdiff.types import Finished, Hole, RewriteRequest, SyntaxState
@@ -247,24 +246,16 @@ def summarise(rows: Sequence[Revised]) -> dict[str, Any]:
     return _figures(counted) | {
         "fixed_share_ci95": [round(low, 4), round(high, 4)],
         "clean_changed": sum(row.clean_changed for row in counted),
-        "clean_changed_ci95": _interval(sum(row.clean_changed for row in counted), len(counted)),
+        "clean_changed_ci95": [
+            round(end, 4)
+            for end in share_interval(sum(row.clean_changed for row in counted), len(counted))
+        ],
         "parsed": sum(row.parsed for row in counted),
         "parses": sum(row.parses for row in counted),
         "by_noise": {
             noise: _figures([row for row in counted if row.noise == noise]) for noise in NOISES
         },
     }
-
-
-def _interval(count: int, of: int) -> list[float]:
-    """95% interval of a share (Wilson), which says something of none, too."""
-    if not of:
-        return [0.0, 1.0]
-    z, share = 1.96, count / of
-    middle = share + z * z / (2 * of)
-    spread = z * math.sqrt(share * (1 - share) / of + (z / of) ** 2 / 4)
-    low, high = ((middle + sign * spread) / (1 + z * z / of) for sign in (-1, 1))
-    return [round(max(low, 0.0), 4), round(min(high, 1.0), 4)]
 
 
 def _figures(rows: Sequence[Revised]) -> dict[str, Any]:

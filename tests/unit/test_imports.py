@@ -47,7 +47,8 @@ MAY: dict[str, set[str]] = {
     "service": _BELOW_SERVICE,
     "eval": {"workspace", *_BELOW_EVAL},
     "bench": {"eval", *_BELOW_EVAL},
-    "cli": {"bench", "eval", "service", "workspace", *_BELOW_EVAL, *_BELOW_SERVICE},
+    "lab": _BELOW_EVAL | {"eval"},
+    "cli": {"bench", "lab", "eval", "service", "workspace", *_BELOW_EVAL, *_BELOW_SERVICE},
     "lsp_server": {"client", "workspace", "syntax", "weights", "system"},
 }
 LIGHT_ROOMS = ("system", "syntax", "weights", "client", "workspace", LIGHT)

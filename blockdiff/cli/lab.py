@@ -1,0 +1,273 @@
+"""`blockdiff lab`: small models of every family of text diffusion, side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from blockdiff.cli import interrupt
+from blockdiff.cli.console import reported_errors
+from blockdiff.errors import InvalidRequest, OutOfMemory, is_out_of_memory
+
+if TYPE_CHECKING:
+    from blockdiff.lab.data import LabData
+    from blockdiff.lab.training import Preset
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Train and compare small models of every family of text diffusion.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+FolderOption = Annotated[
+    Path, typer.Option("--folder", help="Folder of the laboratory; what is unfinished goes on.")
+]
+CorpusOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--corpus",
+        help="What `train corpus` wrote, text files; default: Python's library.",
+    ),
+]
+PresetOption = Annotated[str, typer.Option("--preset", help="Size: tiny, small or night.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of weights, batches, noise.")]
+FamiliesOption = Annotated[
+    list[str] | None, typer.Option("--family", help="One family; all unless given. Repeatable.")
+]
+_FOLDER = Path("lab")
+
+
+@app.command("train")
+@reported_errors()
+def train_command(
+    family: Annotated[str, typer.Argument(help="Such as ar, mdlm, sedd-uniform, bd3lm-8, plaid.")],
+    folder: FolderOption = _FOLDER,
+    minutes: Annotated[
+        float, typer.Option(min=0.001, help="Time to train, over all pieces.")
+    ] = 5.0,
+    tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens to train on, in place of minutes where above 0.")
+    ] = 0,
+    corpus: CorpusOption = None,
+    preset: PresetOption = "small",
+    seed: SeedOption = 0,
+) -> None:
+    """Train one family. Ctrl-C writes a checkpoint; the same command goes on from it.
+
+    The last line is JSON: the bound on held-out text in bits per byte, with its interval.
+    """
+    with interrupt.held():
+        from dataclasses import asdict
+
+        from blockdiff.lab.training import Budget, Lesson, Trained
+
+    with _enough_memory():
+        size, data = _data(folder, corpus, preset)
+        lesson = Lesson(family, data, size, folder / family, seed)
+        budget = Budget(60 * minutes, tokens)
+        with _bar() as update, interrupt.noticed() as pressed:
+
+            def on_step(state: Trained, loss: float) -> None:
+                update(budget.spent(state), f"{state.tokens:,} tokens, loss {loss:.3f}")
+
+            lesson.run(budget, on_step, pressed)
+        _obey()
+        bound = asdict(lesson.measure(size.windows))
+        lesson.log(**bound)
+    figures = {"parameters": lesson.parameters, **asdict(lesson.state), **bound}
+    typer.echo(json.dumps({"family": family} | figures))
+
+
+@app.command("sample")
+@reported_errors()
+def sample_command(
+    family: Annotated[str, typer.Argument(help="One that was trained in the folder.")],
+    folder: FolderOption = _FOLDER,
+    steps: Annotated[int, typer.Option(min=1, max=4096, help="Forwards of the network.")] = 32,
+    sampler: Annotated[str, typer.Option(help="The family's first one unless given.")] = "",
+    prefix: Annotated[str, typer.Option(help="Text that stands before.")] = "",
+    suffix: Annotated[str, typer.Option(help="Text that stands behind.")] = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Print the text after each step.")] = False,
+    preset: PresetOption = "small",
+    seed: SeedOption = 0,
+) -> None:
+    """Write a text of the length of a training window, between prefix and suffix."""
+    with interrupt.held():
+        import torch
+
+        from blockdiff.lab.family import SamplerSettings, Template
+        from blockdiff.lab.training import opened
+
+    size, data = _data(folder, None, preset)
+    before, behind = (data.tokenizer.encode(text).ids for text in (prefix, suffix))
+    gap = size.length - len(before) - len(behind)
+    if gap < 1:
+        raise InvalidRequest(
+            f"prefix and suffix have {len(before) + len(behind)} tokens, a window {size.length}",
+            "shorten them",
+        )
+    tokens = torch.tensor([before + [0] * gap + behind])
+    known = torch.ones_like(tokens, dtype=torch.bool)
+    known[:, len(before) : len(before) + gap] = False
+    lesson = opened(family, data, size, folder, seed)
+
+    def show(text: torch.Tensor) -> None:
+        if watch:
+            typer.echo(data.shown(text[0]) + "\n" + "-" * 40)
+
+    how = SamplerSettings(steps, torch.Generator().manual_seed(seed), sampler, show)
+    typer.echo(data.shown(lesson.family.sample(Template(tokens, known), how)[0]))
+
+
+@app.command("compare")
+@reported_errors()
+def compare_command(
+    folder: FolderOption = _FOLDER,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Time for all families.")] = 10.0,
+    hours: Annotated[
+        float, typer.Option(min=0.0, help="In place of minutes, with the preset of a night.")
+    ] = 0.0,
+    family: FamiliesOption = None,
+    corpus: CorpusOption = None,
+    preset: Annotated[
+        str, typer.Option(help="tiny, small or night; small, with --hours night.")
+    ] = "",
+    seed: SeedOption = 0,
+) -> None:
+    """Train every family for the same time and measure it; prints the table of bounds.
+
+    Ctrl-C at any moment: the same command goes on. `ar` always is among them, as the judge.
+    """
+    with interrupt.held():
+        from blockdiff.lab.compare import compare
+        from blockdiff.lab.families import FAMILIES
+        from blockdiff.lab.report import bounds_table, markdown_table
+
+    began = time.monotonic()
+    if unknown := sorted(set(family or ()) - set(FAMILIES)):
+        raise InvalidRequest(f"no family {unknown[0]!r}", f"known: {', '.join(FAMILIES)}")
+    names = [name for name in FAMILIES if name == "ar" or not family or name in family]
+    with _enough_memory():
+        size, data = _data(folder, corpus, preset or ("night" if hours else "small"))
+        seconds = (60 * hours or minutes) * 60 - (time.monotonic() - began)
+        if seconds <= 0:
+            raise InvalidRequest("the time is over before the text is encoded", "give more of it")
+        with _bar() as update, interrupt.noticed() as pressed:
+
+            def on_family(name: str, doing: str, share: float) -> None:
+                update(share, f"{name}: {doing}")
+
+            rows = compare(folder, data, size, names, seconds, seed, on_family, pressed)
+        _obey()
+    typer.echo("\n".join(markdown_table(bounds_table(rows))))
+
+
+@app.command("report")
+@reported_errors()
+def report_command(folder: FolderOption = _FOLDER) -> None:
+    """Write report.html, report.md and their figures into the folder, from what is there."""
+    from blockdiff.lab.report import write_report
+
+    for path in write_report(folder):
+        typer.echo(f"wrote {path}")
+
+
+@app.command("ask")
+@reported_errors()
+def ask_command(
+    question: Annotated[
+        str,
+        typer.Argument(
+            help="steps, revision, infill, anchors, epochs, blocks or reversal.", show_default=False
+        ),
+    ],
+    folder: FolderOption = _FOLDER,
+    family: FamiliesOption = None,
+    count: Annotated[int, typer.Option(min=1, help="Windows or samples of each row.")] = 32,
+    judge: Annotated[
+        str, typer.Option(help="Model that judges samples; default: ar of the folder.")
+    ] = "",
+    preset: PresetOption = "small",
+    seed: SeedOption = 0,
+) -> None:
+    """Answer a question by a small experiment; prints a table, every share with its interval.
+
+    All but `reversal` ask the families that were trained in the folder.
+    """
+    with interrupt.held():
+        from blockdiff.lab.ask import Bench, ask, reversal
+        from blockdiff.lab.compare import write_json
+        from blockdiff.lab.families import FAMILIES
+        from blockdiff.lab.report import markdown_table
+        from blockdiff.lab.samples import base_judge
+
+    with _enough_memory():
+        if question == "reversal":
+            answers = reversal(family or ("ar", "mdlm"), seed)
+        else:
+            size, data = _data(folder, None, preset)
+            trained = [n for n in FAMILIES if (folder / n / "checkpoint.safetensors").is_file()]
+            judged = base_judge(judge) if judge else None
+            bench = Bench(folder, data, size, family or trained, seed, count, judged)
+            answers = ask(question, bench)
+        rows: list[dict[str, Any]] = []
+        with _bar() as update:
+            for row in answers:
+                rows.append(row)
+                update(None, str(next(iter(row.values()))))
+    write_json(folder / "asks" / f"{question}.json", rows)
+    typer.echo("\n".join(markdown_table(rows)))
+
+
+def _data(folder: Path, corpus: Path | None, preset: str) -> tuple[Preset, LabData]:
+    with interrupt.held():
+        from blockdiff.lab.data import open_data
+        from blockdiff.lab.training import PRESETS
+
+    if preset not in PRESETS:
+        raise InvalidRequest(f"no preset {preset!r}", f"known: {', '.join(PRESETS)}")
+    size = PRESETS[preset]
+    return replace(size), open_data(folder, size.vocab_size, size.length, corpus)
+
+
+def _obey() -> None:
+    if interrupt.pressed():
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            hint = "use a smaller --preset or close other programs; what was saved goes on"
+            raise OutOfMemory("not enough memory", hint) from error
+        raise
+
+
+@contextmanager
+def _bar() -> Iterator[Any]:
+    """Progress on standard error with the time left; called with a share (or None), a note."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(),
+               TextColumn("{task.description}"))  # fmt: skip
+    quiet = not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
+        task = bar.add_task("preparing", total=None)
+
+        def update(share: float | None, note: str) -> None:
+            bar.update(task, description=note, completed=share or 0.0, total=share and 1.0)
+
+        yield update
