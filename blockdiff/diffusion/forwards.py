@@ -58,6 +58,7 @@ class SamplerState:
     company: Callable[[], int] = lambda: 0  # how many others write in the same forwards
     forwards: int = 0
     drafted: Counter[str] = field(default_factory=Counter)  # accepted tokens by their `Source`
+    departed: int | None = 0  # tokens before the first that is not the base's choice; None: all are
     edits: int = 0  # settled tokens replaced, rule `edit`
     returns: int = 0  # positions of a block that wanted an earlier token back
 
