@@ -74,7 +74,7 @@ def grid(drafting: DraftingConfig, only: Sequence[str] = ()) -> dict[str, Decodi
     found = [DecodingConfig(mode=Mode.AR)]
     masks = sorted({drafting.draft_length, 1, 2, 4})
     found += [DecodingConfig(mode=Mode.VERIFY, block_size=count) for count in masks]
-    found += [replace(diffusion, trust=share) for share in (0.1, 0.15, 0.2, 0.3, 0.5, 0.7)]
+    found += [replace(diffusion, trust=share) for share in (0.1, 0.3, 0.5, 0.7)]
     by_threshold = replace(diffusion, rule=Rule.THRESHOLD)
     for size in (block, 2 * block):
         for threshold in (0.5, 0.7, 0.8, 0.9, 0.95):

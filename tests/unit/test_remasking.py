@@ -1,4 +1,4 @@
-"""What does not parse is written again by the rules `syntax` and `trust`, and nothing gets worse."""
+"""What does not parse is written again, by `syntax` and by `trust`, and nothing gets worse."""
 
 from __future__ import annotations
 
