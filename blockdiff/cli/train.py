@@ -284,8 +284,8 @@ def _train(trainer: Trainer) -> None:
         def on_held_out(report: Any) -> None:
             bar.console.print(
                 f"{trainer.state.seconds / 60:.1f} min, {trainer.state.targets:,} targets: "
-                f"{report.mean_accepted:.3f} tokens a forward, served {report.served:.3f}, held out "
-                f"{report.bits_per_byte:.3f} bits per byte"
+                f"{report.mean_accepted:.3f} tokens a forward, served {report.served:.3f}, "
+                f"{report.bits_per_byte:.3f} bits per byte held out"
             )
 
         with interrupt.noticed() as pressed:

@@ -17,6 +17,8 @@ from torch import Tensor
 from blockdiff.config import LEAST_TEMPERATURE
 from blockdiff.model.forward import moved
 
+_LEAST_SAVED = 2  # tokens behind a departure: one comes with any forward
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -38,6 +40,22 @@ class BlockProposal:
     tokens: Tensor
     confidence: Tensor
     entropy: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A token that was chosen from exact logits.
+
+    Attributes:
+        probability: un-noised.
+        drafted: whether it is the one that was drafted.
+        instead_of: the likeliest one, where a drafted one was taken that is less likely.
+    """
+
+    token: int
+    probability: float
+    drafted: bool
+    instead_of: Chosen | None = None
 
 
 class Chooser:
@@ -67,7 +85,7 @@ class Chooser:
         draft: Sequence[int] = (),
         limits: Sequence[Sequence[int] | None] = (None,),
         trust: float = 1.0,
-    ) -> list[tuple[int, float, bool]]:
+    ) -> list[Chosen]:
         """Choose tokens from exact logits (rows, vocab), as far as they agree with what was drafted
         for them, and the one behind those.
 
@@ -78,10 +96,9 @@ class Chooser:
                 share of the likeliest one's: another text, in fewer forwards.
 
         Returns:
-            Of each chosen token: (token, its un-noised probability, whether it is the drafted one).
-            Only the last may be another.
+            The tokens; only the last may be another than the drafted one.
         """
-        chosen: list[tuple[int, float, bool]] = []
+        chosen: list[Chosen] = []
         # a CPU pays for every row; elsewhere it is the waiting for a value that costs
         step = 1 if logits.is_cpu or not self._greedy else len(limits)
         for start in range(0, len(limits), step):
@@ -93,13 +110,13 @@ class Chooser:
                 found = [self._drawn(rows[0], guesses[0], trust)]
             for one in found:
                 chosen.append(one)
-                if not one[2]:
-                    return chosen
-        return chosen
+                if not one.drafted:
+                    return _worthwhile(chosen)
+        return _worthwhile(chosen)
 
     def _greedily(
         self, rows: Tensor, guesses: Sequence[int | None], trust: float
-    ) -> list[tuple[int, float, bool]]:
+    ) -> list[Chosen]:
         """What `verify` says of each row by itself, by one transfer for all of them."""
         best = argmax(rows)
         drafted = [0 if guess is None else guess for guess in guesses]
@@ -108,21 +125,22 @@ class Chooser:
         told = torch.cat([best[:, None].to(shares.dtype), shares], dim=1).tolist()
         found = []
         for guess, (token, most, share) in zip(guesses, told, strict=True):
-            if guess is not None and trust < 1.0 and share >= trust * most:
-                found.append((guess, share, True))
+            first = Chosen(int(token), most, token == guess)
+            if guess is None or token == guess or share < trust * most:
+                found.append(first)
             else:
-                found.append((int(token), most, token == guess))
+                found.append(Chosen(guess, share, True, instead_of=first))
         return found
 
-    def _drawn(self, row: Tensor, guess: int | None, trust: float) -> tuple[int, float, bool]:
+    def _drawn(self, row: Tensor, guess: int | None, trust: float) -> Chosen:
         """What `verify` says of a row (vocab,), by a draw."""
         probabilities = row.softmax(-1)
         if guess is not None and trust < 1.0:
             share, most = probabilities[guess], probabilities.max()
             if float(share) >= trust * float(most):
-                return guess, float(share), True
+                return Chosen(guess, float(share), True)
         token = self._draw_verified(self._sharpened(row[None])[0], guess)
-        return token, float(probabilities[token]), token == guess
+        return Chosen(token, float(probabilities[token]), token == guess)
 
     def sample(self, logits: Tensor) -> BlockProposal:
         """A token for each row (rows, vocab): the most likely one, or a draw."""
@@ -154,6 +172,19 @@ class Chooser:
     def _sharpened(self, logits: Tensor) -> Tensor:
         """Probabilities at the temperature, outside the nucleus set to 0; (rows, vocab)."""
         return nucleus((logits / self._temperature).softmax(-1), self._top_p)
+
+
+def _worthwhile(chosen: list[Chosen]) -> list[Chosen]:
+    """`chosen` without departures from the likeliest token that save nothing.
+
+    The likeliest one comes with the same forward; another is worth its place only where the draft
+    goes on behind it.
+    """
+    for index in reversed(range(len(chosen))):
+        likeliest = chosen[index].instead_of
+        if likeliest is not None and len(chosen) - 1 - index < _LEAST_SAVED:
+            chosen = [*chosen[:index], likeliest]
+    return chosen
 
 
 def argmax(rows: Tensor) -> Tensor:

@@ -71,8 +71,8 @@ class Denoising:
             limit = self._limit()
             if block is None or limit is not None:
                 # the healed token is bound to its text: accept it alone, then go on in blocks
-                ((token, probability, _),) = sampler.chooser.verify(logits, limits=[limit])
-                return self._accept_block(Proposal((token,), (probability,)))
+                (one,) = sampler.chooser.verify(logits, limits=[limit])
+                return self._accept_block(Proposal((one.token,), (one.probability,)))
         assert block is not None
         if (draft := block.take(logits)) is None:
             return None

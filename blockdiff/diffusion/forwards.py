@@ -61,6 +61,7 @@ class SamplerState:
     own_mask: int | None = None  # what the model drafts with, where it does without an adapter
     forwards: int = 0
     drafted: Counter[str] = field(default_factory=Counter)  # accepted tokens by their `Source`
+    departed: int | None = 0  # tokens before the first that is not the base's choice; None: all are
     edits: int = 0  # settled tokens replaced, rule `edit`
     returns: int = 0  # positions of a block that wanted an earlier token back
 

@@ -29,6 +29,7 @@ class Verification:
         """Behind a prompt of which all but the last token is committed."""
         self._sampler, self._last = sampler, prompt[-1]
         self._drafter: Drafter | None = None
+        sampler.departed = None
         self._trust = sampler.config.trust if sampler.config.mode is Mode.DIFFUSION else 1.0
         if sampler.config.mode is not Mode.AR:
             greedy = sampler.config.greedy
@@ -72,13 +73,15 @@ class Verification:
         logits = sampler.counted(answer)
         before = len(self._accepted)
         chosen = sampler.chooser.verify(logits, draft, self._limits(), self._trust)
-        for index, (token, probability, agreed) in enumerate(chosen):
-            self._ended = token in sampler.stop
+        for index, one in enumerate(chosen):
+            self._ended = one.token in sampler.stop
             if self._ended:
                 break
-            self._accepted.append(token)
-            self._confidence.append(probability)
-            if agreed:
+            if one.instead_of is not None and sampler.departed is None:
+                sampler.departed = len(self._accepted)
+            self._accepted.append(one.token)
+            self._confidence.append(one.probability)
+            if one.drafted:
                 sampler.drafted[self._draft.sources[index].value] += 1
             if self._is_over:
                 break

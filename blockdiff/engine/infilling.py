@@ -79,8 +79,7 @@ class Infilling:
                 sampler.original = self._original()
             with sampler.writing(prompt.tokens) as generation:
                 draft = yield from self._written(generation)
-            if (decoding.mode, decoding.rule) == (Mode.DIFFUSION, Rule.SYNTAX):
-                assert isinstance(sampler, Sampler)  # others refuse the rule
+            if isinstance(sampler, Sampler) and self._may_be_mended(sampler, draft):
                 first, again = draft, self._attempts(sampler)
                 draft = yield from remasking.mended(first, self._faults_aside, again)
                 if sampler.forwards > first.snapshot.forwards:
@@ -125,24 +124,43 @@ class Infilling:
         ended = stopped or snapshot.ended
         return Draft(snapshot, FinishReason.EOM if ended else FinishReason.LENGTH)
 
-    # --- rule syntax ---------------------------------------------------------------------------
+    # --- what does not parse -------------------------------------------------------------------
+
+    def _may_be_mended(self, sampler: Sampler, draft: Draft) -> bool:
+        """Whether what does not parse is written again: the rule `syntax` says so, and `trust` does
+        where the base alone would have written something else, which counts where that parses.
+        What was cut off by its limit seldom does, whoever writes it."""
+        config = sampler.config
+        if config.mode is not Mode.DIFFUSION or sampler.departed is None:
+            return False
+        whole = draft.reason is FinishReason.EOM
+        return config.rule is Rule.SYNTAX or config.rule is Rule.TRUST and whole
 
     def _attempts(self, sampler: Sampler) -> Iterator[remasking.Remask]:
         """Ways to write what does not parse again, the second further from the draft."""
         tried: set[int] = set()
+        departed = sampler.departed or 0
         for keep in (True, False):
-            yield partial(self._from_left, sampler, tried, keep)
+            yield partial(self._from_left, sampler, tried, departed, keep)
 
     def _from_left(
-        self, sampler: Sampler, tried: set[int], keep: bool, draft: Draft, faults: Faults
+        self,
+        sampler: Sampler,
+        tried: set[int],
+        departed: int,
+        keep: bool,
+        draft: Draft,
+        faults: Faults,
     ) -> Writing[Draft | None]:
-        """From left to right, behind the lines without errors at the start if these are to `keep`.
+        """From left to right, behind the lines without errors at the start if these are to `keep`,
+        and behind what the base would have written anyway.
 
         None where that has been `tried` from the same token on.
         """
         prompt, text = self._prompt.tokens, self._prompt.heal + self._kept(draft)
         offset = remasking.first_line(text, faults.spans) if keep else 0
         count = remasking.before(draft.snapshot, self._point.tokenizer, offset)
+        count = max(count, departed)
         last = sampler.cache.most_positions - len(prompt)  # of the model's context
         room = min(sampler.config.max_tokens, last + 1) - count
         if count in tried or room < 1:
@@ -152,7 +170,8 @@ class Infilling:
         config = replace(sampler.config, mode=Mode.VERIFY, block_size=masks, max_tokens=room)
         exact = replace(sampler, config=config)
         if count:  # of the text's start there is nothing left to write
-            exact.constraint, exact.original = None, ()
+            exact.constraint = None
+        exact.original = draft.snapshot.settled_prefix[count:]
         start = draft.snapshot.first(count)
         tokens = [*prompt, *start.tokens]
         try:

@@ -1,15 +1,16 @@
-"""The rule `syntax`: what does not parse is written again, and nothing gets worse."""
+"""What does not parse is written again, by `syntax` and by `trust`, and nothing gets worse."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.sampler import Snapshot
-from blockdiff.engine import remasking
+from blockdiff.engine import infilling, remasking
 from blockdiff.engine.engine import Engine
 from blockdiff.engine.remasking import Draft
 from blockdiff.errors import Cancelled
@@ -142,6 +143,37 @@ def test_what_parses_is_as_by_threshold_and_what_does_not_is_tried_again() -> No
         sizes = [size_of_faults(seed, end.text) for end in (before, after)]
         assert sizes[1] < sizes[0] or after.text == before.text
     assert tried, "random drafts do not parse"
+
+
+def test_what_trust_wrote_and_does_not_parse_becomes_the_text_of_the_base(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if nothing parsed but what the base alone writes."""
+    own = ""
+
+    def judge(document: str, start: int, end: int, language: str) -> Faults:
+        right = document[start:end] == own
+        return Faults(0, ()) if right else Faults(end - start + 1, ((start, end),))
+
+    engine, bold = Engine(checkpoint()), DecodingConfig(mode=Mode.DIFFUSION, trust=1e-6)
+    departed = 0
+    for seed in range(24):
+        document = f"x{seed} = \n"
+        end = len(document) - 1
+        asked = InfillRequest(document, Hole(end, end), path="area.py")
+        texts = {}
+        for name, decoding in ("own", DecodingConfig()), ("free", bold), ("mended", bold):
+            if name == "mended":
+                own = texts["own"].text
+                monkeypatch.setattr(infilling, "faults", judge)
+            decoding = replace(decoding, max_tokens=24, block_size=2)
+            *_, texts[name] = engine.infill(replace(asked, decoding=decoding))
+            monkeypatch.undo()
+        if any(found.finish is FinishReason.LENGTH for found in texts.values()):
+            continue  # what is cut off is left alone
+        assert texts["mended"].text == own
+        departed += texts["free"].text != own
+    assert departed >= 3
 
 
 @pytest.mark.parametrize("forwards", [1, 4, 12, 20, 10_000])

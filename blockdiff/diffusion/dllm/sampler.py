@@ -161,8 +161,8 @@ class AbsorbingSampler:
                 # exact, as an autoregressive model's next token
                 limit = self._limit(hole)
                 rows = self.chooser.without_banned(row[None])
-                ((token, probability, _),) = self.chooser.verify(rows, limits=[limit])
-                self._unmask(hole, block - start, token, probability)
+                (one,) = self.chooser.verify(rows, limits=[limit])
+                self._unmask(hole, block - start, one.token, one.probability)
             for low in range(block, block + size, sub):
                 end = min(low + sub - start, len(hole.tokens))
                 window = range(max(low - start, 0), max(end, 0))
