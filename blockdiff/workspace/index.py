@@ -23,7 +23,7 @@ from blockdiff.weights.store import cache_root
 from blockdiff.workspace import store
 from blockdiff.workspace.definitions import Definition, definitions
 from blockdiff.workspace.files import (
-    SourceFile,
+    WorkspaceFile,
     is_entered,
     read_source,
     source_file,
@@ -136,7 +136,7 @@ class Index:
 
     def _read_all(
         self,
-        stale: list[SourceFile],
+        stale: list[WorkspaceFile],
         known: dict[str, tuple[int, int, bytes]],
         progress: OnProgress,
         stop: Callable[[], bool],
@@ -161,7 +161,7 @@ class Index:
         return done
 
     def _parsed(
-        self, file: SourceFile, known: tuple[int, int, bytes] | None
+        self, file: WorkspaceFile, known: tuple[int, int, bytes] | None
     ) -> Callable[[], None]:
         """What there is to write of a file, without a hand on the store meanwhile."""
         data = read_source(self.root / file.path)
@@ -374,7 +374,7 @@ def file_of(root: Path) -> Path:
     return cache_root() / "index" / f"{name}.sqlite"
 
 
-def _python_imports(data: bytes, file: SourceFile) -> list[tuple[str, str]]:
+def _python_imports(data: bytes, file: WorkspaceFile) -> list[tuple[str, str]]:
     if file.language != "python":
         return []
     return [

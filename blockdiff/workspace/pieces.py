@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from blockdiff.syntax.grammars import language_of
 from blockdiff.types import Hole, Snippet
-from blockdiff.workspace.definitions import Definition, Kind
+from blockdiff.workspace.definitions import Definition, TagKind
 from blockdiff.workspace.imports import Import, family_of, imports_of
 from blockdiff.workspace.index import Index
 from blockdiff.workspace.receivers import completed, receivers, types_of
@@ -32,7 +32,7 @@ _NAME = re.compile(r"[^\W\d]\w{2,}")
 _IMPORT_FROM = re.compile(r"^[ \t]*from[ \t]+([.\w]+)[ \t]+import\b[^\n]*$")
 _EXPLICIT = frozenset({"python", "javascript", "rust", "java", "lua"})  # names have to be imported
 
-Key = tuple[str, str, str]
+DefinitionKey = tuple[str, str, str]
 """Path, class and name of a definition."""
 
 
@@ -50,8 +50,8 @@ class ContextPieces:
 
     snippets: tuple[Snippet, ...] = ()
     tokens: int = 0
-    needed: frozenset[Key] = frozenset()
-    shown: frozenset[Key] = frozenset()
+    needed: frozenset[DefinitionKey] = frozenset()
+    shown: frozenset[DefinitionKey] = frozenset()
 
 
 def context_pieces(
@@ -168,10 +168,10 @@ class _Found:
     packed: what has found room.
     """
 
-    chosen: dict[Key, tuple[Definition, float]] = field(default_factory=dict)
-    members: dict[Key, list[Definition]] = field(default_factory=dict)
-    needed: set[Key] = field(default_factory=set)
-    packed: set[Key] = field(default_factory=set)
+    chosen: dict[DefinitionKey, tuple[Definition, float]] = field(default_factory=dict)
+    members: dict[DefinitionKey, list[Definition]] = field(default_factory=dict)
+    needed: set[DefinitionKey] = field(default_factory=set)
+    packed: set[DefinitionKey] = field(default_factory=set)
 
     def add(self, definition: Definition, weight: float, needed: bool) -> None:
         key = key_of(definition)
@@ -181,7 +181,7 @@ class _Found:
             self.needed.add(key)
 
 
-def key_of(definition: Definition) -> Key:
+def key_of(definition: Definition) -> DefinitionKey:
     return definition.path, definition.container, definition.name
 
 
@@ -258,14 +258,14 @@ class _Search:
     def _classes(self, name: str, by_name: dict[str, list[Definition]]) -> list[Definition]:
         """Classes of a name, or that a function of this name returns."""
         ranked = self._ranked(by_name.get(name, []))
-        classes = [d for d in ranked if d.kind in (Kind.CLASS, Kind.TYPE)]
+        classes = [d for d in ranked if d.kind in (TagKind.CLASS, TagKind.TYPE)]
         if classes:
             return classes
         for definition in ranked[:1]:
-            if definition.kind in (Kind.FUNCTION, Kind.METHOD):
+            if definition.kind in (TagKind.FUNCTION, TagKind.METHOD):
                 names = _returned(definition, self._place.language)
                 found = self._index.named(names, self._place.language)
-                return self._ranked([d for d in found if d.kind is Kind.CLASS])
+                return self._ranked([d for d in found if d.kind is TagKind.CLASS])
         return []
 
     def _add_class(self, definition: Definition, weight: float, asked: bool) -> None:
@@ -281,7 +281,7 @@ class _Search:
             key=lambda m: (
                 not (typed and m.name.startswith(typed)),
                 -place.weights.get(m.name, 0.0),
-                m.kind is Kind.FIELD,
+                m.kind is TagKind.FIELD,
                 m.line,
             ),
         )
@@ -320,7 +320,7 @@ class _Search:
             for definition in self._meant(name, by_name.get(name, [])):
                 if not self._is_seen(definition):
                     self._found.add(definition, weight, name in place.nearest)
-                    if definition.kind is Kind.CLASS and weight >= 0.5:
+                    if definition.kind is TagKind.CLASS and weight >= 0.5:
                         self._add_class(definition, weight, False)
 
     def _meant(self, name: str, found: list[Definition]) -> list[Definition]:
@@ -338,7 +338,7 @@ class _Search:
         guessed = [d for d in guessed if not d.path.startswith("/")]
         if guessed and len({d.path for d in guessed}) < _AMBIGUOUS:
             return _overloads(self._ranked(guessed))
-        members = [d for d in found if d.container and d.kind is Kind.METHOD]
+        members = [d for d in found if d.container and d.kind is TagKind.METHOD]
         if len({key_of(d)[:2] for d in members}) == 1 and f".{name}" in place.seen:
             return members[:1]
         return []
