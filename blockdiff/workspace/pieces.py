@@ -16,17 +16,20 @@ from blockdiff.types import Hole, Snippet
 from blockdiff.workspace.definitions import Definition, TagKind
 from blockdiff.workspace.imports import Import, family_of, imports_of
 from blockdiff.workspace.index import Index
-from blockdiff.workspace.receivers import completed, receivers, types_of
+from blockdiff.workspace.receivers import bound, completed, receivers, types_of
 from blockdiff.workspace.render import Shown, in_order, text_of
 
-CHARACTERS_PER_TOKEN = 3.2
-"""Of signatures, on the low side: nobody here has a tokenizer."""
+CHARACTERS_PER_TOKEN = 3.5
+"""Of signatures, on the low side (3.7 in those of Python): nobody here has a tokenizer."""
 
 _LINES_BEFORE, _LINES_AFTER = 30, 10  # that names are looked for in
 _NEAREST = 2  # lines before the hole whose names have to be there
 _MOST_NAMES = 120
+_BOUND = 10  # lines before the hole whose variables may be used next
+_MOST_RECEIVERS = 12
 _AMBIGUOUS = 4  # definitions of a name in as many files say nothing of which is meant
 _MEMBERS, _MEMBERS_ASKED_FOR = 10, 40
+_CLOSE = 0.2  # weight of a class whose members are shown, too
 _IMPORTED = 0.05  # weight of a name that is imported and not near
 _NAME = re.compile(r"[^\W\d]\w{2,}")
 _IMPORT_FROM = re.compile(r"^[ \t]*from[ \t]+([.\w]+)[ \t]+import\b[^\n]*$")
@@ -232,7 +235,8 @@ class _Search:
         near = "\n".join(place.before[-6_000:].split("\n")[-_LINES_BEFORE:])
         asked = [self._asked[0]] if self._asked else []
         others = reversed(receivers(near, place.language))
-        names = list(dict.fromkeys((*asked, *others)))[:10]
+        new = bound("\n".join(near.split("\n")[-_BOUND:]))
+        names = list(dict.fromkeys((*asked, *others, *new)))[:_MOST_RECEIVERS]
         return [(name, types_of(name, place.before, place.language)) for name in names]
 
     def _add_members(
@@ -320,7 +324,7 @@ class _Search:
             for definition in self._meant(name, by_name.get(name, [])):
                 if not self._is_seen(definition):
                     self._found.add(definition, weight, name in place.nearest)
-                    if definition.kind is TagKind.CLASS and weight >= 0.5:
+                    if definition.kind is TagKind.CLASS and weight >= _CLOSE:
                         self._add_class(definition, weight, False)
 
     def _meant(self, name: str, found: list[Definition]) -> list[Definition]:
