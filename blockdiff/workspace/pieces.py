@@ -7,9 +7,11 @@ files. Nothing comes twice, and nothing that the window around the hole shows an
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from blockdiff.syntax.grammars import language_of
 from blockdiff.types import Hole, Snippet
@@ -92,7 +94,7 @@ def context_pieces(
     found = _Found()
     snippets: list[Snippet] = []
     if index is not None:
-        name = path if not path.startswith("/") else _relative(index, path)
+        name = index.name_of(Path(path)) if os.path.isabs(path) else path
         found = _Search(index, _Place.of(text, hole, name, language, window)).found()
         snippets = _packed(index, found, language, room)
         room -= sum(map(_size, snippets))
@@ -114,12 +116,6 @@ def _is_in(edit: Snippet, ring: Sequence[Snippet]) -> bool:
         return False
     added = [line[1:] for line in lines if line.startswith("+")]
     return any(all(line in shown.text for line in added) for shown in ring)
-
-
-def _relative(index: Index, path: str) -> str:
-    from pathlib import Path
-
-    return index.name_of(Path(path))
 
 
 def _size(snippet: Snippet) -> int:
@@ -339,7 +335,7 @@ class _Search:
             return _overloads(here)
         is_type = name[:1].isupper() and not name.isupper()
         guessed = tops if is_type or family_of(place.language) not in _EXPLICIT else []
-        guessed = [d for d in guessed if not d.path.startswith("/")]
+        guessed = [d for d in guessed if not os.path.isabs(d.path)]
         if guessed and len({d.path for d in guessed}) < _AMBIGUOUS:
             return _overloads(self._ranked(guessed))
         members = [d for d in found if d.container and d.kind is TagKind.METHOD]
@@ -365,7 +361,7 @@ class _Search:
             return (
                 definition.path not in files,
                 definition.path != place.path,
-                definition.path.startswith("/"),
+                os.path.isabs(definition.path),
                 -_common(folder, definition.path),
             )
 
