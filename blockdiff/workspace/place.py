@@ -17,7 +17,7 @@ _NAME = re.compile(r"[^\W\d]\w{2,}")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class HolePlace:
     """A hole, and what is seen around it.
 
     Attributes:
@@ -36,7 +36,7 @@ class Place:
     imports: tuple[Import, ...]
 
     @classmethod
-    def of(cls, text: str, hole: Hole, path: str, language: str, window: int) -> Place:
+    def of(cls, text: str, hole: Hole, path: str, language: str, window: int) -> HolePlace:
         before, after = text[: hole.start], text[hole.end :]
         characters = int(window * CHARACTERS_PER_TOKEN)
         seen = before[-characters * 2 // 3 :] + after[: characters // 3]

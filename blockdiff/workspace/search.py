@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from blockdiff.workspace.definitions import Definition, TagKind
 from blockdiff.workspace.imports import family_of
 from blockdiff.workspace.index import Index
-from blockdiff.workspace.place import Place
+from blockdiff.workspace.place import HolePlace
 from blockdiff.workspace.receivers import bound, completed, receivers, types_of
 
 _LINES = 30  # before the hole, whose receivers are looked at
@@ -28,7 +28,7 @@ DefinitionKey = tuple[str, str, str]
 
 
 @dataclass(slots=True)
-class Found:
+class Wanted:
     """Attributes:
     chosen: definitions with their weight.
     members: of a class at a key: which of them, the likeliest first.
@@ -56,13 +56,13 @@ def key_of(definition: Definition) -> DefinitionKey:
 class Search:
     """Looks up what one place asks for."""
 
-    def __init__(self, index: Index, place: Place) -> None:
-        self._index, self._place, self._found = index, place, Found()
+    def __init__(self, index: Index, place: HolePlace) -> None:
+        self._index, self._place, self._found = index, place, Wanted()
         self._imported: dict[str, set[str]] = {}  # files by the name that a text has from them
         self._modules: dict[str, list[str]] = {}  # files by the alias of a module
         self._asked = completed(place.before, place.language)
 
-    def found(self) -> Found:
+    def found(self) -> Wanted:
         place = self._place
         self._resolve_imports()
         guesses = self._types()
@@ -242,7 +242,7 @@ class Search:
         return definition.path == self._place.path and head in self._place.seen
 
 
-def _is_public(definition: Definition, place: Place) -> bool:
+def _is_public(definition: Definition, place: HolePlace) -> bool:
     name = definition.name
     if name.startswith("__") and name.endswith("__"):
         return name == "__init__"
@@ -253,7 +253,7 @@ def _is_public(definition: Definition, place: Place) -> bool:
     return True
 
 
-def _same_package(definition: Definition, place: Place) -> bool:
+def _same_package(definition: Definition, place: HolePlace) -> bool:
     """Whether names need no import: files of a folder in Go and Java, all in C."""
     if place.language not in ("go", "java"):
         return False
