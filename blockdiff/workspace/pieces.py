@@ -18,7 +18,7 @@ from blockdiff.workspace.definitions import Definition
 from blockdiff.workspace.index import Index
 from blockdiff.workspace.place import CHARACTERS_PER_TOKEN, HolePlace
 from blockdiff.workspace.render import Shown, in_order, text_of
-from blockdiff.workspace.search import DefinitionKey, Search, Wanted, key_of
+from blockdiff.workspace.search import DefinitionKey, Search, Selection, key_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def context_pieces(
     """
     language = language_of(path, language)
     room = int(budget * CHARACTERS_PER_TOKEN)
-    found = Wanted()
+    found = Selection()
     snippets: list[Snippet] = []
     if index is not None:
         name = index.name_of(Path(path)) if os.path.isabs(path) else path
@@ -102,7 +102,7 @@ def _size(snippet: Snippet) -> int:
     return len(snippet.text) + len(snippet.path) + 4
 
 
-def _packed(index: Index, found: Wanted, language: str, room: int) -> list[Snippet]:
+def _packed(index: Index, found: Selection, language: str, room: int) -> list[Snippet]:
     """As many as find room, by weight; those of one file together, the weightiest file first."""
     files: dict[str, list[Shown]] = {}
     is_open: dict[str, bool] = {}

@@ -28,7 +28,7 @@ DefinitionKey = tuple[str, str, str]
 
 
 @dataclass(slots=True)
-class Wanted:
+class Selection:
     """Attributes:
     chosen: definitions with their weight.
     members: of a class at a key: which of them, the likeliest first.
@@ -57,12 +57,12 @@ class Search:
     """Looks up what one place asks for."""
 
     def __init__(self, index: Index, place: HolePlace) -> None:
-        self._index, self._place, self._found = index, place, Wanted()
+        self._index, self._place, self._found = index, place, Selection()
         self._imported: dict[str, set[str]] = {}  # files by the name that a text has from them
         self._modules: dict[str, list[str]] = {}  # files by the alias of a module
         self._asked = completed(place.before, place.language)
 
-    def found(self) -> Wanted:
+    def found(self) -> Selection:
         place = self._place
         self._resolve_imports()
         guesses = self._types()
