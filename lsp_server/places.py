@@ -1,9 +1,8 @@
 """What is shown of other files, fixed for a place: typing there changes nothing of it.
 
 The engine keeps what it has encoded for as long as the context begins the same. So what was chosen
-for a line holds while somebody types in it, and in the lines around it for as long as nothing is
-missing: until the cursor moves on, another document was worked on, or an attribute is completed of
-something that is not there yet.
+for a line holds while somebody types in it, whatever that is, and in the lines around it for as
+long as nothing is missing there, unless another document was worked on meanwhile.
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from blockdiff.syntax.grammars import language_of
 from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.types import Hole, Snippet
 from blockdiff.workspace.pieces import ContextPieces, context_pieces
-from blockdiff.workspace.receivers import completed
 from lsp_server.document import Document
 from lsp_server.recent_edits import RecentEdits
 from lsp_server.ring import Ring
@@ -30,7 +27,6 @@ _AROUND = 40  # lines that a choice holds for
 class _Held:
     """Attributes:
     line: the last one it was used in; `first`: the one it was chosen in.
-    receiver: what an attribute was completed of there; empty: of nothing.
     turn: see `Places`.
     uris: of the ring and the edits in it.
     """
@@ -38,7 +34,6 @@ class _Held:
     pieces: ContextPieces
     first: int
     line: int
-    receiver: str
     turn: int
     settings: ContextSettings
     uris: frozenset[str]
@@ -68,24 +63,21 @@ class Places:
             self._last, self._turn = document.uri, self._turn + 1
         held = self._held.get(document.uri)
         line = text.count("\n", 0, hole.start)
-        language = language_of(name_of(document.uri), document.language)
-        asked = completed(text[max(0, hole.start - 400) : hole.start], language)
-        receiver = asked[0] if asked else ""
-        if held is not None and (held.turn, held.settings) == (self._turn, settings):
-            if self._may_show(document, held):
-                if held.line == line and receiver in ("", held.receiver):
-                    return held.pieces
-                pieces, uris = self._chosen(document, text, hole, settings, window)
-                if abs(line - held.first) <= _AROUND and pieces.needed <= held.pieces.shown:
-                    held.line, held.receiver = line, receiver
-                    return held.pieces
-                self._held[document.uri] = _Held(
-                    pieces, line, line, receiver, self._turn, settings, uris
-                )
-                return pieces
+        if held is not None and not self._holds(held, document, settings):
+            held = None
+        if held is not None and held.line == line:
+            return held.pieces
         pieces, uris = self._chosen(document, text, hole, settings, window)
-        self._held[document.uri] = _Held(pieces, line, line, receiver, self._turn, settings, uris)
+        if held is not None and abs(line - held.first) <= _AROUND:
+            if pieces.needed <= held.pieces.shown:
+                held.line = line
+                return held.pieces
+        self._held[document.uri] = _Held(pieces, line, line, self._turn, settings, uris)
         return pieces
+
+    def _holds(self, held: _Held, document: Document, settings: ContextSettings) -> bool:
+        same = (held.turn, held.settings) == (self._turn, settings)
+        return same and self._may_show(document, held)
 
     def _chosen(
         self, document: Document, text: str, hole: Hole, settings: ContextSettings, window: int

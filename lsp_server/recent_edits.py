@@ -22,6 +22,7 @@ class _Edit:
     """Attributes:
     base: the document before it; `after`: as it stood last.
     line: where it was touched last.
+    diff: None until somebody asks.
     """
 
     uri: str
@@ -30,6 +31,7 @@ class _Edit:
     after: str
     line: int
     seconds: float
+    diff: str | None = None
 
 
 class RecentEdits:
@@ -54,7 +56,7 @@ class RecentEdits:
         last = next((e for e in reversed(self._edits) if e.uri == document.uri), None)
         near = last is not None and abs(line - last.line) <= _NEAR
         if last is not None and near and now - last.seconds < _REST_SECONDS:
-            last.after, last.line, last.seconds = text, line, now
+            last.after, last.line, last.seconds, last.diff = text, line, now, None
             self._edits.remove(last)
             self._edits.append(last)
         else:
@@ -73,8 +75,10 @@ class RecentEdits:
                 continue
             if edit.uri == document.uri and abs(edit.line - line) <= 2 * _NEAR:
                 continue
-            if text := _diff(edit.base, edit.after):
-                yield edit.uri, text
+            if edit.diff is None:
+                edit.diff = _diff(edit.base, edit.after)
+            if edit.diff:
+                yield edit.uri, edit.diff
 
 
 def _diff(before: str, after: str) -> str:

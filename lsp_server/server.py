@@ -19,7 +19,6 @@ from pygls.lsp.server import LanguageServer
 import blockdiff
 from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import BlockdiffError
-from blockdiff.syntax.grammars import EXTENSIONS
 from blockdiff.system.ignored import IgnoreFiles
 from blockdiff.types import OnProgress, Progress
 from lsp_server import greeting, messages, settings
@@ -38,6 +37,7 @@ from lsp_server.messages import InfillParams, RefinementParams, RewriteParams, S
 from lsp_server.places import Places
 from lsp_server.protocol import Protocol, position_from, range_from, range_to
 from lsp_server.recent_edits import RecentEdits
+from lsp_server.registrations import registrations
 from lsp_server.ring import Ring
 from lsp_server.sessions import Sessions
 from lsp_server.settings import Settings
@@ -224,7 +224,7 @@ def _add_life(server: Server) -> None:
             await configuration.pull()
         finally:  # whatever is wrong with them: nobody waits for others
             server.start_with_settings()
-        if wanted := _registrations(server.client_capabilities.workspace):
+        if wanted := registrations(server.client_capabilities.workspace):
             with contextlib.suppress(JsonRpcException):
                 await server.client_register_capability_async(types.RegistrationParams(wanted))
 
@@ -243,33 +243,6 @@ def _add_life(server: Server) -> None:
         server.missed.save()
         await server.delivery.stop()
         await server.engine.aclose()
-
-
-def _registrations(
-    workspace: types.WorkspaceClientCapabilities | None,
-) -> list[types.Registration]:
-    """What a client that can is to tell: settings that change, and source files."""
-    found = []
-    settings_ = workspace and workspace.did_change_configuration
-    if settings_ and settings_.dynamic_registration:
-        found.append(
-            types.Registration(
-                "blockdiff-configuration",
-                types.WORKSPACE_DID_CHANGE_CONFIGURATION,
-                types.DidChangeConfigurationRegistrationOptions(section=SECTION),
-            )
-        )
-    files = workspace and workspace.did_change_watched_files
-    if files and files.dynamic_registration:
-        glob = "**/*.{" + ",".join(sorted(end[1:] for end in EXTENSIONS)) + "}"
-        found.append(
-            types.Registration(
-                "blockdiff-files",
-                types.WORKSPACE_DID_CHANGE_WATCHED_FILES,
-                types.DidChangeWatchedFilesRegistrationOptions([types.FileSystemWatcher(glob)]),
-            )
-        )
-    return found
 
 
 async def _asked_settings(server: Server) -> Any:

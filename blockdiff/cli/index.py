@@ -13,6 +13,7 @@ from blockdiff.cli.infill import print_json
 from blockdiff.errors import IndexUnusable, InputFileError, InvalidRequest
 from blockdiff.workspace import store
 from blockdiff.workspace.definitions import Definition
+from blockdiff.workspace.files import MOST_FILES
 from blockdiff.workspace.index import Index, file_of
 from blockdiff.workspace.pieces import ContextPieces, context_pieces
 
@@ -115,6 +116,8 @@ def _show_counts(found: Index, report: dict[str, Any], as_json: bool) -> None:
     print(f"{file or 'in memory'}  {size / 1e6:.1f} MB")
     for name, (files, definitions) in sorted(counts.items()):
         print(f"{name:<12}{files:>8} files {definitions:>9} definitions")
+    if report["files"] >= MOST_FILES:
+        print(f"the {MOST_FILES} files nearest to the root; those of other files are not in it")
     if report["ended"]:
         print(f"{report['read']} read, {report['removed']} gone, {report['seconds']:.1f} s")
     else:

@@ -33,7 +33,7 @@ _COMMENT_MARK = re.compile(
 _DECORATORS = ("@property", "@staticmethod", "@classmethod", "@cached_property", "@overload")
 
 
-class Kind(str, Enum):
+class TagKind(str, Enum):
     """What is defined."""
 
     FUNCTION = "function"
@@ -56,7 +56,7 @@ class Definition:
     """
 
     name: str
-    kind: Kind
+    kind: TagKind
     signature: str
     doc: str = ""
     container: str = ""
@@ -93,7 +93,7 @@ def definitions(data: bytes, language: str) -> list[Definition]:
         made = _definition(tag, language, data)
         if made is None:
             continue
-        key = (made.container, made.name, "" if made.kind is Kind.FIELD else made.signature)
+        key = (made.container, made.name, "" if made.kind is TagKind.FIELD else made.signature)
         if key not in seen:
             seen.add(key)
             found.append(made)
@@ -146,9 +146,9 @@ def _definition(tag: _Tag, language: str, data: bytes) -> Definition | None:
         around = around.inside
     container = tag.scope or (around.name if around else "")
     container = _bare(container)
-    kind = Kind(tag.kind)
-    if container and kind in (Kind.FUNCTION, Kind.CONSTANT):
-        kind = Kind.METHOD if kind is Kind.FUNCTION else Kind.FIELD
+    kind = TagKind(tag.kind)
+    if container and kind in (TagKind.FUNCTION, TagKind.CONSTANT):
+        kind = TagKind.METHOD if kind is TagKind.FUNCTION else TagKind.FIELD
     return Definition(
         name=tag.name,
         kind=kind,
@@ -165,14 +165,14 @@ def _bare(container: str) -> str:
     return names[-1] if names else ""
 
 
-def _signature(tag: _Tag, kind: Kind, language: str, data: bytes) -> str:
+def _signature(tag: _Tag, kind: TagKind, language: str, data: bytes) -> str:
     node = tag.node
     body = _body(node)
     start, end = node.start_byte, body.start_byte if body is not None else node.end_byte
-    if kind is Kind.CONSTANT and node.type == "variable_declarator" and node.parent is not None:
+    if kind is TagKind.CONSTANT and node.type == "variable_declarator" and node.parent is not None:
         start = node.parent.start_byte  # with `const`
     text = data[start : min(end, start + 4 * _LONGEST_SIGNATURE)].decode("utf-8", "replace")
-    if kind in (Kind.FIELD, Kind.CONSTANT, Kind.MACRO) and body is None:
+    if kind in (TagKind.FIELD, TagKind.CONSTANT, TagKind.MACRO) and body is None:
         text = text.split("\n", 1)[0].rstrip()
         text = f"{text} ..." if text.endswith(("[", "(")) else text
         if len(text) > _LONGEST_VALUE and "=" in text:

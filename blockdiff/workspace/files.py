@@ -28,7 +28,7 @@ _MADE = frozenset({"__pycache__", "site-packages", "target"})
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFile:
+class WorkspaceFile:
     """Attributes:
     path: relative to the workspace, with slashes.
     stamp: time of the last change in nanoseconds, and size in bytes, before it is read.
@@ -39,7 +39,7 @@ class SourceFile:
     stamp: tuple[int, int]
 
 
-def source_files(root: Path, ignored: IgnoreFiles) -> Iterator[SourceFile]:
+def source_files(root: Path, ignored: IgnoreFiles) -> Iterator[WorkspaceFile]:
     """Those below `root`. Folders that cannot be read are left out."""
     todo = deque([""])
     found = looked_at = 0
@@ -73,7 +73,7 @@ def is_entered(root: Path, folder: str, ignored: IgnoreFiles) -> bool:
     return not any(map(os.path.exists, made)) and not ignored.skips(full)
 
 
-def source_file(root: Path, path: str, ignored: IgnoreFiles) -> SourceFile | None:
+def source_file(root: Path, path: str, ignored: IgnoreFiles) -> WorkspaceFile | None:
     """A file as it is at this moment; None for one that does not belong into an index."""
     language = language_of(path)
     if language not in TAGS or not path_allowed(path):
@@ -87,7 +87,7 @@ def source_file(root: Path, path: str, ignored: IgnoreFiles) -> SourceFile | Non
         return None
     if ignored.verdict(full) is not Verdict.OPEN:
         return None
-    return SourceFile(path, language, (status.st_mtime_ns, status.st_size))
+    return WorkspaceFile(path, language, (status.st_mtime_ns, status.st_size))
 
 
 def read_source(path: Path) -> bytes | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from blockdiff.weights.store import cache_root
 from blockdiff.workspace import store
 from blockdiff.workspace.definitions import Definition, definitions
 from blockdiff.workspace.files import (
-    SourceFile,
+    WorkspaceFile,
     is_entered,
     read_source,
     source_file,
@@ -35,6 +36,7 @@ from blockdiff.workspace.store import MOST_FILES_IN_MEMORY, Store
 
 _BATCH_SECONDS = 0.5  # of work that is written together
 _PROGRESS_EVERY = 50  # files
+_KEPT_SECONDS = 90 * 86_400.0  # an index that nobody uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +132,15 @@ class Index:
         if read == len(stale):
             installed = self._add_packages(site_packages(self.root), stop)
         self._store.checkpoint()
+        if self.file is not None:
+            _forget_old(self.file)
         seconds = time.monotonic() - begun
         ended = read == len(stale) and not stop()
         return Refreshed(len(files), read, len(gone), installed, ended, seconds)
 
     def _read_all(
         self,
-        stale: list[SourceFile],
+        stale: list[WorkspaceFile],
         known: dict[str, tuple[int, int, bytes]],
         progress: OnProgress,
         stop: Callable[[], bool],
@@ -161,7 +165,7 @@ class Index:
         return done
 
     def _parsed(
-        self, file: SourceFile, known: tuple[int, int, bytes] | None
+        self, file: WorkspaceFile, known: tuple[int, int, bytes] | None
     ) -> Callable[[], None]:
         """What there is to write of a file, without a hand on the store meanwhile."""
         data = read_source(self.root / file.path)
@@ -297,9 +301,13 @@ class Index:
         return sorted(changed | (known.keys() - there.keys()))
 
     def is_open(self, path: str) -> bool:
-        """Whether a file may be shown to a model at this moment."""
-        full = Path(path) if path.startswith("/") else self.root / path
-        return self._ignored.verdict(full) is Verdict.OPEN
+        """Whether the signatures of a file may be shown to a model at this moment.
+
+        Those of installed packages may although git does not track them.
+        """
+        if os.path.isabs(path):
+            return self._ignored.verdict(Path(path)) is not Verdict.CLOSED
+        return self._ignored.verdict(self.root / path) is Verdict.OPEN
 
     def name_of(self, path: Path) -> str:
         """A file as definitions name it: relative to the workspace; else as it is."""
@@ -374,7 +382,16 @@ def file_of(root: Path) -> Path:
     return cache_root() / "index" / f"{name}.sqlite"
 
 
-def _python_imports(data: bytes, file: SourceFile) -> list[tuple[str, str]]:
+def _forget_old(file: Path) -> None:
+    """Remove the indexes beside this one that nobody has used for long."""
+    with contextlib.suppress(OSError):
+        os.utime(file)
+        for other in file.parent.glob("*.sqlite"):
+            if time.time() - other.stat().st_mtime > _KEPT_SECONDS:
+                store.remove(other)
+
+
+def _python_imports(data: bytes, file: WorkspaceFile) -> list[tuple[str, str]]:
     if file.language != "python":
         return []
     return [

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from blockdiff.workspace.definitions import Definition, Kind, definitions
-from blockdiff.workspace.files import MOST_BYTES, SourceFile
+from blockdiff.workspace.definitions import Definition, TagKind, definitions
+from blockdiff.workspace.files import MOST_BYTES, WorkspaceFile
 from blockdiff.workspace.imports import imports_of
 from blockdiff.workspace.store import digest_of
 
@@ -34,7 +34,7 @@ def site_packages(root: Path) -> list[Path]:
 
 def signatures(
     folders: Sequence[Path], imported: Sequence[tuple[str, str]]
-) -> Iterator[tuple[SourceFile, Read]]:
+) -> Iterator[tuple[WorkspaceFile, Read]]:
     """The files that imported names are defined in, and how to read the public definitions."""
     seen: set[Path] = set()
     todo = [(module, name, _DEPTH) for module, name in imported]
@@ -70,13 +70,13 @@ def _file_of(folders: Sequence[Path], module: str) -> Path | None:
     return None
 
 
-def _source(path: Path) -> SourceFile | None:
+def _source(path: Path) -> WorkspaceFile | None:
     try:
         status = path.stat()
     except OSError:
         return None
     stamp = (status.st_mtime_ns, status.st_size)
-    return SourceFile(path.as_posix(), "python", stamp) if status.st_size <= MOST_BYTES else None
+    return WorkspaceFile(path.as_posix(), "python", stamp) if status.st_size <= MOST_BYTES else None
 
 
 def _reader(path: Path) -> Read:
@@ -91,7 +91,7 @@ def _reader(path: Path) -> Read:
 
 
 def _is_public(definition: Definition) -> bool:
-    if definition.kind is Kind.FIELD and definition.signature.startswith("self."):
+    if definition.kind is TagKind.FIELD and definition.signature.startswith("self."):
         return False
     return not definition.container.startswith("_") and (
         not definition.name.startswith("_") or definition.name == "__init__"

@@ -17,6 +17,7 @@ _CLASS = re.compile(
     r"((?:\s+(?:extends|implements|for)\s+[\w<>., ]+|\s*:\s*(?:public\s+)?[\w:<>, ]+)*)\s*\{"
 )
 _GO_RECEIVER = re.compile(r"^func\s*\(\s*(\w+)\s+\*?(\w+)", re.MULTILINE)
+_ASSIGNED = re.compile(r"(?<![\w.])([^\W\d]\w{1,80})\s*(?::\s*[^=\n]{1,80})?:?=(?!=)")
 _IMPORT_LINES = re.compile(r"^\s*(?:#\s*include|import|from|use|package)\b.*$", re.MULTILINE)
 _NAME = re.compile(r"[^\W\d]\w*")
 _SEARCHED = 20_000  # characters before the hole
@@ -47,6 +48,12 @@ def receivers(text: str, language: str) -> list[str]:
     text = _IMPORT_LINES.sub("", text)
     found = re.finditer(rf"(?<![\w.])((?:{_WORD}(?:{mark})){{0,8}}{_WORD})(?:{mark}){_WORD}", text)
     return list(dict.fromkeys(one[1] for one in found))
+
+
+def bound(text: str) -> list[str]:
+    """The names that a text assigns to, the last first: one of them is used next, as a rule."""
+    found = _ASSIGNED.findall(text)
+    return list(dict.fromkeys(reversed(found)))
 
 
 def types_of(receiver: str, before: str, language: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from blockdiff.workspace.definitions import Definition, Kind
+from blockdiff.workspace.definitions import Definition, TagKind
 
 _COMMENTS = {"python": "#", "lua": "--"}
 
@@ -55,7 +55,7 @@ def _lines(definition: Definition, language: str, documented: bool) -> list[str]
     doc = f"{_mark(language)} {definition.doc}" if documented and definition.doc else ""
     head = definition.signature.split("\n")
     if language == "python":
-        is_code = definition.kind in (Kind.FUNCTION, Kind.METHOD, Kind.CLASS)
+        is_code = definition.kind in (TagKind.FUNCTION, TagKind.METHOD, TagKind.CLASS)
         head[-1] += " ..." if is_code and head[-1].endswith(":") else ""
         if doc:
             head[-1] += f"  {doc}"
@@ -65,7 +65,8 @@ def _lines(definition: Definition, language: str, documented: bool) -> list[str]
 
 def _is_outside(member: Definition, language: str) -> bool:
     """Whether the signature says by itself what it is a member of."""
-    return language in ("go", "lua") and member.kind is Kind.METHOD and "func" in member.signature
+    is_method = language in ("go", "lua") and member.kind is TagKind.METHOD
+    return is_method and "func" in member.signature
 
 
 def _mark(language: str) -> str:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from blockdiff.workspace.definitions import Definition, Kind
+from blockdiff.workspace.definitions import Definition, TagKind
 
 VERSION = 1
 """Of the tables and of what the tag queries find; another one is built anew."""
@@ -245,7 +245,7 @@ class Store:
             *given,
         )
         return [
-            Definition(name, Kind(kind), signature, doc, container, line, path)
+            Definition(name, TagKind(kind), signature, doc, container, line, path)
             for name, kind, signature, doc, container, line, path in rows
         ]
 

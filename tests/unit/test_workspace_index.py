@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from blockdiff.system import child
+from blockdiff.types import Hole
 from blockdiff.workspace import files, index, store
 from blockdiff.workspace.index import Index, file_of
+from blockdiff.workspace.pieces import context_pieces
 
 STORE = '''class Store:
     """Keeps values."""
@@ -372,6 +374,7 @@ def test_signatures_of_imported_packages_come_from_stubs_first_and_are_public(ro
         "unused/__init__.py": "def never(): pass\n",
     })  # fmt: skip
     (root / ".venv/pyvenv.cfg").write_text("")
+    write(root, {".gitignore": ".venv/\n"})
     write(root, {"main.py": "import typed, stubbed\nfrom plain import Session\nimport missing\n"})
     found = Index(root)
     assert found.refresh().packages == 4
@@ -381,6 +384,11 @@ def test_signatures_of_imported_packages_come_from_stubs_first_and_are_public(ro
         "call": "def call(x: int) -> str:", "stubbed_call": "def stubbed_call(x: int) -> str:",
         "Session": "class Session:", "get": "def get(self, url):", "api": "def api():",
     }  # fmt: skip
+    text = "from plain import Session\ns = Session()\ns."
+    shown = context_pieces(found, text, Hole(len(text), len(text)), "main.py", "", 256).snippets
+    assert "    def get(self, url): ...\n" in "".join(snippet.text for snippet in shown)
+    write(root, {".blockdiffignore": ".venv/\n"})
+    assert not context_pieces(found, text, Hole(len(text), len(text)), "main.py", "", 256).snippets
     write(root, {"main.py": "import typed\n"})
     assert found.refresh().packages == 1
     assert found.named(["get"], "python") == []
@@ -394,3 +402,12 @@ def test_one_that_is_closed_finds_nothing_and_stays(root: Path) -> None:
     assert found.named(["load"], "python") == [] and not found.update(root / "store.py")
     assert not said
     assert names(Index(root)) == {"Store", "load", "Open"}
+
+
+def test_indexes_that_nobody_uses_go_and_those_in_use_stay(root: Path, tmp_path: Path) -> None:
+    write(tmp_path / "other", {"a.py": "def other(): pass\n"})
+    for folder in (root, tmp_path / "other"):
+        Index(folder).refresh()
+        os.utime(file_of(folder), (1, 1))
+    Index(root).refresh()
+    assert file_of(root).exists() and not file_of(tmp_path / "other").exists()
