@@ -61,8 +61,10 @@ class Sampler(SamplerState):
         """What `run` does behind a prefilled prompt, its forwards left to whoever asks."""
         try:
             if self.own_mask is not None and self.config.mode is not Mode.AR:
-                own = SelfSpeculation if self.config.mode is Mode.VERIFY else CausalBlocks
-                yield own(self, prompt, self.own_mask)
+                if self.config.mode is Mode.VERIFY:
+                    yield SelfSpeculation(self, prompt, self.own_mask)
+                else:
+                    yield CausalBlocks(self, prompt, self.own_mask)
                 return
             denoises = canvas.tokens or self.config.rule is not Rule.TRUST
             if self.config.mode is Mode.DIFFUSION and denoises:

@@ -45,8 +45,9 @@ def is_diffusion(kind: DiffusionKind | None) -> bool:
 
 def own_mask(kind: DiffusionKind | None) -> int | None:
     """The mask that a checkpoint with all three modes drafts with; None: it is no such one."""
-    tri = kind is not None and kind.attention is AttentionPattern.CAUSAL_BLOCK
-    return kind.mask_token_id if kind is not None and tri else None
+    if kind is None or kind.attention is not AttentionPattern.CAUSAL_BLOCK:
+        return None
+    return kind.mask_token_id
 
 
 def drafting_of(kind: DiffusionKind) -> DraftingConfig:

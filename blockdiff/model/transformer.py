@@ -386,7 +386,7 @@ class Transformer(nn.Module):
             (batch, new, hidden_size)
         """
         x = self._embedded(tokens, gate)
-        placed = self._placed(positions, torch.arange(len(tokens), device=x.device)[:, None])
+        placed = self._placed(positions)
         fused = self.fused if mask.dim() == 2 and placed.query is None else None
         if fused is not None and fused.takes([cache], gate):
             segment = Segment(tokens.shape[1], mask, cast(KeyValues, cache))
@@ -424,8 +424,7 @@ class Transformer(nn.Module):
         """
         x = self._embedded(tokens, gate)
         sizes = [segment.size for segment in segments]
-        owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-        placed = self._placed(positions, owner.to(x.device)[None])
+        placed = self._placed(positions, sizes)
         fused = self.fused if placed.query is None else None
         if fused is not None and fused.takes([segment.cache for segment in segments], gate):
             return fused.run(x, placed[:2], segments, gate, None, taps)
@@ -443,11 +442,15 @@ class Transformer(nn.Module):
         normed: Tensor = self.norm(x)
         return normed
 
-    def _placed(self, positions: Tensor, sequence: Tensor) -> Placed:
-        """With the number of the sequence that each position belongs to, (batch, 1) or (1, new)."""
+    def _placed(self, positions: Tensor, sizes: Sequence[int] = ()) -> Placed:
+        """Of a batch of sequences, or of one row that holds sequences of these `sizes`."""
         routed, experts = None, self.config.experts
         if experts is not None and experts.capacity:
-            routed = positions // experts.block + sequence * self.config.max_positions
+            owner = torch.arange(len(sizes) or len(positions), device=positions.device)
+            if sizes:
+                owner = owner.repeat_interleave(torch.tensor(sizes, device=positions.device))
+            owner = owner[None] if sizes else owner[:, None]
+            routed = positions // experts.block + owner * self.config.max_positions
         query = query_scale(self.config, positions)
         return Placed(*rotary_tables(self.config, positions), query, routed)
 

@@ -62,6 +62,17 @@ def test_a_converted_folder_is_what_int8_makes_of_the_original(
     assert text(target) == text(folder)
 
 
+def test_a_converted_folder_keeps_its_slowed_angles(tmp_path: Path) -> None:
+    """YaRN, and queries that grow behind the 16 positions of the first training."""
+    folder, target = write(tmp_path / "it", "nemotron", ffn=64), tmp_path / "int8"
+    convert(folder, target, quiet)
+    direct = load_transformer(folder, dtype=torch.int8)
+    stored = load_transformer(target, dtype=torch.int8)
+    assert stored.config == direct.config and stored.config.rope_scaling is not None
+    tokens, mask = list(range(5, 25)), masks.causal(0, 20)
+    assert torch.equal(tiny.forward(direct, tokens, mask), tiny.forward(stored, tokens, mask))
+
+
 def test_q4_k_is_what_ggufs_reader_makes_of_it() -> None:
     torch.manual_seed(0)
     weight = torch.randn(40, 512) * torch.rand(40, 1)
