@@ -28,7 +28,7 @@ SHORTEN := 2>&1 | tee .venv/setup.log | awk '/(Downloading|Using cached) .* \([0
 	{print "  " $$0; fflush()} /^Installing collected/ {print "  unpacking"; fflush()}' \
 	|| { tail -n 40 .venv/setup.log >&2; exit 1; }
 
-.PHONY: help setup demo test test-fast bench bench-overhead bench-shared gpu-check lint docs clean
+.PHONY: help setup demo test test-fast bench bench-overhead bench-shared gpu-check cluster-check lint docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,10 @@ bench-denoise: .venv/.stamp-dev  ## a denoising step of a 0.5B shape beside tran
 
 gpu-check: .venv/.stamp-dev  ## on a GPU: right, fast and within memory? six minutes, no weights
 	@$(RUN) tests.bench.gpu_check $(ARGS)
+
+cluster-check: .venv/.stamp-cluster  ## a team's engine on Ray: two replicas, one killed, one beside two
+	@OMP_NUM_THREADS=1 $(RUN) pytest tests/unit/test_cluster.py $(ARGS)
+	@$(RUN) tests.bench.cluster
 
 bench-syntax: .venv/.stamp-dev  ## verdicts on filled holes beside those of the compilers here
 	@$(RUN) tests.bench.syntax_verdicts $(ARGS)
@@ -117,6 +121,11 @@ clean:  ## remove .venv and caches
 .venv/.stamp-rivals: .venv/.stamp-dev
 	@echo "installing OpenVINO, and what llama.cpp is built with"
 	@$(PIP) -e '.[engine,train,bench,rivals,dev]' $(SHORTEN)
+	@touch $@
+
+.venv/.stamp-cluster: .venv/.stamp-dev
+	@echo "installing Ray, 300 MB"
+	@$(PIP) -e '.[engine,train,bench,dev,cluster]' $(SHORTEN)
 	@touch $@
 
 .venv/.stamp-editors: .venv/.stamp-dev

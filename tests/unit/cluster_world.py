@@ -1,4 +1,4 @@
-"""A team's engine on Ray in miniature: two replicas of a tiny checkpoint on this machine's cores."""
+"""A team's engine on Ray in miniature: replicas of a tiny checkpoint on cores of this machine."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def checkpoint(folder: Path, width: int = 32, layers: int = 2) -> Path:
     return folder
 
 
-def request(document: str, at: int, tokens: int = 8, seed: int = 0, path: str = "") -> InfillRequest:
+def request(
+    document: str, at: int, tokens: int = 8, seed: int = 0, path: str = ""
+) -> InfillRequest:
     decoding = DecodingConfig(mode=Mode.AR, max_tokens=tokens, temperature=1.0, seed=seed)
     return InfillRequest(document, Hole(at, at), path=path, decoding=decoding)
 
