@@ -19,8 +19,8 @@ README, GUIDE = ROOT / "README.md", ROOT / "docs" / "cli.md"
 WIDTH = "80"
 COMMANDS = (
     "infill", "rewrite", "serve", "compat", "users add", "users remove", "users list", "status",
-    "stop", "doctor", "backend allow", "backend forbid", "backend list", "models list", "models info", "models pull",
-    "models check", "models convert", "models remove",
+    "stop", "doctor", "backend allow", "backend forbid", "backend list",
+    "models list", "models info", "models pull", "models check", "models convert", "models remove",
 )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""What a second replica brings: 16 clients write at a team's engine with one replica, then with two.
+"""What a second replica brings: 16 clients at a team's engine with one replica, then with two.
 
     python -m tests.bench.cluster [--seconds 6]
 
-Each replica has one thread. Both are measured in one run; of a machine with two busy cores the ratio
-says how busy they are, so that the load before is shown, too.
+Each replica has one thread. Both are measured in one run; where others use the cores as well, the
+ratio says how much, so that the load before is shown, too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from contextlib import aclosing
 from pathlib import Path
 
-from blockdiff.types import Finished
+from blockdiff.types import Finished, Refinement
 from tests.unit.cluster_world import Team, checkpoint, deploy, request, team
 
 _CLIENTS = 16
@@ -34,12 +34,16 @@ async def tokens_in(world: Team, seconds: float) -> float:
         async with world.client() as client:
             while time.monotonic() < end:
                 asked = request(f"value{who} = 1\n" * 20, 30, 256, next(seeds), f"{who}.py")
+                tokens = 0
                 async with aclosing(client.infill(asked)) as events:
                     async for event in events:
+                        if isinstance(event, Refinement):
+                            tokens = len(event.spans)
+                        elif isinstance(event, Finished):
+                            tokens = event.tokens
                         if time.monotonic() > end:
-                            return
-                        if isinstance(event, Finished):
-                            written += event.tokens
+                            break
+                written += tokens
 
     await asyncio.gather(*map(one, range(_CLIENTS)))
     return written / seconds

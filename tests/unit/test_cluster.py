@@ -28,7 +28,7 @@ DOCUMENT = "def area(w, h):\n    return w * h\n"
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("team")
-    with team(folder, checkpoint(folder / "tiny")) as made:
+    with team(folder, checkpoint(folder / "tiny", width=128, layers=6)) as made:
         yield made
 
 
@@ -146,10 +146,13 @@ def test_a_user_who_is_removed_is_not_let_in_any_more(world: Team) -> None:
 def test_who_leaves_ends_his_request(world: Team) -> None:
     before = metric(world, "blockdiff_requests_total", outcome="cancelled")
 
+    async def leave(client: Any, seed: int) -> None:
+        async with aclosing(client.infill(request("x = 1\n" * 20, 30, 1024, seed))) as events:
+            await anext(events)
+
     async def story() -> None:
         async with world.client() as client:
-            async with aclosing(client.infill(request(DOCUMENT, 20, 1024))) as events:
-                await anext(events)
+            await asyncio.gather(*(leave(client, seed) for seed in range(4)))
 
     run(story())
 

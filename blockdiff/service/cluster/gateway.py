@@ -109,10 +109,13 @@ class Gateway:
         """Those of every replica with its name, and what each user asked for."""
         registry = CollectorRegistry()
         registry.register(self._requests)
-        texts = await self._replicas.broadcast("metrics").results_async(
-            timeout_s=_ANSWER_SECONDS, return_exceptions=True
-        )
-        registry.register(_OfReplicas(dict(text for text in texts if isinstance(text, tuple))))
+        try:
+            told = await self._replicas.broadcast("metrics").results_async(
+                timeout_s=_ANSWER_SECONDS, return_exceptions=True
+            )
+        except (RayServeException, TimeoutError):  # none runs
+            told = []
+        registry.register(_OfReplicas(dict(one for one in told if isinstance(one, tuple))))
         return generate_latest(registry)
 
     def ask(self, call: wire.Call, client: str) -> tuple[Mailbox, Callable[[], None]]:
