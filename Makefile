@@ -31,7 +31,7 @@ SHORTEN := 2>&1 | tee .venv/setup.log | awk '/(Downloading|Using cached) .* \([0
 	{print "  " $$0; fflush()} /^Installing collected/ {print "  unpacking"; fflush()}' \
 	|| { tail -n 40 .venv/setup.log >&2; exit 1; }
 
-.PHONY: help setup demo test test-fast bench bench-overhead bench-shared gpu-check gpu-train lint docs clean
+.PHONY: help setup demo test test-fast bench bench-overhead bench-shared gpu-check gpu-train cluster-check lint docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -70,6 +70,10 @@ gpu-train: .venv/.stamp-dev  ## on a GPU: train the adapter for nine minutes, dr
 	@$(RUN) blockdiff train run build/gpu-train --corpus $(CORPUS) --minutes 9 --measure-minutes 1 \
 		--length 1024 --noisy-positions 1024 --workers 12 --ngrams $(SHIPPED)/ngrams.safetensors \
 		--initial $(SHIPPED)/adapter.safetensors --export build/gpu-train/adapter $(ARGS)
+
+cluster-check: .venv/.stamp-cluster  ## a team's engine on Ray: two replicas, one killed, one beside two
+	@OMP_NUM_THREADS=1 $(RUN) pytest tests/unit/test_cluster.py $(ARGS)
+	@$(RUN) tests.bench.cluster
 
 bench-syntax: .venv/.stamp-dev  ## verdicts on filled holes beside those of the compilers here
 	@$(RUN) tests.bench.syntax_verdicts $(ARGS)
@@ -126,6 +130,11 @@ clean:  ## remove .venv and caches
 .venv/.stamp-rivals: .venv/.stamp-dev
 	@echo "installing OpenVINO, and what llama.cpp is built with"
 	@$(PIP) -e '.[engine,train,bench,rivals,dev]' $(SHORTEN)
+	@touch $@
+
+.venv/.stamp-cluster: .venv/.stamp-dev
+	@echo "installing Ray, 300 MB"
+	@$(PIP) -e '.[engine,train,bench,dev,cluster]' $(SHORTEN)
 	@touch $@
 
 .venv/.stamp-editors: .venv/.stamp-dev

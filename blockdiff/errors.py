@@ -229,7 +229,7 @@ class BackendFailed(EngineUnavailable):
 
 
 class RateLimited(BlockdiffError):
-    """A remote backend was asked too often, or its quota is used up."""
+    """A remote backend or a team's engine was asked too often, or a quota is used up."""
 
     code = "rate_limited"
     exit_code = ExitCode.NETWORK
@@ -279,6 +279,7 @@ _EXTRAS = {
     "train": ("matplotlib", "accelerate"),
     "bench": ("xllamacpp",),
     "rivals": ("openvino", "openvino_genai"),
+    "cluster": ("ray", "limits"),
 }
 
 

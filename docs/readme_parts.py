@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "cli.md"
 WIDTH = "80"
 COMMANDS = (
-    "infill", "rewrite", "serve", "compat", "status", "stop", "doctor", "index", "backend allow",
-    "backend forbid", "backend list", "models list", "models info", "models pull",
-    "models check", "models convert", "models remove",
+    "infill", "rewrite", "serve", "compat", "users add", "users remove", "users list", "status",
+    "stop", "doctor", "index", "backend allow", "backend forbid", "backend list",
+    "models list", "models info", "models pull", "models check", "models convert", "models remove",
 )  # fmt: skip
 
 

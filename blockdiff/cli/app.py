@@ -232,6 +232,12 @@ def compat(context: typer.Context) -> None:
     _delegate("blockdiff.cli.compat", context)
 
 
+@_delegated("users")
+def users(context: typer.Context) -> None:
+    """Say who may use a team's engine."""
+    _delegate("blockdiff.cli.users", context)
+
+
 @_delegated("status")
 def status(context: typer.Context) -> None:
     """Show whether an engine is running and what it does."""

@@ -17,13 +17,13 @@ import json
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import httpx
 
 from blockdiff.client import endpoint, wire
 from blockdiff.client.endpoint import Address, Runtime
+from blockdiff.client.handle import EngineHandle
 from blockdiff.client.starter import Joined, Starter, StartOptions, model_name, silent
 from blockdiff.errors import (
     BlockdiffError,
@@ -78,8 +78,8 @@ class EngineOptions:
             )
 
 
-class EngineClient:
-    """Talks to one engine; safe to use from any number of tasks of one event loop."""
+class EngineClient(EngineHandle):
+    """Talks to one engine."""
 
     def __init__(
         self,
@@ -104,19 +104,7 @@ class EngineClient:
         self._connecting = asyncio.Lock()
         self._session: _Session | None = None
 
-    async def __aenter__(self) -> EngineClient:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
     async def aclose(self) -> None:
-        """Cut all connections; the engine goes on for other clients."""
         if self._session is not None:
             await self._leave(self._session)
 
@@ -139,20 +127,8 @@ class EngineClient:
         """The models the engine knows, as docs/service.md shows them. Raises as `connect`."""
         return list((await self._get("/v1/models"))["models"])
 
-    async def infill(
-        self,
-        request: InfillRequest,
-        *,
-        priority: Priority = Priority.EXPLICIT,
-        source: str = "",
-        start: bool = True,
-    ) -> AsyncGenerator[StreamEvent, None]:
-        """Yield progress while the model loads, refinements, then exactly one `Finished`; of a
-        request with several holes, one `Filled`.
-
-        A newer automatic request replaces an older one with the same, non-empty `source`. A
-        request that the engine had not begun to answer when it went away is sent once more. Unless
-        told not to `start` one, an engine that is gone is started anew.
+    async def _events(self, call: wire.Call, start: bool) -> AsyncGenerator[StreamEvent, None]:
+        """A request that the engine had not begun to answer when it went away is sent once more.
 
         Raises:
             Cancelled: a Superseded, if a newer automatic request took the place of this one.
@@ -160,23 +136,10 @@ class EngineClient:
             EngineStopping: it was told to stop in the middle of the request.
             BlockdiffError: as `connect`, and what the engine says: InvalidRequest, OutOfMemory ...
         """
-        body = wire.body_of(wire.call_to_json(wire.Call(request, priority, source)))
-        hurry = priority is Priority.AUTOMATIC
-        async with contextlib.aclosing(self._stream("/v1/infill", body, start, hurry)) as events:
-            async for event in events:
-                yield event
-
-    async def rewrite(
-        self,
-        request: RewriteRequest,
-        *,
-        priority: Priority = Priority.EXPLICIT,
-        source: str = "",
-        start: bool = True,
-    ) -> AsyncGenerator[StreamEvent, None]:
-        """The same for rewriting a span. ModelUnsupported if the model cannot do it this way."""
-        body = wire.body_of(wire.call_to_json(wire.Call(request, priority, source)))
-        async with contextlib.aclosing(self._stream("/v1/rewrite", body, start)) as events:
+        path = "/v1/rewrite" if isinstance(call.request, RewriteRequest) else "/v1/infill"
+        body = wire.body_of(wire.call_to_json(call))
+        hurry = call.priority is Priority.AUTOMATIC
+        async with contextlib.aclosing(self._stream(path, body, start, hurry)) as events:
             async for event in events:
                 yield event
 

@@ -9,6 +9,7 @@ from blockdiff.errors import (
     EngineStopping,
     InvalidRequest,
     NotPermitted,
+    RateLimited,
     RequestTooLarge,
     Unauthorized,
 )
@@ -19,6 +20,7 @@ _STATUS: dict[type[BlockdiffError], int] = {
     Unauthorized: 401,
     NotPermitted: 403,
     EngineMismatch: 409,
+    RateLimited: 429,
     EngineBusy: 503,
     EngineStopping: 503,
 }

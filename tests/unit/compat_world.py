@@ -39,8 +39,12 @@ WRITING = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "sort\n```\nb\na\n```"}]},
     "/v1/fim/completions": {"prompt": BEFORE + CURSOR, "suffix": AFTER},
     "/api/generate": {"prompt": BEFORE + CURSOR, "suffix": AFTER},
+    "/api/chat": {"messages": [{"role": "user", "content": "sort\n```\nb\na\n```"}]},
 }  # fmt: skip
 """The least body of each endpoint that writes."""
+
+REWRITING = {"/v1/chat/completions", "/api/chat"}
+"""Those of them whose answer comes whole, and is not cut off."""
 
 
 class WritingEngine(OneByOne):

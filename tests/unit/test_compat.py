@@ -25,6 +25,7 @@ from tests.unit.compat_world import (
     AFTER,
     BEFORE,
     CURSOR,
+    REWRITING,
     TEXT,
     WRITING,
     Compat,
@@ -257,6 +258,16 @@ def test_a_prompt_is_taken_apart(prompt: str, suffix: str | None, text: Text) ->
     assert Text.of_prompt(prompt, suffix) == text
 
 
+def test_ollama_chats_about_a_block_of_code(world: Compat) -> None:
+    with world.http() as http:
+        lines = http.post("/api/chat", json=WRITING["/api/chat"]).text.splitlines()
+    *pieces, end = map(json.loads, lines)
+    said = "".join(piece["message"]["content"] for piece in [*pieces, end])
+    assert end["done"] and end["done_reason"] == "stop" and not any(p["done"] for p in pieces)
+    assert said.startswith("```") and TEXT in said
+    assert isinstance(world.engine.requests[-1], RewriteRequest)
+
+
 def test_an_instruction_of_llama_vim_rewrites_its_selection(world: Compat) -> None:
     with world.http() as http:
         raw = http.post("/v1/chat/completions", json=INSTRUCTION).text
@@ -332,7 +343,7 @@ def test_bad_bodies_are_refused_in_the_words_of_the_protocol(
     count = len(world.engine.requests)
     with world.http() as http:
         for path, least in WRITING.items():
-            if path == "/v1/chat/completions" and "stop" in raw:
+            if path in REWRITING and "stop" in raw:
                 continue  # of a rewrite nothing is left out
             wrong = raw
             if isinstance(raw, dict):
@@ -399,7 +410,7 @@ def test_a_body_that_is_cut_leaves_the_server_as_it_was(world: Compat) -> None:
         assert again.post("/infill", json=WRITING["/infill"]).json()["content"] == TEXT
 
 
-@pytest.mark.parametrize("path", sorted(WRITING.keys() - {"/v1/chat/completions"}))  # it is whole
+@pytest.mark.parametrize("path", sorted(WRITING.keys() - REWRITING))
 def test_an_engine_that_fails_ends_a_stream_with_an_error(world: Compat, path: str) -> None:
     world.engine.fails = OutOfMemory("not enough memory", "close other programs")
     world.engine.go.clear()

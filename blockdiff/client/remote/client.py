@@ -12,11 +12,11 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 import blockdiff
 from blockdiff.client.endpoint import Runtime
+from blockdiff.client.handle import EngineHandle
 from blockdiff.client.remote import allowed
 from blockdiff.client.remote.answer import AnswerText
 from blockdiff.client.remote.around import around, instructed
@@ -30,7 +30,7 @@ from blockdiff.client.remote.ollama import OllamaWire
 from blockdiff.client.remote.openai import OpenAIWire
 from blockdiff.client.remote.options import Backend, BackendOptions
 from blockdiff.client.remote.turns import Turns, unless_over
-from blockdiff.client.wire import API_VERSION, EngineState, Health
+from blockdiff.client.wire import API_VERSION, Call, EngineState, Health
 from blockdiff.errors import (
     BackendFailed,
     EngineMismatch,
@@ -64,8 +64,8 @@ _MOST_NAME = 120  # characters of a model's name
 _USUAL_SPEED = 2000.0  # context tokens in a second, of one that does not say
 
 
-class RemoteClient:
-    """Talks to one backend; safe to use from any number of tasks of one event loop."""
+class RemoteClient(EngineHandle):
+    """Talks to one backend."""
 
     def __init__(self, options: BackendOptions, runtime: Runtime | None = None) -> None:
         self._options = options
@@ -76,19 +76,7 @@ class RemoteClient:
         self._answered, self._speed = "", 0.0
         self._turns = Turns()
 
-    async def __aenter__(self) -> RemoteClient:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
     async def aclose(self) -> None:
-        """Cut all connections."""
         await self._connection.aclose()
 
     async def health(self, *, start: bool = True) -> Health:
@@ -111,17 +99,20 @@ class RemoteClient:
         names = [e.get("id") or e.get("name") for e in entries if isinstance(e, dict)]
         return [name[:_MOST_NAME] for name in names if isinstance(name, str) and name]
 
-    async def infill(
-        self,
-        request: InfillRequest,
-        *,
-        priority: Priority = Priority.EXPLICIT,
-        source: str = "",
-        start: bool = True,
-    ) -> AsyncGenerator[StreamEvent, None]:
-        """Yield refinements, then exactly one `Finished` or, for several holes, `Filled`.
+    async def _events(self, call: Call, start: bool) -> AsyncGenerator[StreamEvent, None]:
+        async with self._turns.take(call.priority, call.source) as turn:
+            if isinstance(call.request, RewriteRequest):
+                making = self._rewritten(call.request, turn, call.priority)
+            else:
+                making = self._filled(with_language(call.request), turn, call.priority)
+            async with contextlib.aclosing(making) as events:
+                async for event in events:
+                    yield event
 
-        The holes are written one after another in the order of the text, each with the texts of
+    async def _filled(
+        self, request: InfillRequest, turn: asyncio.Event | None, priority: Priority
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """The holes are written one after another in the order of the text, each with the texts of
         those before in place.
 
         Raises:
@@ -129,39 +120,32 @@ class RemoteClient:
             BackendNotAllowed: it is on a machine that the user has not named himself.
             BlockdiffError: as `Connection.objects`; EngineMismatch if the model has changed.
         """
-        request = with_language(request)
-        async with self._turns.take(priority, source) as turn:
-            numbers = itertools.count()
-            if not request.also:
-                asked = self._hole(request, turn, priority, numbers)
-                async with contextlib.aclosing(asked) as events:
-                    async for event in events:
+        numbers = itertools.count()
+        if not request.also:
+            asked = self._hole(request, turn, priority, numbers)
+            async with contextlib.aclosing(asked) as events:
+                async for event in events:
+                    yield event
+            return
+        ends: dict[int, Finished] = {}
+        began = time.monotonic()
+        order = sorted(range(len(request.holes)), key=lambda i: request.holes[i].start)
+        for index in order * (2 if request.revise else 1):
+            texts = [ends[i].text if i in ends else "" for i in range(len(order))]
+            asked = self._hole(request.only(index, texts), turn, priority, numbers, index)
+            async with contextlib.aclosing(asked) as events:
+                async for event in events:
+                    if isinstance(event, Finished):
+                        ends[index] = event
+                    else:
                         yield event
-                return
-            ends: dict[int, Finished] = {}
-            began = time.monotonic()
-            order = sorted(range(len(request.holes)), key=lambda i: request.holes[i].start)
-            for index in order * (2 if request.revise else 1):
-                texts = [ends[i].text if i in ends else "" for i in range(len(order))]
-                asked = self._hole(request.only(index, texts), turn, priority, numbers, index)
-                async with contextlib.aclosing(asked) as events:
-                    async for event in events:
-                        if isinstance(event, Finished):
-                            ends[index] = event
-                        else:
-                            yield event
-            elapsed = 1e3 * (time.monotonic() - began)
-            yield Filled(request.request_id, tuple(ends[i] for i in range(len(order))), elapsed)
+        elapsed = 1e3 * (time.monotonic() - began)
+        yield Filled(request.request_id, tuple(ends[i] for i in range(len(order))), elapsed)
 
-    async def rewrite(
-        self,
-        request: RewriteRequest,
-        *,
-        priority: Priority = Priority.EXPLICIT,
-        source: str = "",
-        start: bool = True,
+    async def _rewritten(
+        self, request: RewriteRequest, turn: asyncio.Event | None, priority: Priority
     ) -> AsyncGenerator[StreamEvent, None]:
-        """The same for rewriting a span by an instruction. Raises ModelUnsupported without one,
+        """Only by an instruction. Raises ModelUnsupported without one,
         where the backend cannot do it."""
         instruction = request.instruction.strip()
         if not instruction and self._options.backend is not Backend.INCEPTION:
@@ -170,20 +154,19 @@ class RemoteClient:
             )
         frame = Frame.of(request.document, request.span)
         inner = with_language(request.infill(frame.hole))
-        async with self._turns.take(priority, source) as turn:
-            model = await self._model()
-            asked = instructed(inner, instruction)
-            call = self._wire.rewrite(asked, model)
-            answer = AnswerText(inner, instructed=True, unchanged=call.unchanged)
-            written = self._written(inner, call, answer, turn, priority, itertools.count(), 0)
-            async with contextlib.aclosing(written) as events:
-                async for event in events:
-                    if isinstance(event, Finished):
-                        yield frame.put(event)
-                    elif isinstance(event, Refinement):
-                        yield _framed(event, frame)
-                    else:
-                        yield event
+        model = await self._model()
+        asked = instructed(inner, instruction)
+        call = self._wire.rewrite(asked, model)
+        answer = AnswerText(inner, instructed=True, unchanged=call.unchanged)
+        written = self._written(inner, call, answer, turn, priority, itertools.count(), 0)
+        async with contextlib.aclosing(written) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    yield frame.put(event)
+                elif isinstance(event, Refinement):
+                    yield _framed(event, frame)
+                else:
+                    yield event
 
     async def warm(self, request: InfillRequest, *, source: str = "") -> Warmed:
         """Let it encode the context of a request that is expected, where that costs nothing.

@@ -18,7 +18,7 @@ _ROOM = 4  # times what a replica should have: commands overtake completions onl
 _HEAD = {"node:__internal_head__": 0.001}  # the gateway runs where the file of users is
 
 
-def app(args: dict[str, Any]) -> serve.Application:
+def application(args: dict[str, Any]) -> serve.Application:
     """What `serve run blockdiff.service.cluster:app KEY=VALUE ...` runs. Raises InvalidRequest."""
     options = ClusterOptions.of(args)
     engine = ServeOptions(

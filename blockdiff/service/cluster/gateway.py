@@ -31,7 +31,7 @@ from blockdiff.errors import (
     as_error,
 )
 from blockdiff.service.bodies import Bodies
-from blockdiff.service.cluster.messages import Asked, ReplicaState
+from blockdiff.service.cluster.messages import ReplicaCall, ReplicaState
 from blockdiff.service.cluster.options import ClusterOptions
 from blockdiff.service.cluster.users import Quotas, UsersFile
 from blockdiff.service.compat.app import Compat
@@ -53,7 +53,7 @@ log = logging.getLogger("blockdiff.service")
 class Gateway:
     """A `ServedEngine` whose worker is any of the replicas."""
 
-    async def __init__(self, replicas: DeploymentHandle, options: ClusterOptions) -> None:
+    def __init__(self, replicas: DeploymentHandle, options: ClusterOptions) -> None:
         self._replicas, self._options = replicas, options
         self._write = replicas.options(stream=True).write
         self._users = UsersFile(Path(options.users))
@@ -109,10 +109,13 @@ class Gateway:
         """Those of every replica with its name, and what each user asked for."""
         registry = CollectorRegistry()
         registry.register(self._requests)
-        texts = await self._replicas.broadcast("metrics").results_async(
-            timeout_s=_ANSWER_SECONDS, return_exceptions=True
-        )
-        registry.register(_OfReplicas(dict(text for text in texts if isinstance(text, tuple))))
+        try:
+            told = await self._replicas.broadcast("metrics").results_async(
+                timeout_s=_ANSWER_SECONDS, return_exceptions=True
+            )
+        except (RayServeException, TimeoutError):  # none runs
+            told = []
+        registry.register(_OfReplicas(dict(one for one in told if isinstance(one, tuple))))
         return generate_latest(registry)
 
     def ask(self, call: wire.Call, client: str) -> tuple[Mailbox, Callable[[], None]]:
@@ -122,7 +125,7 @@ class Gateway:
             mailbox.put(Progress(call.request.request_id, _STARTING, 0.0))
         # Ray cancels with a request what it has asked for; what is shared may outlive the first.
         answering = contextvars.Context().run(
-            asyncio.ensure_future, self._answer(Asked(call, client), mailbox)
+            asyncio.ensure_future, self._answer(ReplicaCall(call, client), mailbox)
         )
 
         def supersede() -> None:
@@ -143,7 +146,7 @@ class Gateway:
         answering.add_done_callback(over)
         return mailbox, lambda: no_op(answering.cancel())
 
-    async def _answer(self, asked: Asked, mailbox: Mailbox) -> None:
+    async def _answer(self, asked: ReplicaCall, mailbox: Mailbox) -> None:
         outcome = "cancelled"
         try:
             end = await self._written(asked, mailbox)
@@ -152,7 +155,7 @@ class Gateway:
         finally:
             self._requests.labels(asked.user, outcome).inc()
 
-    async def _written(self, asked: Asked, mailbox: Mailbox) -> JobResult:
+    async def _written(self, asked: ReplicaCall, mailbox: Mailbox) -> JobResult:
         """How a call ends; what comes before goes into the mailbox. What no replica had begun to
         write when it went away is given to another one."""
         for _ in range(_ATTEMPTS):

@@ -9,7 +9,7 @@ from blockdiff.types import InfillRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReplicaCall:
     """A call, and which user it is of."""
 
     call: wire.Call

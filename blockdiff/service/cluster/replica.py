@@ -10,7 +10,7 @@ from ray import serve
 from blockdiff.client.wire import EngineState
 from blockdiff.errors import BlockdiffError, EngineStopping
 from blockdiff.service.app import Service
-from blockdiff.service.cluster.messages import Asked, ReplicaState
+from blockdiff.service.cluster.messages import ReplicaCall, ReplicaState
 from blockdiff.service.launcher import ServeOptions, loader
 from blockdiff.service.scheduler import Message, Scheduler
 from blockdiff.service.stream import is_end
@@ -25,7 +25,7 @@ _PACE_SECONDS = 0.03  # between two drafts of a request: an eye sees no more of 
 class Replica:
     """The scheduler and the worker of `blockdiff serve` without its endpoints."""
 
-    async def __init__(self, options: ServeOptions) -> None:
+    async def __init__(self, options: ServeOptions) -> None:  # type: ignore[misc]  # Ray awaits it
         """Ends when the model is loaded: Ray sends requests from then on. Raises why it is not."""
         self._scheduler = Scheduler()
         self._worker = Worker(self._scheduler, loader(options))
@@ -36,7 +36,7 @@ class Replica:
         if self._worker.failure is not None:
             raise self._worker.failure
 
-    async def write(self, asked: Asked) -> AsyncGenerator[Message, None]:
+    async def write(self, asked: ReplicaCall) -> AsyncGenerator[Message, None]:
         """What a call brings, its end last; a failure is one. Closing the iterator cancels it."""
         try:
             mailbox, cancel = self._service.ask(asked.call, asked.user)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from blockdiff.service.cluster.messages import Asked
+from blockdiff.service.cluster.messages import ReplicaCall
 
 _CHUNK = 64  # characters
 _MOST_CHUNKS = 256  # of one request: what comes behind them belongs to the same document
@@ -68,7 +68,7 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]
 
 def _chunks(pending: PendingRequest) -> Iterator[int]:
     """The text of a request in parts, each of which stands for all before it as well."""
-    asked = next((value for value in pending.args if isinstance(value, Asked)), None)
+    asked = next((value for value in pending.args if isinstance(value, ReplicaCall)), None)
     if asked is None:
         return
     chain = hash(asked.path)

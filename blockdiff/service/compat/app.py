@@ -59,6 +59,7 @@ _BODIES: dict[str, type[RequestBody]] = {
     "/v1/chat/completions": openai.ChatBody,
     "/v1/fim/completions": mistral.FimBody,
     "/api/generate": ollama.GenerateBody,
+    "/api/chat": ollama.OllamaChatBody,
 }
 _OPEN = ("/health", "/v1/health")  # a token would be of no use to what only waits
 

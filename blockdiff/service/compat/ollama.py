@@ -1,4 +1,4 @@
-"""The protocol of Ollama: `/api/generate`, and what is asked before it."""
+"""The protocol of Ollama: `/api/generate`, `/api/chat`, and what is asked before them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Any
 
 from blockdiff.errors import BlockdiffError, InvalidRequest
 from blockdiff.service.compat.answer import line
-from blockdiff.service.compat.asked import AnswerLimits, Ask, Sampling, Text, all_texts
+from blockdiff.service.compat.asked import (
+    AnswerLimits,
+    Ask,
+    Sampling,
+    Text,
+    all_texts,
+    rewriting,
+)
+from blockdiff.service.compat.openai import ChatMessage
 from blockdiff.service.compat.problem import Problem
 from blockdiff.service.compat.served import Served
 from blockdiff.service.compat.writing import Answer
@@ -27,6 +35,10 @@ class Options:
     top_p: float = 1.0
     seed: int | None = None
 
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.num_predict, self.temperature, self.top_p, self.seed)
+
 
 @dataclass(frozen=True, slots=True)
 class GenerateBody:
@@ -44,20 +56,45 @@ class GenerateBody:
             raise InvalidRequest("format and images are not supported", "leave them out")
         if not self.prompt and not self.suffix:
             return Ask(None)  # so clients ask for a model to be loaded
-        options = self.options
-        sampling = Sampling(options.num_predict, options.temperature, options.top_p, options.seed)
         text = Text.of_prompt(self.prompt, self.suffix)
-        return text.asked(sampling, AnswerLimits(all_texts(options.stop, "stop")), context_tokens)
+        limits = AnswerLimits(all_texts(self.options.stop, "stop"))
+        return text.asked(self.options.sampling, limits, context_tokens)
 
     def form(self, served: Served) -> OllamaForm:
         return OllamaForm(served.model)
 
 
 @dataclass(frozen=True, slots=True)
+class OllamaChatBody:
+    """What is read of the body of `POST /api/chat`."""
+
+    messages: tuple[ChatMessage, ...] = ()
+    options: Options = Options()
+    stream: bool = True
+    format: Any = None
+    tools: Any = None
+
+    def asked(self, context_tokens: int) -> Ask:
+        if self.format or self.tools:
+            raise InvalidRequest("format and tools are not supported", "leave them out")
+        if not self.messages:
+            return Ask(None)  # so clients ask for a model to be loaded
+        messages = [(message.role, message.text()) for message in self.messages]
+        return rewriting(messages, self.options.sampling, context_tokens)
+
+    def form(self, served: Served) -> OllamaForm:
+        return OllamaForm(served.model, chats=True)
+
+
+@dataclass(frozen=True, slots=True)
 class OllamaForm:
-    """How Ollama says an answer: a line of JSON for each piece. There are no comments."""
+    """How Ollama says an answer: a line of JSON for each piece. There are no comments.
+
+    One that `chats` says it as a message of the assistant.
+    """
 
     model: str
+    chats: bool = False
     media_type: str = field(default="application/x-ndjson", init=False)
     silence: bytes = field(default=b"", init=False)
 
@@ -74,8 +111,11 @@ class OllamaForm:
         return line(refusal(Problem.of(error)))
 
     def _value(self, text: str, answer: Answer | None) -> dict[str, Any]:
+        said = {"message": {"role": "assistant", "content": text}} if self.chats else {
+            "response": text
+        }  # fmt: skip
         value: dict[str, Any] = {
-            "model": self.model, "created_at": _now(), "response": text, "done": answer is not None
+            "model": self.model, "created_at": _now(), **said, "done": answer is not None
         }  # fmt: skip
         if answer is None:
             return value

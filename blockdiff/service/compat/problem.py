@@ -14,6 +14,7 @@ _KINDS = {
     404: "not_found_error",
     405: "invalid_request_error",
     413: "invalid_request_error",
+    429: "rate_limit_error",
     503: "unavailable_error",
 }
 
