@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from blockdiff.config import TransformerConfig
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.transformer import RMSNorm, Transformer, rotary_tables
+from blockdiff.model.transformer import Block, RMSNorm, Transformer, rotary_tables
 
 
 class Markov(str, Enum):
@@ -127,9 +128,9 @@ class BlockDrafter(nn.Module):
         x = self.feature_norm(self.fusion(features))
         rotary = rotary_tables(self.config.stack, positions)
         for index, block in enumerate(self.stack.blocks):
-            k, v = block.attention.keys_values(x, rotary)  # type: ignore[union-attr, operator]
-            parts = zip(caches, k.split(sizes, 2), v.split(sizes, 2), strict=True)  # type: ignore[arg-type]
-            for cache, keys, values in parts:
+            k, v = cast(Block, block).attention.keys_values(x, rotary)
+            parts = (torch.split(some, list(sizes), 2) for some in (k, v))
+            for cache, keys, values in zip(caches, *parts, strict=True):
                 if cache is not None:
                     cache.append(index, keys, values)
 

@@ -168,8 +168,8 @@ def _read(
         found = [_published(dict(other)) for other in others]
         made = [_published({"can": [], **other}) for other in drafting]
         names = [entry.name for entry in entries] + [other.name for other in found]
-        if lost := [one.name for one in made if one.target not in names]:
-            raise ValueError(f"drafters of models that are not named: {lost}")
+        if lost := [one.name for one in made if one.target not in {other.name for other in found}]:
+            raise ValueError(f"drafters of checkpoints that are not named: {lost}")
         names += [one.name for one in made]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"named twice: {sorted(twice)}")

@@ -162,10 +162,9 @@ def drafter_shape(config: Mapping[str, Any], source: str) -> StackShape:
     """Of a drafter, beside its target. Raises ModelCorrupt as `shape_of`."""
     shape, need = shape_of(config, source), _Numbers(config, source)
     inner = {**config, **(config.get("dflash_config") or {})}
-    read = inner.get("target_layer_ids")
-    if not isinstance(read, list):
-        raise ModelCorrupt(f"{source}: config.json: target_layer_ids is missing")
-    fusion = len(read) * shape.hidden_size**2
+    named = inner.get("target_layer_ids")  # else as many as it has of its own
+    read = len(named) if isinstance(named, list) else need("num_hidden_layers")
+    fusion = read * shape.hidden_size**2
     markov = 2 * need("vocab_size") * config["markov_rank"] if config.get("markov_rank") else 0
     return replace(shape, attention=shape.attention + fusion + markov, shares_ends=True)
 
