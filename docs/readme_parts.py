@@ -37,7 +37,7 @@ def updated(text: str) -> str:
 def guide() -> str:
     """docs/cli.md: the help of every command that users need."""
     head = "# The commands\n\nWhat `blockdiff COMMAND --help` says. "
-    head += "`bench`, `eval` and `train` have help of their own.\n"
+    head += "`bench`, `eval`, `lab` and `train` have help of their own.\n"
     return head + "".join(f"\n## blockdiff {name}\n{help_text(name)}" for name in COMMANDS)
 
 

@@ -1,6 +1,6 @@
 """All families side by side: the same parameters, seconds and windows; resumable at any moment.
 
-Each has its share of the time: three fifths of it train, the rest measures. What a family has
+Each has its share of the time: half of it trains, the rest measures. What a family has
 finished stands in `results/NAME.json`, what it is in the middle of in its checkpoint.
 """
 
@@ -25,7 +25,7 @@ from blockdiff.lab.samples import Judge, described, judged, lab_judge
 from blockdiff.lab.training import Bound, Budget, Lesson, Preset, Trained, bound_of, opened
 from blockdiff.train.plot import read_log
 
-_TRAINING = 0.6  # share of the time
+_TRAINING = 0.5  # share of the time
 JUDGE = "ar"
 
 OnFamily = Callable[[str, str, float], None]
@@ -66,7 +66,7 @@ def compare(
         if should_stop():
             break
         on_family(name, "measuring", share * (i + _TRAINING))
-        until = time.monotonic() + 0.55 * (1 - _TRAINING) / _TRAINING * budget.seconds
+        until = time.monotonic() + 0.5 * budget.seconds
         write_json(path, measured(lesson, _judge(folder, data, preset, seed, lesson), until))
         on_family(name, "done", share * (i + 1))
     return results(folder)

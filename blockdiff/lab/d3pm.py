@@ -15,7 +15,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from blockdiff.lab.family import LabFamily, SamplerSettings, Template, categorical, nll, one_hot
+from blockdiff.lab.family import (
+    LabFamily,
+    SamplerSettings,
+    Template,
+    categorical,
+    levels,
+    nll,
+    one_hot,
+)
 
 
 class Chain(Protocol):
@@ -137,7 +145,9 @@ class D3pm(LabFamily):
         return self.chain.steps * kl + self.prior_divergence(tokens)
 
     def _times(self, batch: int, g: torch.Generator) -> Tensor:
-        return torch.randint(1, self.chain.steps + 1, (batch, 1, 1), generator=g)
+        """From 1 to T, each as likely, spread evenly over the batch."""
+        t = (levels(batch, g) * self.chain.steps).ceil().long()
+        return t.clamp(1, self.chain.steps)[:, None, None]
 
     def corrupt(self, tokens: Tensor, t: Tensor, g: torch.Generator) -> Tensor:
         return categorical(self.chain.forward(one_hot(tokens, self.vocab_size), t), g)

@@ -48,7 +48,7 @@ class Preset:
 
 PRESETS = {
     "night": Preset(),
-    "small": Preset(hidden_size=128, n_layers=3, length=64, learning_rate=2e-3),
+    "small": Preset(hidden_size=128, n_layers=3, length=64, batch=8, learning_rate=2e-3),
     "tiny": Preset(vocab_size=320, hidden_size=32, n_layers=1, length=16, batch=4),
 }
 
@@ -121,7 +121,7 @@ class Lesson:
     ) -> None:
         """Train until the budget is spent or `should_stop`; a checkpoint is written either way.
 
-        The bound is measured at 2^14 tokens and each time they have doubled.
+        The bound is measured at 2^13 tokens and each time they have doubled.
         """
         state = self.state
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ class Lesson:
             state.tokens += tokens
             on_step(state, loss)
             milestone = 1 << (state.tokens.bit_length() - 1)
-            if milestone >= 1 << 14 and state.tokens - tokens < milestone:
+            if milestone >= 1 << 13 and state.tokens - tokens < milestone:
                 self.log(loss=loss, **asdict(self.measure(self.preset.windows // 8)))
                 self.save()
         self.family.eval()
