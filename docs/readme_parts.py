@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "cli.md"
 WIDTH = "80"
 COMMANDS = (
-    "infill", "rewrite", "serve", "compat", "status", "stop", "doctor", "backend allow",
-    "backend forbid", "backend list", "models list", "models info", "models pull",
+    "infill", "rewrite", "serve", "compat", "status", "stop", "contexts", "doctor",
+    "backend allow", "backend forbid", "backend list", "models list", "models info", "models pull",
     "models check", "models convert", "models remove",
 )  # fmt: skip
 
