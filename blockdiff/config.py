@@ -58,11 +58,12 @@ class Rule(str, Enum):
 
 
 class Reuse(str, Enum):
-    """Which keys and values a bidirectional checkpoint takes from an earlier forward."""
+    """Which keys and values are taken from a forward that saw them otherwise."""
 
-    EXACT = "exact"  # none: every forward is of the whole sequence
-    PREFIX = "approximate-prefix"  # those of what stands before the block
-    DUAL = "approximate-dual"  # those of what stands before it and behind it
+    EXACT = "exact"  # none
+    SUFFIX = "approximate-suffix"  # several holes: of what stands behind one, from the whole text
+    PREFIX = "approximate-prefix"  # bidirectional: of what stands before the block
+    DUAL = "approximate-dual"  # bidirectional: of what stands before it and behind it
 
 
 class Layout(str, Enum):
@@ -163,9 +164,9 @@ class DecodingConfig:
     edit_threshold: Annotated[
         float, about("diffusion, rule edit: replace where another is above this", gt=0, le=1)
     ] = 0.9
-    cache: Annotated[Reuse, about("bidirectional models: exact, or faster and approximate")] = (
-        Reuse.EXACT
-    )
+    cache: Annotated[
+        Reuse, about("several holes, bidirectional models: exact, or faster and approximate")
+    ] = Reuse.EXACT
     max_tokens: Annotated[
         MaxTokens, about("most tokens to write (0: 256, for a rewrite what its text needs)")
     ] = 0

@@ -19,7 +19,7 @@ README, GUIDE = ROOT / "README.md", ROOT / "docs" / "cli.md"
 WIDTH = "80"
 COMMANDS = (
     "infill", "rewrite", "serve", "compat", "users add", "users remove", "users list", "status",
-    "stop", "doctor", "index", "backend allow", "backend forbid", "backend list",
+    "stop", "contexts", "doctor", "index", "backend allow", "backend forbid", "backend list",
     "models list", "models info", "models pull", "models check", "models convert", "models remove",
 )  # fmt: skip
 

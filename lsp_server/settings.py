@@ -51,6 +51,10 @@ class EngineSettings:
     idle_minutes: Annotated[
         float, about("The engine stops after so many minutes without a request. 0: never.", ge=0)
     ] = 30.0
+    disk_cache_mib: Annotated[
+        int,
+        about("MiB of encoded context that is kept on disk for later engines. 0: none.", ge=0),
+    ] = 2048
     download: Annotated[
         bool, about("Download the model on first use; typing alone never does.")
     ] = True
@@ -109,6 +113,7 @@ class EngineSettings:
                 device=self.device,
                 dtype=self.dtype,
                 idle_seconds=60.0 * self.idle_minutes,
+                disk_cache_mib=self.disk_cache_mib,
                 download=self.download,
             ),
         )

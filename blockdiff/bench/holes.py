@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from blockdiff.config import DecodingConfig
+from blockdiff.config import DecodingConfig, Reuse
 from blockdiff.engine.batch import events_of
 from blockdiff.engine.contexts import never
 from blockdiff.engine.engine import Engine
@@ -116,6 +116,12 @@ def together(engine: Engine, request: InfillRequest) -> MultiHoleResult:
     return _attempt(engine, [request])
 
 
+def lending(engine: Engine, request: InfillRequest) -> MultiHoleResult:
+    """The same with keys and values behind the holes that all share."""
+    decoding = replace(request.decoding, cache=Reuse.SUFFIX)
+    return together(engine, replace(request, decoding=decoding))
+
+
 def singly(engine: Engine, request: InfillRequest, *, keep: bool = False) -> MultiHoleResult:
     """A request for each hole, the others blank, each on an empty cache.
 
@@ -157,11 +163,12 @@ def compare(
     wanted: Sequence[MultiHoleTask],
     *,
     kept: bool = False,
+    lend: bool = False,
     revise: bool = False,
     done: Callable[[str], None] = no_op,
 ) -> dict[str, Any]:
     """Ways to fill the holes of all tasks: `together`, `single`, and, as asked for, `kept` (one
-    request after the other, on what the earlier ones encoded) and `revised`.
+    request after the other, on what the earlier ones encoded), `lent` (see `lending`), `revised`.
 
     `ratio` is of the seconds of a task to those of `single`, `processor_ratio` the same of
     processor time. `done` takes a line on each task.
@@ -172,6 +179,8 @@ def compare(
     }
     if kept:
         ways["kept"] = lambda request: singly(engine, request, keep=True)
+    if lend:
+        ways["lent"] = lambda request: lending(engine, request)
     if revise:
         ways["revised"] = lambda request: together(engine, replace(request, revise=True))
     together(engine, wanted[0].request)  # what happens once a process is not timed

@@ -250,6 +250,12 @@ def stop(context: typer.Context) -> None:
     _delegate("blockdiff.cli.serve", context, "stop_app")
 
 
+@_delegated("contexts")
+def contexts(context: typer.Context) -> None:
+    """Show or remove the encoded contexts that are kept on disk."""
+    _delegate("blockdiff.cli.contexts", context)
+
+
 @_delegated("train")
 def train(context: typer.Context) -> None:
     """Build a corpus, train a gated adapter, count what drafts come from."""

@@ -195,6 +195,9 @@ def holes_command(
     kept: Annotated[
         bool, typer.Option("--kept", help="Also one request after the other on a warm cache.")
     ] = False,
+    lend: Annotated[
+        bool, typer.Option("--lend", help="Also together by --cache approximate-suffix.")
+    ] = False,
     revise: Annotated[
         bool, typer.Option("--revise", help="Also together and then revised once.")
     ] = False,
@@ -240,7 +243,9 @@ def holes_command(
             bar.console.print(line, highlight=False, markup=False)
             bar.advance(task)
 
-        report |= bench.compare(engine, wanted, kept=kept, revise=revise, done=done)
+        report |= bench.compare(
+            engine, wanted, kept=kept, lend=lend, revise=revise, done=done
+        )
     if not as_json:
         for name, row in report["ways"].items():
             typer.echo(

@@ -53,3 +53,13 @@ def reported_errors() -> Iterator[None]:
         sys.exit(int(pipe_closed()))
     except (Exception, KeyboardInterrupt) as exception:
         fail(as_error(exception))
+
+
+def byte_size(count: int) -> str:
+    """Bytes for people, in powers of 1000 as disks and downloads are sold."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from blockdiff.cli import interrupt
-from blockdiff.cli.console import reported_errors
+from blockdiff.cli.console import byte_size, reported_errors
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.weights import store
 from blockdiff.weights.catalog import (
@@ -86,13 +86,13 @@ def list_command() -> None:
         table.add_row(
             entry.name,
             _state_text(entry.name),
-            _size(entry.base.size),
+            byte_size(entry.base.size),
             entry.licence,
             ", ".join(skill.value for skill in Skill),
         )
     for other in [*published().values(), *drafters().values()]:
         licence = f"{other.licence} (!)" if other.terms else other.licence
-        size = _size(store.state(other.name).total)
+        size = byte_size(store.state(other.name).total)
         can = ", ".join(skill.value for skill in other.can)
         if other.target:
             can = f"draft for {other.target}"
@@ -126,11 +126,11 @@ def info_command(name: NameOrFolder = DEFAULT_MODEL) -> None:
         ("family", entry.family),
         ("context", f"{entry.context_length} tokens"),
         ("base", str(files.base)),
-        ("size", f"{_size(entry.base.size)} ({entry.base.size} bytes)"),
+        ("size", f"{byte_size(entry.base.size)} ({entry.base.size} bytes)"),
         ("sha256", entry.base.sha256),
-        ("prepared", f"{files.prepared} ({_size(found.prepared_bytes)})"),
+        ("prepared", f"{files.prepared} ({byte_size(found.prepared_bytes)})"),
         ("adapter", str(files.adapter or "none: decoding mode ar only")),
-        ("memory", ", ".join(f"{_size(n)} in {dtype}" for dtype, n in entry.memory.items())),
+        ("memory", ", ".join(f"{byte_size(n)} in {dtype}" for dtype, n in entry.memory.items())),
         ("sources", "; ".join(_sources(entry))),
         *_drafter_rows(entry.name),
     ]
@@ -217,8 +217,8 @@ def _memory_rows(shape: StackShape) -> list[tuple[str, str]]:
     rows = [("size", f"{shape.parameters / 1e9:.2f} billion parameters")]
     for dtype in shape.dtypes:
         need = shape.footprint(dtype)
-        parts = f"weights {_size(need.weights)}, keys and values {_size(need.keys_values)}"
-        rows.append(("memory", f"{_size(need.total)} in {dtype} ({parts}), computed"))
+        parts = f"weights {byte_size(need.weights)}, keys and values {byte_size(need.keys_values)}"
+        rows.append(("memory", f"{byte_size(need.total)} in {dtype} ({parts}), computed"))
     return rows
 
 
@@ -249,7 +249,7 @@ def convert_command(
         )
     with ProgressBar() as bar:
         size = convert(folder, target, bar.share, bits=bits)
-    typer.echo(f"wrote {target}, {_size(size)}")
+    typer.echo(f"wrote {target}, {byte_size(size)}")
 
 
 @app.command("check")
@@ -286,7 +286,7 @@ def remove_command(
         if not _confirmed(f"Delete {name} from {store.cache_root()}?"):
             typer.echo("kept")
             return
-    typer.echo(f"removed {name}, {_size(store.remove(name))} freed")
+    typer.echo(f"removed {name}, {byte_size(store.remove(name))} freed")
 
 
 def _confirmed(question: str) -> bool:
@@ -308,13 +308,3 @@ def _sources(entry: CatalogEntry) -> Iterator[str]:
         yield f"hub {hub.repo}@{hub.revision}"
     if wheels := entry.base.wheels:
         yield f"{wheels.parts} wheels {wheels.project.format(part='*')} {wheels.version}"
-
-
-def _size(count: int) -> str:
-    """Bytes for people, in powers of 1000 as disks and downloads are sold."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"

@@ -73,6 +73,9 @@ def serve(
     cache_mib: Annotated[
         int, typer.Option(metavar="MIB", help="encoded context to keep for later requests")
     ] = 512,
+    disk_cache_mib: Annotated[
+        int, typer.Option(metavar="MIB", help="of it, to keep on disk for later engines; 0: none")
+    ] = 2048,
     host: Annotated[
         str, typer.Option(help="interface to listen on; default: a Unix socket, or loopback")
     ] = "",
@@ -108,6 +111,7 @@ def serve(
         download=download,
         idle_seconds=idle_stop,
         cache_mib=cache_mib,
+        disk_cache_mib=disk_cache_mib,
         host=host,
         port=port,
         tls_cert=tls_cert,

@@ -50,6 +50,7 @@ class StartOptions:
         model: name or path; empty takes the default, or whatever runs already.
         idle_seconds: the engine stops after so long without a request; 0: never.
         cache_mib: of encoded context it keeps for later requests; 0: none.
+        disk_cache_mib: of it are kept on disk for later engines; 0: none.
         timeout: seconds until it must answer; loading the model is not part of it.
         command: what runs the `blockdiff` command.
     """
@@ -60,6 +61,7 @@ class StartOptions:
     idle_seconds: float = 1800.0
     download: bool = True
     cache_mib: int = 512
+    disk_cache_mib: int = 2048
     timeout: float = 60.0
     command: tuple[str, ...] = (sys.executable, "-m", "blockdiff")
 
@@ -70,6 +72,7 @@ class StartOptions:
             "--model", model_name(self.model or store.DEFAULT_MODEL),
             "--device", self.device, "--dtype", self.dtype,
             "--idle-stop", str(self.idle_seconds), "--cache-mib", str(self.cache_mib),
+            "--disk-cache-mib", str(self.disk_cache_mib),
             "--download" if self.download else "--no-download",
         ]  # fmt: skip
 

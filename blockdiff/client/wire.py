@@ -94,14 +94,21 @@ LATENCY_SECONDS, MOST_CONTEXT_TOKENS = 1.5, 4096
 """How long encoding the context of a completion may take if nobody says otherwise, and its most."""
 
 _UNMEASURED_TOKENS, _LEAST_TOKENS = 512, 128
+_SIZES = [int(_LEAST_TOKENS * 2 ** (step / 3) + 0.5) for step in range(36)]
 
 
 def affordable_context(
     speed: float, seconds: float = LATENCY_SECONDS, most: int = MOST_CONTEXT_TOKENS
 ) -> int:
-    """Context tokens that an engine of this `context_speed` encodes in so many seconds."""
+    """Context tokens that an engine of this `context_speed` encodes in so many seconds.
+
+    One of a few sizes, so that an engine that measures its speed a little otherwise than the one
+    before it shows the same windows, and finds on disk what that one has encoded.
+    """
     known = int(speed * seconds) if speed else _UNMEASURED_TOKENS
-    return max(_LEAST_TOKENS, min(known, most))
+    if known >= most:
+        return max(_LEAST_TOKENS, most)
+    return max(size for size in _SIZES if size <= max(known, _LEAST_TOKENS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class Checkpoint:
         frame: ids before and behind an infill in place.
         tables: of n-grams that `verify` drafts from.
         drafter: a model of its own that drafts for this one, in place of an adapter.
+        weights: which ones they are: the digest of a published base, or how the files look.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Checkpoint:
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     tables: tuple[NgramTable, ...] = ()
     drafter: BlockDrafter | None = None
+    weights: str = ""
 
     @property
     def transformer(self) -> Transformer:
@@ -144,14 +146,19 @@ class Checkpoint:
             install_adapter(adapter)
         progress("loading weights", 1.0)
         rows = model.config.vocab_size
+        which = files.entry.base.sha256 if files.entry is not None else _looks(weights)
         if kind is None:
             assert from_gguf is not None
             tokenizer = from_gguf.with_rows(rows, str(files.base))
             tables = shipped_tables(files, tokenizer) if with_adapter else ()
-            return cls(files.name, model, adapter, tokenizer, drafting, tables=tables)
+            return cls(
+                files.name, model, adapter, tokenizer, drafting, tables=tables, weights=which
+            )
         tokenizer = load_tokenizer(files.base, kind, rows)
         frame = published.frame_in(files.base, kind, tokenizer)
-        return cls(files.name, model, adapter, tokenizer, drafting, kind, frame)
+        return cls(
+            files.name, model, adapter, tokenizer, drafting, kind, frame, weights=which
+        )
 
 
 def tokenizer_of(files: store.ModelFiles) -> Tokenizer:
@@ -176,6 +183,12 @@ def shipped_tables(files: store.ModelFiles, tokenizer: Tokenizer) -> tuple[Ngram
     except ModelCorrupt as error:
         _log.warning("drafting without counted n-grams: %s", error.message)
         return ()
+
+
+def _looks(weights: Path) -> str:
+    """Paths, sizes and times of weights: others where the files are others."""
+    found = [(shard, shard.stat()) for shard in shard_files(weights)]
+    return repr([(str(shard), of.st_size, of.st_mtime_ns) for shard, of in found])
 
 
 def _weight_bytes(weights: Path) -> int:

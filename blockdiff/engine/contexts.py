@@ -146,6 +146,8 @@ class Contexts:
         finally:
             self.open -= 1
             if keep:
+                if prompt.lent is not None:  # what stands from there on is not exact
+                    cache.truncate(min(cache.length, prompt.lent.start))
                 self.store.put(prompt.tokens[: cache.length], cache)
             else:  # kept, it would leave the next request as little memory as this one had
                 self.store.discard(cache)

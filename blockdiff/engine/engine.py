@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ from blockdiff.engine.devices import choose_device, choose_dtype, choose_runner
 from blockdiff.engine.infilling import Infilling
 from blockdiff.engine.multi_hole import MultiHole
 from blockdiff.engine.prefix_store import DEFAULT_BYTES
+from blockdiff.engine.stored_contexts import StoredContexts, model_digest
 from blockdiff.infill.layout import Prompt, build_prompt, with_language
 from blockdiff.infill.rewrite import Frame
 from blockdiff.model import masks
@@ -147,6 +149,28 @@ class Engine:
     def cache_bytes(self) -> int:
         """What they take."""
         return self.contexts.store.nbytes
+
+    @torch.inference_mode()
+    def store_in(self, root: Path, budget: int) -> None:
+        """Begin with contexts that are stored in the folder `root`, and `store` them there.
+
+        `budget` is in bytes. Nothing is stored of checkpoints that are diffusion models themselves:
+        in their contexts a token's keys and values depend on those behind it.
+        """
+        point = self.checkpoint
+        if point.kind is not None and published.is_diffusion(point.kind):
+            return
+        cache = self.contexts.empty_cache()
+        vocab_size = point.model.config.vocab_size
+        digest = model_digest(point.weights, cache, self._runner, vocab_size)
+        self.contexts.store.stored = StoredContexts(root, digest, cache, budget)
+
+    def storing(self) -> Iterator[None]:
+        """Write what is kept to where `store_in` said, in steps of some milliseconds; what comes
+        between two of them must not ask for anything."""
+        kept = self.contexts.store
+        if kept.stored is not None:
+            yield from kept.stored.storing(kept.latest)
 
     def infill(
         self, request: InfillRequest, cancelled: Callable[[], bool] = never

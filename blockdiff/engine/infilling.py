@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+import torch
+
 from blockdiff.config import Layout, Mode, Rule
 from blockdiff.diffusion.sampler import Sampler
 from blockdiff.diffusion.snapshot import NOTHING, Generation, Snapshot
@@ -15,9 +17,11 @@ from blockdiff.engine.batch import Steps
 from blockdiff.engine.contexts import MAX_TOKENS, Contexts, resolved
 from blockdiff.engine.draft_text import DraftText
 from blockdiff.engine.remasking import Draft, Writing
-from blockdiff.infill.layout import Prompt, build_prompt, framed
+from blockdiff.infill.layout import Lent, Prompt, build_prompt, framed
 from blockdiff.infill.rewrite import verdict, without_surroundings
 from blockdiff.infill.seams import Seams
+from blockdiff.model.cache import BlockCache
+from blockdiff.model.shift import shifted
 from blockdiff.syntax.check import Faults, faults
 from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import Drafted, Finished, FinishReason, InfillRequest, Unread
@@ -34,8 +38,10 @@ class Infilling:
         instruction: str = "",
         prompt: Prompt | None = None,
         draft: str = "",
+        source: BlockCache | None = None,
     ) -> None:
-        """With a `prompt` that one is used; `draft` is what `verify` drafts from.
+        """With a `prompt` that one is used; `draft` is what `verify` drafts from, `source` holds
+        what the prompt is lent.
 
         The request names its language as `language_of` does.
         """
@@ -45,7 +51,7 @@ class Infilling:
         self._began = self._first_ms = 0.0
         hole = request.hole
         self._instructed = bool(instruction)
-        self._draft = draft
+        self._draft, self._source = draft, source
         self._prompt = prompt or build_prompt(
             request,
             self._point.tokenizer,
@@ -74,6 +80,10 @@ class Infilling:
         path = self._request.path
         with contexts.context(prompt, decoding, self._cancelled, path=path) as sampler:
             cached = sampler.cache.length
+            if (lent := prompt.lent) is not None and self._source is not None:
+                yield from sampler.prefilling(prompt.tokens[: lent.start + 1])
+                self._borrow(sampler.cache, lent, self._source)
+                cached += lent.count
             yield from sampler.prefilling(prompt.tokens)
             if isinstance(sampler, Sampler):
                 sampler.original = self._original()
@@ -109,6 +119,13 @@ class Infilling:
             cached_tokens=cached,
             drafted=Drafted(**sampler.drafted) if isinstance(sampler, Sampler) else Drafted(),
         )
+
+    @torch.inference_mode()
+    def _borrow(self, cache: BlockCache, lent: Lent, source: BlockCache) -> None:
+        """Commit what the prompt is lent, at its positions there."""
+        part = source.committed_all()[..., lent.at :, :]
+        cache.append_all(shifted(self._point.model.config, part, lent.start - lent.at))
+        cache.commit(lent.count)
 
     def _written(self, generation: Generation, start: Snapshot = NOTHING) -> Writing[Draft]:
         """Show drafts behind the tokens of `start` until the hole's text ends."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
 
+from torch import Tensor
+
+from blockdiff.config import Layout, Reuse
 from blockdiff.engine import published
 from blockdiff.engine.batch import Steps
-from blockdiff.engine.contexts import Contexts
+from blockdiff.engine.contexts import Contexts, resolved
 from blockdiff.engine.infilling import Infilling
 from blockdiff.infill.joint import build_prompts
 from blockdiff.infill.layout import Prompt
+from blockdiff.model.cache import BlockCache
+from blockdiff.model.forward import Forward
 from blockdiff.types import Filled, Finished, InfillRequest
 
 
@@ -23,6 +28,10 @@ class MultiHole:
     What stands before a hole and all holes above it is prefilled once: in the order of the text
     each begins with a copy of what the one above has prefilled. They then share their forwards.
 
+    With the cache `approximate-suffix` all of the text around the holes is prefilled once, with
+    every hole empty, and lent to each: what stands behind its nearest lines is not prefilled in its
+    place behind them (`infill/joint.py`).
+
     With `revise`, each hole that is shown the place of another is then written once more, with the
     others' texts in place and its own as the first draft.
     """
@@ -30,9 +39,13 @@ class MultiHole:
     def __init__(
         self, contexts: Contexts, request: InfillRequest, cancelled: Callable[[], bool]
     ) -> None:
-        kind = contexts.checkpoint.kind
+        point = contexts.checkpoint
         self._contexts, self._cancelled = contexts, cancelled
-        self._request = published.adapted(request, kind, instructed=False)
+        reuse = request.decoding.cache
+        self._lends = reuse is Reuse.SUFFIX and point.drafting.layout is Layout.PSM
+        if self._lends:  # that is all of it: each hole is written as with an exact cache
+            request = replace(request, decoding=replace(request.decoding, cache=Reuse.EXACT))
+        self._request = published.adapted(request, point.kind, instructed=False)
         self._prompts = self._laid_out()
         self._numbers = itertools.count()
         self._ends: dict[int, Finished] = {}
@@ -56,22 +69,44 @@ class MultiHole:
     ) -> Steps:
         """Write these holes, the others holding `texts`."""
         order = sorted(holes, key=lambda hole: self._request.holes[hole].start)
+        sources: dict[tuple[int, ...], BlockCache] = {}
+        new = dict.fromkeys(order, 0)  # tokens that were encoded to be lent, at the first to borrow
+        for hole in order:
+            if (lent := prompts[hole].lent) is not None and lent.source not in sources:
+                sources[lent.source], new[hole] = yield from self._encoded(lent.source)
         writers = []
         for hole in order:
             request, draft = self._request.only(hole, texts), texts[hole] if texts else ""
+            lent = prompts[hole].lent
             writer = Infilling(
-                self._contexts, request, self._cancelled, prompt=prompts[hole], draft=draft
-            )
+                self._contexts, request, self._cancelled, prompt=prompts[hole], draft=draft,
+                source=sources[lent.source] if lent is not None else None,
+            )  # fmt: skip
             writer.drafts.hole, writer.drafts.numbers = hole, self._numbers
             writer.drafts.spent = self._ends[hole].forwards if hole in self._ends else 0
             writers.append(writer)
         ends = yield [writer.steps() for writer in writers]
         for hole, end in zip(order, ends, strict=True):
-            self._ends[hole] = _both(self._ends.get(hole), replace(end, hole=hole))
+            cached = max(0, end.cached_tokens - new[hole])
+            end = replace(end, hole=hole, cached_tokens=cached)
+            self._ends[hole] = _both(self._ends.get(hole), end)
+
+    def _encoded(
+        self, tokens: tuple[int, ...]
+    ) -> Generator[Forward, Tensor, tuple[BlockCache, int]]:
+        """A copy of all keys and values of a sequence, and how many were not known."""
+        point = self._contexts.checkpoint
+        decoding = resolved(self._request.decoding, point.drafting)
+        whole = Prompt(tokens, "", len(tokens))
+        with self._contexts.context(whole, decoding, self._cancelled) as sampler:
+            known = sampler.cache.length
+            yield from sampler.prefilling((*tokens, tokens[-1]))  # all but the last one
+            return sampler.cache.fork(), len(tokens) - known
 
     def _laid_out(self, texts: Sequence[str] = ()) -> list[Prompt]:
         point = self._contexts.checkpoint
-        return build_prompts(self._request, point.tokenizer, point.drafting.layout, texts)
+        layout = point.drafting.layout
+        return build_prompts(self._request, point.tokenizer, layout, texts, lend=self._lends)
 
     def _texts(self) -> list[str]:
         return [self._ends[hole].text for hole in range(len(self._ends))]

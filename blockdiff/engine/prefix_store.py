@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from blockdiff.engine.stored_contexts import StoredContexts
 from blockdiff.model.cache import BlockCache
 
 DEFAULT_BYTES = 512 << 20
@@ -32,6 +33,9 @@ class PrefixStore:
     the meantime others may begin with a copy of what it has committed. Buffers count with their
     capacity, and one that is mostly empty is not kept. Not for use from several threads, but for
     reading `entries` and `nbytes`.
+
+    Attributes:
+        stored: what an earlier process left on disk, where that is wanted.
     """
 
     def __init__(self, empty: Callable[[], BlockCache], budget: int = DEFAULT_BYTES) -> None:
@@ -39,6 +43,7 @@ class PrefixStore:
         self._empty, self._budget = empty, budget
         self._entries: list[_Entry] = []  # least recently used first
         self._lent: list[_Entry] = []  # with the tokens they are to hold
+        self.stored: StoredContexts | None = None
 
     @property
     def entries(self) -> int:
@@ -48,6 +53,17 @@ class PrefixStore:
     def nbytes(self) -> int:
         """Of the buffers that are kept; a cache that is taken out does not count."""
         return sum(entry.cache.nbytes for entry in tuple(self._entries))
+
+    @property
+    def latest(self) -> list[tuple[tuple[int, ...], BlockCache]]:
+        """What is kept and its tokens, the latest used first; of the states that a text went
+        through, whose fronts are alike, the latest only."""
+        found: list[_Entry] = []
+        for entry in reversed(self._entries):
+            half = len(entry.tokens) / 2
+            if all(_common(entry.tokens, later.tokens) < half for later in found):
+                found.append(entry)
+        return [(entry.tokens, entry.cache) for entry in found]
 
     def take(self, tokens: Sequence[int], room: int = 0) -> BlockCache:
         """A cache of the longest prefix of `tokens` that is known, perhaps empty.
@@ -73,6 +89,8 @@ class PrefixStore:
         else:
             self._touch(entry)
             cache = self._copied(entry.cache, shared, tokens, room)
+        if self.stored is not None:
+            self.stored.restore(tokens, cache)
         self._evict(self._budget - cache.nbytes)
         self._lent.append(_Entry(tuple(tokens), cache))
         return cache

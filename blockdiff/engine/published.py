@@ -90,6 +90,11 @@ def adapted(request: InfillRequest, kind: DiffusionKind | None, instructed: bool
     cache is exact.
     """
     reuse = request.decoding.cache
+    if reuse is Reuse.SUFFIX:
+        raise InvalidRequest(
+            f"cache {reuse.value} is for several holes, and models with the layout psm",
+            "leave --cache out",
+        )
     if reuse is not Reuse.EXACT and (kind is None or kind.attention is not AttentionPattern.FULL):
         raise InvalidRequest(
             f"cache {reuse.value} is for bidirectional checkpoints, the cache of this one is exact",

@@ -10,16 +10,29 @@ before it ends:
 
 so that what stands before the last hole is encoded once, and for each hole its suffix, which is
 shorter than by itself. The text is cut into tokens at the starts of the holes' lines.
+
+With `lend` all of the text is encoded once, holes empty, and of what stands behind a hole only the
+nearest lines N are encoded again:
+
+    <fim_prefix> P1 N1 R1                                  encoded, R1 moved to where it is lent
+    <fim_prefix> P1        <fim_suffix> N1 R1 <fim_middle> A1
+    <fim_prefix> P1 P2     <fim_suffix> N2 R2 <fim_middle> A2
+
+Keys and values of R have then seen no `<fim_suffix>`, and the start of the hole's line: an
+approximation, for whoever asks for it.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from blockdiff.config import Layout
 from blockdiff.infill.healing import PromptTokenizer, healable_tail
 from blockdiff.infill.layout import (
+    Lent,
     Prompt,
     build_prompt,
     fim_marks,
@@ -40,6 +53,8 @@ from blockdiff.types import Hole, InfillRequest
 _SUFFIX = 4  # behind each hole, encoded for each; a hole by itself has a third or more
 _BETWEEN = 9  # at most, between the first hole of a window and the last
 _BEGUN = 2  # at most, between the start of a hole's line and the hole
+
+_NEAR = 80  # characters behind a hole that are encoded for it, and the line that they end in
 
 _MOST_CHARACTERS_PER_TOKEN = 32
 
@@ -62,10 +77,15 @@ class _Place:
 
 
 def build_prompts(
-    request: InfillRequest, tokenizer: PromptTokenizer, layout: Layout, texts: Sequence[str] = ()
+    request: InfillRequest,
+    tokenizer: PromptTokenizer,
+    layout: Layout,
+    texts: Sequence[str] = (),
+    *,
+    lend: bool = False,
 ) -> list[Prompt]:
     """A prompt for each of `request.holes`, in their order; the other holes hold `texts`, or
-    nothing.
+    nothing. With `lend` they share what stands behind the holes, too, see `_lending`.
 
     A hole far from the others, and every one in a layout other than `psm`, gets the prompt that it
     would get by itself. Raises as `build_prompt`.
@@ -77,7 +97,8 @@ def build_prompts(
         common = shown.holding(texts or [""] * count)
         for group in _groups(common, tokenizer):
             if len(group) > 1:
-                prompts |= _joint(common, group, tokenizer)
+                build = _lending if lend else _joint
+                prompts |= build(common, group, tokenizer)
     for index in range(count):
         if index not in prompts:
             prompts[index] = build_prompt(request.only(index, texts), tokenizer, layout)
@@ -115,6 +136,50 @@ def _places(common: InfillRequest, tokenizer: PromptTokenizer, most: int) -> Ite
 def _tokens(document: str, start: int, end: int, tokenizer: PromptTokenizer) -> list[int]:
     text = document[start:end]
     return tokenizer.encode(to_lf(text.removeprefix(BOM) if start == 0 else text))
+
+
+def _lending(
+    common: InfillRequest, group: Sequence[_Place], tokenizer: PromptTokenizer
+) -> dict[int, Prompt]:
+    """Prompts of a group to which the text of the whole window, encoded once, is lent.
+
+    Of what stands behind a hole only the nearest lines are encoded in their place behind
+    `<fim_suffix>`; the others keep the keys and values that they have where the text stands as a
+    whole, with all holes empty, moved by some positions.
+    """
+    document, budget = common.document, common.context_tokens
+    marks = fim_marks(tokenizer)
+    first = group[0].at
+    near = [_line_behind(document, place.hole.end, _NEAR) for place in group]
+    cuts = sorted({first, *(place.at for place in group), *near})
+    pieces = [_tokens(document, a, b, tokenizer) for a, b in pairwise(cuts)]
+    between = sum(map(len, pieces))
+    rest = text_after(document, cuts[-1], tokenizer, budget * _SUFFIX // 16)
+    rest = first_lines(rest, budget * _SUFFIX // 16, tokenizer)
+    limit = budget - between - len(rest)
+    prefix = text_before(document, first, tokenizer, limit)
+    if len(prefix) > limit:
+        prefix = nearest_behind_outline(common, first, prefix, limit, tokenizer)
+    head = [*snippets_before(common, tokenizer, limit - len(prefix)), marks[0], *prefix]
+    starts = dict(zip(cuts, itertools.accumulate(map(len, pieces), initial=len(head)), strict=True))
+    source = (*head, *itertools.chain(*pieces), *rest)
+    prompts = {}
+    for place, line in zip(group, near, strict=True):
+        before, begun = list(source[: starts[place.at]]), list(place.begun)
+        last = begun or before
+        healed, text = healable_tail(last, tokenizer)
+        del last[len(last) - healed :]
+        close = tokenizer.encode(to_lf(document[place.hole.end : line]))
+        front, at = [*before, marks[1], *close], starts[line]
+        tokens = (*front, *source[at:], marks[2], *begun)
+        lent = Lent(source, len(front), at) if at < len(source) else None
+        prompts[place.index] = Prompt(tokens, text, len(tokens) - len(marks), lent=lent)
+    return prompts
+
+
+def _line_behind(document: str, end: int, characters: int) -> int:
+    """Where a line begins, so many characters behind `end` or more."""
+    return document.find("\n", end + characters) + 1 or len(document)
 
 
 def _joint(

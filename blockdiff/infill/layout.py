@@ -49,6 +49,25 @@ _REPOSITORY = "repository"
 _SYSTEM = "You are a code editor. You answer with one code block and nothing else."
 
 
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """A part of a prompt whose keys and values are those of the same text in another sequence.
+
+    Attributes:
+        source: the tokens of that sequence.
+        start: where the part begins in the prompt; it goes on to where `source` ends.
+        at: where it begins in `source`.
+    """
+
+    source: tuple[int, ...]
+    start: int
+    at: int
+
+    @property
+    def count(self) -> int:
+        return len(self.source) - self.at
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A request as the model sees it.
@@ -61,6 +80,7 @@ class Prompt:
             also of the text to rewrite.
         fence: what closes the code block that the answer is in; empty where it is in none.
         after: what stands behind the hole, in the layout `in_place`.
+        lent: what is not encoded in its place; None: everything is.
     """
 
     tokens: tuple[int, ...]
@@ -68,6 +88,7 @@ class Prompt:
     context_tokens: int
     fence: str = ""
     after: tuple[int, ...] = ()
+    lent: Lent | None = None
 
 
 def build_prompt(

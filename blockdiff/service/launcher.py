@@ -64,6 +64,7 @@ class ServeOptions:
         tls_cert, tls_key: PEM files; needed beyond loopback.
         allow_plain_http: listen beyond loopback without them.
         cache_mib: of encoded context are kept for later requests; 0: none.
+        disk_cache_mib: of it are kept on disk for later engines; 0: none.
         compat: HOST:PORT of the endpoints for clients of other servers, too; empty: none.
         compat_token: these want a token, as everything else does.
     """
@@ -80,11 +81,12 @@ class ServeOptions:
     tls_key: str = ""
     allow_plain_http: bool = False
     cache_mib: int = 512
+    disk_cache_mib: int = 2048
     compat: str = ""
     compat_token: bool = True
 
     def __post_init__(self) -> None:
-        if self.cache_mib < 0:
+        if min(self.cache_mib, self.disk_cache_mib) < 0:
             raise InvalidRequest("the size of the cache cannot be negative", "0: keep nothing")
         if self.idle_seconds < 0:
             raise InvalidRequest("the time until an idle stop cannot be negative", "0: never")
@@ -174,7 +176,7 @@ def loader(options: ServeOptions) -> Load:
         report("starting the engine", 0.0)
         from blockdiff.engine.engine import Engine
 
-        return Engine.load(
+        engine = Engine.load(
             options.model,
             device=options.device,
             dtype=options.dtype,
@@ -182,6 +184,9 @@ def loader(options: ServeOptions) -> Load:
             progress=report,
             drafter=options.drafter,
         )
+        if options.disk_cache_mib:
+            engine.store_in(store.contexts_folder(), options.disk_cache_mib << 20)
+        return engine
 
     return load
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _PROGRESS_SECONDS = 0.1
 _MOST_FAULTS = 3  # of the engine in a row: only a new process helps, as after one of the GPU
+_REST_SECONDS = 30.0  # without work, after which contexts are stored on disk
+_STEP_SECONDS = 0.005  # of that, for a block of them
+_END_SECONDS = 1.5  # to store them at the end: the next engine waits no longer
 _RETRY_SECONDS = (1.0, 60.0)  # between attempts to load: doubled from the first to the second
 
 log = logging.getLogger("blockdiff.service")
@@ -99,14 +102,32 @@ class Worker:
     def _run(self) -> None:
         try:
             self._load()
-            while (job := self._scheduler.next()) is not None:
+            while (job := self._next()) is not None:
                 self._serve(job)
+            self._store_at_the_end()
         except BaseException as error:  # nobody is above this thread
             self.broken = True
             log_defect(error)
             self._scheduler.close(as_error(error))
         finally:
             self._ended()
+
+    def _next(self) -> Job | None:
+        """The next job; None at the end. When none has come for a while, contexts are stored."""
+        job = self._scheduler.next(_REST_SECONDS)
+        if job is None and self.engine is not None:
+            for _ in self.engine.storing():
+                job = self._scheduler.next(_STEP_SECONDS)
+                if job is not None or self._scheduler.closed is not None:
+                    break
+        return job or self._scheduler.next()
+
+    def _store_at_the_end(self) -> None:
+        until = time.monotonic() + _END_SECONDS
+        for _ in self.engine.storing() if self.engine is not None else ():
+            if time.monotonic() > until:
+                break
+            time.sleep(_STEP_SECONDS / 10)
 
     def _serve(self, job: Job) -> None:
         """Run `job`, and what comes while it runs, until nothing runs any more."""

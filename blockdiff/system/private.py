@@ -54,6 +54,18 @@ def read(folder: Path, name: str, forbidden: int = WRITE) -> str:
             return file.read()
 
 
+def read_bytes(folder: Path, name: str, forbidden: int, most: int) -> bytearray:
+    """The first `most` bytes of a file and one more, where there are so many. Raises as `read`."""
+    with _folder(folder, ENTER) as at:
+        with open(_file(folder, name, at, forbidden), "rb", buffering=0) as file:
+            data = bytearray(most + 1)
+            size = done = 0
+            while size < len(data) and (done := file.readinto(memoryview(data)[size:]) or 0):
+                size += done
+            del data[size:]
+            return data
+
+
 @contextmanager
 def pinned(path: Path) -> Iterator[Path]:
     """A name for a file that is ours, in a folder of ours that others cannot write to.

@@ -6,6 +6,7 @@
     <cache>/models/<name>/prepared-bf16/   its weights, unpacked
     <cache>/models/<name>/prepared-int8/   its weights, packed for int8 arithmetic
     <cache>/models/<name>/*.safetensors    a checkpoint that others published, in the hub's layout
+    <cache>/contexts/                      encoded contexts, see `engine/stored_contexts.py`
 
 The cache is `BLOCKDIFF_CACHE`, or the user's cache folder. Nothing here imports torch.
 """
@@ -49,7 +50,7 @@ from blockdiff.weights.transfer import CHUNK, OnTransfer
 
 __all__ = [
     "DEFAULT_MODEL", "ROOM_HINT", "CatalogEntry", "ModelFiles", "ModelState", "Published", "Status",
-    "bundled_models", "cache_root", "catalog", "drafters", "files_in",
+    "bundled_models", "cache_root", "catalog", "contexts_folder", "drafters", "files_in",
     "files_of", "find", "folder_of", "is_path",
     "is_verified", "lock", "locked", "mark_verified", "own_cache_root", "partial_of", "published",
     "remove", "resolve", "resolve_drafter", "state", "writing_errors",
@@ -115,6 +116,11 @@ def own_cache_root() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("blockdiff", appauthor=False)).absolute()
+
+
+def contexts_folder() -> Path:
+    """Where encoded contexts are kept; it may not exist yet."""
+    return cache_root() / "contexts"
 
 
 def folder_of(name: str) -> Path:

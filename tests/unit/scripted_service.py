@@ -104,6 +104,10 @@ class OneByOne:
     def check(self) -> None:
         """Nothing of it can break."""
 
+    def storing(self) -> Iterator[None]:
+        """It has nothing to store."""
+        return iter(())
+
 
 class Alone:
     """A batch of one request, which has no forwards."""

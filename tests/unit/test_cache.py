@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from tiny import FAMILIES, TOY_SHAPE, adapter, cache_for, config, forward, transformer
 from torch import Tensor
 
-from blockdiff.config import AdapterConfig
+from blockdiff.config import AdapterConfig, RopeScaling, TransformerConfig
 from blockdiff.errors import InvalidRequest
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.shift import shifted
 from blockdiff.model.transformer import Gate, Transformer
 
 TOLERANCE = 1e-4
+SLOWED = RopeScaling(factor=4.0, trained=64)
 VOCAB = 32
 MODELS = {name: transformer(shape, seed=3) for name, shape in FAMILIES.items()}
 TOKENS = st.integers(0, VOCAB - 1)
@@ -409,3 +411,25 @@ def test_what_cannot_be_is_an_error_and_changes_nothing(operation: str, argument
     cache.truncate(5)
     with pytest.raises(ValueError, match="cannot commit 1 of 0"):
         cache.commit(1)
+
+
+@pytest.mark.parametrize("by", [-7, 0, 1, 90])
+@pytest.mark.parametrize(
+    "shape", [*FAMILIES.values(), config(rotary_dim=4), config(rope_scaling=SLOWED)]
+)
+def test_moved_keys_and_values_are_those_of_a_text_that_stands_there(
+    shape: TransformerConfig, by: int
+) -> None:
+    """Attention sees distances alone, so that a whole text may stand anywhere."""
+    model, tokens = transformer(shape, seed=3), torch.arange(9)[None]
+
+    def encoded(start: int) -> Tensor:
+        cache = BlockCache(shape)
+        with torch.no_grad():
+            model(tokens, torch.arange(start, start + 9)[None], masks.causal(0, 9), cache)
+        cache.commit(9)
+        return cache.committed_all()
+
+    here, there = encoded(10), encoded(10 + by)
+    torch.testing.assert_close(shifted(shape, here, by), there, atol=TOLERANCE, rtol=TOLERANCE)
+    assert by == 0 or not torch.allclose(here, there, atol=1e-2)

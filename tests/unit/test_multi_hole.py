@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from blockdiff.config import DecodingConfig, Layout, Mode
+from blockdiff.config import DecodingConfig, Layout, Mode, Reuse
 from blockdiff.diffusion.drafter import INT8, Speculation
 from blockdiff.engine.batch import Batch, Told, events_of
 from blockdiff.engine.contexts import never
@@ -123,10 +123,10 @@ LINES = st.lists(
 
 
 @given(lines=LINES, ending=st.sampled_from(["\n", "\r\n"]), start=st.sampled_from(["", "\ufeff"]),
-       data=st.data())  # fmt: skip
-@settings(max_examples=60, deadline=None)
+       lend=st.booleans(), data=st.data())  # fmt: skip
+@settings(max_examples=80, deadline=None)
 def test_a_joint_prompt_is_the_text_on_both_sides_of_its_hole(
-    lines: list[str], ending: str, start: str, data: st.DataObject
+    lines: list[str], ending: str, start: str, lend: bool, data: st.DataObject
 ) -> None:
     """Nothing is lost or doubled at any seam, and each prefix goes on where the last one ended."""
     document = start + ending.join(lines)
@@ -137,7 +137,8 @@ def test_a_joint_prompt_is_the_text_on_both_sides_of_its_hole(
     wanted = InfillRequest(document, first, also=tuple(rest), context_tokens=4096)
     shown = document.removeprefix("\ufeff").replace("\r\n", "\n")
     longest: list[int] = []
-    for hole, prompt in zip(at, build_prompts(wanted, tokenizer(), Layout.PSM), strict=True):
+    prompts = build_prompts(wanted, tokenizer(), Layout.PSM, lend=lend)
+    for hole, prompt in zip(at, prompts, strict=True):
         before, after, begun = parts(prompt.tokens)
         before_text = tokenizer().decode([*before, *begun]) + prompt.heal
         place = len(document[:hole].removeprefix("\ufeff").replace("\r\n", "\n"))
@@ -146,6 +147,9 @@ def test_a_joint_prompt_is_the_text_on_both_sides_of_its_hole(
         keeps = min(len(before), len(longest)) - 4  # but for what is healed
         assert before[: max(keeps, 0)] == longest[: max(keeps, 0)]
         longest = before
+        if (lent := prompt.lent) is not None:
+            assert lend and prompt.tokens[lent.start :][: lent.count] == lent.source[lent.at :]
+            assert lent.source[: len(before)] == prompt.tokens[: len(before)]
 
 
 def test_context_is_bounded_and_less_than_that_of_single_requests() -> None:
@@ -174,6 +178,62 @@ def test_holes_far_apart_and_other_layouts_get_prompts_of_their_own() -> None:
     prompts = build_prompts(wanted, tokenizer(), Layout.PSM)
     assert prompts[:2] == single[Layout.PSM][:2] and prompts[2:] != single[Layout.PSM][2:]
     assert build_prompts(wanted, tokenizer(), Layout.SPM) == single[Layout.SPM]
+
+
+SPREAD = "import re\n" + "".join(
+    f"def area_{n}(width, height):\n    return width * height + {n}  # of all\n" for n in range(6)
+)
+
+
+def spread(**changes: object) -> InfillRequest:
+    """Four holes in a document with some lines behind each, keys and values lent."""
+    at = [SPREAD.index(f"+ {n}") for n in range(4)]
+    first, *rest = [Hole(i, i) for i in at]
+    decoding = DecodingConfig(mode=Mode.AR, max_tokens=6, cache=Reuse.SUFFIX)
+    made = InfillRequest(SPREAD, first, "a.py", "python", also=tuple(rest), decoding=decoding)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_what_is_lent_is_encoded_once_and_only_what_is_exact_is_kept() -> None:
+    engine, wanted = Engine(checkpoint()), spread()
+    encoded: list[int] = []
+
+    def counting(waiting: Sequence[Forward]) -> list[Tensor]:
+        encoded.extend(one.size for one in waiting if one.wanted is None)
+        return engine.forward(waiting)
+
+    *_, end = events_of(engine.steps(wanted, never), counting)
+    assert isinstance(end, Filled)
+    prompts = build_prompts(wanted, tokenizer(), Layout.PSM, lend=True)
+    lent = [prompt.lent for prompt in prompts]
+    assert all(lent) and len({one.source for one in lent if one}) == 1
+    source = len(lent[0].source) if lent[0] else 0
+    apart = sum(len(p.tokens) - p.lent.count for p in prompts if p.lent)
+    front = sum(len(parts(p.tokens)[0]) + 1 for p in prompts)
+    few = 16 * len(prompts)  # are encoded again rather than copied
+    assert source < sum(encoded) <= source + apart - front + few
+    uncached = end.context_tokens - end.cached_tokens
+    assert source < uncached <= sum(encoded) + len(prompts)
+    for prompt in prompts:
+        assert prompt.lent and engine.contexts.store.take(prompt.tokens).length <= prompt.lent.start
+
+
+def test_lending_depends_on_nothing_that_was_asked_before() -> None:
+    cold = texts(filled(Engine(checkpoint()), spread())[1].holes)
+    engine = Engine(checkpoint())
+    exact = spread(decoding=GREEDY)
+    expected = texts(filled(Engine(checkpoint()), exact)[1].holes)
+    for _ in range(2):
+        assert texts(filled(engine, spread())[1].holes) == cold
+        assert texts(filled(engine, exact)[1].holes) == expected
+
+
+def test_lending_is_for_several_holes_in_a_layout_that_has_a_suffix() -> None:
+    one = replace(spread(), also=())
+    other = replace(checkpoint(), drafting=replace(checkpoint().drafting, layout=Layout.SPM))
+    for engine, wanted in ((Engine(checkpoint()), one), (Engine(other), spread())):
+        with pytest.raises(InvalidRequest, match="approximate-suffix is for several holes"):
+            list(engine.infill(wanted))
 
 
 # --- the engine ----------------------------------------------------------------------------------

@@ -153,3 +153,17 @@ def test_no_bytes_are_more_than_an_invalid_request(body: bytes) -> None:
 
 def test_cancelled_is_what_a_superseded_request_is_too() -> None:
     assert isinstance(wire.error_from_json({"code": "superseded"}), Cancelled)
+
+
+@pytest.mark.parametrize(
+    ("speed", "most", "tokens"),
+    [
+        (0.0, 4096, 512), (220.0, 4096, 323), (260.0, 4096, 323), (280.0, 4096, 406),
+        (1.0, 4096, 128), (1e9, 4096, 4096), (1e9, 300, 300), (150.0, 200, 200),
+    ],
+)  # fmt: skip
+def test_the_context_that_a_machine_affords_is_one_of_a_few_sizes(
+    speed: float, most: int, tokens: int
+) -> None:
+    """A speed that is measured a little otherwise moves no window."""
+    assert wire.affordable_context(speed, 1.5, most) == tokens

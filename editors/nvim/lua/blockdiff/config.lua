@@ -49,6 +49,7 @@ local defaults = {
       device = "auto", -- auto, cpu, cuda, cuda:1 or mps
       dtype = "auto", -- auto, int8, bfloat16, float16 or float32
       idleMinutes = 30, -- stop the engine after so long without a request; 0: never
+      diskCacheMib = 2048, -- of encoded context, kept on disk for later engines; 0: none
       download = true, -- download the model on first use
       backend = "local", -- local, openai, llamacpp, ollama, mistral or inception
       fim = "auto", -- backends openai and ollama: how the model knows a hole marked
