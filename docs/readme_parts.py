@@ -19,7 +19,8 @@ README, GUIDE = ROOT / "README.md", ROOT / "docs" / "cli.md"
 WIDTH = "80"
 COMMANDS = (
     "infill", "rewrite", "serve", "compat", "status", "stop", "doctor", "backend allow",
-    "backend forbid", "backend list", "models list", "models info", "models pull",
+    "backend forbid", "backend list", "editors install", "editors status", "editors remove",
+    "models list", "models info", "models pull",
     "models check", "models convert", "models remove",
 )  # fmt: skip
 

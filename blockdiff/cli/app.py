@@ -207,6 +207,12 @@ def backend(context: typer.Context) -> None:
     _delegate("blockdiff.cli.backend", context)
 
 
+@_delegated("editors")
+def editors(context: typer.Context) -> None:
+    """Put the plugins into editors."""
+    _delegate("blockdiff.cli.editors", context)
+
+
 @_delegated("models")
 def models(context: typer.Context) -> None:
     """Download, list and remove models."""
