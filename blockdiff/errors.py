@@ -263,6 +263,13 @@ class NotPermitted(BlockdiffError):
     exit_code = ExitCode.RESOURCE
 
 
+class IndexUnusable(BlockdiffError):
+    """The index of a workspace is damaged, or not as the files are."""
+
+    code = "index_unusable"
+    exit_code = ExitCode.INPUT_FILE
+
+
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NO_MEMORY = (  # torch's words: its allocator on a CPU, on MPS, what CUDA and its libraries take
     "can't allocate memory",

@@ -89,6 +89,8 @@ class InfillRequest:
         snippets: related text from other documents, most relevant first.
         decoding: mode, limits and sampling.
         context_tokens: most tokens of prefix and suffix together that are sent to the model.
+        snippet_tokens: so many of them, half at most, go to the snippets first, as far as those
+            need them; beyond that, snippets get what prefix and suffix leave.
         request_id: echoed in every event.
         extent: how far the text of each hole may go.
     """
@@ -105,6 +107,7 @@ class InfillRequest:
     also: tuple[Hole, ...] = ()
     revise: bool = False
     extent: Extent = Extent.HOLE
+    snippet_tokens: Annotated[int, Meta(ge=0, le=MOST_CONTEXT)] = 0
 
     def __post_init__(self) -> None:
         for hole in self.holes:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "cli.md"
 WIDTH = "80"
 COMMANDS = (
-    "infill", "rewrite", "serve", "compat", "status", "stop", "doctor", "backend allow",
+    "infill", "rewrite", "serve", "compat", "status", "stop", "doctor", "index", "backend allow",
     "backend forbid", "backend list", "editors install", "editors status", "editors remove",
     "models list", "models info", "models pull",
     "models check", "models convert", "models remove",

@@ -13,7 +13,6 @@ from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import indent_width, line_ending
 from blockdiff.types import Extent, SyntaxState
 from lsp_server.constructs import documentation, enclosing_function
-from lsp_server.context import path_of
 from lsp_server.document import Document, Range
 from lsp_server.documents import Documents
 from lsp_server.edits import Blank, made_in
@@ -23,6 +22,7 @@ from lsp_server.instruction import Instruction, instruction_in
 from lsp_server.mending import mended
 from lsp_server.messages import DocumentId, Outcome, RewriteParams
 from lsp_server.sessions import OnEvent, Sessions
+from lsp_server.uris import file_of
 
 KIND = "refactor.rewrite.blockdiff"
 COMMAND = "blockdiff.run"
@@ -216,7 +216,7 @@ def _offer(action: Action, instruction: str = "") -> Offer:
 
 
 def _language(document: Document) -> str:
-    return language_of(str(path_of(document.uri) or ""), document.language)
+    return language_of(str(file_of(document.uri) or ""), document.language)
 
 
 def _with_endings(text: str, blank: Blank) -> Blank:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import uuid
+from pathlib import Path
 from typing import Any
 
 from lsprotocol import types
@@ -28,6 +29,7 @@ from lsp_server import lenient, parent
 from lsp_server.document import Position, Range
 from lsp_server.documents import Documents
 from lsp_server.failures import INVALID_PARAMS
+from lsp_server.uris import file_of
 
 _log = logging.getLogger("blockdiff.lsp")
 
@@ -39,11 +41,13 @@ _PATIENCE_SECONDS = 2.0  # with what runs when the client is gone
 class Protocol(LanguageServerProtocol):
     """Attributes:
     documents: those that are open.
+    folders: of the workspace, as the client has opened them.
     answered: id of an `initialize` request that has had its answer.
     """
 
     def __init__(self, server: Any, converter: Any) -> None:
         self.documents = Documents()
+        self.folders: list[Path] = []
         self.answered: int | str | None = None
         self._leaving = False
         self._asked: set[int | str] = set()  # ids of requests to the client, not answered yet
@@ -152,7 +156,8 @@ class Protocol(LanguageServerProtocol):
 
     @lsp_method(types.INITIALIZE)
     def lsp_initialize(self, params: types.InitializeParams) -> Any:
-        # nothing here looks at the folders of the workspace, whose names need not be readable
+        # pygls need not look at the folders of the workspace, whose names need not be readable
+        self.folders = _folders(params)
         params.root_path = params.root_uri = params.workspace_folders = None
         if (client := params.process_id) is not None and client > 0:
             with contextlib.suppress(RuntimeError):  # no loop: nobody is there to be watched
@@ -242,6 +247,13 @@ class Protocol(LanguageServerProtocol):
         if handler is None:
             raise JsonRpcException(f"there is no command {params.command[:80]!r}", INVALID_PARAMS)
         return await handler(params)
+
+
+def _folders(params: types.InitializeParams) -> list[Path]:
+    uris = [folder.uri for folder in params.workspace_folders or ()]
+    if not uris and isinstance(params.root_uri, str):
+        uris = [params.root_uri]
+    return [path for uri in uris if (path := file_of(uri)) is not None]
 
 
 def _is_id(value: Any) -> bool:

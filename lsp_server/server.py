@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +19,13 @@ from pygls.lsp.server import LanguageServer
 import blockdiff
 from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import BlockdiffError
+from blockdiff.syntax.grammars import EXTENSIONS
 from blockdiff.system.ignored import IgnoreFiles
+from blockdiff.types import OnProgress, Progress
 from lsp_server import greeting, messages, settings
 from lsp_server.actions import COMMAND, Action, ActionParams, Actions, Offer
 from lsp_server.configuration import NOTHING, SECTION, Configuration
-from lsp_server.context import Context, Ring
+from lsp_server.context import Context
 from lsp_server.delivery import Delivery
 from lsp_server.document import Encoding
 from lsp_server.engine_link import EngineLink
@@ -33,11 +35,16 @@ from lsp_server.inline import Inline
 from lsp_server.last_missed import LastMissed
 from lsp_server.lenient import converter
 from lsp_server.messages import InfillParams, RefinementParams, RewriteParams, StatusParams
+from lsp_server.places import Places
 from lsp_server.protocol import Protocol, position_from, range_from, range_to
+from lsp_server.recent_edits import RecentEdits
+from lsp_server.ring import Ring
 from lsp_server.sessions import Sessions
 from lsp_server.settings import Settings
+from lsp_server.uris import file_of
 from lsp_server.warming import Warmer
 from lsp_server.workdone import work_done
+from lsp_server.workspaces import Workspaces
 
 _log = logging.getLogger("blockdiff.lsp")
 
@@ -64,13 +71,15 @@ class Server(LanguageServer):
         self.settings = Settings()
         self._configured = asyncio.Event()
         self.documents = self.protocol.documents
-        self.ring = Ring()
+        self.ring, self.edits = Ring(), RecentEdits()
         runtime = runtime or Runtime.default()
         self.engine = EngineLink(self.settings.engine, runtime, self._show_status)
         self.missed = LastMissed(runtime, lambda: self._show_status(self.engine.status))
         ignored = IgnoreFiles(self._warn)
+        self.workspaces = Workspaces(ignored, self._say, self._building)
+        self.places = Places(self.workspaces, self.ring, self.edits, ignored)
         self.context = Context(
-            self.documents, self.settings.context, self.ring, ignored, self.engine
+            self.documents, self.settings.context, self.places, ignored, self.engine
         )
         self.sessions = Sessions(
             self.documents,
@@ -116,6 +125,10 @@ class Server(LanguageServer):
         except BlockdiffError as error:
             complaints.append(f"inline: {error.message}: {error.hint}")
         self.context.settings = self.settings.context
+        if self.settings.context.workspace:
+            self.workspaces.add(self.protocol.folders)
+        else:
+            self.workspaces.remove(self.protocol.folders)
         self.sessions.settings = self.settings
         self.inline.configure(self.settings)
         await self.engine.configure(self.settings.engine)
@@ -140,6 +153,15 @@ class Server(LanguageServer):
         _log.warning("%s: %s", error.code, error.message)
         text = f"blockdiff: {error.message}: {error.hint}"
         self.window_show_message(types.ShowMessageParams(types.MessageType.Warning, text))
+
+    def _say(self, text: str) -> None:
+        """Of what mends itself: a line in the log, no message."""
+        _log.warning("%s", text)
+
+    @contextlib.asynccontextmanager
+    async def _building(self, title: str) -> AsyncIterator[OnProgress]:
+        async with work_done(self, f"blockdiff: {title}", None) as report:
+            yield lambda what, share: report(Progress("", what, share))
 
     def _show_status(self, status: StatusParams) -> None:
         if messages.STATUS in self.wishes:
@@ -202,21 +224,9 @@ def _add_life(server: Server) -> None:
             await configuration.pull()
         finally:  # whatever is wrong with them: nobody waits for others
             server.start_with_settings()
-        workspace = server.client_capabilities.workspace
-        dynamic = workspace and workspace.did_change_configuration
-        if dynamic and dynamic.dynamic_registration:
+        if wanted := _registrations(server.client_capabilities.workspace):
             with contextlib.suppress(JsonRpcException):
-                await server.client_register_capability_async(
-                    types.RegistrationParams(
-                        [
-                            types.Registration(
-                                "blockdiff-configuration",
-                                types.WORKSPACE_DID_CHANGE_CONFIGURATION,
-                                types.DidChangeConfigurationRegistrationOptions(section=SECTION),
-                            )
-                        ]
-                    )
-                )
+                await server.client_register_capability_async(types.RegistrationParams(wanted))
 
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
     async def changed(params: types.DidChangeConfigurationParams) -> None:
@@ -229,9 +239,37 @@ def _add_life(server: Server) -> None:
     @server.feature(types.SHUTDOWN)
     async def shutdown(params: None) -> None:
         server.warmer.stop()
+        await server.workspaces.aclose()
         server.missed.save()
         await server.delivery.stop()
         await server.engine.aclose()
+
+
+def _registrations(
+    workspace: types.WorkspaceClientCapabilities | None,
+) -> list[types.Registration]:
+    """What a client that can is to tell: settings that change, and source files."""
+    found = []
+    settings_ = workspace and workspace.did_change_configuration
+    if settings_ and settings_.dynamic_registration:
+        found.append(
+            types.Registration(
+                "blockdiff-configuration",
+                types.WORKSPACE_DID_CHANGE_CONFIGURATION,
+                types.DidChangeConfigurationRegistrationOptions(section=SECTION),
+            )
+        )
+    files = workspace and workspace.did_change_watched_files
+    if files and files.dynamic_registration:
+        glob = "**/*.{" + ",".join(sorted(end[1:] for end in EXTENSIONS)) + "}"
+        found.append(
+            types.Registration(
+                "blockdiff-files",
+                types.WORKSPACE_DID_CHANGE_WATCHED_FILES,
+                types.DidChangeWatchedFilesRegistrationOptions([types.FileSystemWatcher(glob)]),
+            )
+        )
+    return found
 
 
 async def _asked_settings(server: Server) -> Any:
@@ -250,7 +288,9 @@ async def _asked_settings(server: Server) -> Any:
 def _add_documents(server: Server) -> None:
     @server.feature(types.TEXT_DOCUMENT_DID_OPEN)
     def opened(params: types.DidOpenTextDocumentParams) -> None:
-        server.ring.note(server.documents.get(params.text_document.uri), 0)
+        document = server.documents.get(params.text_document.uri)
+        server.ring.note(document, 0)
+        server.edits.opened(document)
 
     @server.feature(types.TEXT_DOCUMENT_DID_CHANGE)
     def changed(params: types.DidChangeTextDocumentParams) -> None:
@@ -259,14 +299,43 @@ def _add_documents(server: Server) -> None:
         if isinstance(last, types.TextDocumentContentChangePartial):
             lines = last.text.count("\n")
             server.ring.note(document, last.range.start.line + lines)
+            server.edits.note(document, last.range.start.line + lines)
             server.warmer.rest_behind(document, last)
 
     @server.feature(types.TEXT_DOCUMENT_DID_CLOSE)
     def closed(params: types.DidCloseTextDocumentParams) -> None:
         uri = params.text_document.uri
         server.ring.forget(uri)
+        server.edits.forget(uri)
+        server.places.forget(uri)
         server.inline.forget(uri)
         server.warmer.forget(uri)
+
+
+    @server.feature(types.TEXT_DOCUMENT_DID_SAVE)
+    def saved(params: types.DidSaveTextDocumentParams) -> None:
+        if (path := file_of(params.text_document.uri)) is not None:
+            server.workspaces.changed([path])
+
+    @server.feature(types.WORKSPACE_DID_CHANGE_WATCHED_FILES)
+    def watched(params: types.DidChangeWatchedFilesParams) -> None:
+        paths = [path for change in params.changes if (path := file_of(change.uri)) is not None]
+        server.workspaces.changed(paths)
+
+    @server.feature(types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS)
+    def folders(params: types.DidChangeWorkspaceFoldersParams) -> None:
+        gone, new = params.event.removed, params.event.added
+        server.protocol.folders = [
+            *(path for path in server.protocol.folders if path not in _folders(gone)),
+            *_folders(new),
+        ]
+        server.workspaces.remove(_folders(gone))
+        if server.settings.context.workspace:
+            server.workspaces.add(_folders(new))
+
+
+def _folders(found: Sequence[types.WorkspaceFolder]) -> list[Path]:
+    return [path for folder in found if (path := file_of(folder.uri)) is not None]
 
 
 def _add_requests(server: Server) -> None:

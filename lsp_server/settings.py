@@ -180,8 +180,19 @@ class ContextSettings:
         int, about("Never more than so many tokens of context.", ge=64, le=32_000)
     ] = MOST_CONTEXT_TOKENS
     snippets: Annotated[
-        bool, about("Show related parts of other open files of the same language.")
+        bool,
+        about("Show related parts of other open files of the same language, and recent edits."),
     ] = True
+    workspace: Annotated[
+        bool,
+        about(
+            "Index the definitions in the open folder, and show the signatures that a place needs."
+        ),
+    ] = True
+    workspace_share: Annotated[
+        float,
+        about("Share of the context for such signatures and recent edits.", ge=0, le=0.5),
+    ] = 0.25
     warm_ahead: Annotated[
         bool, about("Encode the context while the cursor rests, so that a command starts at once.")
     ] = True

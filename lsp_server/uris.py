@@ -33,6 +33,21 @@ def file_of(uri: str) -> Path | None:
     return _path(path)
 
 
+def whole_characters(text: str) -> str:
+    """The same with halves of surrogate pairs replaced, which JSON lets through and UTF-8 cannot
+    say; as many code points as before."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return text
+
+
+def name_of(uri: str) -> str:
+    """The path of a document as a model reads it; empty where there is none."""
+    return whole_characters(str(file_of(uri) or ""))
+
+
 def files_of(uri: str) -> list[Path]:
     """All files whose text a document may be, by whatever name an editor has for it.
 

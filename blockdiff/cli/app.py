@@ -213,6 +213,12 @@ def editors(context: typer.Context) -> None:
     _delegate("blockdiff.cli.editors", context)
 
 
+@_delegated("index")
+def index(context: typer.Context) -> None:
+    """Build, show and check the index of a workspace."""
+    _delegate("blockdiff.cli.index", context)
+
+
 @_delegated("models")
 def models(context: typer.Context) -> None:
     """Download, list and remove models."""

@@ -26,7 +26,7 @@ from blockdiff.types import (
     Warmed,
 )
 
-API_VERSION = 5
+API_VERSION = 6
 """Of the engine service; raised whenever a message changes."""
 
 MOST_BYTES = 2 * MAX_BYTES + (1 << 20)

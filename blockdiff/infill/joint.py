@@ -19,7 +19,13 @@ from dataclasses import dataclass, replace
 
 from blockdiff.config import Layout
 from blockdiff.infill.healing import PromptTokenizer, healable_tail
-from blockdiff.infill.layout import Prompt, build_prompt, fim_marks, snippets_before
+from blockdiff.infill.layout import (
+    Prompt,
+    build_prompt,
+    fim_marks,
+    kept_for_snippets,
+    snippets_before,
+)
 from blockdiff.infill.windows import (
     begun_behind,
     first_lines,
@@ -121,10 +127,12 @@ def _joint(
     between = sum(len(place.between or ()) for place in group[1:])
     room = budget * _SUFFIX // 16
     limit = budget - room - between - max(len(place.begun) for place in group)
+    kept = min(kept_for_snippets(common, tokenizer), limit // 2)
+    limit -= kept
     prefix = text_before(document, first, tokenizer, limit)
     if len(prefix) > limit:
         prefix = nearest_behind_outline(common, first, prefix, limit, tokenizer)
-    snippets = snippets_before(common, tokenizer, limit - len(prefix))
+    snippets = snippets_before(common, tokenizer, limit + kept - len(prefix))
     prompts = {}
     for number, place in enumerate(group):
         prefix = [*prefix, *(place.between or ())] if number else prefix

@@ -28,7 +28,14 @@ from blockdiff.config import Layout
 from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.healing import HealingConstraint, PromptTokenizer, healable_tail
 from blockdiff.infill.turns import conversation, style_of
-from blockdiff.infill.windows import first_lines, last_lines, text_after, text_before, windows
+from blockdiff.infill.windows import (
+    Windows,
+    first_lines,
+    last_lines,
+    text_after,
+    text_before,
+    windows,
+)
 from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import to_lf, with_line_feeds
 from blockdiff.types import InfillRequest, Snippet
@@ -92,12 +99,12 @@ def build_prompt(
     if layout is Layout.IN_PLACE:
         return _in_place(request, tokenizer, heal)
     marks = fim_marks(tokenizer)
-    window = windows(request, tokenizer)
+    window, room = window_and_room(request, tokenizer)
     prefix, begun, suffix = window.before, window.begun, window.after
     last = begun or prefix
     healed, text = healable_tail(last, tokenizer) if heal else (0, "")
     del last[len(last) - healed :]
-    snippets = snippets_before(request, tokenizer, request.context_tokens - window.used)
+    snippets = snippets_before(request, tokenizer, room)
     if layout is Layout.PSM:
         hole = [marks[0], *prefix, marks[1], *suffix, marks[2], *begun]
     elif layout is Layout.SUFFIX_FIRST:
@@ -152,6 +159,35 @@ def _context(
     share = max(share, budget - len(after))  # what the suffix leaves
     before = last_lines(before, share, tokenizer)
     return before, first_lines(after, budget - len(before), tokenizer)
+
+
+def window_and_room(request: InfillRequest, tokenizer: PromptTokenizer) -> tuple[Windows, int]:
+    """The window around the hole, and how many tokens there are for snippets.
+
+    Those that are kept for snippets are as many as the snippets need, whatever is typed: typing
+    moves no edge of the window on their account.
+    """
+    kept = kept_for_snippets(request, tokenizer)
+    budget = request.context_tokens
+    window = windows(replace(request, context_tokens=budget - kept), tokenizer)
+    left = budget - window.used
+    return window, max(left, _share(request)) if kept else left
+
+
+def kept_for_snippets(request: InfillRequest, tokenizer: PromptTokenizer) -> int:
+    """Tokens that the first snippets take of the share that is kept for them."""
+    share = _share(request)
+    return len(snippets_before(request, tokenizer, share)) if share else 0
+
+
+def kept_between(request: InfillRequest, tokenizer: PromptTokenizer, around: int) -> int:
+    """The same where `around` tokens surround each snippet."""
+    shown = fitting(request.snippets, tokenizer, _share(request), around)
+    return sum(len(tokens) + len(tokenizer.encode(path)) + around + 2 for path, tokens in shown)
+
+
+def _share(request: InfillRequest) -> int:
+    return min(request.snippet_tokens, request.context_tokens // 2)
 
 
 def snippets_before(request: InfillRequest, tokenizer: PromptTokenizer, budget: int) -> list[int]:
@@ -242,7 +278,8 @@ def worded(request: InfillRequest, tokenizer: PromptTokenizer, instruction: str)
     replaced = request.document[request.hole.start : request.hole.end] if instruction else ""
     shown = tokenizer.encode(to_lf(replaced))
     budget = request.context_tokens
-    prefix, suffix = _context(request, tokenizer, budget)
+    kept = kept_between(request, tokenizer, _LEAST_SNIPPET_TOKENS)
+    prefix, suffix = _context(request, tokenizer, budget - kept)
     left = budget - len(prefix) - len(suffix)
     snippets = list(fitting(request.snippets, tokenizer, left, around=_LEAST_SNIPPET_TOKENS))
     used = len(shown) + budget - left + sum(len(tokens) for _, tokens in snippets)

@@ -12,7 +12,7 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -58,6 +58,7 @@ _GRAMMARS = {
     "lua": ("tree_sitter_lua", "language"),
 }
 LANGUAGES = frozenset(_GRAMMARS)
+EXTENSIONS = frozenset(_BY_EXTENSION)
 
 
 def language_of(path: str, language: str = "", first_line: str = "") -> str:
@@ -138,6 +139,35 @@ def query(
     cursor = tree_sitter.QueryCursor(_query(language, source))
     cursor.set_byte_range(max(start - 1, 0), end + 1)
     return cursor.captures(node).get("x", [])
+
+
+def matches(
+    language: str, patterns: tuple[str, ...], node: tree_sitter.Node
+) -> Iterator[dict[str, list[tree_sitter.Node]]]:
+    """The captures of each match below a node; those of patterns that the grammar knows."""
+    import tree_sitter
+
+    query = _query(language, "\n".join(known(language, patterns)))
+    for _, captures in tree_sitter.QueryCursor(query).matches(node):
+        yield captures
+
+
+@cache
+def known(language: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Those patterns that the installed version of a grammar can match."""
+    import tree_sitter
+
+    grammar = grammar_of(language)
+    assert grammar is not None
+
+    def matches(*patterns: str) -> bool:
+        try:
+            tree_sitter.Query(grammar, "\n".join(patterns))
+        except tree_sitter.QueryError:
+            return False
+        return True
+
+    return patterns if matches(*patterns) else tuple(p for p in patterns if matches(p))
 
 
 @cache

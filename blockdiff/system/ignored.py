@@ -79,7 +79,16 @@ class IgnoreFiles:
             return Verdict.CLOSED
         return Verdict.NOT_AS_CONTEXT if self._matches(path, GIT, _tracked(path)) else Verdict.OPEN
 
-    def _matches(self, path: Path, name: str, folders: list[Path]) -> bool:
+    def skips(self, folder: Path) -> bool:
+        """Whether nothing in a folder is open, so that nobody need enter it."""
+        ours, tracked = list(folder.parents), _tracked(folder)
+        return self._matches(folder, OURS, ours, is_folder=True) or self._matches(
+            folder, GIT, tracked, is_folder=True
+        )
+
+    def _matches(
+        self, path: Path, name: str, folders: list[Path], *, is_folder: bool = False
+    ) -> bool:
         """As git has it: from the uppermost folder down, the last pattern that fits wins; what is
         in a folder that is ignored cannot be taken out again."""
         lists: list[tuple[Path, _Rules]] = []
@@ -89,7 +98,7 @@ class IgnoreFiles:
             rules = self._read(folder / name)
             if rules is not None:
                 lists.append((folder, rules))
-        return _ignores(lists, path)
+        return _ignores(lists, path, is_folder=is_folder)
 
     def _read(self, file: Path) -> _Rules | None:
         """The rules of a list, if there is one. Raises nothing.

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blockdiff.errors import InputFileError, OutputFileError
-from blockdiff.train.filters import Benchmark, Duplicates, normalise, path_allowed, quality
+from blockdiff.syntax.written import path_allowed
+from blockdiff.train.filters import Benchmark, Duplicates, normalise, quality
 from blockdiff.train.licences import is_permissive
 from blockdiff.train.sources import Package, PackageFile, Sources, language_of
 from blockdiff.types import no_op

@@ -13,8 +13,9 @@ import numpy as np
 from blockdiff.diffusion import personal
 from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.errors import InputFileError
+from blockdiff.syntax.written import path_allowed
 from blockdiff.system import private
-from blockdiff.train.filters import normalise, path_allowed, unlike_code
+from blockdiff.train.filters import normalise, unlike_code
 from blockdiff.train.ngrams import Ids, TextEncoder, count, stream
 from blockdiff.train.sources import MAX_FILE_BYTES, is_source
 from blockdiff.weights import store

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from blockdiff.errors import InputFileError, OutputFileError
+from blockdiff.syntax.written import path_allowed
 from blockdiff.train.corpus import BuildOptions, Corpus, build
-from blockdiff.train.filters import Benchmark, Duplicates, normalise, path_allowed, quality
+from blockdiff.train.filters import Benchmark, Duplicates, normalise, quality
 from blockdiff.train.licences import DebianCopyright, from_metadata, header_allows, is_permissive
 from blockdiff.train.sources import Sources, language_of
 

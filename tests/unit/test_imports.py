@@ -37,6 +37,7 @@ MAY: dict[str, set[str]] = {
     "system": set(),
     "syntax": {"system"},
     "weights": {"system"},
+    "workspace": {"syntax", "weights", "system"},
     "client": {"infill", "syntax", "weights", "system"},  # text of remote backends ends like ours
     "model": {"weights", "system"},
     "infill": {"syntax", "system"},
@@ -44,12 +45,12 @@ MAY: dict[str, set[str]] = {
     "train": _BELOW_TRAIN,
     "engine": _BELOW_ENGINE,
     "service": _BELOW_SERVICE,
-    "eval": _BELOW_EVAL,
+    "eval": {"workspace", *_BELOW_EVAL},
     "bench": {"eval", *_BELOW_EVAL},
-    "cli": {"bench", "eval", "service", *_BELOW_EVAL, *_BELOW_SERVICE},
-    "lsp_server": {"client", "syntax", "weights", "system"},
+    "cli": {"bench", "eval", "service", "workspace", *_BELOW_EVAL, *_BELOW_SERVICE},
+    "lsp_server": {"client", "workspace", "syntax", "weights", "system"},
 }
-LIGHT_ROOMS = ("system", "syntax", "weights", "client", LIGHT)
+LIGHT_ROOMS = ("system", "syntax", "weights", "client", "workspace", LIGHT)
 LOOSE = {"__init__", "__main__", "types", "config", "errors"}
 HEAVY = ("torch", "transformers", "numpy", "tokenizers", "safetensors", "gguf", "matplotlib")
 PACKAGES = ("blockdiff", "lsp_server")

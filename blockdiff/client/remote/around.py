@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from blockdiff.client.remote.pieces import Pieces
 from blockdiff.config import DecodingConfig
-from blockdiff.infill.layout import Wording, fitting, short_path, worded
+from blockdiff.infill.layout import Wording, fitting, kept_between, short_path, worded
 from blockdiff.infill.windows import windows
 from blockdiff.syntax.whitespace import to_lf, with_line_feeds
 from blockdiff.types import InfillRequest
@@ -43,7 +43,8 @@ def around(request: InfillRequest) -> Around:
     """For an infill that names its language as `language_of` does."""
     request = replace(request, document=with_line_feeds(request.document))
     pieces = Pieces()
-    window = windows(request, pieces)
+    kept = kept_between(request, pieces, _AROUND)
+    window = windows(replace(request, context_tokens=request.context_tokens - kept), pieces)
     left = request.context_tokens - window.used
     snippets = [(p, pieces.text(t)) for p, t in fitting(request.snippets, pieces, left, _AROUND)]
     sent = sum(map(len, (window.before, window.begun, window.after)))

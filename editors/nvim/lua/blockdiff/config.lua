@@ -79,7 +79,9 @@ local defaults = {
     context = {
       latencySeconds = 1.5, -- send as much context as is encoded in so long
       mostTokens = 4096,
-      snippets = true, -- related parts of other open files
+      snippets = true, -- related parts of other open files, and recent edits
+      workspace = true, -- index the open folder, and show the signatures that a place needs
+      workspaceShare = 0.25, -- of the context, for such signatures and recent edits
       warmAhead = true, -- encode the context while the cursor rests
     },
     rewrite = { strength = 0.5 }, -- share of the text that may change without an instruction

@@ -1,0 +1,333 @@
+"""Where an index lies: one SQLite file for a workspace, in the user's cache folder.
+
+An index is made from files that are still there: one that is damaged, or of another version, is
+thrown away and built again. Where nothing can be written it is kept in memory. Several processes
+may have the same file open (write-ahead log): one of them builds, all read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from blockdiff.workspace.definitions import Definition, Kind
+
+VERSION = 1
+"""Of the tables and of what the tag queries find; another one is built anew."""
+
+MOST_FILES_IN_MEMORY = 2_000
+
+_BUSY_SECONDS = 5.0  # to wait for another process that writes
+_CACHE_KIB = 4_096
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+_SCHEMA = """
+CREATE TABLE files (
+  id INTEGER PRIMARY KEY, path TEXT UNIQUE NOT NULL, language TEXT NOT NULL, module TEXT NOT NULL,
+  mtime INTEGER NOT NULL, size INTEGER NOT NULL, digest BLOB NOT NULL, package INTEGER NOT NULL
+);
+CREATE INDEX by_module ON files(module);
+CREATE TABLE definitions (
+  id INTEGER PRIMARY KEY, file INTEGER NOT NULL REFERENCES files(id) ON DELETE CASCADE,
+  name TEXT NOT NULL, kind TEXT NOT NULL, signature TEXT NOT NULL, doc TEXT NOT NULL,
+  container TEXT NOT NULL, line INTEGER NOT NULL, words TEXT NOT NULL
+);
+CREATE INDEX by_name ON definitions(name);
+CREATE INDEX by_container ON definitions(container, file) WHERE container != '';
+CREATE INDEX by_file ON definitions(file);
+CREATE TABLE imports (
+  file INTEGER NOT NULL REFERENCES files(id) ON DELETE CASCADE,
+  module TEXT NOT NULL, name TEXT NOT NULL
+);
+CREATE INDEX imports_of ON imports(file);
+CREATE VIRTUAL TABLE by_words USING fts5(words, content='definitions', content_rowid='id');
+CREATE TRIGGER added AFTER INSERT ON definitions BEGIN
+  INSERT INTO by_words(rowid, words) VALUES (new.id, new.words);
+END;
+CREATE TRIGGER removed AFTER DELETE ON definitions BEGIN
+  INSERT INTO by_words(by_words, rowid, words) VALUES ('delete', old.id, old.words);
+END;
+"""
+_COLUMNS = "d.name, d.kind, d.signature, d.doc, d.container, d.line, f.path"
+
+
+class Store:
+    """Tables of files and definitions. All methods may be called from any thread.
+
+    Attributes:
+        path: of the file; None in memory.
+        trouble: why it was built anew or is in memory; empty: it is as it was left.
+
+    Raises sqlite3.Error where another process holds the file for too long, or damages it.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path | None, trouble: str) -> None:
+        self._connection, self.path, self.trouble = connection, path, trouble
+        self._lock = threading.RLock()
+        self._file = path.stat().st_ino if path else 0
+
+    @classmethod
+    def open(cls, path: Path | None) -> Store:
+        """The index in a file, or an empty one: in it, or in memory where that cannot be."""
+        trouble = ""
+        if path is not None:
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                return cls(*_opened(path))
+            except (OSError, sqlite3.Error) as error:
+                trouble = f"the index cannot be kept on disk ({error}): it is kept in memory"
+        connection = _connect(":memory:")
+        connection.executescript(_SCHEMA)
+        return cls(connection, None, trouble)
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether another process has put a new file in the place of this one."""
+        try:
+            return self.path is not None and self.path.stat().st_ino != self._file
+        except OSError:
+            return True
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """What is written inside is there as a whole afterwards, or not at all."""
+        with self._lock, self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
+
+    def stamps(self, package: bool = False) -> dict[str, tuple[int, int, bytes]]:
+        """Time of change, size and digest of every file, by its path."""
+        rows = self._all("SELECT path, mtime, size, digest FROM files WHERE package = ?", package)
+        return {path: (mtime, size, digest) for path, mtime, size, digest in rows}
+
+    def stamp(self, path: str) -> tuple[int, int, bytes] | None:
+        """That of one file."""
+        rows = self._all("SELECT mtime, size, digest FROM files WHERE path = ?", path)
+        return rows[0] if rows else None
+
+    def put(
+        self,
+        path: str,
+        language: str,
+        stamp: tuple[int, int],
+        digest: bytes,
+        found: Sequence[Definition],
+        imports: Iterable[tuple[str, str]] = (),
+        *,
+        package: bool = False,
+    ) -> None:
+        """A file and all its definitions in the place of those it had."""
+        with self._lock:
+            run = self._connection.execute
+            run("DELETE FROM files WHERE path = ?", (path,))
+            cursor = run(
+                "INSERT INTO files (path, language, module, mtime, size, digest, package)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (path, language, module_of(path, language), *stamp, digest, package),
+            )
+            file = cursor.lastrowid
+            self._connection.executemany(
+                "INSERT INTO definitions (file, name, kind, signature, doc, container, line, words)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (file, d.name, d.kind.value, d.signature, d.doc, d.container, d.line, words)
+                    for d, words in zip(found, map(words_of, found), strict=True)
+                ],
+            )
+            self._connection.executemany(
+                "INSERT INTO imports VALUES (?, ?, ?)", [(file, *pair) for pair in imports]
+            )
+
+    def touch(self, path: str, stamp: tuple[int, int]) -> None:
+        """A file was written again as it was."""
+        with self._lock:
+            self._connection.execute(
+                "UPDATE files SET mtime = ?, size = ? WHERE path = ?", (*stamp, path)
+            )
+
+    def remove(self, paths: Iterable[str]) -> None:
+        with self._lock:
+            self._connection.executemany(
+                "DELETE FROM files WHERE path = ?", [(path,) for path in paths]
+            )
+
+    def named(self, names: Sequence[str], most: int = 2_000) -> list[Definition]:
+        """All that bear one of these names."""
+        marks = ",".join("?" * len(names))
+        return self._definitions(f"d.name IN ({marks}) LIMIT {most}", *names)
+
+    def members(self, container: str, path: str = "") -> list[Definition]:
+        """What belongs to a class: of the one in a file, or of all of that name."""
+        where, given = ("AND f.path = ?", (path,)) if path else ("", ())
+        return self._definitions(
+            f"d.container = ? {where} ORDER BY f.path, d.line LIMIT 500", container, *given
+        )
+
+    def of_file(self, path: str) -> list[Definition]:
+        """All of a file, in their order."""
+        return self._definitions("f.path = ? ORDER BY d.line", path)
+
+    def of_modules(self, modules: Sequence[str]) -> list[str]:
+        """Paths of the files that are a module of one of these names, whatever it lies in."""
+        marks = ",".join("?" * len(modules))
+        rows = self._all(f"SELECT path FROM files WHERE module IN ({marks}) LIMIT 2000", *modules)
+        return [path for (path,) in rows]
+
+    def search(self, text: str, most: int = 20) -> list[Definition]:
+        """Those whose name or documentation has the words of a text, the best first."""
+        words = _WORD.findall(text)
+        if not words:
+            return []
+        asked = " ".join(f'"{word.lower()}"*' for word in words[:16])
+        return self._definitions(
+            f"d.id IN (SELECT rowid FROM by_words WHERE words MATCH ? ORDER BY rank LIMIT {most})",
+            asked,
+        )
+
+    def imported(self) -> list[tuple[str, str]]:
+        """Module and name of every import in the Python files of the workspace."""
+        return self._all(
+            "SELECT DISTINCT i.module, i.name FROM imports i JOIN files f ON f.id = i.file"
+            " WHERE f.package = 0 ORDER BY 1, 2"
+        )
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Files and definitions by language; those of installed packages under `packages`."""
+        rows = self._all(
+            "SELECT CASE package WHEN 1 THEN 'packages' ELSE language END, COUNT(DISTINCT f.id),"
+            " COUNT(d.id) FROM files f LEFT JOIN definitions d ON d.file = f.id GROUP BY 1"
+        )
+        return {language: (files, found) for language, files, found in rows}
+
+    def is_whole(self) -> bool:
+        """Whether the file is as SQLite wrote it."""
+        return self._all("PRAGMA quick_check")[0][0] == "ok"
+
+    def checkpoint(self) -> None:
+        """Bring what was written into the file itself."""
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _definitions(self, where: str, *given: object) -> list[Definition]:
+        rows = self._all(
+            f"SELECT {_COLUMNS} FROM definitions d JOIN files f ON f.id = d.file WHERE {where}",
+            *given,
+        )
+        return [
+            Definition(name, Kind(kind), signature, doc, container, line, path)
+            for name, kind, signature, doc, container, line, path in rows
+        ]
+
+    def _all(self, query: str, *given: object) -> list[tuple]:  # type: ignore[type-arg]
+        with self._lock:
+            return self._connection.execute(query, given).fetchall()
+
+
+def words_of(definition: Definition) -> str:
+    """What a definition is found by: the words of its name, its class and its documentation."""
+    names = (definition.name, definition.container)
+    split = " ".join(word for name in names for word in _WORD.findall(name))
+    return f"{split} {definition.doc}".lower().strip()
+
+
+def module_of(path: str, language: str) -> str:
+    """The last part of the name that other files import a file by."""
+    parts = path.split("/")
+    stem = parts[-1].partition(".")[0] or parts[-1]
+    if len(parts) > 1 and (language == "go" or stem in ("__init__", "index", "mod", "init", "lib")):
+        return parts[-2]
+    return stem
+
+
+def digest_of(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _connect(name: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        name, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    return connection
+
+
+def _opened(path: Path) -> tuple[sqlite3.Connection, Path, str]:
+    """Raises sqlite3.Error for one that is locked or cannot be written, OSError likewise."""
+    trouble = ""
+    try:
+        connection = _read(path)
+        if connection is not None:
+            return connection, path, trouble
+        if path.exists():
+            trouble = "the index was of another version: it is built again"
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
+            raise
+        trouble = "the index was damaged: it is built again"
+    remove(path)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    connection = _connect(str(path))
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("BEGIN IMMEDIATE")
+        if not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            for statement in _statements():
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection, path, trouble
+
+
+def _read(path: Path) -> sqlite3.Connection | None:
+    """An index of this version; None if there is none, or one of another version."""
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    connection = _connect(str(path))
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == VERSION:
+            connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            connection.execute("SELECT path FROM files LIMIT 1").fetchone()
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            return connection
+    except sqlite3.Error:
+        connection.close()
+        raise
+    connection.close()
+    return None
+
+
+def _is_damage(error: sqlite3.OperationalError) -> bool:
+    return "no such" in str(error) or "malformed" in str(error)
+
+
+def remove(path: Path) -> None:
+    """The file of an index, and what SQLite keeps beside it."""
+    for name in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+        name.unlink(missing_ok=True)
+
+
+def _statements() -> Iterator[str]:
+    """The statements of the schema: `executescript` would end the transaction."""
+    statement = ""
+    for line in _SCHEMA.strip().splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
