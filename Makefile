@@ -20,7 +20,8 @@ SHIPPED := models/qwen2.5-coder-1.5b-blockdiff
 BIN := .venv/bin
 # Run as modules: an old .venv of another path keeps working.
 RUN := $(BIN)/python -m
-PIP := $(RUN) pip --disable-pip-version-check install --progress-bar off -c constraints.txt \
+# A checkout takes the plugins from its own folders: no Node only to make .venv.
+PIP := BLOCKDIFF_WITHOUT_VSIX=1 $(RUN) pip --disable-pip-version-check install --progress-bar off -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 # Tiny models gain nothing from threads: a file of tests on each core. (Status 5: none was selected.)
@@ -31,7 +32,8 @@ SHORTEN := 2>&1 | tee .venv/setup.log | awk '/(Downloading|Using cached) .* \([0
 	{print "  " $$0; fflush()} /^Installing collected/ {print "  unpacking"; fflush()}' \
 	|| { tail -n 40 .venv/setup.log >&2; exit 1; }
 
-.PHONY: help setup demo test test-fast bench bench-overhead bench-shared gpu-check gpu-train cluster-check lint docs clean
+.PHONY: help setup demo test test-fast plugins bench bench-overhead bench-shared gpu-check gpu-train \
+	cluster-check lint docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -48,6 +50,9 @@ test: .venv/.stamp-dev  ## run all tests, those with the real model included
 
 test-fast: .venv/.stamp-dev  ## run the tests that need no model and no patience
 	@$(PYTEST) -m "not slow and not model" $(ARGS)
+
+plugins: .venv/.stamp-engine  ## put the plugins into the editors on PATH: Neovim, VS Code and its kin
+	@$(RUN) blockdiff editors install $(ARGS)
 
 bench: .venv/.stamp-rivals  ## time the engine beside llama.cpp, OpenVINO and transformers, half an hour
 	@$(RUN) blockdiff models pull

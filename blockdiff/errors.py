@@ -133,6 +133,13 @@ class NotInstalled(BlockdiffError):
     exit_code = ExitCode.MODEL
 
 
+class EditorFailed(BlockdiffError):
+    """An editor is not here, or did not take its plugin."""
+
+    code = "editor_failed"
+    exit_code = ExitCode.USAGE
+
+
 class DownloadFailed(BlockdiffError):
     """No source of the model answered."""
 

@@ -71,6 +71,8 @@ def evaluation(folder: Path) -> str:
     if "seams" in found:
         parts += ["## Where texts end\n", _seams_command(found["seams"][0][1])]
         parts.append(seams(found["seams"]))
+    for precision, row in found.get("workspace", []):
+        parts += ["## What other files bring\n", workspace(row, precision)]
     for _, row in found.get("tune", []):
         parts += ["## Which decoding is best\n", _tune_command(row), tunings(row)]
     return "\n".join(parts)
@@ -257,6 +259,43 @@ def _seams_command(row: dict[str, Any]) -> str:
     options += f" --max-tokens {row['decoding']['max_tokens']}"
     options += f" --context-tokens {row['context_tokens']}"
     return f"`blockdiff eval seams{data} {options} --json`\n"
+
+
+def workspace(row: dict[str, Any], precision: str) -> str:
+    """Both sorts of holes in every way, the gains over showing nothing, and languages."""
+    options = f"--limit {row['limit']} --controls {row['controls_limit']} --seed {row['seed']}"
+    options += f" --share {row['share']} --context-tokens {row['context_tokens']}"
+    sorts = {"needing": "need another file", "controls": "need none"}
+    lines = []
+    for sort, name in sorts.items():
+        for way, figures in row.get(sort, {}).items():
+            lines.append(_workspace_line(f"{name}: `{way}`", figures, figures.get("gain", {})))
+    for way in ("none", "index"):
+        for language, figures in row["needing"].get(way, {}).get("by_language", {}).items():
+            lines.append(_workspace_line(f"{language}: `{way}`", figures, {}))
+    text = (
+        f"`blockdiff eval workspace --data PACKAGES {options} --json`\n\n"
+        f"Of {len(row['packages'])} packages that no adapter was trained on"
+        f"{', ' + precision if precision else ''}. Each hole begins at a name and ends\n"
+        "with its line. `ring`: parts of three other files; `index`: definitions that the index\n"
+        "finds; the context is as long in every way. Identifiers: the names of the line are the\n"
+        "true ones, in order; named: the name of the other file is among them. In brackets the\n"
+        "points above `none`, with the 95% interval over packages.\n"
+    )
+    titles = "packages", "exact", "identifiers", "named", "parses", "prose", "tokens", "shown"
+    return f"{text}\n{_table('holes', 'number', *titles, lines=lines, left=1)}"
+
+
+def _workspace_line(name: str, row: dict[str, Any], gain: dict[str, Any]) -> str:
+    cells = [row["holes"], row["packages"]]
+    for key in ("exact", "identifiers", "named"):
+        more = ""
+        if key in gain:
+            low, high = gain[key]["ci95"]
+            more = f" ({gain[key]['points']:+.1f}, {low:+.1f} to {high:+.1f})"
+        cells.append(f"{row[key]:.1%}{more}")
+    parses = "" if row["parse_rate"] is None else f"{row['parse_rate']:.1%}"
+    return _line(name, *cells, parses, row["prose"], f"{row['tokens']:.1f}", f"{row['shown']:.0f}")
 
 
 def tunings(row: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ WIDTH = "80"
 COMMANDS = (
     "infill", "rewrite", "serve", "compat", "users add", "users remove", "users list", "status",
     "stop", "contexts", "doctor", "index", "backend allow", "backend forbid", "backend list",
+    "editors install", "editors status", "editors remove",
     "models list", "models info", "models pull", "models check", "models convert", "models remove",
 )  # fmt: skip
 

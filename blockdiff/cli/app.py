@@ -208,6 +208,12 @@ def backend(context: typer.Context) -> None:
     _delegate("blockdiff.cli.backend", context)
 
 
+@_delegated("editors")
+def editors(context: typer.Context) -> None:
+    """Put the plugins into editors."""
+    _delegate("blockdiff.cli.editors", context)
+
+
 @_delegated("index")
 def index(context: typer.Context) -> None:
     """Build, show and check the index of a workspace."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockdiff.cli import eval_heldout, eval_seams, eval_tune, interrupt, options
+from blockdiff.cli import eval_heldout, eval_seams, eval_tune, eval_workspace, interrupt, options
 from blockdiff.cli.console import reported_errors
 from blockdiff.cli.eval_parts import CountBar, adapter_digest
 from blockdiff.config import DecodingConfig, Mode
@@ -151,3 +151,4 @@ def _filler(
 eval_heldout.register(app)
 eval_tune.register(app)
 eval_seams.register(app)
+eval_workspace.register(app)

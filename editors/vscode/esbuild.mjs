@@ -1,13 +1,8 @@
 // Bundles the extension into one file: node esbuild.mjs [--production] [--watch]
 
-import { copyFileSync } from "node:fs";
 import * as esbuild from "esbuild";
 
 const isProduction = process.argv.includes("--production");
-
-if (isProduction) {
-	copyFileSync("../../LICENSE", "LICENSE");
-}
 
 const context = await esbuild.context({
 	entryPoints: ["src/extension.ts"],

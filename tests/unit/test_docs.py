@@ -81,8 +81,8 @@ def shell(tmp_path: Path, engine: Path) -> Any:
     return run
 
 
-def test_the_readme_opens_with_the_two_commands() -> None:
-    assert README.startswith("# blockdiff\n\n```sh\nmake demo\nmake test\n```\n")
+def test_the_readme_opens_with_the_three_commands() -> None:
+    assert README.startswith("# blockdiff\n\n```sh\nmake demo\nmake test\nmake plugins\n```\n")
 
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "examples" / "README.md", ROOT / "docs" / "architecture.md"]

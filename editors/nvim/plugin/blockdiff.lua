@@ -57,3 +57,13 @@ vim.api.nvim_create_autocmd("LspAttach", {
     end
   end,
 })
+
+-- Installed by one command, the plugin needs no line in init.lua.
+vim.api.nvim_create_autocmd("VimEnter", {
+  group = group,
+  callback = function()
+    if not require("blockdiff.config").is_set and require("blockdiff.client").installer() then
+      require("blockdiff").setup()
+    end
+  end,
+})

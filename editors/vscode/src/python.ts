@@ -1,5 +1,5 @@
-// Finds the Python that has blockdiff: by setting, in the checkout that this extension lies in, by the
-// Python extension, in the environment we made, on PATH.
+// Finds the Python that has blockdiff: by setting, in the checkout that this extension lies in, the one that
+// installed this extension, by the Python extension, in the environment we made, on PATH.
 
 import * as fs from "node:fs";
 import * as path from "node:path";
@@ -125,6 +125,10 @@ export class Pythons {
 		if (fs.existsSync(path.join(root, "lsp_server", "__main__.py"))) {
 			yield [interpreterIn(path.join(root, ".venv")), "checkout"];
 		}
+		const installer = installerOf(this.context.extensionPath);
+		if (installer) {
+			yield [installer, "blockdiff editors install"];
+		}
 		// An environment inside a folder that is not trusted may run anything.
 		const active = vscode.workspace.isTrusted ? await this.active() : undefined;
 		if (active) {
@@ -158,6 +162,17 @@ export class Pythons {
 			this.log.warn(`the Python extension cannot be asked: ${String(error)}`);
 			return undefined;
 		}
+	}
+}
+
+/** The Python that ran `blockdiff editors install`. */
+function installerOf(extension: string): string | undefined {
+	try {
+		const marker: unknown = JSON.parse(fs.readFileSync(path.join(extension, "blockdiff-installed.json"), "utf8"));
+		const python = (marker as { python?: unknown }).python;
+		return typeof python === "string" && fs.existsSync(python) ? python : undefined;
+	} catch {
+		return undefined;
 	}
 }
 

@@ -50,10 +50,11 @@ class Neovim:
     """
 
     width, height = 90, 24
+    clean: tuple[str, ...] = ("--clean",)  # nothing of a user
 
     def __init__(self, environment: dict[str, str], *arguments: str) -> None:
         self._process = subprocess.Popen(
-            [program(), "--clean", "--embed", "-i", "NONE", "-n", *NO_PROVIDER, *arguments],
+            [program(), *self.clean, "--embed", "-i", "NONE", "-n", *NO_PROVIDER, *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
         )  # fmt: skip
         self._answers: dict[int, queue.Queue[Any]] = {}

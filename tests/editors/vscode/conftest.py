@@ -12,6 +12,7 @@ from playwright.sync_api import Browser
 from blockdiff.client.endpoint import Runtime
 from blockdiff.engine.engine import Engine
 from blockdiff.weights import store
+from tests.editors.installed import Installed
 from tests.editors.nvim.script import Scripted
 from tests.editors.vscode.traffic import Traffic
 from tests.editors.vscode.vscode import (
@@ -20,7 +21,6 @@ from tests.editors.vscode.vscode import (
     chromium,
     driver,
     interpreter,
-    package,
 )
 from tests.unit.scripted_service import served
 from tests.unit.tiny_checkpoint import checkpoint
@@ -61,17 +61,25 @@ def thread() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CodeServer]:
-    """code-server with the extension as it is packaged."""
+def code(
+    script: tuple[Runtime, Scripted], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[CodeServer, Installed]]:
+    """code-server with the extension as users have it, and the wheel that it came from."""
     home = tmp_path_factory.mktemp("code")
-    started = CodeServer(home, {"BLOCKDIFF_CACHE": str(store.cache_root())})
+    own = {"BLOCKDIFF_CACHE": str(store.cache_root()), "BLOCKDIFF_RUNTIME": str(script[0].folder)}
+    started = CodeServer(home, own)
     try:
         started.add(driver(home))
-        started.add(package(home))
+        installed = started.install()
         started.start()
-        yield started
+        yield started, installed
     finally:
         started.stop()
+
+
+@pytest.fixture(scope="session")
+def server(code: tuple[CodeServer, Installed]) -> CodeServer:
+    return code[0]
 
 
 @pytest.fixture(scope="session")

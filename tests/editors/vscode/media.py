@@ -33,7 +33,6 @@ from tests.editors.vscode.vscode import (
     chromium,
     driver,
     interpreter,
-    package,
 )
 from tests.unit.scripted_service import served
 
@@ -165,7 +164,7 @@ def code(home: Path) -> Iterator[CodeServer]:
     started = CodeServer(home, {"BLOCKDIFF_CACHE": str(store.cache_root())})
     try:
         started.add(driver(home))
-        started.add(package(home))
+        started.install()
         started.start()
         yield started
     finally:

@@ -27,6 +27,7 @@ from typing import Any
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from playwright.sync_api import Error as PageError
 
+from tests.editors.installed import Installed
 from tests.editors.vscode import install
 from tests.editors.vscode.traffic import Traffic
 
@@ -83,7 +84,7 @@ class CodeServer:
     def __init__(self, home: Path, environment: dict[str, str] | None = None) -> None:
         self.home = home
         self._driver = home / "driver"
-        self._user = home / "user"
+        self._user = home / ".local" / "share" / "code-server"
         for folder in (self._driver, self._user / "User"):
             folder.mkdir(parents=True, exist_ok=True)
         self._config = home / "config.yaml"
@@ -124,12 +125,15 @@ class CodeServer:
         return folder
 
     def _command(self) -> list[str]:
-        return [
-            *install.code_server(),
-            "--config", str(self._config),
-            "--user-data-dir", str(self._user),
-            "--extensions-dir", str(self.home / "extensions"),
-        ]  # fmt: skip
+        return [*install.code_server(), "--config", str(self._config)]
+
+    def install(self) -> Installed:
+        """Our extension, as users do: by the command of an installed wheel, which is returned."""
+        command = [*map(shlex.quote, self._command())]
+        made = Installed(self.home, {"code-server": command}, extension=True)
+        done = made.run("editors", "install", "vscode")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return made
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -520,15 +524,13 @@ def executable(path: Path, script: str) -> Path:
     return path
 
 
-def package(folder: Path) -> Path:
-    """The extension as it is given to users: a `.vsix`, built into `folder`."""
-    npm, settings = install.npm(), install.environment(folder / "bin")
-    locked, installed = EXTENSION / "package-lock.json", EXTENSION / "node_modules"
-    marker = installed / ".package-lock.json"
-    if not marker.exists() or marker.stat().st_mtime < locked.stat().st_mtime:
-        _npm([*npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"], settings)
-    _npm([*npm, "run", "package", "--silent"], settings)
-    return max(EXTENSION.glob("*.vsix"), key=lambda path: path.stat().st_mtime)
+def npm(script: str, folder: Path) -> None:
+    """Run a script of the extension with the packages of its lock, and programs in `folder`."""
+    command, settings = install.npm(), install.environment(folder)
+    locked, tools = EXTENSION / "package-lock.json", EXTENSION / "node_modules" / "vitest"
+    if not tools.exists() or tools.parent.stat().st_mtime < locked.stat().st_mtime:
+        _npm([*command, "ci", "--no-audit", "--no-fund", "--loglevel=error"], settings)
+    _npm([*command, "run", script, "--silent"], settings)
 
 
 def _npm(command: list[str], settings: dict[str, str]) -> None:

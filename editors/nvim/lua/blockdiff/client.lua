@@ -94,6 +94,20 @@ local function program(name)
   end
 end
 
+---The Python that put this plugin here by `blockdiff editors install`, if that did.
+---@return string?
+function M.installer()
+  local marker = vim.fs.normalize(vim.fs.dirname(HERE) .. "/../../blockdiff-installed.json")
+  local file = io.open(marker)
+  if not file then
+    return nil
+  end
+  local ok, value = pcall(vim.json.decode, file:read("*a"))
+  file:close()
+  local python = ok and type(value) == "table" and value.python
+  return type(python) == "string" and vim.fn.executable(python) == 1 and python or nil
+end
+
 ---What starts the server, or nil and why not.
 ---@return string[]? command, string? reason
 function M.command()
@@ -104,6 +118,10 @@ function M.command()
       return { path, unpack(chosen, 2) }
     end
     return nil, ("`cmd` names %s, which cannot be run"):format(vim.inspect(chosen[1]))
+  end
+  local installer = M.installer()
+  if installer then
+    return { installer, "-m", "lsp_server" }
   end
   local installed = program("blockdiff-lsp")
   if installed then

@@ -4,8 +4,8 @@
 local defaults = {
   ---Start the language server with every buffer of `filetypes`; otherwise with the first command.
   autostart = true,
-  ---The server's command. nil: `blockdiff-lsp` on PATH, else the `.venv` of the checkout that this
-  ---plugin lies in.
+  ---The server's command. nil: the Python that installed this plugin, `blockdiff-lsp` on PATH, or the
+  ---`.venv` of the checkout that it lies in.
   cmd = nil, ---@type string[]?
   ---Where the server starts by itself; commands work in every buffer.
   filetypes = {
@@ -90,6 +90,7 @@ local defaults = {
 }
 
 local M = {
+  is_set = false, -- whether setup() was called
   defaults = defaults,
   problems = {}, ---@type string[] what is wrong with the user's table
 }
@@ -132,6 +133,7 @@ end
 
 ---@param opts? table
 function M.setup(opts)
+  M.is_set = true
   M.problems = {}
   options = merged(defaults, opts or {}, "")
 end

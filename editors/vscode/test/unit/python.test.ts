@@ -92,6 +92,16 @@ describe.skipIf(process.platform === "win32")("find", () => {
 		expect((await pythons().find()).source).toBe("PATH");
 	});
 
+	test("the one that installed the extension, while it is there", async () => {
+		editor.active = python("active", [true, "1.0"]);
+		const installer = python("installer", [true, "2.0"]);
+		const marker = path.join(pythons().cwd, "blockdiff-installed.json");
+		writeFileSync(marker, JSON.stringify({ python: installer }));
+		expect((await pythons().find()).source).toBe("blockdiff editors install");
+		rmSync(installer);
+		expect((await pythons().find()).python).toBe(editor.active);
+	});
+
 	test("one without blockdiff is passed over", async () => {
 		const onPath = python("bin/python3", [true, "1.0"]);
 		editor.active = python("active", [true, ""]);
