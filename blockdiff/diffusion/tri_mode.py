@@ -130,9 +130,9 @@ class SelfSpeculation(_FromLeft):
         draft, self._draft = self._draft.tokens, Proposal((), ())
         limits = [self._limit(), *[None] * len(draft)]
         before = len(self._accepted)
-        for token, probability, agreed in sampler.chooser.verify(logits, draft, limits):
-            self._accept(token, probability)
-            sampler.drafted[Source.ADAPTER.value] += agreed and not self._ended
+        for one in sampler.chooser.verify(logits, draft, limits):
+            self._accept(one.token, one.probability)
+            sampler.drafted[Source.ADAPTER.value] += one.drafted and not self._ended
             if self._is_over:
                 break
         sampler.cache.commit(len(self._pending) + max(len(self._accepted) - before - 1, 0))
@@ -168,11 +168,11 @@ class CausalBlocks(_FromLeft):
         sampler, logits = self._sampler, self._sampler.counted(answer)
         if not len(self._tokens):
             sampler.cache.commit(len(self._pending))
-            ((token, probability, _),) = sampler.chooser.verify(logits, limits=[self._limit()])
-            self._accept(token, probability)
-            self._pending = [token]
+            (one,) = sampler.chooser.verify(logits, limits=[self._limit()])
+            self._accept(one.token, one.probability)
+            self._pending = [one.token]
             if not self._is_over and self._limit() is None:
-                self._open(token, probability)
+                self._open(one.token, one.probability)
             return self._snapshot()
         proposal, masked = sampler.chooser.sample(logits), self._masked
         self._tokens = torch.where(masked, proposal.tokens, self._tokens)

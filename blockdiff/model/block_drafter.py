@@ -145,7 +145,7 @@ class BlockDrafter(nn.Module):
         token = torch.tensor([last], device=logits.device)
         state = hidden.new_zeros(1, self.config.markov_rank)
         tokens, chances = [], []
-        for row, seen in zip(logits.split(1), hidden.split(1), strict=True):
+        for row, seen in zip(torch.split(logits, 1), torch.split(hidden, 1), strict=True):
             before = token
             if self.markov is not None:
                 term, state = self.markov(token, seen, state)

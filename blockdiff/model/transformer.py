@@ -127,8 +127,8 @@ def rotary_tables(config: TransformerConfig, positions: Tensor) -> tuple[Tensor,
         inverse = _slowed(inverse, config.rope_scaling, config.rope_base)
     angles = positions.float()[..., None] * inverse
     angles = torch.cat([angles, angles], dim=-1)[:, None]
-    if config.rope_scaling is not None and (size := config.rope_scaling.amplitude) != 1.0:
-        return angles.cos() * size, angles.sin() * size
+    if config.rope_scaling is not None and (scale := config.rope_scaling.amplitude) != 1.0:
+        return angles.cos() * scale, angles.sin() * scale
     return angles.cos(), angles.sin()
 
 
