@@ -8,10 +8,10 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from blockdiff.system import child
 from blockdiff.system.ignored import IgnoreFiles
@@ -106,8 +106,8 @@ class Workspaces:
         for path in paths:
             index.update(_resolved(path) or path)
 
-    def _do(self, work: asyncio.Future[None] | object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -160,7 +160,7 @@ def _stop_with(process: child.Popen[bytes], stopped: threading.Event) -> None:
         process.terminate()
 
 
-def _lines(stream: IO[bytes]) -> Iterable[dict[str, object]]:
+def _lines(stream: IO[bytes]) -> Iterable[dict[str, Any]]:
     for line in stream:
         with contextlib.suppress(ValueError):
             value = json.loads(line)

@@ -23,6 +23,8 @@ _IMPORTED = 0.05  # weight of a name that is imported and not near
 _IMPORT_FROM = re.compile(r"^[ \t]*from[ \t]+([.\w]+)[ \t]+import\b[^\n]*$")
 _EXPLICIT = frozenset({"python", "javascript", "rust", "java", "lua"})  # names have to be imported
 
+_PASSES_ON = re.compile(r"/(?:__init__\.pyi?|index\.[jt]sx?|mod\.rs|lib\.rs)$")
+
 DefinitionKey = tuple[str, str, str]
 """Path, class and name of a definition."""
 
@@ -60,6 +62,7 @@ class Search:
         self._index, self._place, self._found = index, place, Selection()
         self._imported: dict[str, set[str]] = {}  # files by the name that a text has from them
         self._modules: dict[str, list[str]] = {}  # files by the alias of a module
+        self._module_files: frozenset[str] = frozenset()
         self._asked = completed(place.before, place.language)
 
     def found(self) -> Selection:
@@ -70,7 +73,8 @@ class Search:
         aliased = {found.name or found.alias for found in place.imports} - {""}
         names = list(dict.fromkeys((*(n for _, types in guesses for n in types), *near, *aliased)))
         by_name: dict[str, list[Definition]] = {}
-        files = {place.path, *(p for paths in self._imported.values() for p in paths)}
+        files = {place.path, *self._module_files}
+        files.update(path for paths in self._imported.values() for path in paths)
         for definition in self._index.named(names[:200], place.language, sorted(files)[:100]):
             by_name.setdefault(definition.name, []).append(definition)
         self._add_members(guesses, by_name)
@@ -93,6 +97,7 @@ class Search:
                 self._imported.setdefault(found.name, set()).update(here)
             else:
                 self._modules.setdefault(found.alias, here)
+        self._module_files = frozenset(p for paths in self._modules.values() for p in paths)
 
     def _types(self) -> list[tuple[str, list[str]]]:
         """Receivers near the hole, the nearest first, and what types they may be of."""
@@ -196,8 +201,7 @@ class Search:
         """Those that a name in this text means, as far as can be told; none rather than many."""
         place = self._place
         tops = [d for d in found if not d.container]
-        files = self._imported.get(name, set()) | self._imported.get("", set())
-        if from_import := [d for d in tops if d.path in files]:
+        if from_import := self._ranked([d for d in tops if self._is_imported(d)]):
             return _overloads(from_import)
         here = [d for d in tops if d.path == place.path or _same_package(d, place)]
         if here:
@@ -215,10 +219,20 @@ class Search:
     def _is_at_hand(self, definition: Definition) -> bool:
         """Whether the text can use a name as it stands."""
         place = self._place
-        files = self._imported.get(definition.name, set()) | self._imported.get("", set())
-        if definition.path in files or definition.path == place.path:
+        if self._is_imported(definition) or definition.path == place.path:
             return True
         return _same_package(definition, place) or family_of(place.language) not in _EXPLICIT
+
+    def _is_imported(self, definition: Definition) -> bool:
+        """Whether the text has a name from there, or from a package that has it from there."""
+        if definition.path in self._module_files:
+            return True
+        files = self._imported.get(definition.name, set()) | self._imported.get("", set())
+        return definition.path in files or any(
+            definition.path.startswith(file.rpartition("/")[0] + "/")
+            for file in files
+            if _PASSES_ON.search(file)
+        )
 
     def _ranked(self, found: list[Definition]) -> list[Definition]:
         """The likeliest first: imported, in this file or folder, in the workspace."""
@@ -226,9 +240,8 @@ class Search:
         folder = place.path.rpartition("/")[0]
 
         def rank(definition: Definition) -> tuple[bool, bool, bool, int]:
-            files = self._imported.get(definition.name, set()) | self._imported.get("", set())
             return (
-                definition.path not in files,
+                not self._is_imported(definition),
                 definition.path != place.path,
                 os.path.isabs(definition.path),
                 -_common(folder, definition.path),

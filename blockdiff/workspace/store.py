@@ -15,6 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from blockdiff.workspace.definitions import Definition, TagKind
 
@@ -232,7 +233,7 @@ class Store:
 
     def is_whole(self) -> bool:
         """Whether the file is as SQLite wrote it."""
-        return self._all("PRAGMA quick_check")[0][0] == "ok"
+        return bool(self._all("PRAGMA quick_check")[0][0] == "ok")
 
     def checkpoint(self) -> None:
         """Bring what was written into the file itself."""
@@ -249,7 +250,7 @@ class Store:
             for name, kind, signature, doc, container, line, path in rows
         ]
 
-    def _all(self, query: str, *given: object) -> list[tuple]:  # type: ignore[type-arg]
+    def _all(self, query: str, *given: object) -> list[Any]:
         with self._read_lock:
             return self._reader.execute(query, given).fetchall()
 

@@ -21,6 +21,8 @@ class Store(Base):
 def open_store(path: str) -> Store: pass
 def unrelated(): pass
 ''',
+    "py/pkg/__init__.py": "from .inner import passed_on\n",
+    "py/pkg/inner.py": "def passed_on(a: int) -> int: pass\n",
     "py/other.py": "def path(): pass\nclass Elsewhere:\n    def load(self): pass\n",
     "ts/store.ts": """export class Store {
   load(key: string): number { return 1 }
@@ -80,6 +82,12 @@ def shown(found: ContextPieces) -> str:
         ("py/main.py", "from store import Store\nclass Mine(Store):\n    def f(self):\n"
          "        return self.<HOLE>\n", ["    def load(self, key: str) -> int: ..."]),
         ("py/main.py", "import store\nstore.<HOLE>", ["def open_store(path: str) -> Store: ..."]),
+        ("py/main.py", "from pkg import passed_on\npassed_on(<HOLE>", [
+            "def passed_on(a: int) -> int: ...",
+        ]),
+        ("py/main.py", "import store\nx = store.open_store(<HOLE>)", [
+            "def open_store(path: str) -> Store: ...",
+        ]),
         ("py/main.py", "from store import <HOLE>", ["def open_store(path: str) -> Store: ..."]),
         ("ts/main.ts", "import { openStore } from './store';\nconst s = openStore('');\ns.<HOLE>", [
             "class Store {", "    load(key: string): number",
