@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from blockdiff.cli import console, plugins
-from blockdiff.cli.plugins import Found, State
+from blockdiff.cli.plugins import Plugin, PluginState
 from blockdiff.errors import BlockdiffError, EditorFailed
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ def install(editor: EditorArgument = None) -> None:
         _each(editor, lambda found: _install(found, Path(scratch)))
 
 
-def _install(found: Found, scratch: Path) -> None:
+def _install(found: Plugin, scratch: Path) -> None:
     if found.name != plugins.NVIM:
         found = plugins.install_vscode(found, plugins.vsix(scratch))
         print(f"{found.name}: installed {found.version}; reload its windows")
@@ -83,8 +83,8 @@ def remove(editor: EditorArgument = None) -> None:
     _each(editor, _remove)
 
 
-def _remove(found: Found) -> None:
-    if found.state is State.ABSENT:
+def _remove(found: Plugin) -> None:
+    if found.state is PluginState.ABSENT:
         print(f"{found.name}: not installed")
         return
     if found.name == plugins.NVIM:
@@ -94,7 +94,7 @@ def _remove(found: Found) -> None:
     print(f"{found.name}: removed")
 
 
-def _each(editor: Editor | None, work: Callable[[Found], None]) -> None:
+def _each(editor: Editor | None, work: Callable[[Plugin], None]) -> None:
     """With every editor asked for; one that fails does not keep the others from theirs."""
     names = [name for one in Editor if editor in (None, one) for name in _NAMES[one]]
     here = {name: path for name, path in plugins.programs().items() if name in names}

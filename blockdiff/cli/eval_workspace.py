@@ -17,7 +17,7 @@ from blockdiff.cli.eval_parts import CountBar, adapter_digest
 from blockdiff.cli.options import DeviceOption, DtypeOption, ModelOption
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import InputFileError
-from blockdiff.eval.workspace_holes import CONTROLS, HOLES, Shown
+from blockdiff.eval.workspace_holes import CONTROLS, HOLES, OtherFiles
 from blockdiff.weights.catalog import DEFAULT_MODEL, bundled_models
 
 _COLUMNS = (
@@ -42,7 +42,7 @@ def workspace_command(
     controls: Annotated[int, typer.Option(min=0, help="Holes that need no other.")] = CONTROLS,
     seed: SeedOption = 0,
     way: Annotated[
-        list[Shown] | None,
+        list[OtherFiles] | None,
         typer.Option(help="What is shown of other files; all four unless given. Repeatable."),
     ] = None,
     share: Annotated[
@@ -84,10 +84,10 @@ def workspace_command(
         from blockdiff.eval import workspace, workspace_holes
         from blockdiff.eval.results import ResultsFile
 
-    ways = way or list(Shown)
+    ways = way or list(OtherFiles)
     with tempfile.TemporaryDirectory() as scratch:
         indexes = out.with_suffix(".indexes") if out else Path(scratch)
-        spaces = workspace_holes.Workspaces(data, indexes, _trained(model))
+        spaces = workspace_holes.HeldOutPackages(data, indexes, _trained(model))
         try:
             holes = workspace_holes.draw(spaces, limit, controls, seed)
             if not holes:
@@ -107,7 +107,7 @@ def workspace_command(
                 "context_tokens": context_tokens,
             }
             engine = Engine.load(model, device=device, dtype=dtype)
-            results = ResultsFile(out, settings, workspace.Filled) if out else None
+            results = ResultsFile(out, settings, workspace.FilledLine) if out else None
             with CountBar(len(holes) * len(ways)) as bar:
                 rows = workspace.measure(
                     engine, spaces, holes, ways, decoding, context_tokens, share, results,

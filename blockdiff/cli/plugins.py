@@ -6,6 +6,7 @@ plugin finds its server. Only what bears one and is as we left it gets replaced 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -31,7 +32,7 @@ _EDITED_BY_VSCODE = frozenset({"package.json", ".vsixmanifest"})
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
-class State(Enum):
+class PluginState(Enum):
     ABSENT = "not installed"
     OURS = "installed"
     CHANGED = "changed since blockdiff put it there"
@@ -39,7 +40,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Plugin:
     """An editor and what it has of ours.
 
     Attributes:
@@ -50,13 +51,13 @@ class Found:
 
     name: str
     program: str
-    state: State
+    state: PluginState
     folder: Path | None = None
     version: str = ""
 
     def refuse_if_not_ours(self) -> None:
         """Raises OutputFileError."""
-        if self.state in (State.CHANGED, State.FOREIGN):
+        if self.state in (PluginState.CHANGED, PluginState.FOREIGN):
             what = self.folder or f"the extension {EXTENSION} of {self.name}"
             raise OutputFileError(f"{what}: {self.state.value}", "remove it yourself first")
 
@@ -68,7 +69,7 @@ def programs() -> dict[str, str]:
     return {name: path for name, path in found.items() if path}
 
 
-def look(name: str, program: str) -> Found:
+def look(name: str, program: str) -> Plugin:
     """Raises EditorFailed: it does not run, or is too old."""
     return _neovim(program) if name == NVIM else _vscode(name, program)
 
@@ -84,14 +85,14 @@ VSCODES = {
 """Programs: the application on macOS, which puts none on PATH, and where extensions may lie."""
 
 
-def _vscode(name: str, program: str) -> Found:
+def _vscode(name: str, program: str) -> Plugin:
     listed = _run([program, "--list-extensions", "--show-versions"]).split()
     versions = [line.partition("@")[2] for line in listed if line.startswith(f"{EXTENSION}@")]
     if not versions:
-        return Found(name, program, State.ABSENT)
+        return Plugin(name, program, PluginState.ABSENT)
     folder = _extension_folder(name, versions[0])
-    state = State.FOREIGN if folder is None else _state(folder, _EDITED_BY_VSCODE)
-    return Found(name, program, state, folder, versions[0])
+    state = PluginState.FOREIGN if folder is None else _state(folder, _EDITED_BY_VSCODE)
+    return Plugin(name, program, state, folder, versions[0])
 
 
 def _extension_folder(name: str, version: str) -> Path | None:
@@ -103,7 +104,7 @@ def _extension_folder(name: str, version: str) -> Path | None:
     return next((folder for folder in versions if folder.is_dir()), None)
 
 
-def install_vscode(found: Found, vsix: Path) -> Found:
+def install_vscode(found: Plugin, vsix: Path) -> Plugin:
     """Returns it as it is then.
 
     Raises:
@@ -118,7 +119,7 @@ def install_vscode(found: Found, vsix: Path) -> Found:
     return _vscode(found.name, found.program)
 
 
-def remove_vscode(found: Found) -> None:
+def remove_vscode(found: Plugin) -> None:
     """Raises as `install_vscode`."""
     found.refuse_if_not_ours()
     _run([found.program, "--uninstall-extension", EXTENSION])
@@ -167,7 +168,7 @@ _ASK_NEOVIM = (
 )
 
 
-def _neovim(program: str) -> Found:
+def _neovim(program: str) -> Plugin:
     said = _run([*_headless(program), "-c", _ASK_NEOVIM, "-c", "qall!"])
     try:
         answer: dict[str, Any] = json.loads(said)
@@ -178,29 +179,42 @@ def _neovim(program: str) -> Found:
         raise EditorFailed(f"{program} is older than 0.11", "install Neovim 0.11 or newer")
     folder = data / "site" / "pack" / "blockdiff" / "start" / "blockdiff"
     state = _state(folder)
-    return Found(NVIM, program, state, folder, _read_marker(folder).get("version", ""))
+    return Plugin(NVIM, program, state, folder, _read_marker(folder).get("version", ""))
 
 
-def uses_lazy(found: Found) -> bool:
+def uses_lazy(found: Plugin) -> bool:
     """Whether lazy.nvim is there, which loads no plugin that it is not told of."""
     assert found.folder is not None
     return (found.folder.parents[4] / "lazy" / "lazy.nvim").is_dir()
 
 
-def install_neovim(found: Found) -> None:
+def install_neovim(found: Plugin) -> None:
     """Put the plugin there in one step; the old one stays if anything fails.
 
     Raises:
-        OutputFileError: what lies there is not ours.
-        OSError: the folder cannot be written.
+        OutputFileError: what lies there is not ours, or the folder cannot be written.
+        EditorFailed: Neovim did not make its help tags.
     """
     found.refuse_if_not_ours()
     folder = found.folder
     assert folder is not None
+    above = folder.parents[1]  # Neovim looks for no plugin directly there
+    with _written(folder):
+        above.mkdir(parents=True, exist_ok=True)
+        _put(found, folder, above)
+
+
+@contextlib.contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputFileError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _put(found: Plugin, folder: Path, above: Path) -> None:
     carried = _PACKAGE / "_editors" / "nvim"
     source = carried if carried.is_dir() else _PACKAGE.parent / "editors" / "nvim"
-    above = folder.parents[1]  # Neovim looks for no plugin directly there
-    above.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=above, prefix=".blockdiff-") as scratch:
         new, old = Path(scratch, "new"), Path(scratch, "old")
         shutil.copytree(source, new)
@@ -208,7 +222,7 @@ def install_neovim(found: Found) -> None:
         digests = {name: _digest((new / name).read_bytes()) for name in _files(new)}
         (new / MARKER).write_text(_marker(digests), "utf-8")
         folder.parent.mkdir(exist_ok=True)
-        if found.state is State.OURS:
+        if found.state is PluginState.OURS:
             folder.rename(old)
         try:
             new.rename(folder)
@@ -218,16 +232,17 @@ def install_neovim(found: Found) -> None:
             raise
 
 
-def remove_neovim(found: Found) -> None:
+def remove_neovim(found: Plugin) -> None:
     """Raises as `install_neovim`."""
     found.refuse_if_not_ours()
     folder = found.folder
     assert folder is not None
-    with tempfile.TemporaryDirectory(dir=folder.parents[1], prefix=".blockdiff-") as scratch:
-        folder.rename(Path(scratch, "old"))
-    for empty in folder.parents[:2]:
-        if not any(empty.iterdir()):
-            empty.rmdir()
+    with _written(folder):
+        with tempfile.TemporaryDirectory(dir=folder.parents[1], prefix=".blockdiff-") as scratch:
+            folder.rename(Path(scratch, "old"))
+        for empty in list(folder.parents)[:2]:
+            if not any(empty.iterdir()):
+                empty.rmdir()
 
 
 def _headless(program: str) -> list[str]:
@@ -251,19 +266,19 @@ def _read_marker(folder: Path) -> dict[str, Any]:
     return marker if isinstance(marker, dict) else {}
 
 
-def _state(folder: Path, edited: Iterable[str] = ()) -> State:
+def _state(folder: Path, edited: Iterable[str] = ()) -> PluginState:
     """What lies at `folder`; files in `edited` may have changed."""
     if not os.path.lexists(folder):
-        return State.ABSENT
+        return PluginState.ABSENT
     digests = _read_marker(folder).get("files")
     if folder.is_symlink() or not isinstance(digests, dict):
-        return State.FOREIGN
+        return PluginState.FOREIGN
     names = _files(folder) - {MARKER, *edited}
     same = names == digests.keys() and all(
         not (folder / name).is_symlink() and _digest((folder / name).read_bytes()) == digests[name]
         for name in names
     )
-    return State.OURS if same else State.CHANGED
+    return PluginState.OURS if same else PluginState.CHANGED
 
 
 def _files(folder: Path) -> set[str]:

@@ -13,7 +13,7 @@ from blockdiff.engine.engine import Engine
 from blockdiff.errors import BlockdiffError
 from blockdiff.eval.results import ResultsFile, gone_through, resampled
 from blockdiff.eval.seam_faults import is_fenced, is_prose
-from blockdiff.eval.workspace_holes import Shown, WorkspaceHole, Workspaces
+from blockdiff.eval.workspace_holes import HeldOutPackages, OtherFiles, WorkspaceHole
 from blockdiff.syntax.check import check
 from blockdiff.types import Extent, Finished, Hole, InfillRequest, SyntaxState
 from blockdiff.workspace.pieces import context_pieces
@@ -22,7 +22,7 @@ _NAME = re.compile(r"[^\W\d]\w*")
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class FilledLine:
     """One hole filled in one way, up to the end of its line.
 
     Attributes:
@@ -53,15 +53,15 @@ class Filled:
 
 def measure(
     engine: Engine,
-    spaces: Workspaces,
+    spaces: HeldOutPackages,
     holes: Sequence[WorkspaceHole],
-    ways: Sequence[Shown],
+    ways: Sequence[OtherFiles],
     decoding: DecodingConfig,
     context_tokens: int,
     share: float,
-    results: ResultsFile[Filled] | None,
+    results: ResultsFile[FilledLine] | None,
     progress: Callable[[int, int], None],
-) -> list[Filled]:
+) -> list[FilledLine]:
     """Rows of every hole in every way, hole after hole; see `gone_through`.
 
     Args:
@@ -69,7 +69,7 @@ def measure(
     """
     tasks = [(hole, way) for hole in holes for way in ways]
 
-    def work(index: int) -> Filled:
+    def work(index: int) -> FilledLine:
         hole, way = tasks[index]
         request = request_of(spaces, hole, way, decoding, context_tokens, share)
         return _fill(engine, request, hole, way)
@@ -77,14 +77,14 @@ def measure(
     return gone_through([_id(*task) for task in tasks], work, results, progress)
 
 
-def _id(hole: WorkspaceHole, way: Shown) -> str:
+def _id(hole: WorkspaceHole, way: OtherFiles) -> str:
     return f"{way.value} {hole.id}"
 
 
 def request_of(
-    spaces: Workspaces,
+    spaces: HeldOutPackages,
     hole: WorkspaceHole,
-    way: Shown,
+    way: OtherFiles,
     decoding: DecodingConfig,
     context_tokens: int,
     share: float,
@@ -92,9 +92,9 @@ def request_of(
     """As an editor's ghost text asks within a line."""
     document, at = hole.before + hole.after, Hole(len(hole.before), len(hole.before))
     budget = int(context_tokens * share)
-    ring = hole.ring if way in (Shown.RING, Shown.ALL) else ()
+    ring = hole.ring if way in (OtherFiles.RING, OtherFiles.ALL) else ()
     snippets, kept = ring, budget if ring else 0
-    if way in (Shown.INDEX, Shown.ALL):
+    if way in (OtherFiles.INDEX, OtherFiles.ALL):
         pieces = context_pieces(
             spaces.index(hole.package), document, at, hole.path, hole.language, budget,
             window=context_tokens, ring=ring,
@@ -113,7 +113,9 @@ def request_of(
     )
 
 
-def _fill(engine: Engine, request: InfillRequest, hole: WorkspaceHole, way: Shown) -> Filled:
+def _fill(
+    engine: Engine, request: InfillRequest, hole: WorkspaceHole, way: OtherFiles
+) -> FilledLine:
     began = time.perf_counter()
     for event in engine.infill(request):
         if isinstance(event, Finished):
@@ -123,14 +125,14 @@ def _fill(engine: Engine, request: InfillRequest, hole: WorkspaceHole, way: Show
 
 
 def judge(
-    hole: WorkspaceHole, way: Shown, text: str, tokens: int, shown: int, ms: float
-) -> Filled:
+    hole: WorkspaceHole, way: OtherFiles, text: str, tokens: int, shown: int, ms: float
+) -> FilledLine:
     """Score what the engine wrote."""
     before, after = hole.before, hole.after
     line = text.replace("\r\n", "\n").split("\n", 1)[0].rstrip()
     names = _NAME.findall(line)
     start = len(before)
-    return Filled(
+    return FilledLine(
         task_id=_id(hole, way),
         way=way.value,
         package=hole.package,
@@ -151,27 +153,27 @@ def judge(
 # --- figures --------------------------------------------------------------------------------------
 
 
-def summarise(rows: Sequence[Filled]) -> dict[str, Any]:
+def summarise(rows: Sequence[FilledLine]) -> dict[str, Any]:
     """Figures of each way and what it is better by than nothing, for both sorts of holes."""
     sorts = {"needing": True, "controls": False}
     parts = {name: [row for row in rows if row.needing is sort] for name, sort in sorts.items()}
     return {name: _of_sort(found) for name, found in parts.items() if found}
 
 
-def _of_sort(rows: Sequence[Filled]) -> dict[str, Any]:
+def _of_sort(rows: Sequence[FilledLine]) -> dict[str, Any]:
     """Of the holes that were filled in every way."""
-    ways = [way for way in Shown if any(row.way == way.value for row in rows)]
+    ways = [way for way in OtherFiles if any(row.way == way.value for row in rows)]
     by_way = {way: {_hole_of(row): row for row in rows if row.way == way.value} for way in ways}
     whole = set.intersection(*(set(found) for found in by_way.values()))
     languages = sorted({row.language for row in rows})
-    base = by_way.get(Shown.NONE)
+    base = by_way.get(OtherFiles.NONE)
     figures: dict[str, Any] = {}
     for way in ways:
         mine = [by_way[way][name] for name in sorted(whole)]
         figures[way.value] = _figures(mine)
         by_language = {n: [row for row in mine if row.language == n] for n in languages}
         figures[way.value]["by_language"] = {n: _figures(r) for n, r in by_language.items() if r}
-        if base and way is not Shown.NONE:
+        if base and way is not OtherFiles.NONE:
             none = [base[_hole_of(row)] for row in mine]
             figures[way.value]["gain"] = {
                 key: _gain(mine, none, key) for key in ("exact", "identifiers", "named")
@@ -179,11 +181,11 @@ def _of_sort(rows: Sequence[Filled]) -> dict[str, Any]:
     return figures
 
 
-def _hole_of(row: Filled) -> str:
+def _hole_of(row: FilledLine) -> str:
     return row.task_id.partition(" ")[2]
 
 
-def _figures(rows: Sequence[Filled]) -> dict[str, Any]:
+def _figures(rows: Sequence[FilledLine]) -> dict[str, Any]:
     count = max(len(rows), 1)
     judged = [row for row in rows if row.syntax != SyntaxState.SKIPPED.value]
     parse = sum(row.syntax == SyntaxState.OK.value for row in judged)
@@ -202,7 +204,7 @@ def _figures(rows: Sequence[Filled]) -> dict[str, Any]:
     }
 
 
-def _gain(mine: Sequence[Filled], none: Sequence[Filled], key: str) -> dict[str, Any]:
+def _gain(mine: Sequence[FilledLine], none: Sequence[FilledLine], key: str) -> dict[str, Any]:
     """Difference of a rate, and its 95% interval over packages."""
     pairs = zip(mine, none, strict=True)
     values = [float(getattr(one, key)) - float(getattr(other, key)) for one, other in pairs]

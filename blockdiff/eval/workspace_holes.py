@@ -40,7 +40,7 @@ _SHARE_FOLDERS = frozenset({"go", "java", "c", "cpp"})
 _IMPORT = re.compile(r"import|use_declaration|preproc_include|package|extern_crate|export_from")
 
 
-class Shown(str, Enum):
+class OtherFiles(str, Enum):
     """What is shown of other files. The context is as long in every case."""
 
     NONE = "none"
@@ -70,7 +70,7 @@ class WorkspaceHole:
     ring: tuple[Snippet, ...]
 
 
-class Workspaces:
+class HeldOutPackages:
     """The packages in some folders, each with an index of its own.
 
     Args:
@@ -114,7 +114,7 @@ def _names_of(folder: str) -> frozenset[str]:
     return frozenset({folder.lower(), plain, plain.replace("_", "-"), plain.replace("-", "_")})
 
 
-def draw(spaces: Workspaces, limit: int, controls: int, seed: int) -> list[WorkspaceHole]:
+def draw(spaces: HeldOutPackages, limit: int, controls: int, seed: int) -> list[WorkspaceHole]:
     """At most `limit` holes that need another file and `controls` that need none, in turn.
 
     Languages take turns and so do the packages of one. A larger draw begins with a smaller one of
@@ -134,7 +134,7 @@ def draw(spaces: Workspaces, limit: int, controls: int, seed: int) -> list[Works
 class _Stock:
     """Holes of one sort that are left, by language and package."""
 
-    def __init__(self, spaces: Workspaces, seed: int, needing: bool) -> None:
+    def __init__(self, spaces: HeldOutPackages, seed: int, needing: bool) -> None:
         self._spaces, self._seed, self._needing = spaces, seed, needing
         self._turns = {
             language: [self._of_package(name, language) for name in spaces.roots]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from blockdiff.cli.eval import app
 from blockdiff.config import DecodingConfig
 from blockdiff.eval.workspace import judge, request_of, summarise
-from blockdiff.eval.workspace_holes import Shown, WorkspaceHole, Workspaces, draw
+from blockdiff.eval.workspace_holes import HeldOutPackages, OtherFiles, WorkspaceHole, draw
 from tests.unit import hub_folder
 
 STORE = '''"""Where things are kept."""
@@ -42,16 +43,17 @@ def packages(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def spaces(packages: Path, tmp_path: Path) -> Workspaces:
-    return Workspaces([packages], tmp_path / "indexes", frozenset({"trained-on"}))
+def spaces(packages: Path, tmp_path: Path) -> HeldOutPackages:
+    return HeldOutPackages([packages], tmp_path / "indexes", frozenset({"trained-on"}))
 
 
-def test_holes_of_both_sorts_and_no_package_that_was_trained_on(spaces: Workspaces) -> None:
+def test_holes_of_both_sorts_and_no_package_that_was_trained_on(spaces: HeldOutPackages) -> None:
     holes = draw(spaces, 10, 2, 0)
     needing = [hole for hole in holes if hole.name]
-    assert [(hole.name, hole.text) for hole in needing] == [
-        ("load_record", "load_record(key) for key in wanted]")
-    ]
+    assert {(hole.name, hole.text) for hole in needing} == {
+        ("Store", "Store, wanted: list[str]) -> list[str]:"),
+        ("load_record", "load_record(key) for key in wanted]"),
+    }
     controls = [hole for hole in holes if not hole.name]
     assert len(controls) == 2 and all("load" not in hole.text for hole in controls)
     for hole in holes:
@@ -60,16 +62,16 @@ def test_holes_of_both_sorts_and_no_package_that_was_trained_on(spaces: Workspac
     assert draw(spaces, 1, 1, 0) == holes[:2]
 
 
-@pytest.mark.parametrize("way", Shown)
-def test_what_is_shown_in_each_way(spaces: Workspaces, way: Shown) -> None:
-    hole = next(hole for hole in draw(spaces, 1, 0, 0) if hole.name)
+@pytest.mark.parametrize("way", OtherFiles)
+def test_what_is_shown_in_each_way(spaces: HeldOutPackages, way: OtherFiles) -> None:
+    hole = next(hole for hole in draw(spaces, 2, 0, 0) if hole.name == "load_record")
     request = request_of(spaces, hole, way, DecodingConfig(), 256, 0.25)
     texts = [snippet.text for snippet in request.snippets]
     assert request.context_tokens == 256 and "load_record" not in request.document
     signatures = [text for text in texts if "def load_record" in text and "self.kept" not in text]
-    assert bool(signatures) == (way in (Shown.INDEX, Shown.ALL))
-    assert any("self.kept" in text for text in texts) == (way in (Shown.RING, Shown.ALL))
-    assert (request.snippet_tokens > 0) == (way is not Shown.NONE)
+    assert bool(signatures) == (way in (OtherFiles.INDEX, OtherFiles.ALL))
+    assert any("self.kept" in text for text in texts) == (way in (OtherFiles.RING, OtherFiles.ALL))
+    assert (request.snippet_tokens > 0) == (way is not OtherFiles.NONE)
 
 
 HOLE = WorkspaceHole("p/a.py:4-9", "p", "a.py", "python", "load", "x = s.", "load(key)", "\n", ())
@@ -86,15 +88,16 @@ HOLE = WorkspaceHole("p/a.py:4-9", "p", "a.py", "python", "load", "x = s.", "loa
     ],
 )
 def test_what_counts(text: str, exact: int, identifiers: int, named: int) -> None:
-    row = judge(HOLE, Shown.NONE, text, 3, 0, 1.0)
+    row = judge(HOLE, OtherFiles.NONE, text, 3, 0, 1.0)
     assert (row.exact, row.identifiers, row.named) == (exact, identifiers, named)
 
 
 def test_gains_are_of_holes_filled_in_every_way() -> None:
     right, wrong = "load(key)", "read(key)"
-    rows = [judge(HOLE, Shown.NONE, wrong, 3, 0, 1.0), judge(HOLE, Shown.INDEX, right, 3, 40, 1.0)]
-    other = WorkspaceHole("q/b.py:4-9", *list(HOLE.__getstate__())[1:])
-    rows.append(judge(other, Shown.NONE, right, 3, 0, 1.0))  # the run ended before its second way
+    texts = {OtherFiles.NONE: wrong, OtherFiles.INDEX: right}
+    rows = [judge(HOLE, way, text, 3, 40, 1.0) for way, text in texts.items()]
+    other = replace(HOLE, id="q/b.py:4-9")  # the run ended before its second way
+    rows.append(judge(other, OtherFiles.NONE, right, 3, 0, 1.0))
     figures = summarise(rows)["needing"]
     assert figures["none"]["holes"] == figures["index"]["holes"] == 1
     assert figures["index"]["gain"]["exact"] == {"points": 100.0, "ci95": [100.0, 100.0]}
@@ -112,7 +115,7 @@ def test_the_command_goes_on_where_it_stopped(packages: Path, tmp_path: Path) ->
     second = CliRunner().invoke(app, arguments)
     assert (tmp_path / "rows.jsonl").read_text().splitlines()[: len(rows)] == rows
     figures = json.loads(second.stdout.splitlines()[-1])
-    assert [*figures["needing"]] == [way.value for way in Shown]
+    assert [*figures["needing"]] == [way.value for way in OtherFiles]
 
 
 def test_a_folder_without_a_place_is_said(tmp_path: Path) -> None:

@@ -44,14 +44,13 @@ def test_the_plugin_runs_once_it_is_installed_and_leaves_nothing(
     assert user.run("editors", "install", "nvim").returncode == 0  # brings it up to date
     file = tmp_path / "area.py"
     file.write_text(AREA)
-    data = {**user.environment, "XDG_DATA_HOME": str(user.home / ".local/share"), "PYTHONPATH": ""}
-    data["HOME"] = str(tmp_path)
-    options = {"lua": "return 0", "plugin": False, "kind": UsersNeovim, "environment": data}
+    own = {"XDG_DATA_HOME": str(user.home / ".local/share"), "PATH": user.environment["PATH"]}
+    own["PYTHONPATH"] = ""
+    options = {"lua": "return 0", "plugin": False, "kind": UsersNeovim, "environment": own}
     with neovim(tmp_path, script[0].folder, file, **options) as nvim:
-        command = nvim.until("vim.lsp.get_clients({ name = 'blockdiff' })[1] ~= nil") and nvim.lua(
-            "return vim.lsp.get_clients({ name = 'blockdiff' })[1].config.cmd"
-        )
-        assert command == [str(user.python), "-m", "lsp_server"] or isinstance(command, type(None))
+        nvim.until("vim.lsp.get_clients({ name = 'blockdiff' })[1] ~= nil")
+        command = nvim.lua("return require('blockdiff.client').command()")
+        assert command == [str(user.python), "-m", "lsp_server"]
         nvim.command("2BlockDiff infill")
         ready(nvim)
         nvim.command("help blockdiff")

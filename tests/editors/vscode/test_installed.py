@@ -25,7 +25,8 @@ def test_it_finds_the_server_that_installed_it(
         ready(window)
         window.press("Tab")
         window.until(lambda: "width * height" in window.text)
-        assert f"{code[1].python} -m lsp_server (found by: blockdiff editors" in window.output()
+        found = f"{code[1].python} -m lsp_server --stdio (found by: blockdiff editors install"
+        assert found in window.output()
     status = code[1].run("editors", "status").stdout
     assert "code-server  installed 0.1.0" in status and "code         not on PATH" in status
 
