@@ -82,7 +82,7 @@ class Experts(nn.Module):
     def _admitted(self, ranks: Tensor, blocks: Tensor) -> Tensor:
         """`ranks` (tokens, count), minus infinity for experts that a token's block does not admit:
         all but the `capacity` of the highest rank that any of its tokens gives."""
-        ids, owner = torch.unique(blocks, return_inverse=True)
+        ids, owner = blocks.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         best = ranks.new_full((len(ids), self.config.count), -torch.inf)
         best = best.scatter_reduce(0, owner[:, None].expand_as(ranks), ranks, "amax")
         outside = torch.ones_like(best, dtype=torch.bool)

@@ -163,8 +163,8 @@ def _yarn_ramp(size: int, scaling: RopeScaling, base: float) -> Tensor:
 
     first, last = index_of(scaling.high), index_of(scaling.low)
     if scaling.whole:
-        first, last = math.floor(first), math.ceil(last)
-    first, last = max(first, 0), min(last, size - 1)
+        first, last = float(math.floor(first)), float(math.ceil(last))
+    first, last = max(first, 0.0), min(last, size - 1.0)
     span = last - first or 0.001
     return ((torch.arange(size // 2, dtype=torch.float32) - first) / span).clamp(0.0, 1.0)
 
@@ -386,7 +386,7 @@ class Transformer(nn.Module):
             (batch, new, hidden_size)
         """
         x = self._embedded(tokens, gate)
-        placed = self._placed(positions)
+        placed = self._placed(positions, batch=len(tokens))
         fused = self.fused if mask.dim() == 2 and placed.query is None else None
         if fused is not None and fused.takes([cache], gate):
             segment = Segment(tokens.shape[1], mask, cast(KeyValues, cache))
@@ -442,11 +442,11 @@ class Transformer(nn.Module):
         normed: Tensor = self.norm(x)
         return normed
 
-    def _placed(self, positions: Tensor, sizes: Sequence[int] = ()) -> Placed:
+    def _placed(self, positions: Tensor, sizes: Sequence[int] = (), batch: int = 1) -> Placed:
         """Of a batch of sequences, or of one row that holds sequences of these `sizes`."""
         routed, experts = None, self.config.experts
         if experts is not None and experts.capacity:
-            owner = torch.arange(len(sizes) or len(positions), device=positions.device)
+            owner = torch.arange(len(sizes) or batch, device=positions.device)
             if sizes:
                 owner = owner.repeat_interleave(torch.tensor(sizes, device=positions.device))
             owner = owner[None] if sizes else owner[:, None]

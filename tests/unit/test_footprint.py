@@ -94,6 +94,6 @@ def test_the_shipped_catalogue_says_what_can_infill(monkeypatch: pytest.MonkeyPa
     known = published()
     cannot = {name for name, entry in known.items() if Skill.INFILL not in entry.can}
     assert {known[name].family for name in cannot} <= {"sdar", "sdar-moe", "llada2", "fast-dllm",
-                                                       "a2d"}  # fmt: skip
+                                                       "a2d", "nemotron"}  # fmt: skip
     assert known["coda-1.7b"].terms and known["qwen2.5-coder-3b"].terms
     assert not known["qwen2.5-coder-7b"].terms
