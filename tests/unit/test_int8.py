@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -153,22 +154,42 @@ torch.save((built.backend, product, hidden), sys.argv[2])
 """
 
 
+Result = tuple[str, torch.Tensor, torch.Tensor]
+
+
+def runnable() -> list[str]:
+    """Instruction sets of `FLAGS` that this machine has."""
+    info = Path("/proc/cpuinfo").read_text("utf-8").split()
+    needed = {"avx512-vnni": "avx512_vnni", "avx2": "avx2"}
+    return [name for name in FLAGS if name not in needed or needed[name] in info]
+
+
+def compile_and_run(command: list[str], at: Path, **environment: str) -> Result:
+    """What `PROGRAM` finds with a library that `command` compiles."""
+    library, out = at.with_suffix(".so"), at.with_suffix(".pt")
+    sources = [str(path) for path in int8_library.SOURCES]
+    shared = ["-std=c11", "-shared", "-fPIC", *sources, "-o", str(library), "-lm"]
+    subprocess.run([*command, *shared], check=True)
+    run = [sys.executable, "-c", PROGRAM, str(library), str(out)]
+    found = subprocess.run(
+        run,
+        env=os.environ | {"PYTHONPATH": "."} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert found.returncode == 0 and "runtime error" not in found.stdout, found.stdout
+    return torch.load(out)  # type: ignore[no-any-return]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="flags of x86-64 on Linux")
 def test_every_processor_gets_the_same_result(tmp_path: Path) -> None:
     """Compiled for all the instruction sets that this machine can run, one at a time."""
-    info = Path("/proc/cpuinfo").read_text("utf-8").split()
-    sources = [str(path) for path in int8_library.SOURCES]
-    needed = {"avx512-vnni": "avx512_vnni", "avx2": "avx2"}
-    names = [name for name in FLAGS if name not in needed or needed[name] in info]
+    names = runnable()
+    compiler = int8_library._compilers()[0]
 
-    def compiled_and_run(name: str) -> tuple[str, torch.Tensor, torch.Tensor]:
-        library, out = tmp_path / f"{name}.so", tmp_path / f"{name}.pt"
-        command = [*int8_library._compilers()[0], "-O2", "-std=c11", "-shared", "-fPIC"]
-        subprocess.run([*command, *FLAGS[name], *sources, "-o", str(library), "-lm"], check=True)
-        environment = os.environ | {"PYTHONPATH": "."}
-        run = [sys.executable, "-c", PROGRAM, str(library), str(out)]
-        subprocess.run(run, check=True, env=environment)
-        return torch.load(out)  # type: ignore[no-any-return]
+    def compiled_and_run(name: str) -> Result:
+        return compile_and_run([*compiler, "-O2", *FLAGS[name]], tmp_path / name)
 
     with ThreadPoolExecutor() as pool:
         results = dict(zip(names, pool.map(compiled_and_run, names), strict=True))
@@ -179,6 +200,46 @@ def test_every_processor_gets_the_same_result(tmp_path: Path) -> None:
     for name in products:
         assert closeness(products[name], products["portable"]) < 1e-6
         assert closeness(layers[name], layers["portable"]) < 0.01  # a step of int8 here and there
+
+
+def runtimes(compiler: str) -> list[str]:
+    """What a process that loads sanitized code has to begin with; nothing where there is none."""
+    names = ["libasan.so", "libubsan.so"]
+    ask = [[compiler, f"-print-file-name={name}"] for name in names]
+    found = [subprocess.run(a, capture_output=True, text=True).stdout.strip() for a in ask]
+    return [path for path in found if Path(path).is_absolute()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="flags of x86-64 on Linux")
+@pytest.mark.parametrize("name", ["avx512-vnni", "portable"])
+def test_no_byte_beside_its_memory_is_touched_and_nothing_is_undefined(
+    name: str, tmp_path: Path
+) -> None:
+    compiler = shutil.which("gcc")
+    if name not in runnable() or not compiler or not (preloaded := runtimes(compiler)):
+        pytest.skip("needs the instructions, gcc and its sanitizers")
+    sanitized = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    found = compile_and_run(
+        [compiler, *sanitized, *FLAGS[name]],
+        tmp_path / name,
+        LD_PRELOAD=" ".join(preloaded),
+        ASAN_OPTIONS="detect_leaks=0",
+    )
+    assert found[0] == name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="flags of x86-64 on Linux")
+def test_clang_makes_the_same_of_it(tmp_path: Path) -> None:
+    gcc, clang = (shutil.which(name) for name in ("gcc", "clang"))
+    if not gcc or not clang:
+        pytest.skip("needs gcc and clang")
+    by_gcc, by_clang = (
+        compile_and_run([path, "-O2", "-march=native"], tmp_path / Path(path).name)
+        for path in (gcc, clang)
+    )
+    assert by_gcc[0] == by_clang[0]
+    assert closeness(by_clang[1], by_gcc[1]) < 1e-6
+    assert closeness(by_clang[2], by_gcc[2]) < 0.01
 
 
 # --- whole models ------------------------------------------------------------------------------

@@ -369,8 +369,9 @@ INLINE void transpose(const float *x, int64_t stride, float *out) {
 #endif
 }
 
-/* A loop over lanes in each step, as plain C has it, would only be large when unrolled. */
-#ifdef EACH
+/* A loop over lanes in each step, as plain C has it, would only be large when unrolled, and so would
+ * steps with checks in them, which take a minute to compile. */
+#if defined(EACH) || defined(__SANITIZE_ADDRESS__)
 #define UNROLLED
 #else
 #define UNROLLED _Pragma("GCC unroll 16")

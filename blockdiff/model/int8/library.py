@@ -1,7 +1,7 @@
 """Int8 arithmetic on packed weights, by a small library compiled on this machine.
 
-`linear_int8.c` and `stack.c` are compiled for this very processor at first use and kept in the
-cache folder. A library that others can have written is never loaded: it would run as we do. Their
+The C files beside this one are compiled for this very processor at first use and kept in the cache
+folder. A library that others can have written is never loaded: it would run as we do. Their
 threads are those of torch: both run on one OpenMP pool.
 """
 
@@ -26,8 +26,8 @@ from blockdiff.system import child, private
 from blockdiff.weights import store
 
 _HERE = Path(__file__).parent
-SOURCES = [_HERE / "linear_int8.c", _HERE / "stack.c"]
-HEADERS = [_HERE / "lanes.h", _HERE / "linear_int8.h"]
+SOURCES = [_HERE / f"{name}.c" for name in ("linear_int8", "tiles", "stack", "attention")]
+HEADERS = [_HERE / f"{name}.h" for name in ("lanes", "linear_int8", "tiles", "stack")]
 _FLAGS = ["-O3", "-march=native", "-std=c11", "-shared", "-fPIC"]
 _ALIGNED = 64  # bytes of a cache line
 _SECONDS = 120.0  # a compiler that takes longer hangs

@@ -9,6 +9,7 @@
 #define OWN __attribute__((visibility("hidden")))
 
 enum { ROWS = 16, GROUP = 32, FOLD = 128, SUPER = 256 };
+enum { CHUNK = 4 }; /* tiles that a thread takes at a time */
 
 /* Some rows of W in one format. */
 typedef struct {
@@ -34,6 +35,11 @@ typedef struct {
     int16_t *total; /* 2, in every other group: the sum of its q and of that of the next */
     int32_t *low;   /* 2: minus 32 times the sum of each half of q */
 } operand;
+
+/* Where in `scale` a group of a row stands. */
+static inline int64_t group_at(const operand *x, int64_t row, int64_t group) {
+    return (row / x->block * (x->k / GROUP) + group) * x->block + row % x->block;
+}
 
 /* Bytes of memory for an operand of m rows, a multiple of 64, and the operand in it. */
 int64_t blockdiff_scratch(int64_t m, int64_t k);

@@ -2,7 +2,7 @@
 
 Sixteen output rows make a tile, so that one instruction works on sixteen rows at once. The numbers
 of GGUF's Q4_K and Q6_K are only put in another order: nothing is rounded again. Anything else is
-rounded to 128 steps for every 32 inputs. `linear_int8.c` describes the bytes.
+rounded to 128 steps for every 32 inputs. `tiles.c` describes the bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Format(str, Enum):
 
     @property
     def code(self) -> int:
-        """What `linear_int8.c` calls it."""
+        """What `tiles.c` calls it."""
         return {Format.Q4_K: 4, Format.Q6_K: 6, Format.Q7: 7}[self]
 
     def tile_bytes(self, inputs: int) -> int:

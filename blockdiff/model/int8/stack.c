@@ -2,8 +2,8 @@
  *
  * A layer: RMSNorm, query, key and value products, rotary positions, attention over a sequence's own
  * cache, output product, RMSNorm, SwiGLU; both halves are added to the stream x. Products are those
- * of linear_int8.c, everything else is float32. Rows that are noisy get an adapter's low-rank
- * products besides.
+ * of linear_int8.c, attention is in attention.c; everything but the products is float32. Rows that
+ * are noisy get an adapter's low-rank products besides.
  *
  * Threads run through the same list of stages and take items of each. A stage ends when its items
  * are done, by whoever did them: a thread that wakes up late, or never, holds nobody up. What a row
@@ -13,7 +13,7 @@
 #include <math.h>
 
 #include "lanes.h"
-#include "linear_int8.h"
+#include "stack.h"
 #ifdef _WIN32
 #include <windows.h>
 #define GIVE_WAY SwitchToThread()
@@ -22,66 +22,8 @@
 #define GIVE_WAY sched_yield()
 #endif
 
-enum { QKV, O, GATE_UP, DOWN, TARGETS };
-enum { CHUNK = 4 };    /* tiles of an item */
 enum { SEGMENT = 512 }; /* inputs of a block of rows that are quantized together */
 enum { SPINS = 4000 }; /* looks at a stage's end before other processes may go first */
-
-typedef struct {
-    const float *attention_norm, *ffn_norm; /* hidden */
-    const float *q_norm, *k_norm;           /* head_dim, or null */
-    matrix w[TARGETS];
-} layer;
-
-/* Low-rank pairs of a layer, y += b(a(x)); without parts where it has none. */
-typedef struct {
-    matrix a[TARGETS], b[TARGETS];
-} pairs;
-
-typedef struct {
-    int64_t hidden, heads, kv_heads, head_dim, ffn;
-    double eps;
-    const layer *layers;
-    const float *norm; /* hidden: behind the last layer */
-    int64_t n_layers;
-} model;
-
-/* New positions of one sequence. Its cache is (layers, 2, kv_heads, capacity, head_dim). */
-typedef struct {
-    int64_t rows, past, capacity;
-    float *cache;
-    const uint8_t *mask; /* (rows, past + rows): which keys a row sees */
-} sequence;
-
-/* Consecutive rows. */
-typedef struct {
-    int64_t first, rows;
-} stretch;
-
-typedef struct {
-    const model *model;
-    const pairs *pairs; /* one for each layer, or null */
-    int64_t first, last; /* layers to run; the model's last one is followed by its norm */
-    int64_t m;
-    float *x;               /* (m, hidden), the stream */
-    const float *cos, *sin; /* (m, head_dim) */
-    const sequence *sequences;
-    int64_t n_sequences;
-    const stretch *noisy;
-    int64_t n_noisy;
-} forward;
-
-typedef struct {
-    const forward *f;
-    operand in[TARGETS]; /* of each product; they lie in the same memory */
-    uint8_t *low;        /* memory for the operand of a pair's second product */
-    float *a;            /* (m, rank): what the first one made */
-    float *qkv, *attended, *gate_up;
-    uint8_t *own; /* memory of each thread */
-    int64_t own_bytes, attend_rows;
-    int64_t *joined;      /* threads that have come */
-    int64_t *next, *done; /* of each stage: items handed out, items done */
-} team;
 
 static int64_t take(team *t, int64_t stage) {
     return __atomic_fetch_add(t->next + stage, 1, __ATOMIC_RELAXED);
@@ -223,157 +165,9 @@ static void swiglu_and_quantize(const team *t, int64_t item, uint8_t *own) {
     }
 }
 
-/* --- attention ------------------------------------------------------------------------------------ */
-
-#define QUERIES UNROLLED for (int q = 0; q < N; q++)
-
-/* Products of N queries, (size, `count`), with W times sixteen keys, each (size, 16); what a query
- * gets is `stride` floats behind what the one before it gets. Two at a time share what is loaded. */
-INLINE void scores(const float *queries, int64_t count, const float *keys, int64_t size, float *out,
-                   int64_t stride, const int N, const int W) {
-    vf sum[8][2];
-    QUERIES for (int w = 0; w < W; w++) sum[q][w] = vf_zero();
-    for (int64_t i = 0; i < size; i++, queries += count, keys += LANES) {
-        vf key[2];
-        for (int w = 0; w < W; w++) key[w] = vf_load(keys + w * size * LANES);
-        QUERIES {
-            const vf query = vf_all(queries[q]);
-            for (int w = 0; w < W; w++) sum[q][w] = vf_fma(query, key[w], sum[q][w]);
-        }
-    }
-    QUERIES for (int w = 0; w < W; w++) vf_store(out + q * stride + w * LANES, sum[q][w]);
-}
-
-/* W times sixteen dimensions of what N queries take from n values. */
-INLINE void mixed(const float *shares, int64_t stride, const float *values, int64_t size, int64_t n,
-                  float *out, const int N, const int W) {
-    vf sum[8][2];
-    QUERIES for (int w = 0; w < W; w++) sum[q][w] = vf_zero();
-    for (int64_t j = 0; j < n; j++) {
-        vf value[2];
-        for (int w = 0; w < W; w++) value[w] = vf_load(values + j * size + w * LANES);
-        QUERIES {
-            const vf share = vf_all(shares[q * stride + j]);
-            for (int w = 0; w < W; w++) sum[q][w] = vf_fma(share, value[w], sum[q][w]);
-        }
-    }
-    QUERIES for (int w = 0; w < W; w++) vf_store(out + q * size + w * LANES, sum[q][w]);
-}
-
-/* CALL(N) for eight queries at a time, then for those that are left. */
-#define BY_EIGHT(count, CALL)                 \
-    {                                         \
-        int64_t at = 0;                       \
-        for (; (count) - at >= 8; at += 8) CALL(8); \
-        switch ((count) - at) {               \
-            case 7: CALL(7); break;           \
-            case 6: CALL(6); break;           \
-            case 5: CALL(5); break;           \
-            case 4: CALL(4); break;           \
-            case 3: CALL(3); break;           \
-            case 2: CALL(2); break;           \
-            case 1: CALL(1); break;           \
-        }                                     \
-    }
-
-static int64_t up_to(int64_t n, int64_t whole) { return (n + whole - 1) / whole * whole; }
-
-/* Floats that `attend` needs for so many rows. */
-static int64_t attend_floats(const model *c, int64_t rows, int64_t keys) {
-    int64_t queries = rows * (c->heads / c->kv_heads), stride = up_to(keys, LANES);
-    return queries * (2 * c->head_dim + stride) + 2 * LANES * c->head_dim + stride;
-}
-
-/* How many keys lie up to the last one that any of some rows sees. */
-static int64_t keys_seen(const uint8_t *mask, int64_t rows, int64_t keys) {
-    for (int64_t last = keys; last > 0; last--)
-        for (int64_t r = 0; r < rows; r++)
-            if (mask[r * keys + last - 1]) return last;
-    return 0;
-}
-
-/* What softmax makes of the products of a query, in place; `seen` is 1 for keys that count, else 0. */
-static void softmax(float *p, const float *seen, int64_t n, vf scale) {
-    vf most = vf_all(-1e30f), sum = vf_zero();
-    for (int64_t j = 0; j < n; j += LANES) {
-        vf scaled = vf_mul(vf_load(p + j), scale);
-        vf_store(p + j, scaled = vf_pick(vf_load(seen + j), scaled, vf_all(-1e30f)));
-        most = vf_max(most, scaled);
-    }
-    const vf least = vf_all(-vf_most(most));
-    for (int64_t j = 0; j < n; j += LANES) {
-        vf share = vf_exp(vf_add(vf_load(p + j), least));
-        vf_store(p + j, share = vf_pick(vf_load(seen + j), share, vf_zero()));
-        sum = vf_add(sum, share);
-    }
-    const vf inverse = vf_all(1.0f / vf_sum(sum));
-    for (int64_t j = 0; j < n; j += LANES) vf_store(p + j, vf_mul(vf_load(p + j), inverse));
-}
-
-/* Sixteen keys of which n are there, (16, size), as (size, 16). */
-static void turn(const float *keys, int64_t size, int64_t n, float *out) {
-    if (n >= LANES) {
-        for (int64_t i = 0; i < size; i += LANES) transpose(keys + i, size, out + i * LANES);
-        return;
-    }
-    for (int64_t i = 0; i < size; i++)
-        for (int64_t k = 0; k < LANES; k++) out[i * LANES + k] = k < n ? keys[k * size + i] : 0.0f;
-}
-
-/* Some rows of a sequence, which begins at row `start` of x; the heads that share keys. */
-static void attend(const team *t, const sequence *s, int64_t index, int64_t start, int64_t first,
-                   int64_t rows, int64_t shared, uint8_t *own) {
-    const model *c = t->f->model;
-    const int64_t size = c->head_dim, group = c->heads / c->kv_heads, all = s->past + s->rows;
-    const int64_t keys = keys_seen(s->mask + first * all, rows, all);
-    const int64_t stride = up_to(keys, LANES), count = rows * group, plane = s->capacity * size;
-    const float *key = s->cache + (2 * index * c->kv_heads + shared) * plane;
-    const float *value = key + c->kv_heads * plane;
-    float *queries = (float *)own, *out = queries + count * size, *turned = out + count * size;
-    float *seen = turned + 2 * LANES * size, *share = seen + stride;
-    for (int64_t q = 0; q < count; q++) {
-        const int64_t row = start + first + q / group, head = shared * group + q % group;
-        const float *query = t->qkv + (row * (c->heads + 2 * c->kv_heads) + head) * size;
-        for (int64_t i = 0; i < size; i++) queries[i * count + q] = query[i];
-    }
-    for (int64_t j = 0; j < stride; j += 2 * LANES) {
-        const int two = stride - j > LANES;
-        turn(key + j * size, size, keys - j, turned);
-        if (two) turn(key + (j + LANES) * size, size, keys - j - LANES, turned + LANES * size);
-#define CALL(N) scores(queries + at, count, turned, size, share + at * stride + j, stride, N, W)
-#define W 2
-        if (two) BY_EIGHT(count, CALL)
-#undef W
-#define W 1
-        else BY_EIGHT(count, CALL)
-#undef W
-#undef CALL
-    }
-    const vf scale = vf_all((float)(1.0 / sqrt((double)size)));
-    for (int64_t r = 0; r < rows; r++) {
-        const uint8_t *mask = s->mask + (first + r) * all;
-        for (int64_t j = 0; j < stride; j++) seen[j] = j < keys && mask[j] ? 1.0f : 0.0f;
-        for (int64_t q = r * group; q < (r + 1) * group; q++)
-            softmax(share + q * stride, seen, stride, scale);
-    }
-    for (int64_t i = 0; i < size; i += 2 * LANES) {
-#define CALL(N) mixed(share + at * stride, stride, value + i, size, keys, out + at * size + i, N, W)
-#define W 2
-        if (size - i > LANES) BY_EIGHT(count, CALL)
-#undef W
-#define W 1
-        else BY_EIGHT(count, CALL)
-#undef W
-#undef CALL
-    }
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(t->attended + ((start + first + r) * c->heads + shared * group) * size,
-               out + r * group * size, (size_t)(group * size) * sizeof(float));
-}
-
 /* --- layers --------------------------------------------------------------------------------------- */
 
-static int64_t chunks(const matrix *w) { return (matrix_tiles(w) + CHUNK - 1) / CHUNK; }
+static int64_t chunks(const matrix *w) { return up_to(matrix_tiles(w), CHUNK) / CHUNK; }
 
 /* y (m, rows of W), or y += , of the operand; noisy rows get the adapter's share besides. */
 static int64_t product(team *t, int64_t stage, int64_t index, int target, float *y, int add) {
