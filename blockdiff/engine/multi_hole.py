@@ -97,11 +97,12 @@ class MultiHole:
         """A copy of all keys and values of a sequence, and how many were not known."""
         point = self._contexts.checkpoint
         decoding = resolved(self._request.decoding, point.drafting)
-        whole = Prompt(tokens, "", len(tokens))
-        with self._contexts.context(whole, decoding, self._cancelled) as sampler:
+        text = Prompt(tokens, "", len(tokens))
+        with self._contexts.context(text, decoding, self._cancelled) as sampler:
             known = sampler.cache.length
             yield from sampler.prefilling((*tokens, tokens[-1]))  # all but the last one
-            return sampler.cache.fork(), len(tokens) - known
+            copy = sampler.cache.fork()
+        return copy, len(tokens) - known
 
     def _laid_out(self, texts: Sequence[str] = ()) -> list[Prompt]:
         point = self._contexts.checkpoint

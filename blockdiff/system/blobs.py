@@ -3,7 +3,7 @@
     <root>/<group>/<name>    the SHA-256 of the name and of what follows it; the data
 
 The least recently used go first, whatever group they are of. What cannot be believed (damaged, of
-another user, open to others, a link) is never read; what cannot be written is left out.
+another user, open to others, a link) is removed unread; what cannot be written is left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from blockdiff.errors import BlockdiffError
+from blockdiff.errors import BlockdiffError, NotPermitted
 from blockdiff.system import private
 
 _DIGEST_SIZE = hashlib.sha256().digest_size
@@ -38,15 +38,20 @@ class BlobFolder:
         return self.root / self.group / name
 
     def read(self, name: str, size: int) -> bytearray | None:
-        """The `size` bytes of a file; None where there is none. One that is damaged is removed.
+        """The `size` bytes of a file; None where there is none.
 
-        Raises BlockdiffError for one that is damaged or not ours alone, and OSError.
+        Raises BlockdiffError for one that is damaged or not ours alone, which is removed if the
+        folder is ours alone, and OSError.
         """
         path = self.path(name)
         try:
             data = private.read_bytes(path.parent, name, private.ENTER, _DIGEST_SIZE + size)
         except FileNotFoundError:
             return None
+        except NotPermitted:
+            private.check_folder(path.parent)
+            _remove(path)
+            raise
         digest, rest = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
         if len(rest) != size or digest != _digest(name, rest):
             _remove(path)

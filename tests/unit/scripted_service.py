@@ -104,8 +104,10 @@ class OneByOne:
     def check(self) -> None:
         """Nothing of it can break."""
 
-    def storing(self) -> Iterator[None]:
+    def store_in(self, root: Path, budget: int) -> None:
         """It has nothing to store."""
+
+    def storing(self) -> Iterator[None]:
         return iter(())
 
 
