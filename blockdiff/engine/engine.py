@@ -155,10 +155,11 @@ class Engine:
         """Begin with contexts that are stored in the folder `root`, and `store` them there.
 
         `budget` is in bytes. Nothing is stored of checkpoints that are diffusion models themselves:
-        in their contexts a token's keys and values depend on those behind it.
+        in their contexts a token's keys and values depend on those behind it. Neither beside a
+        drafter, whose own keys and values belong to a context.
         """
         point = self.checkpoint
-        if point.kind is not None and published.is_diffusion(point.kind):
+        if point.drafter is not None or (point.kind and published.is_diffusion(point.kind)):
             return
         cache = self.contexts.empty_cache()
         vocab_size = point.model.config.vocab_size
