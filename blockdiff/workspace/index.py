@@ -187,7 +187,6 @@ class Index:
             relative = path.relative_to(self.root).as_posix()
         except ValueError:
             return False
-        made: bool = False
         changed = False
         with self._guarded():
             changed = self._updated(relative)
