@@ -240,7 +240,7 @@ def _doc(node: tree_sitter.Node, language: str, data: bytes) -> str:
         if before is not None and node.parent.type not in ("export_statement", *_TEMPLATES):
             break  # not the first of several
         node = node.parent
-    row, first = node.start_point[0], ""
+    row, said = node.start_point[0], ""
     above = node.prev_sibling
     while above is not None and above.type in _ATTRIBUTES:
         row, above = above.start_point[0], above.prev_sibling
@@ -250,9 +250,9 @@ def _doc(node: tree_sitter.Node, language: str, data: bytes) -> str:
             break  # it is about what stands before it in its line
         row, comment = above.start_point[0], _text(above, data, 8 * _LONGEST_DOC)
         lines = (_COMMENT_MARK.sub("", line).strip() for line in comment.splitlines())
-        first = next((line for line in lines if _NAME.search(line)), first)
+        said = next((line for line in lines if _NAME.search(line)), said)
         above = above.prev_sibling
-    return _first_line(first)
+    return _first_line(said)
 
 
 _TEMPLATES = ("template_declaration", "expression_statement")

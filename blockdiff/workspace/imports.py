@@ -60,8 +60,8 @@ def family_of(language: str) -> str:
 
 def imports_of(text: str, language: str) -> list[Import]:
     """Those of a text, in its order."""
-    found = _READERS.get(family_of(language), lambda text: iter(()))(text[:_SEARCHED])
-    return list(dict.fromkeys(found))
+    reader = _READERS.get(family_of(language))
+    return list(dict.fromkeys(reader(text[:_SEARCHED]))) if reader else []
 
 
 def candidates(module: str, path: str, language: str) -> Iterator[str]:

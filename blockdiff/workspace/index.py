@@ -187,21 +187,25 @@ class Index:
             relative = path.relative_to(self.root).as_posix()
         except ValueError:
             return False
+        changed = False
         with self._guarded():
-            known = self._store.stamp(relative)
-            file = source_file(self.root, relative, self._ignored)
-            if file is None or not self._is_entered(relative):
-                if known is None:
-                    return False
-                self._store.remove([relative])
-                return True
-            if known is not None and known[:2] == file.stamp:
+            changed = self._updated(relative)
+        return changed
+
+    def _updated(self, relative: str) -> bool:
+        known = self._store.stamp(relative)
+        file = source_file(self.root, relative, self._ignored)
+        if file is None or not self._is_entered(relative):
+            if known is None:
                 return False
-            write = self._parsed(file, known)
-            with self._store.writing():
-                write()
+            self._store.remove([relative])
             return True
-        return False
+        if known is not None and known[:2] == file.stamp:
+            return False
+        write = self._parsed(file, known)
+        with self._store.writing():
+            write()
+        return True
 
     def _is_entered(self, relative: str) -> bool:
         parts = relative.split("/")[:-1]
@@ -212,7 +216,7 @@ class Index:
 
     def _add_packages(self, folders: list[Path], stop: Callable[[], bool]) -> int:
         known = self._store.stamps(package=True)
-        seen = set()
+        seen: set[str] = set()
         for file, read in signatures(folders, self._store.imported()):
             if stop():
                 return len(seen)
@@ -232,23 +236,26 @@ class Index:
     ) -> list[Definition]:
         """The definitions that bear one of these names, in languages of this family; those of a
         very common name only in the files `paths`."""
+        made: list[Definition] = []
         with self._guarded():
             found = self._store.named(names, paths)
-            return [d for d in found if self._is_of(d, language)]
-        return []
+            made = [d for d in found if self._is_of(d, language)]
+        return made
 
     def members(self, container: str, language: str, path: str = "") -> list[Definition]:
         """What belongs to a class; of the one in the file `path`, if that is given."""
+        made: list[Definition] = []
         with self._guarded():
             found = self._store.members(container, path)
-            return [d for d in found if self._is_of(d, language)]
-        return []
+            made = [d for d in found if self._is_of(d, language)]
+        return made
 
     def of_file(self, path: str) -> list[Definition]:
         """All definitions of a file."""
+        made: list[Definition] = []
         with self._guarded():
-            return self._store.of_file(path)
-        return []
+            made = self._store.of_file(path)
+        return made
 
     def modules(self, names: Sequence[str], path: str, language: str) -> dict[str, list[str]]:
         """The files that modules lie in, by module, as the file `path` imports them."""
@@ -273,21 +280,24 @@ class Index:
 
     def search(self, text: str, most: int = 20) -> list[Definition]:
         """Definitions by the words of their name and documentation."""
+        made: list[Definition] = []
         with self._guarded():
-            return self._store.search(text, most)
-        return []
+            made = self._store.search(text, most)
+        return made
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Files and definitions by language; those of installed packages under `packages`."""
+        made: dict[str, tuple[int, int]] = {}
         with self._guarded():
-            return self._store.counts()
-        return {}
+            made = self._store.counts()
+        return made
 
     def is_whole(self) -> bool:
         """Whether SQLite finds nothing wrong with it."""
+        made: bool = False
         with self._guarded():
-            return self._store.is_whole()
-        return False
+            made = self._store.is_whole()
+        return made
 
     def stale(self) -> list[str]:
         """Files that are not in it as they are now, or are in it and gone."""
