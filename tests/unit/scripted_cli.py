@@ -43,7 +43,9 @@ class ScriptedEngine:
         self._scene, self._text = scene, text
 
     @classmethod
-    def load(cls, model: str, *, device: str, dtype: str, progress: Any = None) -> ScriptedEngine:
+    def load(
+        cls, model: str, *, device: str, dtype: str, progress: Any = None, drafter: str = ""
+    ) -> ScriptedEngine:
         scene = os.environ.get("SCRIPT", "fill")
         if scene == "hang-load":
             hang()

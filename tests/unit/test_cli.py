@@ -227,7 +227,7 @@ def test_json_prints_events_and_ends_with_finished(
         "first_ms": 3.2,
         "context_tokens": 40,
         "cached_tokens": 0,
-        "drafted": {"adapter": 0, "copy": 0, "table": 0, "original": 0},
+        "drafted": {"adapter": 0, "copy": 0, "table": 0, "original": 0, "drafter": 0},
         "written": write,
     }
     assert (program.read_text() != PROGRAM) is write

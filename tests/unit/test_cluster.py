@@ -84,7 +84,7 @@ def test_requests_land_where_their_beginning_has_been_read(world: Team) -> None:
     with world.http() as http:
         text = http.get("/metrics").text
     counts = re.findall(r'^blockdiff_requests_total{.*finished.*replica="(\w+)"} (\S+)', text, re.M)
-    assert min(float(count) for _, count in counts) > 30 and len(counts) >= 2
+    assert min(float(count) for _, count in counts) >= 20 and len(counts) >= 2
 
 
 BODY = {"document": DOCUMENT, "hole": {"start": 20, "end": 20}, "decoding": {"max_tokens": 4}}
@@ -117,7 +117,8 @@ def test_what_nobody_may(world: Team, path: str, status: int) -> None:
 def test_a_quota_and_what_runs_at_once_are_kept_per_user(world: Team) -> None:
     async def story() -> list[str]:
         async with world.client(world.bob) as bob, world.client() as ada:
-            async with aclosing(bob.infill(request(DOCUMENT, 20, 512))) as events:
+            long = request("x = 1\n" * 20, 30, 1024)
+            async with aclosing(bob.infill(long)) as events:
                 await anext(events)
                 with pytest.raises(RateLimited, match="running already"):
                     await collect(bob, request(DOCUMENT, 20))
@@ -204,7 +205,7 @@ def test_a_replica_that_is_killed_takes_along_only_what_it_was_writing(world: Te
         raise AssertionError("it ended without an end")
 
     async def story() -> list[Finished | EngineDied]:
-        killed = world.pids()[0]
+        killed = (await asyncio.to_thread(world.pids))[0]
         async with world.client() as client:
             whats = [request(f"x{i} = 1\n" * 20, 30, 256, i, f"{i}.py") for i in range(40)]
             asks = [asyncio.ensure_future(ask(client, what)) for what in whats]
