@@ -52,9 +52,9 @@ class LabData:
         """(groups, size) ids of near tokens."""
         return near_groups(self.tokens["train"], self.vocab_size)
 
-    def batch(self, size: int, length: int, g: torch.Generator, most: int = 0) -> Tensor:
-        """(size, length) training windows at random places of the first `most` tokens (0: all)."""
-        text = self.tokens["train"][: most or None]
+    def batch(self, size: int, length: int, g: torch.Generator) -> Tensor:
+        """(size, length) training windows at random places."""
+        text = self.tokens["train"]
         starts = torch.randint(0, len(text) - length + 1, (size, 1), generator=g)
         return text[starts + torch.arange(length)].long()
 
