@@ -210,7 +210,7 @@ def _check_enough(tokens: dict[str, Tensor], length: int) -> None:
 def _bytes_of(tokenizer: Tokenizer) -> Tensor:
     """A byte-level token has one character for each byte."""
     names = (tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size()))
-    return torch.tensor([0 if name == END else len(name) for name in names])
+    return torch.tensor([0 if name == END else len(name or "") for name in names])
 
 
 def near_groups(tokens: Tensor, vocab_size: int) -> Tensor:

@@ -236,7 +236,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(lab: Path, data: LabData) -> 
 
     def compared(stop: bool) -> list[dict[str, Any]]:
         during = lambda: stop and any(name == "mdlm" for name, *_ in told)  # noqa: E731
-        return compare(lab, data, TINY, names, 3.0, 0, on_family, during)
+        return compare(lab, data, TINY, names, 2.0, 0, on_family, during)
 
     part = compared(stop=True)
     assert {row["family"] for row in part} == {"ar", "unigram"}

@@ -364,7 +364,7 @@ def family_of(name: str, p: Tensor) -> LabFamily:
 def test_samples_with_all_knowledge_are_the_data(name: str, sampler: str, steps: int) -> None:
     p = joint(length=2, seed=3)
     family = family_of(name, p)
-    n = 6000
+    n = 4000
     drawn = family.sample(Template.empty(n, 2), SamplerSettings(steps, G().manual_seed(0), sampler))
     counts = torch.bincount(index(drawn, VOCAB), minlength=VOCAB**2) / n
     assert float((counts - p).abs().sum() / 2) < 0.04
