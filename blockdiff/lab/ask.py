@@ -208,7 +208,7 @@ def _ms(work: Callable[[], object], times: int = 10) -> float:
 
 
 def reversal(
-    names: Sequence[str], seed: int, people: int = 60, rounds: int = 1500
+    names: Sequence[str], seed: int, people: int = 16, rounds: int = 1500
 ) -> Iterator[Figures]:
     """The reversal curse (arXiv 2309.12288) on made-up facts, "A parent B" and "B child A".
 
