@@ -33,5 +33,5 @@ class Autoregressive(LabFamily):
             token = categorical(logits.softmax(-1), how.g)
             token = torch.where(template.known[:, i : i + 1], template.tokens[:, i : i + 1], token)
             written[:, i : i + 1] = token
-            how.watch(written)
+            how.watch(written.clone())
         return written

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,19 +14,16 @@ from torch import Tensor
 from blockdiff.errors import InvalidRequest
 from blockdiff.eval.results import share_interval
 from blockdiff.lab.bd3lm import BlockDiffusion
+from blockdiff.lab.compare import Figures
 from blockdiff.lab.data import LabData
 from blockdiff.lab.families import Setting, create
 from blockdiff.lab.family import LabFamily, SamplerSettings, Template
 from blockdiff.lab.samples import Judge, described, judged, lab_judge
 from blockdiff.lab.sedd import uniform_noise
-from blockdiff.lab.training import Budget, Lesson, Preset, opened
+from blockdiff.lab.training import Preset, opened
 from blockdiff.lab.uniform import Uniform
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.train.plot import read_log
-from blockdiff.types import no_op
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,6 @@ class Bench:
         folder: of a comparison, whose trained families are asked.
         names: families to ask.
         count: windows, samples or questions of each row.
-        judge: of samples; None: `ar` of this folder.
     """
 
     folder: Path
@@ -47,7 +42,6 @@ class Bench:
     names: Sequence[str]
     seed: int = 0
     count: int = 32
-    judge: Judge | None = None
 
     def family(self, name: str) -> LabFamily:
         return opened(name, self.data, self.preset, self.folder, self.seed).family
@@ -56,19 +50,19 @@ class Bench:
         return SamplerSettings(steps, torch.Generator().manual_seed(self.seed), sampler)
 
     def judges(self) -> Judge:
-        return self.judge or lab_judge(self.family("ar"))
+        return lab_judge(self.family("ar"))
 
     def windows(self) -> Tensor:
         return self.data.heldout(self.preset.length, self.count)
 
 
-def share(name: str, count: int, of: int) -> Row:
+def share(name: str, count: int, of: int) -> Figures:
     """A share with its 95% interval, as columns of a row."""
     low, high = share_interval(count, of)
     return {name: count / max(of, 1), f"{name}_low": low, f"{name}_high": high, f"{name}_of": of}
 
 
-def steps(bench: Bench) -> Iterator[Row]:
+def steps(bench: Bench) -> Iterator[Figures]:
     """Likelihood, diversity and syntax of samples by each sampler against the number of steps."""
     judge, length = bench.judges(), bench.preset.length
     real = bench.windows()
@@ -83,7 +77,7 @@ def steps(bench: Bench) -> Iterator[Row]:
                 yield {"family": name, **asdict(row)}
 
 
-def revision(bench: Bench) -> Iterator[Row]:
+def revision(bench: Bench) -> Iterator[Figures]:
     """Does a uniform model mend what it is given? Of changes: mending, breaking, round trips.
 
     A tenth of the tokens of held-out windows is drawn anew, and the sampler goes from that noise to
@@ -116,7 +110,7 @@ def revision(bench: Bench) -> Iterator[Row]:
         yield {"text": f"own sample, noise {noise}", **row, **changed}
 
 
-def infill(bench: Bench) -> Iterator[Row]:
+def infill(bench: Bench) -> Iterator[Figures]:
     """Exact matches of a hole in the middle, at known length and at the likeliest of 1 to 4 tokens.
 
     `ar` and `bd3lm` do not see what stands behind the block they write. The length of unknown holes
@@ -157,7 +151,7 @@ def _filled(
     return family.sample(Template(tokens, known), bench.how(length))
 
 
-def anchors(bench: Bench) -> Iterator[Row]:
+def anchors(bench: Bench) -> Iterator[Figures]:
     """A quarter of the tokens stand at fixed places, taken from held-out text: are they kept, and
     what does that cost in likelihood, against free samples and the text itself?"""
     judge, clean = bench.judges(), bench.windows()
@@ -179,20 +173,8 @@ def anchors(bench: Bench) -> Iterator[Row]:
         }  # fmt: skip
 
 
-def epochs(bench: Bench, tokens: int = 1 << 17, passes: int = 30) -> Iterator[Row]:
-    """The same few tokens again and again: the held-out bound of `ar` and `mdlm` by passes."""
-    for name in ("ar", "mdlm"):
-        folder = bench.folder / "asks" / "epochs" / name
-        lesson = Lesson(name, bench.data, bench.preset, folder, bench.seed, tokens)
-        lesson.run(Budget(1.0, tokens * passes), no_op, lambda: False)
-        lesson.log(**asdict(lesson.measure(bench.preset.windows)))
-        for record in read_log(folder / "log.jsonl"):
-            figures = {k: record[k] for k in ("bits", "low", "high")}
-            yield {"family": name, "passes": round(record["tokens"] / tokens, 2), **figures}
-
-
 @torch.no_grad()
-def blocks(bench: Bench) -> Iterator[Row]:
+def blocks(bench: Bench) -> Iterator[Figures]:
     """BD3-LM: what a forward of one block costs by how many are finished, with the cache and
     without. The bound by block size is in the table of the comparison."""
     for name in bench.names:
@@ -226,8 +208,8 @@ def _ms(work: Callable[[], object], times: int = 10) -> float:
 
 
 def reversal(
-    names: Sequence[str], seed: int, people: int = 60, rounds: int = 1500
-) -> Iterator[Row]:
+    names: Sequence[str], seed: int, people: int = 16, rounds: int = 1500
+) -> Iterator[Figures]:
     """The reversal curse (arXiv 2309.12288) on made-up facts, "A parent B" and "B child A".
 
     Names have two tokens. Half of the pairs are told in both directions, so that the inverse is
@@ -271,23 +253,22 @@ def _taught(name: str, train: Tensor, vocab: int, seed: int, rounds: int) -> Lab
         batch = train[torch.randint(0, len(train), (32,), generator=g)]
         optimizer.param_groups[0]["lr"] = 3e-3 * min(1, 3 * (1 - done / rounds))
         optimizer.zero_grad()
-        family.loss(batch, g).backward()
+        family.loss(batch, g).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return family.eval()
 
 
-QUESTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+QUESTIONS: dict[str, Callable[[Bench], Iterator[Figures]]] = {
     "steps": steps,
     "revision": revision,
     "infill": infill,
     "anchors": anchors,
-    "epochs": epochs,
     "blocks": blocks,
 }
 """Those asked of trained families; `reversal` trains its own."""
 
 
-def ask(question: str, bench: Bench) -> Iterator[Row]:
+def ask(question: str, bench: Bench) -> Iterator[Figures]:
     """Raises InvalidRequest for a question that is not known."""
     if question not in QUESTIONS:
         known = ", ".join([*QUESTIONS, "reversal"])

@@ -1,6 +1,6 @@
 """All families side by side: the same parameters, seconds and windows; resumable at any moment.
 
-Each has its share of the time: half of it trains, the rest measures. What a family has
+Each has its share of the time: less than half of it trains, the rest measures. What a family has
 finished stands in `results/NAME.json`, what it is in the middle of in its checkpoint.
 """
 
@@ -25,8 +25,11 @@ from blockdiff.lab.samples import Judge, described, judged, lab_judge
 from blockdiff.lab.training import Bound, Budget, Lesson, Preset, Trained, bound_of, opened
 from blockdiff.train.plot import read_log
 
-_TRAINING = 0.5  # share of the time
+_TRAINING = 0.4  # share of the time
 JUDGE = "ar"
+
+Figures = dict[str, Any]
+"""A row of a table: columns by name."""
 
 OnFamily = Callable[[str, str, float], None]
 """Gets the family, what is done with it, and the share of all the work that is done."""
@@ -41,7 +44,7 @@ def compare(
     seed: int,
     on_family: OnFamily,
     should_stop: Callable[[], bool],
-) -> list[dict[str, Any]]:
+) -> list[Figures]:
     """Train and measure what is not done yet, and return the results so far.
 
     Args:
@@ -50,24 +53,26 @@ def compare(
     """
     if names[0] != JUDGE:
         raise InvalidRequest(f"{JUDGE} comes first: it judges the samples", f"add {JUDGE}")
-    plan = {"preset": asdict(preset), "training_seconds": _TRAINING * seconds / len(names)}
+    plan: Figures = {"preset": asdict(preset), "training_seconds": _TRAINING * seconds / len(names)}
     plan = _kept(folder / "plan.json", plan)
     _kept(folder / "results" / "unigram.json", _unigram(data, preset))
-    share = 1 / len(names)
+    share, deadline = 1 / len(names), time.monotonic() + 0.98 * seconds
     for i, name in enumerate(names):
         if should_stop():
             break
         path = folder / "results" / f"{name}.json"
         if path.is_file():
             continue
+        left = sum(not (folder / "results" / f"{n}.json").is_file() for n in names)
+        until = time.monotonic() + (deadline - time.monotonic()) / left
         lesson = Lesson(name, data, preset, folder / name, seed)
         budget = Budget(plan["training_seconds"])
         lesson.run(budget, partial(_tell, on_family, name, i, share, budget), should_stop)
         if should_stop():
             break
         on_family(name, "measuring", share * (i + _TRAINING))
-        until = time.monotonic() + 0.5 * budget.seconds
-        write_json(path, measured(lesson, _judge(folder, data, preset, seed, lesson), until))
+        judge = _judge(folder, data, preset, seed, lesson)
+        write_json(path, measured(lesson, judge, until))
         on_family(name, "done", share * (i + 1))
     return results(folder)
 
@@ -84,9 +89,10 @@ def _tell(
     on_family(name, f"loss {loss:.2f}", share * (i + _TRAINING * min(1.0, budget.spent(state))))
 
 
-def measured(lesson: Lesson, judge: Judge, until: float) -> dict[str, Any]:
+def measured(lesson: Lesson, judge: Judge, until: float) -> Figures:
     """The bound first, then samples by ever more steps, while the clock (monotonic) allows."""
-    bound = lesson.measure(lesson.preset.windows)
+    now = time.monotonic()
+    bound = lesson.measure(lesson.preset.windows, now + 0.7 * (until - now))
     lesson.log(**asdict(bound))
     state, length = lesson.state, lesson.preset.length
     family, data = lesson.family, lesson.data
@@ -95,10 +101,10 @@ def measured(lesson: Lesson, judge: Judge, until: float) -> dict[str, Any]:
     plan = [(family.samplers[0], steps, 4, length) for steps in (4, 16, length)]
     plan += [(family.samplers[0], 16, 1, length), (family.samplers[0], 16, 4, length // 2)]
     plan += [(name, 16, 4, length) for name in family.samplers[1:]]
-    took = 0.0
+    took = 0.0  # of the sample before; the next may take four times as long
     for sampler, steps, batch, size in plan:
         began = time.monotonic()
-        if began + took > until:
+        if began + 4 * took > until:
             break
         how = SamplerSettings(steps, torch.Generator().manual_seed(lesson.seed), sampler)
         sampled.append(asdict(judged(family, data, judge, how, Template.empty(batch, size))))
@@ -108,13 +114,12 @@ def measured(lesson: Lesson, judge: Judge, until: float) -> dict[str, Any]:
         "parameters": lesson.parameters,
         **asdict(state),
         **asdict(bound),
-        "windows": len(data.heldout(length, lesson.preset.windows)),
         "curve": [r for r in read_log(lesson.folder / "log.jsonl") if "bits" in r],
         "samples": sampled,
     }
 
 
-def results(folder: Path) -> list[dict[str, Any]]:
+def results(folder: Path) -> list[Figures]:
     """What is finished, the families in the order of their bounds. Raises InputFileError."""
     found = []
     for path in sorted((folder / "results").glob("*.json")):
@@ -132,26 +137,26 @@ def _judge(folder: Path, data: LabData, preset: Preset, seed: int, lesson: Lesso
     return lab_judge(opened(JUDGE, data, preset, folder, seed).family)
 
 
-def _unigram(data: LabData, preset: Preset) -> dict[str, Any]:
+def _unigram(data: LabData, preset: Preset) -> Figures:
     """The bound that none may miss, and what real text looks like to the same eyes."""
     windows = data.heldout(preset.length, preset.windows)
     nats = unigram(data.frequencies, windows)
     bound: Bound = bound_of(nats, data.nbytes(windows))
 
-    def judge(texts: Sequence[str], tokens: torch.Tensor) -> list[float]:
+    def judge(tokens: torch.Tensor) -> list[float]:
         found: list[float] = unigram(data.frequencies, tokens).tolist()
         return found
 
     real = asdict(described(windows, data, judge, "real text", 0, 0.0))
-    return {"family": "unigram", **asdict(bound), "windows": len(windows), "samples": [real]}
+    return {"family": "unigram", **asdict(bound), "samples": [real]}
 
 
-def _kept(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+def _kept(path: Path, value: Figures) -> Figures:
     """What the file says, where it is there already; else it is written."""
     if not path.is_file():
         write_json(path, value)
     try:
-        kept: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        kept: Figures = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise InputFileError(f"cannot read {path}: {error}", "delete it, or the folder") from None
     return kept

@@ -20,9 +20,9 @@ from blockdiff.lab.family import (
     SamplerSettings,
     Template,
     categorical,
-    levels,
     nll,
     one_hot,
+    uneven_levels,
 )
 
 
@@ -131,23 +131,21 @@ class D3pm(LabFamily):
         self.chain = chain
 
     def loss(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        t = self._times(len(tokens), g)
-        noisy = self.corrupt(tokens, t, g)
-        logits = self.read(noisy, t.flatten() / self.chain.steps)
-        kl = self.divergence(logits, noisy, tokens, t)
-        return self.chain.steps * kl.mean() + self.hybrid * nll(logits, tokens).mean()
+        terms, cross_entropy = self._drawn(tokens, g)
+        return terms.mean() + self.hybrid * cross_entropy.mean()
 
     def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        """One term of the sum over t, times their number, plus the prior's (eq. 1)."""
-        t = self._times(len(tokens), g)
-        noisy = self.corrupt(tokens, t, g)
-        kl = self.divergence(self.read(noisy, t.flatten() / self.chain.steps), noisy, tokens, t)
-        return self.chain.steps * kl + self.prior_divergence(tokens)
+        """One term of the sum over t over the chance of that t, and the prior's (eq. 1)."""
+        return self._drawn(tokens, g)[0] + self.prior_divergence(tokens)
 
-    def _times(self, batch: int, g: torch.Generator) -> Tensor:
-        """From 1 to T, each as likely, spread evenly over the batch."""
-        t = (levels(batch, g) * self.chain.steps).ceil().long()
-        return t.clamp(1, self.chain.steps)[:, None, None]
+    def _drawn(self, tokens: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        """That term and the cross-entropy, both (batch, length)."""
+        steps = self.chain.steps
+        t = (uneven_levels(len(tokens), g)[0] * steps).ceil().clamp(1, steps)[:, None, None]
+        chance = (t / steps).sqrt() - ((t - 1) / steps).sqrt()
+        noisy = self.corrupt(tokens, t, g)
+        logits = self.read(noisy, t.flatten() / steps)
+        return self.divergence(logits, noisy, tokens, t) / chance[..., 0], nll(logits, tokens)
 
     def corrupt(self, tokens: Tensor, t: Tensor, g: torch.Generator) -> Tensor:
         return categorical(self.chain.forward(one_hot(tokens, self.vocab_size), t), g)

@@ -52,9 +52,9 @@ class LabData:
         """(groups, size) ids of near tokens."""
         return near_groups(self.tokens["train"], self.vocab_size)
 
-    def batch(self, size: int, length: int, g: torch.Generator, most: int = 0) -> Tensor:
-        """(size, length) training windows at random places of the first `most` tokens (0: all)."""
-        text = self.tokens["train"][: most or None]
+    def batch(self, size: int, length: int, g: torch.Generator) -> Tensor:
+        """(size, length) training windows at random places."""
+        text = self.tokens["train"]
         starts = torch.randint(0, len(text) - length + 1, (size, 1), generator=g)
         return text[starts + torch.arange(length)].long()
 
@@ -210,7 +210,7 @@ def _check_enough(tokens: dict[str, Tensor], length: int) -> None:
 def _bytes_of(tokenizer: Tokenizer) -> Tensor:
     """A byte-level token has one character for each byte."""
     names = (tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size()))
-    return torch.tensor([0 if name == END else len(name) for name in names])
+    return torch.tensor([0 if name == END else len(name or "") for name in names])
 
 
 def near_groups(tokens: Tensor, vocab_size: int) -> Tensor:

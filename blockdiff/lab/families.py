@@ -13,7 +13,7 @@ from blockdiff.errors import InvalidRequest
 from blockdiff.lab.ar import Autoregressive
 from blockdiff.lab.bd3lm import BlockDiffusion
 from blockdiff.lab.continuous import AnalogBits, Cdcd, DiffusionLm, Plaid, bits_of
-from blockdiff.lab.d3pm import Absorbing, D3pm, Mixing
+from blockdiff.lab.d3pm import Absorbing, Chain, D3pm, Mixing
 from blockdiff.lab.data import LabData
 from blockdiff.lab.family import LabFamily
 from blockdiff.lab.masked import Masked
@@ -64,7 +64,7 @@ class Setting:
 
 def _d3pm(setting: Setting, kind: str) -> LabFamily:
     v, steps = setting.vocab_size, setting.chain_steps
-    chains = {
+    chains: dict[str, Chain] = {
         "uniform": Mixing(v, steps),
         "nearest": Mixing(v, steps, setting.groups),
         "absorbing": Absorbing(v, steps),

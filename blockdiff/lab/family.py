@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,10 @@ class LabFamily(nn.Module, ABC):
 
     Attributes:
         samplers: names of its ways to sample, the usual one first.
+        network: a `Network`, or what answers as one does.
     """
+
+    network: Any
 
     samplers: tuple[str, ...] = ("ancestral",)
 
@@ -123,6 +127,15 @@ def levels(batch: int, g: torch.Generator) -> Tensor:
     offset = torch.rand((), generator=g)
     t = (torch.arange(batch) / batch + offset) % 1
     return t[torch.randperm(batch, generator=g)].clamp(1e-4, 1 - 1e-4)
+
+
+def uneven_levels(batch: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Levels t = u^2 of even u, and the weight dt/du = 2u of each, both (batch,).
+
+    For integrands that grow as 1/t on few tokens: evenly drawn, their variance has no limit.
+    """
+    u = levels(batch, g)
+    return u.square().clamp_min(1e-4), 2 * u
 
 
 def times(steps: int) -> list[tuple[float, float]]:

@@ -55,8 +55,8 @@ class Gaussian(LabFamily):
 
     def level(self, t: Tensor) -> Tensor:
         """lambda at t, (batch, 1, 1)."""
-        first, last = self.ends
-        return (first + (last - first) * t)[:, None, None]
+        level: Tensor = self.ends[0] + (self.ends[1] - self.ends[0]) * t
+        return level[:, None, None]
 
     def words(self, z: Tensor, t: Tensor, last: Tensor | None = None) -> Tensor:
         """Logits of p(w | z, t), (batch, length, vocab); `last`: an earlier prediction of x."""

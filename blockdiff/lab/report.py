@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from blockdiff.errors import InputFileError, NotInstalled, OutputFileError
-from blockdiff.lab.compare import results
+from blockdiff.lab.compare import Figures, results
 
-Row = dict[str, Any]
 _GREY = "#808080"  # reads on white and on black
 _FOOTNOTE = (
     "One thread or two of this machine's processor, small networks of the same size, whole forwards"
@@ -55,7 +54,7 @@ def write_report(folder: Path) -> list[Path]:
     return [folder / name for name in written]
 
 
-def bounds_table(rows: Sequence[Row]) -> list[Row]:
+def bounds_table(rows: Sequence[Figures]) -> list[Figures]:
     """By bits per byte; `at` is the bound at the most tokens that all families saw."""
     curves = [row["curve"] for row in rows if row.get("curve")]
     seen = [{r["tokens"].bit_length() for r in curve} for curve in curves]
@@ -66,18 +65,17 @@ def bounds_table(rows: Sequence[Row]) -> list[Row]:
         table.append({
             "family": row["family"], "bits per byte": row["bits"],
             "low": row["low"], "high": row["high"],
-            f"at {1 << max(common - 1, 0):,} tokens": at[0] if at else "",
-            "tokens": row.get("tokens", ""), "seconds": row.get("seconds", ""),
-            "parameters": row.get("parameters", ""),
+            **({f"at {1 << (common - 1):,} tokens": at[0] if at else ""} if common else {}),
+            **{key: row.get(key, "") for key in ("windows", "tokens", "seconds", "parameters")},
         })  # fmt: skip
     return table
 
 
-def _sample(row: Row, sample: Row) -> Row:
+def _sample(row: Figures, sample: Figures) -> Figures:
     return {"family": row["family"], **sample}
 
 
-def markdown_table(rows: Sequence[Row]) -> list[str]:
+def markdown_table(rows: Sequence[Figures]) -> list[str]:
     """Columns are the keys of all rows, in the order in which they come up."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
@@ -85,7 +83,7 @@ def markdown_table(rows: Sequence[Row]) -> list[str]:
     return lines + ["| " + " | ".join(row) + " |" for row in cells]
 
 
-def _html_table(rows: Sequence[Row]) -> str:
+def _html_table(rows: Sequence[Figures]) -> str:
     head, _, *body = markdown_table(rows)
     made = []
     for line, tag in [(head, "th"), *((line, "td") for line in body)]:
@@ -100,7 +98,7 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _figures(rows: Sequence[Row], folder: Path) -> list[tuple[str, Path]]:
+def _figures(rows: Sequence[Figures], folder: Path) -> list[tuple[str, Path]]:
     try:
         import matplotlib
     except ImportError as error:
@@ -112,7 +110,7 @@ def _figures(rows: Sequence[Row], folder: Path) -> list[tuple[str, Path]]:
     floor = next(row["bits"] for row in rows if row["family"] == "unigram")
     curves = {r["family"]: [(p["tokens"], p["bits"]) for p in r["curve"]] for r in families}
 
-    def usual(row: Row, keys: tuple[str, str]) -> list[tuple[float, float]]:
+    def usual(row: Figures, keys: tuple[str, str]) -> list[tuple[float, float]]:
         """Of the family's usual sampler at one batch and length."""
         first = row["samples"][0] if row["samples"] else {}
         same = ("sampler", "batch", "length")

@@ -6,9 +6,8 @@ import ast
 import textwrap
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +17,8 @@ from blockdiff.lab.data import LabData
 from blockdiff.lab.families import bits_per_byte
 from blockdiff.lab.family import LabFamily, SamplerSettings, Template
 
-Judge = Callable[[Sequence[str], Tensor], list[float]]
-"""Nats of each sample, given as text and as our tokens (batch, length)."""
+Judge = Callable[[Tensor], list[float]]
+"""Nats of each sample (batch, length)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def described(
     """Of samples (batch, length), or of real text for comparison."""
     batch, length = tokens.shape
     texts = [data.text(row) for row in tokens]
-    bits = [bits_per_byte(nats, 1) for nats in judge(texts, tokens)]
+    bits = [bits_per_byte(nats, 1) for nats in judge(tokens)]
     sizes = [max(1, int(n)) for n in data.nbytes(tokens)]
     low, high = resampled_ratio(map(str, range(batch)), bits, sizes)
     good = sum(map(parses, texts))
@@ -93,27 +92,8 @@ def lab_judge(family: LabFamily) -> Judge:
     """The bound of one of our own families, exact where it is `ar`."""
 
     @torch.no_grad()
-    def judge(texts: Sequence[str], tokens: Tensor) -> list[float]:
+    def judge(tokens: Tensor) -> list[float]:
         nats: list[float] = family.bound(tokens, torch.Generator().manual_seed(0)).tolist()
         return nats
-
-    return judge
-
-
-def base_judge(model: str) -> Judge:
-    """The exact likelihood under a base of the catalogue, its first token not counted."""
-    from blockdiff.engine.checkpoint import Checkpoint
-    from blockdiff.engine.devices import choose_device, choose_dtype
-    from blockdiff.eval.bits import nll
-    from blockdiff.types import no_op
-
-    point: Any = Checkpoint.load_base(model, choose_device("auto"), choose_dtype("auto"), no_op)
-
-    def judge(texts: Sequence[str], tokens: Tensor) -> list[float]:
-        found = []
-        for text in texts:
-            ids = torch.tensor(point.tokenizer.encode(text))
-            found.append(float(nll(point.transformer, ids, 1)[0].sum()) if len(ids) > 1 else 0.0)
-        return found
 
     return judge

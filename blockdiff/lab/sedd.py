@@ -18,9 +18,9 @@ from blockdiff.lab.family import (
     SamplerSettings,
     Template,
     categorical,
-    levels,
     one_hot,
     times,
+    uneven_levels,
 )  # fmt: skip
 
 
@@ -33,10 +33,10 @@ class SeddAbsorbing(LabFamily):
     samplers = ("tweedie", "tau-leaping")
 
     def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        t = levels(len(tokens), g)
+        t, weight = uneven_levels(len(tokens), g)
         masked = torch.rand(tokens.shape, generator=g) < t[:, None]
         noisy = torch.where(masked, self.vocab_size, tokens)
-        return self.integrand(self.read(noisy, t), noisy, tokens, t[:, None])
+        return weight[:, None] * self.integrand(self.read(noisy, t), noisy, tokens, t[:, None])
 
     def integrand(self, f: Tensor, noisy: Tensor, tokens: Tensor, t: Tensor) -> Tensor:
         """(batch, length). With a = 1 / (e^sigma - 1) = (1 - t) / t, s = a e^f and r = a at x_0:
@@ -85,10 +85,10 @@ class SeddUniform(LabFamily):
         self.register_buffer("frequencies", frequencies)
 
     def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        t = levels(len(tokens), g)
+        t, weight = uneven_levels(len(tokens), g)
         noisy = uniform_noise(tokens, t[:, None], self.vocab_size, g)
         log_s = self.log_score(self.read(noisy, t), noisy, t[:, None])
-        return score_entropy(log_s, noisy, tokens, t[:, None])
+        return weight[:, None] * score_entropy(log_s, noisy, tokens, t[:, None])
 
     def log_score(self, h: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """(batch, length, vocab), 0 at y = x."""

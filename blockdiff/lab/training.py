@@ -8,6 +8,7 @@ as if it had not been.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -81,14 +82,11 @@ class Bound:
     bits: float
     low: float
     high: float
+    windows: int
 
 
 class Lesson:
-    """One family, its optimizer and its folder.
-
-    Args:
-        text_tokens: training windows come from so many tokens at the beginning only; 0: all.
-    """
+    """One family, its optimizer and its folder."""
 
     def __init__(
         self,
@@ -97,10 +95,9 @@ class Lesson:
         preset: Preset,
         folder: Path,
         seed: int,
-        text_tokens: int = 0,
     ) -> None:
         self.name, self.data, self.preset = name, data, preset
-        self.folder, self.seed, self.text_tokens = folder, seed, text_tokens
+        self.folder, self.seed = folder, seed
         setting = Setting.of(data, preset.hidden_size, preset.n_layers)
         self.family: LabFamily = create(name, setting, seed)
         self.optimizer = torch.optim.AdamW(
@@ -144,10 +141,10 @@ class Lesson:
     def _step(self, spent: float) -> float:
         preset = self.preset
         g = self.generator(self.state.step)
-        tokens = self.data.batch(preset.batch, preset.length, g, self.text_tokens)
+        tokens = self.data.batch(preset.batch, preset.length, g)
         loss = self.family.loss(tokens, g)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.family.parameters(), 1.0)
         warm = min(1.0, (self.state.step + 1) / 20)
         for group in self.optimizer.param_groups:  # falls to 5% over the last third
@@ -159,15 +156,21 @@ class Lesson:
         return torch.Generator().manual_seed(self.seed << 32 | step)
 
     @torch.no_grad()
-    def measure(self, windows: int) -> Bound:
-        """The bound on held-out windows, the same for every family and at every time."""
+    def measure(self, windows: int, until: float = math.inf) -> Bound:
+        """The bound on held-out windows, in one order for every family, while the clock allows."""
         self.family.eval()
         texts = self.data.heldout(self.preset.length, windows)
+        texts = texts[torch.randperm(len(texts), generator=self.generator(0))]
         g = torch.Generator().manual_seed(0)
-        parts = texts.split(self.preset.batch)
-        nats = torch.cat([self.family.bound(part, g) for part in parts])
+        parts = texts.split(self.preset.batch)  # type: ignore[no-untyped-call]
+        nats: list[Tensor] = []
+        for part in parts:
+            if nats and time.monotonic() > until:
+                break
+            nats.append(self.family.bound(part, g))
         self.family.train()
-        return bound_of(nats, self.data.nbytes(texts))
+        measured = torch.cat(nats)
+        return bound_of(measured, self.data.nbytes(texts[: len(measured)]))
 
     def save(self) -> None:
         """Until the new checkpoint is whole the previous one stays."""
@@ -186,7 +189,7 @@ class Lesson:
             log.write(json.dumps(asdict(self.state) | record) + "\n")
 
     def _made(self) -> dict[str, Any]:
-        return asdict(self.preset) | {"family": self.name, "text_tokens": self.text_tokens}
+        return asdict(self.preset) | {"family": self.name}
 
     def _resume(self) -> None:
         path = self.folder / "checkpoint.safetensors"
@@ -231,7 +234,7 @@ def bound_of(nats: Tensor, nbytes: Tensor) -> Bound:
     """Of windows (n,), which are resampled for the interval."""
     bits, sizes = [bits_per_byte(n, 1) for n in nats.tolist()], nbytes.tolist()
     low, high = resampled_ratio(map(str, range(len(bits))), bits, sizes)
-    return Bound(sum(bits) / sum(sizes), low, high)
+    return Bound(sum(bits) / sum(sizes), low, high, len(bits))
 
 
 def opened(name: str, data: LabData, preset: Preset, folder: Path, seed: int) -> Lesson:

@@ -10,7 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blockdiff.lab.family import LabFamily, SamplerSettings, Template, categorical, levels, one_hot
+from blockdiff.lab.family import (
+    LabFamily,
+    SamplerSettings,
+    Template,
+    categorical,
+    one_hot,
+    uneven_levels,
+)
 from blockdiff.lab.sedd import score_entropy, uniform_noise
 
 
@@ -18,9 +25,9 @@ class Uniform(LabFamily):
     """Sampling may begin from any text at any noise: that is revision (`revise`)."""
 
     def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        t = levels(len(tokens), g)
+        t, weight = uneven_levels(len(tokens), g)
         noisy = uniform_noise(tokens, t[:, None], self.vocab_size, g)
-        return self.integrand(self.read(noisy, t), noisy, tokens, t[:, None])
+        return weight[:, None] * self.integrand(self.read(noisy, t), noisy, tokens, t[:, None])
 
     def integrand(self, logits: Tensor, noisy: Tensor, tokens: Tensor, t: Tensor) -> Tensor:
         """(batch, length)."""
