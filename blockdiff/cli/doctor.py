@@ -181,7 +181,7 @@ def _model(name: str) -> list[Check]:
         value, fix = f"{name}, not downloaded ({found.total / 1e6:.0f} MB)", pull
     checks = [Check("model", value, fix, ExitCode.MODEL if fix else ExitCode.OK)]
     adapter = store.files_of(entry).adapter
-    checks.append(Check("adapter", str(adapter) if adapter else "none: only the mode ar"))
+    checks.append(Check("adapter", str(adapter) if adapter else "none: copies from the text draft"))
     return checks
 
 

@@ -129,7 +129,7 @@ def info_command(name: NameOrFolder = DEFAULT_MODEL) -> None:
         ("size", f"{byte_size(entry.base.size)} ({entry.base.size} bytes)"),
         ("sha256", entry.base.sha256),
         ("prepared", f"{files.prepared} ({byte_size(found.prepared_bytes)})"),
-        ("adapter", str(files.adapter or "none: decoding mode ar only")),
+        ("adapter", str(files.adapter or "none: copies from the text draft")),
         ("memory", ", ".join(f"{byte_size(n)} in {dtype}" for dtype, n in entry.memory.items())),
         ("sources", "; ".join(_sources(entry))),
         *_drafter_rows(entry.name),

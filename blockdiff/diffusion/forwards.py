@@ -66,15 +66,16 @@ class SamplerState:
     returns: int = 0  # positions of a block that wanted an earlier token back
 
     def __post_init__(self) -> None:
-        if self.adapter is not None or self.own_mask is not None or self.config.mode is Mode.AR:
-            return
+        drafts = self.adapter is not None or self.own_mask is not None
+        if drafts or self.config.mode is not Mode.DIFFUSION:
+            return  # `verify` has the n-grams of the text, whatever else drafts
         mode, rule = self.config.mode.value, self.config.rule
         if self.block_drafter is None:
             raise ModelUnsupported(
                 f"mode {mode} needs a drafting adapter, this model has none",
-                "use --mode ar, or --drafter",
+                "use --mode verify, or --drafter",
             )
-        if self.config.mode is Mode.DIFFUSION and rule is not Rule.TRUST:
+        if rule is not Rule.TRUST:
             raise ModelUnsupported(
                 f"rule {rule.value} of mode {mode} needs an adapter, a drafter is not enough",
                 f"use --mode verify, or --rule {Rule.TRUST.value}",

@@ -124,7 +124,8 @@ class Verification:
             return
         draft = self._drafter.draft(masks, self._room)
         left = sampler.positions_left - 1 - len(draft.tokens)
-        self._plan = self._drafter.plan(draft, sampler.config.block_size, left)
+        most = sampler.config.block_size if sampler.adapter is not None else 0  # masks need it
+        self._plan = self._drafter.plan(draft, most, left)
         self._draft = draft.first(self._plan.kept)
 
     def _take_block(self, logits: Tensor) -> None:

@@ -130,8 +130,7 @@ class Engine:
 
     @property
     def drafts(self) -> bool:
-        """Whether it has an adapter or a drafter beside it, or drafts by itself: modes other than
-        `ar`."""
+        """Whether more than n-grams drafts: an adapter, a drafter beside it, or the model itself."""
         point = self.checkpoint
         own = published.own_mask(point.kind) is not None
         return own or point.adapter is not None or point.drafter is not None
@@ -293,7 +292,7 @@ class Engine:
         for length in _MEASURED_LENGTHS:
             for forward in sampler.prefilling([0] * (length + 1)):
                 self.forward([forward])
-        if self.checkpoint.kind is None and self.drafts:
+        if self.checkpoint.kind is None:
             contexts.speculation = replace(contexts.speculation, costs=self._row_costs())
 
     def _row_costs(self) -> RowCosts:
@@ -302,7 +301,7 @@ class Engine:
         some, adapted = _ROWS[2], self.checkpoint.adapter is not None
         verify = DecodingConfig(mode=Mode.VERIFY, block_size=some // 2)
         sampler = contexts.sampler(contexts.empty_cache(), nothing, verify, never)
-        assert isinstance(sampler, Sampler)  # it drafts
+        assert isinstance(sampler, Sampler)  # one of ours
 
         def seconds(rows: int, masked: int = 0) -> float:
             exact = rows - masked

@@ -39,7 +39,7 @@ def test_pull_list_info_remove(world: World, tmp_path: Path) -> None:
     assert status == 0
     for fact in (str(world.base), SHA256, "MIT", "64 tokens", "5 MB in float32", "someone/tiny"):
         assert fact in out
-    assert "none: decoding mode ar only" in out
+    assert "none: copies from the text draft" in out
 
     status, _, err = world.run("remove", NAME)  # nobody there to say yes
     assert status == ExitCode.USAGE and "--yes" in err and world.base.exists()

@@ -178,13 +178,12 @@ def test_a_newer_completion_replaces_an_older_one(world: Team) -> None:
 
 
 def test_clients_of_other_servers_come_in_by_their_own_door(world: Team) -> None:
-    """The tiny model has no adapter: what these clients ask for is refused, in their own form."""
     asked = {"input_prefix": "def f(x):\n", "prompt": "    re", "input_suffix": "\n"}
     with world.http() as http:
-        assert "adapter" in http.post("/compat/infill", json=asked).json()["error"]["message"]
+        assert "content" in http.post("/compat/infill", json=asked).json()
         prompt = {"model": "any", "prompt": "def f(x):\n", "suffix": "\n", "max_tokens": 4}
         said = http.post("/compat/v1/completions", json=prompt).json()
-        assert "adapter" in said["error"]["message"]
+        assert said["choices"][0]["finish_reason"] in ("stop", "length")
     with world.http("wrong") as http:
         assert http.post("/compat/infill", json=asked).status_code == 401
 
