@@ -130,7 +130,7 @@ class Engine:
 
     @property
     def drafts(self) -> bool:
-        """Whether more than n-grams drafts: an adapter, a drafter beside it, or the model itself."""
+        """Whether more than n-grams drafts: an adapter, a drafter beside it, the model itself."""
         point = self.checkpoint
         own = published.own_mask(point.kind) is not None
         return own or point.adapter is not None or point.drafter is not None
