@@ -11,11 +11,10 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -23,12 +22,14 @@ from typing import Any
 
 import blockdiff
 from blockdiff.errors import EditorFailed, NotInstalled, OutputFileError
+from blockdiff.system import child
 
 MARKER = "blockdiff-installed.json"
 EXTENSION = "blockdiff.blockdiff"
 NVIM = "nvim"
 _SECONDS = 300
 _EDITED_BY_VSCODE = frozenset({"package.json", ".vsixmanifest"})
+_NOTHING: Mapping[str, str] = {}
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -153,9 +154,8 @@ def vsix(scratch: Path) -> Path:
             "this blockdiff was built without the extension for VS Code",
             "install it without BLOCKDIFF_WITHOUT_VSIX in the environment",
         )
-    environment = {k: v for k, v in os.environ.items() if k != "BLOCKDIFF_WITHOUT_VSIX"}
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(scratch)]
-    _run([*command, str(root)], environment)
+    _run([*command, str(root)], {"BLOCKDIFF_WITHOUT_VSIX": ""})
     with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
         return Path(wheel.extract("blockdiff/_editors/blockdiff.vsix", scratch))
 
@@ -218,7 +218,9 @@ def _put(found: Plugin, folder: Path, above: Path) -> None:
     with tempfile.TemporaryDirectory(dir=above, prefix=".blockdiff-") as scratch:
         new, old = Path(scratch, "new"), Path(scratch, "old")
         shutil.copytree(source, new)
-        _run([*_headless(found.program), "-c", "helptags .", "-c", "qall!"], folder=new / "doc")
+        tags = "execute 'helptags' fnameescape($BLOCKDIFF_DOC)"
+        doc = {"BLOCKDIFF_DOC": str((new / "doc").resolve())}
+        _run([*_headless(found.program), "-c", tags, "-c", "qall!"], doc)
         digests = {name: _digest((new / name).read_bytes()) for name in _files(new)}
         (new / MARKER).write_text(_marker(digests), "utf-8")
         folder.parent.mkdir(exist_ok=True)
@@ -294,24 +296,15 @@ def _digest(data: bytes) -> str:
 
 
 def _program(name: str, elsewhere: str) -> str | None:
-    """Its path: an entry of PATH that is relative would mean the folder we were started in."""
-    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    path = os.pathsep.join(folder for folder in folders if os.path.isabs(folder))
-    found = shutil.which(name, path=path)
-    return found or (elsewhere if os.access(elsewhere, os.X_OK) else None)
+    return child.which(name) or (elsewhere if os.access(elsewhere, os.X_OK) else None)
 
 
-def _run(
-    command: list[str], environment: dict[str, str] | None = None, folder: Path | None = None
-) -> str:
+def _run(command: list[str], also: Mapping[str, str] = _NOTHING) -> str:
     """What it prints. Raises EditorFailed with the end of that, and of what it complains of."""
     name = Path(command[0]).name
     try:
-        done = subprocess.run(
-            command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, errors="replace", timeout=_SECONDS,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
+        done = child.run(command, seconds=_SECONDS, also=also)
+    except child.Failed as error:
         raise EditorFailed(f"{name} does not end within {_SECONDS} seconds") from error
     except OSError as error:
         raise EditorFailed(f"{name} cannot be run: {error}") from error

@@ -42,10 +42,9 @@ class MultiHole:
         point = contexts.checkpoint
         self._contexts, self._cancelled = contexts, cancelled
         reuse = request.decoding.cache
-        self._lends = (  # a drafter would have nothing of its own for what is lent
-            reuse is Reuse.SUFFIX and point.drafting.layout is Layout.PSM and point.drafter is None
-        )
-        if reuse is Reuse.SUFFIX:  # that is all of it: each hole is written as with an exact cache
+        lends = reuse is Reuse.SUFFIX and point.drafting.layout is Layout.PSM
+        self._lends = lends and point.drafter is None  # it would have nothing of what is lent
+        if lends:  # that is all of it: each hole is written as with an exact cache
             request = replace(request, decoding=replace(request.decoding, cache=Reuse.EXACT))
         self._request = published.adapted(request, point.kind, instructed=False)
         self._prompts = self._laid_out()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from blockdiff.config import TransformerConfig
 from blockdiff.model.cache import KeyValues
-from blockdiff.model.transformer import Block, rotary_tables, stream_norm
+from blockdiff.model.transformer import Block, Placed, rotary_tables, stream_norm
 
 _TIME = 64  # sines and cosines of the noise level
 
@@ -91,9 +91,9 @@ class Network(nn.Module):
             x = x + self.time(_waves(t))[:, None]
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)[None]
-        rotary = rotary_tables(self.config, positions)
+        placed = Placed(*rotary_tables(self.config, positions))
         for block in self.blocks:
-            x = block(x, rotary, mask, cache, None)
+            x = block(x, placed, mask, cache, None)
         x = self.norm(x)
         if self.writer is not None:
             out: Tensor = self.writer(x) + self.bias

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.train.config import TrainConfig
@@ -60,31 +58,29 @@ class Preparer:
 
     def ahead(self, sequences: Iterator[tuple[int, TokenSequence]]) -> Iterator[Prepared]:
         """What `sequences` (with the numbers of their documents) become, in their order."""
-        if not self.config.workers:
-            yield from (one for item in sequences if (one := self.prepare(*item)) is not None)
-            return
-        with ProcessPoolExecutor(
-            self.config.workers, get_context("spawn"), initializer=_begin, initargs=(self,)
-        ) as pool:
-            waiting: deque[Future[Prepared | None]] = deque()
-            for item in sequences:
-                waiting.append(pool.submit(_prepare, *item))
-                if len(waiting) < _AHEAD * self.config.workers:
-                    continue
-                if (one := waiting.popleft().result()) is not None:
-                    yield one
-            yield from (one for future in waiting if (one := future.result()) is not None)
+        workers = self.config.workers
+        loader = DataLoader(
+            _Stream(self, sequences),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=_AHEAD if workers else None,
+            multiprocessing_context="fork" if workers else None,  # each goes on in its own copy
+        )
+        return (one for one in loader if one is not None)
 
 
-_preparer: Preparer | None = None  # of a worker
+class _Stream(IterableDataset[Prepared | None]):
+    """Each of several workers goes through all sequences and prepares its share in turn, so that
+    the loader, which asks them in turn, has the order of one."""
 
+    def __init__(
+        self, preparer: Preparer, sequences: Iterator[tuple[int, TokenSequence]]
+    ) -> None:
+        self._preparer, self._sequences = preparer, sequences
 
-def _begin(preparer: Preparer) -> None:
-    global _preparer
-    _preparer = preparer
-    torch.set_num_threads(1)
-
-
-def _prepare(number: int, sequence: TokenSequence) -> Prepared | None:
-    assert _preparer is not None
-    return _preparer.prepare(number, sequence)
+    def __iter__(self) -> Iterator[Prepared | None]:
+        worker = get_worker_info()
+        share, own = (worker.num_workers, worker.id) if worker is not None else (1, 0)
+        for index, item in enumerate(self._sequences):
+            if index % share == own:
+                yield self._preparer.prepare(*item)
