@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -21,16 +20,13 @@ from torch import Tensor
 from blockdiff.diffusion.choose import argmax
 from blockdiff.diffusion.lookup import LONGEST, Original, TextNgrams
 from blockdiff.diffusion.ngrams import FLOOR, NgramTable
+from blockdiff.diffusion.row_costs import CHEAP, INT8, MOST_ROWS, RowCosts
 
-MOST_ROWS = 48
-"""Rows of a verifying forward; the cache has room for so many behind the text."""
 _WEIGHTS = (0.7, 1.0)  # of the n-grams' log-probabilities on the first mask's logits, the others'
 _TOKEN = 0.45  # of a forward of one row: what a token that comes true saves
 _GAINS = (0.6, 0.8, 0.85, 0.85)  # tokens more that come true thanks to 1, 2, ... masks
-_LEAST_COST, _GREATEST_COST = 0.005, 0.3  # of a row
 _LEAST_CHANCE = 0.04  # of a draft to come true as far as a token: less pays nowhere
 _TRUSTED = 0.5  # of the doubt in a token goes where any likely one will do
-_OTHERS = 0.45  # share of its forward's weights that a request pays, for each that shares them
 
 
 class Source(str, Enum):
@@ -41,59 +37,6 @@ class Source(str, Enum):
     COPY = "copy"
     TABLE = "table"
     ORIGINAL = "original"
-
-
-@dataclass(frozen=True, slots=True)
-class RowCosts:
-    """What a forward of `verify` costs beyond one of a single row, as shares of that.
-
-    Attributes:
-        curve: by its rows, 0 to MOST_ROWS; ascending. Rows are not equally dear: some come at no
-            price while weights are read, and a kernel takes them in groups.
-        adapter: on top, where any row is a mask.
-    """
-
-    curve: tuple[float, ...]
-    adapter: float
-
-    @classmethod
-    def linear(cls, row: float, adapter: float) -> RowCosts:
-        """Each row costs the same."""
-        return cls(tuple(row * max(rows - 1, 0) for rows in range(MOST_ROWS + 1)), adapter)
-
-    @classmethod
-    def measured(cls, seconds: Mapping[int, float], adapter: float) -> RowCosts:
-        """From the seconds of forwards by their rows, one and at least one more, ascending.
-
-        Between them by straight lines, behind the last as between the last two. Held to what a
-        machine can be: a moment of other work must not end all drafting.
-
-        Args:
-            adapter: seconds more where some of the rows are masks.
-        """
-        sizes, one = list(seconds), seconds[1]
-        curve = [0.0, 0.0]
-        for rows in range(2, MOST_ROWS + 1):
-            low, high = next(
-                ((a, b) for a, b in pairwise(sizes) if rows <= b), (sizes[-2], sizes[-1])
-            )
-            slope = (seconds[high] - seconds[low]) / (high - low) / one
-            curve.append(curve[-1] + min(max(slope, _LEAST_COST), _GREATEST_COST))
-        return cls(tuple(curve), min(max(adapter / one, 0.0), 1.0))
-
-    def in_company(self, others: int) -> RowCosts:
-        """Where `others` write in the same forwards: rows are many, so that none comes at no price,
-        and a forward is only partly this request's."""
-        dearer = 1.0 + others / (2 * _OTHERS)
-        return RowCosts.linear(self.curve[-1] / (MOST_ROWS - 1) * dearer, self.adapter * dearer)
-
-
-CHEAP = RowCosts.linear(0.01, 0.02)
-"""Where weights are read anyway and arithmetic is free: a GPU, or numbers of 16 bits."""
-FREE = RowCosts.linear(0.0, 0.0)
-"""Where only what is drafted counts."""
-INT8 = RowCosts.linear(0.14, 0.11)
-"""A CPU in int8, where a row costs a seventh of a forward (two cores with VNNI)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +57,8 @@ class Speculation:
     shared: bool = False
 
     def steady(self) -> Speculation:
-        """The same on any machine and in any company, for sampling: what is drawn depends on what
-        was drafted, and a seed must say what is drawn."""
+        """The same on any machine and in any company, where what is written depends on what was
+        drafted: a seed must say what is drawn, and `diffusion` write the same again."""
         return replace(self, costs=INT8 if self.shared else CHEAP, shared=False)
 
 

@@ -32,10 +32,11 @@ class Verification:
         sampler.departed = None
         self._trust = sampler.config.trust if sampler.config.mode is Mode.DIFFUSION else 1.0
         if sampler.config.mode is not Mode.AR:
-            greedy = sampler.config.greedy
+            # the text does not depend on the drafts
+            free = sampler.config.greedy and sampler.config.mode is Mode.VERIFY
             self._drafter = Drafter(
                 prompt,
-                sampler.speculation if greedy else sampler.speculation.steady(),
+                sampler.speculation if free else sampler.speculation.steady(),
                 sampler.original,
                 trust=self._trust,
                 drafted=lambda t: not (t in sampler.stop or sampler.chooser.never(t)),

@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.drafter import CHEAP, INT8, Speculation
+from blockdiff.diffusion.drafter import Speculation
 from blockdiff.diffusion.personal import PersonalTables
+from blockdiff.diffusion.row_costs import CHEAP, INT8
 from blockdiff.diffusion.sampler import Sampler
 from blockdiff.engine import published
 from blockdiff.engine.checkpoint import Checkpoint

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma
-from blockdiff.diffusion.drafter import RowCosts
+from blockdiff.diffusion.row_costs import RowTimes
 from blockdiff.diffusion.sampler import Sampler
 from blockdiff.engine import published, renoise
 from blockdiff.engine.batch import Batch, Steps, events_of
@@ -48,7 +48,7 @@ from blockdiff.weights import store
 
 R = TypeVar("R")
 
-_ROWS, _TRIES = (1, 4, 8, 12, 16), 3  # of forwards that are timed: kernels take rows in groups
+_ROWS, _TRIES = (1, 4, 8, 12, 16), 2  # of forwards that are timed: kernels take rows in groups
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
 _LEAST_TOKENS = 32  # fewer say more about one forward than about the speed of many
 _HALF_LIFE = 1024  # tokens after which a measurement counts half
@@ -73,6 +73,7 @@ class Engine:
         packed = is_quantized(checkpoint.model)
         self.dtype = "int8" if packed or is_weight_only(checkpoint.model) else floats
         self._speed = MovingRate()
+        self._row_times: RowTimes | None = None
         self._runner = choose_runner(checkpoint.model, checkpoint.adapter, checkpoint.drafter)
         self.contexts = Contexts(checkpoint, cache_bytes, self._runner)
 
@@ -230,15 +231,29 @@ class Engine:
         return Batch(self.forward, self.has_room)
 
     def forward(self, waiting: Sequence[Forward]) -> list[Tensor]:
-        """Run forwards together, see `model.forward.run`; from those alone the speed is taken."""
+        """Run forwards together, see `model.forward.run`; those that run alone are timed."""
         began = time.monotonic()
         with self.contexts.passing:
             answers = self._runner(waiting)
-        if len(waiting) == 1 and waiting[0].wanted is None:
-            if self.checkpoint.model.device.type == "cuda":
-                torch.cuda.synchronize(self.checkpoint.model.device)
-            self._speed.add(waiting[0].size, time.monotonic() - began)
+        if len(waiting) == 1:
+            self._time(waiting[0], began)
         return answers
+
+    def _time(self, one: Forward, began: float) -> None:
+        """Learn from a forward how fast context is prefilled, or what rows cost.
+
+        The latter on a CPU only: elsewhere rows cost next to nothing, and it would have to be
+        waited for each forward.
+        """
+        device = self.checkpoint.model.device
+        if one.wanted is None:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            self._speed.add(one.size, time.monotonic() - began)
+        elif self._row_times is not None and device.type == "cpu" and not one.drafts:
+            self._row_times.add(one.size, one.gate is not None, time.monotonic() - began)
+            contexts = self.contexts
+            contexts.speculation = replace(contexts.speculation, costs=self._row_times.costs())
 
     def _events(self, steps: Steps) -> Iterator[Event]:
         """What a request brings that runs alone, every refinement built."""
@@ -293,10 +308,11 @@ class Engine:
             for forward in sampler.prefilling([0] * (length + 1)):
                 self.forward([forward])
         if self.checkpoint.kind is None:
-            contexts.speculation = replace(contexts.speculation, costs=self._row_costs())
+            self._row_times = self._time_rows()
+            contexts.speculation = replace(contexts.speculation, costs=self._row_times.costs())
 
-    def _row_costs(self) -> RowCosts:
-        """What rows of a small forward cost here, each kind the fastest of a few tries."""
+    def _time_rows(self) -> RowTimes:
+        """What rows of a small forward take here to begin with, the fastest of a few tries."""
         contexts, nothing = self.contexts, Prompt((), "", 0)
         some, adapted = _ROWS[2], self.checkpoint.adapter is not None
         verify = DecodingConfig(mode=Mode.VERIFY, block_size=some // 2)
@@ -315,7 +331,7 @@ class Engine:
         masked = some // 2 if adapted else 0
         tries = [({n: seconds(n) for n in _ROWS}, seconds(some, masked)) for _ in range(_TRIES)]
         exact = {rows: min(found[rows] for found, _ in tries) for rows in _ROWS}
-        return RowCosts.measured(exact, min(taken for _, taken in tries) - exact[some])
+        return RowTimes(exact, min(taken for _, taken in tries) - exact[some])
 
 
 class MovingRate:

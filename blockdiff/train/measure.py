@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blockdiff.diffusion.drafter import FREE, Drafter, Speculation
+from blockdiff.diffusion.drafter import Drafter, Speculation
 from blockdiff.diffusion.ngrams import NgramTable
+from blockdiff.diffusion.row_costs import FREE
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.transformer import Transformer
 from blockdiff.train.corrupt import at_level, choose_starts, fully_masked

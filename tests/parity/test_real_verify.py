@@ -14,7 +14,8 @@ import torch
 
 from blockdiff.config import AdapterConfig, DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
-from blockdiff.diffusion.drafter import CHEAP, INT8, Speculation
+from blockdiff.diffusion.drafter import Speculation
+from blockdiff.diffusion.row_costs import CHEAP, INT8
 from blockdiff.diffusion.sampler import Sampler, Snapshot
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter

@@ -15,7 +15,8 @@ from tiny import FAMILIES, adapter, transformer
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode
-from blockdiff.diffusion.drafter import CHEAP, INT8, RowCosts, Speculation
+from blockdiff.diffusion.drafter import Speculation
+from blockdiff.diffusion.row_costs import CHEAP, INT8, RowCosts
 from blockdiff.engine.batch import Batch, Steps, Told
 from blockdiff.engine.contexts import never
 from blockdiff.engine.engine import Engine

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blockdiff.config import DecodingConfig, Mode, Rule, TransformerConfig
-from blockdiff.diffusion.drafter import FREE, Speculation
+from blockdiff.diffusion.drafter import Speculation
+from blockdiff.diffusion.row_costs import FREE
 from blockdiff.diffusion.sampler import Sampler
 from blockdiff.errors import ModelUnsupported
 from blockdiff.model import masks

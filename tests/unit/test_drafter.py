@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockdiff.diffusion.drafter import (
-    CHEAP,
-    INT8,
-    MOST_ROWS,
-    Drafter,
-    DraftTokens,
-    Plan,
-    RowCosts,
-    Source,
-    Speculation,
-)
+from blockdiff.diffusion.drafter import Drafter, DraftTokens, Plan, Source, Speculation
+from blockdiff.diffusion.row_costs import CHEAP, INT8, MOST_ROWS, RowCosts, RowTimes
 from blockdiff.train.ngrams import count, stream
 
 LOOP = [*range(10, 30)] * 2
@@ -90,6 +83,7 @@ CHANCES = st.lists(st.floats(0.01, 0.99), max_size=16)
 
 STEPS = RowCosts.measured({1: 50.0, 8: 52.0, 9: 80.0, 16: 110.0}, adapter=5.0)
 """Eight rows at the price of one, and a step behind them."""
+DEAR = RowCosts.linear(0.14, 0.11)
 
 
 @given(CHANCES, st.integers(0, 8), st.integers(0, 60), st.sampled_from([CHEAP, INT8, STEPS]))
@@ -107,8 +101,8 @@ def test_a_plan_fits_the_room(chances: list[float], most: int, left: int, costs:
     ("costs", "confidence", "expected"),
     [
         (CHEAP, (0.5, 0.5), Plan(2, (0, 1, 2), 2)),  # whatever comes of the draft
-        (INT8, (0.95,), Plan(1, (1,), 1)),  # where it most likely ends
-        (INT8, (0.4, 0.4), Plan(1)),  # nowhere, as nowhere is likely enough
+        (DEAR, (0.95,), Plan(1, (1,), 1)),  # where it most likely ends
+        (DEAR, (0.4, 0.4), Plan(1)),  # nowhere, as nowhere is likely enough
         (RowCosts.linear(0.9, 0.5), (), Plan(0)),
         (STEPS, (0.6, 0.6), Plan(2, (0, 1, 2), 1)),  # up to the step
         (STEPS, (0.9,) * 3 + (0.1,) * 5, Plan(3, (0, 3), 2)),
@@ -130,6 +124,33 @@ def test_costs_are_held_to_what_a_machine_can_be() -> None:
         costs = RowCosts.measured(seconds, adapter=-0.5)
         assert list(costs.curve) == sorted(costs.curve) and costs.adapter == 0.0
         assert 0.2 < costs.curve[MOST_ROWS] <= 0.3 * (MOST_ROWS - 1)
+    seemed = RowCosts.measured({1: 58.0, 8: 91.0, 12: 104.0, 16: 104.0}, adapter=5.0)
+    assert seemed.curve[MOST_ROWS] > 2.0  # however little the last rows seemed to take
+
+
+IDLE = {1: 58.0, 4: 66.0, 8: 91.0, 12: 135.0, 16: 165.0}
+BUSY = {1: 116.0, 4: 120.0, 8: 135.0, 12: 170.0, 16: 210.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [(IDLE, BUSY), (BUSY, IDLE), ({1: 58.0, 16: 60.0}, IDLE)]
+)
+def test_costs_follow_the_machine(before: dict[int, float], now: dict[int, float]) -> None:
+    """Also at sizes that are not asked for, as far as the whole machine is slower or faster."""
+    times, draw = RowTimes({n: before.get(n, 59.0) for n in IDLE}, 5.0), random.Random(0)
+    for _ in range(400):
+        rows = draw.choice(list(now))
+        times.add(rows, False, now[rows] * draw.uniform(0.9, 1.1))
+    true, learnt = RowCosts.measured(now, 5.0), times.costs()
+    assert learnt.curve[:17] == pytest.approx(true.curve[:17], abs=0.12)
+
+
+def test_other_work_for_a_moment_changes_little() -> None:
+    times = RowTimes(IDLE, 5.0)
+    before = times.costs()
+    times.add(8, True, 9_000.0)
+    times.add(500, False, 9_000.0)  # a score, not a draft
+    assert times.costs().curve == pytest.approx(before.curve, rel=0.15)
 
 
 def test_what_a_seed_draws_does_not_hang_on_how_fast_the_machine_was() -> None:

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from blockdiff.cli import app as cli
 from blockdiff.config import DecodingConfig, Mode
-from blockdiff.diffusion.drafter import FREE, Speculation
+from blockdiff.diffusion.drafter import Speculation
+from blockdiff.diffusion.row_costs import FREE
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import BlockdiffError, ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.int8 import library

@@ -15,7 +15,7 @@ from tiny import FAMILIES, adapter, config, transformer
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, ExpertsConfig, Mode, Rule, TransformerConfig
-from blockdiff.diffusion.drafter import MOST_ROWS
+from blockdiff.diffusion.row_costs import MOST_ROWS
 from blockdiff.engine import devices
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import InvalidRequest

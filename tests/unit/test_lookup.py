@@ -9,9 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from blockdiff.diffusion.drafter import CHEAP, Drafter, Source, Speculation
+from blockdiff.diffusion.drafter import Drafter, Source, Speculation
 from blockdiff.diffusion.lookup import LONGEST, SUREST, TextNgrams
 from blockdiff.diffusion.ngrams import STEP
+from blockdiff.diffusion.row_costs import CHEAP
 from blockdiff.train.ngrams import count, stream
 
 

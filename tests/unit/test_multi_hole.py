@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Layout, Mode, Reuse
-from blockdiff.diffusion.drafter import INT8, Speculation
+from blockdiff.diffusion.drafter import Speculation
+from blockdiff.diffusion.row_costs import INT8
 from blockdiff.engine.batch import Batch, Told, events_of
 from blockdiff.engine.contexts import never
 from blockdiff.engine.engine import Engine

@@ -9,8 +9,9 @@ import pytest
 import torch
 from tiny import TOY_SHAPE, Letters, toy_documents, transformer
 
-from blockdiff.diffusion.drafter import FREE, Drafter, Speculation
+from blockdiff.diffusion.drafter import Drafter, Speculation
 from blockdiff.diffusion.ngrams import NgramTable
+from blockdiff.diffusion.row_costs import FREE
 from blockdiff.train.config import TrainConfig
 from blockdiff.train.corrupt import CorruptionConfig, choose_starts, fully_masked, noisy_blocks
 from blockdiff.train.loop import SequenceStream
