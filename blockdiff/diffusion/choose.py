@@ -8,7 +8,7 @@ point mass).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +85,7 @@ class Chooser:
         draft: Sequence[int] = (),
         limits: Sequence[Sequence[int] | None] = (None,),
         trust: float = 1.0,
+        ends: Container[int] = (),
     ) -> list[Chosen]:
         """Choose tokens from exact logits (rows, vocab), as far as they agree with what was drafted
         for them, and the one behind those.
@@ -94,6 +95,8 @@ class Chooser:
             limits: for each row that counts the ids to choose among; None: all.
             trust: below 1, a drafted token is taken, too, where its probability is at least this
                 share of the likeliest one's: another text, in fewer forwards.
+            ends: tokens that end a text. Where one is the likeliest no other is taken: what is
+                written past an end costs forwards, however fast.
 
         Returns:
             The tokens; only the last may be another than the drafted one.
@@ -105,9 +108,9 @@ class Chooser:
             rows = _limited(logits[start : start + step], limits[start : start + step])
             guesses = [*draft[start : start + step], None][: len(rows)]
             if self._greedy:
-                found = self._greedily(rows, guesses, trust)
+                found = self._greedily(rows, guesses, trust, ends)
             else:
-                found = [self._drawn(rows[0], guesses[0], trust)]
+                found = [self._drawn(rows[0], guesses[0], trust, ends)]
             for one in found:
                 chosen.append(one)
                 if not one.drafted:
@@ -115,7 +118,11 @@ class Chooser:
         return _worthwhile(chosen)
 
     def _greedily(
-        self, rows: Tensor, guesses: Sequence[int | None], trust: float
+        self,
+        rows: Tensor,
+        guesses: Sequence[int | None],
+        trust: float,
+        ends: Container[int],
     ) -> list[Chosen]:
         """What `verify` says of each row by itself, by one transfer for all of them."""
         best = argmax(rows)
@@ -126,18 +133,21 @@ class Chooser:
         found = []
         for guess, (token, most, share) in zip(guesses, told, strict=True):
             first = Chosen(int(token), most, token == guess)
-            if guess is None or token == guess or share < trust * most:
+            kept = token == guess or first.token in ends or share < trust * most
+            if guess is None or kept:
                 found.append(first)
             else:
                 found.append(Chosen(guess, share, True, instead_of=first))
         return found
 
-    def _drawn(self, row: Tensor, guess: int | None, trust: float) -> Chosen:
+    def _drawn(
+        self, row: Tensor, guess: int | None, trust: float, ends: Container[int]
+    ) -> Chosen:
         """What `verify` says of a row (vocab,), by a draw."""
         probabilities = row.softmax(-1)
         if guess is not None and trust < 1.0:
-            share, most = probabilities[guess], probabilities.max()
-            if float(share) >= trust * float(most):
+            share, (most, likeliest) = probabilities[guess], probabilities.max(-1)
+            if int(likeliest) not in ends and float(share) >= trust * float(most):
                 return Chosen(guess, float(share), True)
         token = self._draw_verified(self._sharpened(row[None])[0], guess)
         return Chosen(token, float(probabilities[token]), token == guess)

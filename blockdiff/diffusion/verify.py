@@ -73,7 +73,8 @@ class Verification:
         sampler, draft = self._sampler, self._draft.tokens
         logits = sampler.counted(answer)
         before = len(self._accepted)
-        chosen = sampler.chooser.verify(logits, draft, self._limits(), self._trust)
+        limits = self._limits()
+        chosen = sampler.chooser.verify(logits, draft, limits, self._trust, sampler.stop)
         for index, one in enumerate(chosen):
             self._ended = one.token in sampler.stop
             if self._ended:

@@ -78,14 +78,16 @@ def test_temperature_zero_takes_the_most_likely_token(guess: int | None) -> None
     st.sets(st.integers(0, VOCAB - 1), min_size=1),
     st.sampled_from([0.2, 0.7, 1.0]),
     st.sampled_from(["cpu", "all at once"]),
+    st.sets(st.integers(0, VOCAB - 1), max_size=2),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_rows_together_are_rows_one_by_one(
-    seed: int, draft: list[int], allowed: set[int], trust: float, where: str
+    seed: int, draft: list[int], allowed: set[int], trust: float, where: str, ends: set[int]
 ) -> None:
     """By the definition: row after row, as long as the drafted token is the one that is taken.
 
-    Departures from the likeliest token count where more of the draft is taken behind them.
+    Departures from the likeliest token count where more of the draft is taken behind them, and
+    never lead past an end.
     """
     logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(seed))
     limits = [sorted(allowed), *[None] * len(draft)]
@@ -97,7 +99,8 @@ def test_rows_together_are_rows_one_by_one(
         p = kept.softmax(-1)
         token = int(kept.argmax())
         likeliest.append((token, float(p[token]), token == guess))
-        if guess is not None and trust < 1.0 and float(p[guess]) >= trust * float(p.max()):
+        least = trust * float(p.max()) if trust < 1.0 and token not in ends else math.inf
+        if guess is not None and float(p[guess]) >= least:
             token = guess
         expected.append((token, float(p[token]), token == guess))
         if token != guess:
@@ -106,7 +109,7 @@ def test_rows_together_are_rows_one_by_one(
         if expected[index] != likeliest[index] and not any(one[2] for one in expected[index + 1 :]):
             expected = [*expected[:index], likeliest[index]]
     rows = logits if where == "cpu" else logits.as_subclass(Elsewhere)
-    found = Chooser(()).verify(rows, draft, limits, trust)
+    found = Chooser(()).verify(rows, draft, limits, trust, ends)
     assert [(one.token, one.probability, one.drafted) for one in found] == expected
     assert torch.equal(logits, torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(seed)))
 
