@@ -23,22 +23,18 @@ from blockdiff.system.ignored import IgnoreFiles
 from blockdiff.types import OnProgress, Progress
 from lsp_server import greeting, messages, settings
 from lsp_server.actions import COMMAND, Action, ActionParams, Actions, Offer
-from lsp_server.configuration import NOTHING, SECTION, Configuration
-from lsp_server.context import Context
+from lsp_server.configuration import NOTHING, SECTION, Configuration, registrations
+from lsp_server.context import Context, Places
 from lsp_server.delivery import Delivery
 from lsp_server.document import Encoding
 from lsp_server.engine_link import EngineLink
 from lsp_server.exclusions import Exclusions
 from lsp_server.failures import to_protocol
-from lsp_server.inline import Inline
-from lsp_server.last_missed import LastMissed
+from lsp_server.inline import Inline, LastMissed
 from lsp_server.lenient import converter
 from lsp_server.messages import InfillParams, RefinementParams, RewriteParams, StatusParams
-from lsp_server.places import Places
 from lsp_server.protocol import Protocol, position_from, range_from, range_to
-from lsp_server.recent_edits import RecentEdits
-from lsp_server.registrations import registrations
-from lsp_server.ring import Ring
+from lsp_server.recent import RecentEdits, Ring
 from lsp_server.sessions import Sessions
 from lsp_server.settings import Settings
 from lsp_server.uris import file_of

@@ -26,8 +26,7 @@ from blockdiff.eval import heldout
 from blockdiff.types import no_op
 from lsp_server.actions import Action, ActionParams
 from lsp_server.constructs import Function, documentation, enclosing_function
-from lsp_server.document import Document
-from lsp_server.edits import made_in
+from lsp_server.document import Document, made_in
 from lsp_server.faults import faults
 from lsp_server.messages import DocumentId
 from lsp_server.server import Server, create
