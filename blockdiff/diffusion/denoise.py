@@ -10,9 +10,8 @@ from torch import Tensor
 
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.choose import BlockProposal, Proposal
-from blockdiff.diffusion.forwards import SamplerState
+from blockdiff.diffusion.forwards import SamplerState, Snapshot
 from blockdiff.diffusion.revision import Revision, Wishes
-from blockdiff.diffusion.snapshot import Snapshot
 from blockdiff.diffusion.unmask import next_size, to_unmask, unchanged
 from blockdiff.model import masks
 from blockdiff.model.forward import Forward

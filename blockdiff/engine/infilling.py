@@ -10,8 +10,8 @@ from functools import partial
 import torch
 
 from blockdiff.config import Layout, Mode, Rule
+from blockdiff.diffusion.forwards import NOTHING, Generation, Snapshot
 from blockdiff.diffusion.sampler import Sampler
-from blockdiff.diffusion.snapshot import NOTHING, Generation, Snapshot
 from blockdiff.engine import published, remasking, renoise
 from blockdiff.engine.batch import Steps
 from blockdiff.engine.contexts import MAX_TOKENS, Contexts, resolved

@@ -15,7 +15,8 @@ import torch
 from blockdiff.config import AdapterConfig, DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.drafter import CHEAP, INT8, Speculation
-from blockdiff.diffusion.sampler import Sampler, Snapshot
+from blockdiff.diffusion.forwards import Snapshot
+from blockdiff.diffusion.sampler import Sampler
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache

@@ -31,8 +31,9 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.drafter import CHEAP, FREE, INT8, Speculation
+from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.diffusion.revision import MOST_EDITS
-from blockdiff.diffusion.sampler import Sampler, Snapshot
+from blockdiff.diffusion.sampler import Sampler
 from blockdiff.diffusion.unmask import LEAST_SURE, next_size, to_unmask
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks

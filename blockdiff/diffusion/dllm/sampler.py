@@ -25,7 +25,7 @@ from blockdiff.diffusion.dllm.readers import (
     KeptReader,
     Reader,
 )
-from blockdiff.diffusion.snapshot import Constraint, Foregone, Generation, Snapshot
+from blockdiff.diffusion.forwards import Constraint, Foregone, Generation, Snapshot
 from blockdiff.diffusion.unmask import (
     most_confident,
     rate_counts,
