@@ -27,7 +27,7 @@ from blockdiff.model.load.shards import shard_files
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 from blockdiff.types import OnProgress
-from blockdiff.weights import store
+from blockdiff.weights import folders, store
 
 NGRAMS = "ngrams.safetensors"
 """Beside the adapter: its table of counted n-grams."""
@@ -122,7 +122,7 @@ class Checkpoint:
             weights = files.packed if int8 else files.prepared
             stored = dtype.itemsize if int8 else 2
             if not is_prepared(weights):
-                with store.locked(weights.parent.name):
+                with folders.locked(weights.parent.name):
                     if not is_prepared(weights):
                         prepare_gguf(files.base, weights, progress, int8=int8)
         else:

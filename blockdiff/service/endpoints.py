@@ -33,6 +33,7 @@ from blockdiff.service.stream import EventStream, Mailbox
 from blockdiff.service.worker import log_defect
 from blockdiff.types import InfillRequest, Priority, RewriteRequest
 from blockdiff.weights import store
+from blockdiff.weights.catalog import catalog
 
 MOST_HELD = 128 << 20
 """Bytes of bodies that are being read, wait, or run."""
@@ -192,7 +193,7 @@ def _known_models(served: str) -> list[dict[str, Any]]:
             "status": store.state(entry.name).status.value,
             "served": entry.name == served,
         }
-        for entry in store.catalog().values()
+        for entry in catalog().values()
     ]
     if not any(model["served"] for model in models):
         status = store.Status.PRESENT.value

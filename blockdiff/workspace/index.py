@@ -19,7 +19,7 @@ from typing import TypeVar
 from blockdiff.syntax.grammars import language_of
 from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.types import OnProgress, no_op
-from blockdiff.weights.store import cache_root
+from blockdiff.weights.folders import cache_root
 from blockdiff.workspace import store
 from blockdiff.workspace.build import Build, Refreshed, is_as_known
 from blockdiff.workspace.definitions import Definition

@@ -26,7 +26,7 @@ from blockdiff.model.load.prepare import gguf_sources
 from blockdiff.model.load.tied import same_matrix
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.types import no_op
-from blockdiff.weights import store
+from blockdiff.weights import folders, store
 from tests.unit import tiny, tiny_gguf
 from tests.unit.tiny_gguf import SHAPE, TOKENS, weights, write
 
@@ -49,7 +49,7 @@ def refused(path: Path, dtype: torch.dtype = torch.bfloat16) -> BlockdiffError:
     with pytest.raises((ModelCorrupt, ModelUnsupported)) as caught:
         load(path, dtype)
     assert str(path) in caught.value.message
-    assert not list(store.cache_root().rglob("*.safetensors"))
+    assert not list(folders.cache_root().rglob("*.safetensors"))
     return caught.value
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from blockdiff.errors import DeviceUnavailable, NotPermitted
 from blockdiff.system import child, private
-from blockdiff.weights import store
+from blockdiff.weights import folders
 
 _HERE = Path(__file__).parent
 SOURCES = [_HERE / f"{name}.c" for name in ("linear_int8", "tiles", "stack", "attention")]
@@ -144,7 +144,7 @@ def own_folder(name: str) -> Path | None:
 
     None where others can write to both.
     """
-    roots = dict.fromkeys((store.cache_root(), store.own_cache_root()))
+    roots = dict.fromkeys((folders.cache_root(), folders.own_cache_root()))
     return next((folder for root in roots if _is_ours(folder := root / name)), None)
 
 
