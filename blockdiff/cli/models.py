@@ -184,7 +184,8 @@ def _folder_rows(folder: Path) -> list[tuple[str, str]]:
     """Of a folder in the hub's layout, whose weights are not opened."""
     with interrupt.held():
         from blockdiff.model.load.drafters import drafter_config, family_of, is_drafter
-        from blockdiff.model.load.kinds import AttentionPattern, kind_of, read_json
+        from blockdiff.model.load.hub_config import kind_of, read_json
+        from blockdiff.model.load.kinds import AttentionPattern
 
     if (folder / "config.json").is_file():
         config = read_json(folder / "config.json")

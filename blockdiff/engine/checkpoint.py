@@ -20,8 +20,9 @@ from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.int8.quantized import install_adapter
 from blockdiff.model.load.drafters import load_drafter
 from blockdiff.model.load.from_folder import DraftingConfig, load_adapter, load_transformer
+from blockdiff.model.load.hub_config import kind_of
 from blockdiff.model.load.hub_tokenizer import load_tokenizer
-from blockdiff.model.load.kinds import DiffusionKind, kind_of
+from blockdiff.model.load.kinds import DiffusionKind
 from blockdiff.model.load.prepare import embedding_rows, is_prepared, prepare_gguf
 from blockdiff.model.load.shards import shard_files
 from blockdiff.model.load.tokenizer import Tokenizer

@@ -22,8 +22,8 @@ from safetensors import safe_open
 from blockdiff.config import TransformerConfig
 from blockdiff.errors import DiskFull, ModelCorrupt, ModelUnsupported, OutputFileError
 from blockdiff.model.load import gguf_file, prepare
-from blockdiff.model.load.families import unpermute
 from blockdiff.model.load.from_folder import load_transformer
+from blockdiff.model.load.gguf_config import unpermute
 from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 from blockdiff.model.transformer import Transformer
 from blockdiff.weights import store

@@ -20,10 +20,9 @@ from gguf.quants import dequantize, quantize
 
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.errors import BlockdiffError, ModelCorrupt, ModelNotFound, ModelUnsupported
-from blockdiff.model.load.gguf_file import open_gguf
+from blockdiff.model.load.gguf_file import open_gguf, same_matrix
 from blockdiff.model.load.gguf_header import read_header
 from blockdiff.model.load.prepare import gguf_sources
-from blockdiff.model.load.tied import same_matrix
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.types import no_op
 from blockdiff.weights import folders, store
