@@ -17,7 +17,7 @@ from blockdiff.syntax.written import path_allowed
 from blockdiff.system import private
 from blockdiff.train.filters import normalise, unlike_code
 from blockdiff.train.ngrams import Ids, TextEncoder, count, stream
-from blockdiff.train.sources import MAX_FILE_BYTES, is_source
+from blockdiff.train.package import MAX_FILE_BYTES, is_source
 from blockdiff.weights import folders
 
 MOST_BYTES = 20 << 20
