@@ -15,7 +15,7 @@ from blockdiff.diffusion.revision import Revision, Wishes
 from blockdiff.diffusion.unmask import next_size, to_unmask, unchanged
 from blockdiff.model import masks
 from blockdiff.model.forward import Forward
-from blockdiff.model.transformer import Gate
+from blockdiff.model.layer import Gate
 
 
 class Denoising:

@@ -26,7 +26,8 @@ from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.block_drafter import BlockDrafter
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.forward import Forward, run
-from blockdiff.model.transformer import Gate, Transformer
+from blockdiff.model.layer import Gate
+from blockdiff.model.transformer import Transformer
 
 # Context tokens committed at a time, by device: what a cancel may lose. The flag itself is looked
 # at before every layer. On a CPU 64 cost 17% more than 256, 128 cost 5%.

@@ -21,7 +21,7 @@ from blockdiff.diffusion.unmask import to_unmask
 from blockdiff.errors import InvalidRequest
 from blockdiff.model import masks
 from blockdiff.model.forward import Forward
-from blockdiff.model.transformer import Gate
+from blockdiff.model.layer import Gate
 
 
 def tri_mode(config: DecodingConfig) -> DecodingConfig:

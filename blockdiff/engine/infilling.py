@@ -21,7 +21,7 @@ from blockdiff.infill.layout import Lent, Prompt, build_prompt, framed
 from blockdiff.infill.rewrite import verdict, without_surroundings
 from blockdiff.infill.seams import Seams
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.shift import shifted
+from blockdiff.model.rotary import shifted
 from blockdiff.syntax.check import Faults, faults
 from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import Drafted, Finished, FinishReason, InfillRequest, Unread

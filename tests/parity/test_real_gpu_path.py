@@ -16,10 +16,11 @@ from blockdiff.model.cache import BlockCache
 from blockdiff.model.cuda.graphs import GraphedRunner, eagerly
 from blockdiff.model.cuda.weight_only import in_eight_bits, is_weight_only
 from blockdiff.model.forward import Forward, Runner, run
+from blockdiff.model.layer import Gate
 from blockdiff.model.load.from_folder import DraftingConfig, load_adapter, load_transformer
 from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 from blockdiff.model.load.tokenizer import Tokenizer
-from blockdiff.model.transformer import Gate, Transformer
+from blockdiff.model.transformer import Transformer
 from blockdiff.types import no_op
 from blockdiff.weights import store
 from blockdiff.weights.catalog import DEFAULT_MODEL

@@ -22,7 +22,9 @@ from blockdiff.model.block_drafter import BlockDrafter, BlockDrafterConfig, Mark
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.cuda.graphs import GraphedRunner, GraphShape, eagerly
 from blockdiff.model.forward import Forward, Runner, run
-from blockdiff.model.transformer import Attention, Taps, Transformer, rotary_tables
+from blockdiff.model.layer import Attention
+from blockdiff.model.rotary import rotary_tables
+from blockdiff.model.transformer import Taps, Transformer
 
 AR, VERIFY = DecodingConfig(mode=Mode.AR), DecodingConfig(mode=Mode.VERIFY, block_size=3)
 KINDS = {

@@ -33,7 +33,7 @@ from blockdiff.model.cuda.graphs import (
 )
 from blockdiff.model.cuda.mirror import Mirror, Window
 from blockdiff.model.forward import Forward, run
-from blockdiff.model.transformer import Gate
+from blockdiff.model.layer import Gate
 from blockdiff.types import Event, Hole, InfillRequest, Refinement, RewriteRequest
 from tests.unit.test_batch import Reader, content
 from tests.unit.tiny_checkpoint import checkpoint

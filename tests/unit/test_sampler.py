@@ -41,7 +41,8 @@ from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.forward import Forward
 from blockdiff.model.forward import run as run_forwards
-from blockdiff.model.transformer import Gate, Transformer
+from blockdiff.model.layer import Gate
+from blockdiff.model.transformer import Transformer
 
 VOCAB = 32
 MODELS = {name: transformer(shape, seed=11) for name, shape in FAMILIES.items()}

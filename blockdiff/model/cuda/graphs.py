@@ -37,7 +37,8 @@ from blockdiff.model.block_drafter import BlockDrafter
 from blockdiff.model.cache import BlockCache, KeyValues
 from blockdiff.model.cuda.mirror import Mirror, Window
 from blockdiff.model.forward import Forward, apart, run
-from blockdiff.model.transformer import Gate, Taps, Transformer
+from blockdiff.model.layer import Gate
+from blockdiff.model.transformer import Taps, Transformer
 
 KEYS = (1024, 2048, 4096)
 """Positions that a forward attends over, what is not there being masked."""
