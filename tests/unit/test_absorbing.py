@@ -22,7 +22,8 @@ from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.diffusion.unmask import timestep_counts
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model import masks
-from blockdiff.model.cuda.graphs import GraphedRunner, GraphShape
+from blockdiff.model.cuda.graphs import GraphedRunner
+from blockdiff.model.cuda.shapes import GraphShape
 from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind, Family
 from tests.unit import tiny
 

@@ -27,7 +27,7 @@ from blockdiff.weights import folders
 
 _HERE = Path(__file__).parent
 SOURCES = [_HERE / f"{name}.c" for name in ("linear_int8", "tiles", "stack", "attention")]
-HEADERS = [_HERE / f"{name}.h" for name in ("lanes", "linear_int8", "tiles", "stack")]
+HEADERS = sorted(_HERE.glob("*.h"))
 _FLAGS = ["-O3", "-march=native", "-std=c11", "-shared", "-fPIC"]
 _ALIGNED = 64  # bytes of a cache line
 _SECONDS = 120.0  # a compiler that takes longer hangs
