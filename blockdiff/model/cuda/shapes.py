@@ -79,4 +79,5 @@ def shapes_for(
 
 
 def size_of(shape: GraphShape) -> tuple[int, int, int, bool]:
+    """What orders shapes: how much a recording of one computes."""
     return shape.positions, shape.keys, shape.batch, shape.gated
