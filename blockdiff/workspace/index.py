@@ -27,7 +27,7 @@ from blockdiff.workspace.files import (
     source_files,
 )
 from blockdiff.workspace.imports import candidates, family_of
-from blockdiff.workspace.store import Store
+from blockdiff.workspace.store import Stamp, Store
 
 _T = TypeVar("_T")
 
@@ -146,7 +146,7 @@ class Index:
 
     def stale(self) -> list[str]:
         """Files that are not in it as they are now, or are in it and gone."""
-        known = self._asked(lambda kept: kept.stamps(), {})
+        known: dict[str, Stamp] = self._asked(lambda kept: kept.stamps(), {})
         there = {file.path: file.stamp for file in source_files(self.root, self._ignored)}
         changed = {path for path, stamp in there.items() if not is_as_known(known.get(path), stamp)}
         return sorted(changed | (known.keys() - there.keys()))
