@@ -102,12 +102,12 @@ class Index:
     ) -> list[Definition]:
         """The definitions that bear one of these names, in languages of this family; those of a
         very common name only in the files `paths`."""
-        found = self._asked(lambda kept: kept.named(names, paths), [])
+        found: list[Definition] = self._asked(lambda kept: kept.named(names, paths), [])
         return [one for one in found if _is_of(one, language)]
 
     def members(self, container: str, language: str, path: str = "") -> list[Definition]:
         """What belongs to a class; of the one in the file `path`, if that is given."""
-        found = self._asked(lambda kept: kept.members(container, path), [])
+        found: list[Definition] = self._asked(lambda kept: kept.members(container, path), [])
         return [one for one in found if _is_of(one, language)]
 
     def of_file(self, path: str) -> list[Definition]:
@@ -117,7 +117,9 @@ class Index:
     def modules(self, names: Sequence[str], path: str, language: str) -> dict[str, list[str]]:
         """The files that modules lie in, by module, as the file `path` imports them."""
         lasts = sorted({_last(name, language) for name in names} - {""})
-        found = self._asked(lambda kept: kept.of_modules(lasts), []) if lasts else []
+        found: list[str] = []
+        if lasts:
+            found = self._asked(lambda kept: kept.of_modules(lasts), [])
         by_end: dict[str, list[str]] = {}
         for file in found:
             for end in _ends(file.rpartition("/")[0] if family_of(language) == "go" else file):
