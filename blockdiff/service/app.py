@@ -11,7 +11,7 @@ from collections.abc import Callable
 import blockdiff
 from blockdiff.client import wire
 from blockdiff.errors import BlockdiffError, Cancelled, EngineBusy
-from blockdiff.service.endpoints import Bodies
+from blockdiff.service.bodies import Bodies
 from blockdiff.service.metrics import Metrics
 from blockdiff.service.scheduler import Job, JobResult, Message, Scheduler
 from blockdiff.service.stream import Mailbox

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -21,38 +20,23 @@ from blockdiff.errors import (
     BlockdiffError,
     EngineBusy,
     EngineMismatch,
-    EngineStopping,
     InvalidRequest,
-    NotPermitted,
-    RateLimited,
     RequestTooLarge,
     Unauthorized,
     as_error,
 )
+from blockdiff.service.bodies import Bodies
+from blockdiff.service.statuses import status_of
 from blockdiff.service.stream import EventStream, Mailbox
 from blockdiff.service.worker import log_defect
 from blockdiff.types import InfillRequest, Priority, RewriteRequest
 from blockdiff.weights import store
 from blockdiff.weights.catalog import catalog
 
-MOST_HELD = 128 << 20
-"""Bytes of bodies that are being read, wait, or run."""
-
 Identify = Callable[[bytes], str | None]
 """The user whose token it is, empty where there is but one; None: nobody's."""
 
 _USER = "blockdiff.user"  # in the scope of a request that was let in
-
-_STATUS: dict[type[BlockdiffError], int] = {
-    RequestTooLarge: 413,
-    InvalidRequest: 400,
-    Unauthorized: 401,
-    NotPermitted: 403,
-    EngineMismatch: 409,
-    RateLimited: 429,
-    EngineBusy: 503,
-    EngineStopping: 503,
-}
 
 
 def only(token: str) -> Identify:
@@ -266,60 +250,3 @@ async def _answer_http_error(http: Request, error: Exception) -> Response:
 
 async def _answer_nobody(http: Request, error: Exception) -> Response:
     return Response(status_code=400)
-
-
-def status_of(error: BlockdiffError) -> int:
-    """Which status of HTTP says an error; 500 where none fits better."""
-    return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
-
-
-@dataclass(eq=False)
-class Held:
-    """A body; what it takes counts until `release`."""
-
-    bodies: Bodies
-    data: bytes = b""
-    size: int = 0
-
-    def release(self) -> None:
-        """Its request is over. May be called again."""
-        self.bodies.held -= self.size
-        self.size = 0
-
-
-class Bodies:
-    """None larger than a source file may be, and not too many at once.
-
-    Attributes: held: bytes of all bodies that were not released yet.
-    """
-
-    def __init__(self) -> None:
-        self.held = 0
-
-    async def read(self, http: Request) -> Held:
-        """Raises RequestTooLarge, before anything is read where the client names the size, and
-        EngineBusy while others hold too much."""
-        declared = http.headers.get("content-length", "")
-        if declared.isdecimal():
-            _check(int(declared))
-        body, parts = Held(self), []
-        try:
-            async for part in http.stream():
-                _check(body.size + len(part))
-                if self.held + len(part) > MOST_HELD:
-                    raise EngineBusy("the requests that wait hold too much text", "try again later")
-                body.size += len(part)
-                self.held += len(part)
-                parts.append(part)
-        except BaseException:
-            body.release()
-            raise
-        body.data = b"".join(parts)
-        return body
-
-
-def _check(size: int) -> None:
-    if size > wire.MOST_BYTES:
-        raise RequestTooLarge(
-            f"the body has more than {wire.MOST_BYTES >> 20} MiB", wire.TOO_LARGE_HINT
-        )

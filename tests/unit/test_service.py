@@ -32,7 +32,7 @@ from blockdiff.errors import (
     RequestTooLarge,
     Superseded,
 )
-from blockdiff.service import endpoints
+from blockdiff.service import bodies
 from blockdiff.types import Finished, OnProgress, Priority, Progress, Refinement, RewriteRequest
 from tests.unit.scripted_service import (
     SECRET,
@@ -239,7 +239,7 @@ def test_waiting_requests_hold_a_bounded_amount_of_text(
     http: httpx.Client, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And all of it is given back when they are over, however that was."""
-    monkeypatch.setattr(endpoints, "MOST_HELD", 200_000)
+    monkeypatch.setattr(bodies, "MOST_HELD", 200_000)
     document = "x" * 60_000
 
     async def story() -> None:

@@ -30,11 +30,12 @@ from blockdiff.errors import (
     Superseded,
     as_error,
 )
+from blockdiff.service.bodies import Bodies
 from blockdiff.service.cluster.messages import ReplicaCall, ReplicaState
 from blockdiff.service.cluster.options import ClusterOptions
 from blockdiff.service.cluster.users import Quotas, UsersFile
 from blockdiff.service.compat.app import Compat
-from blockdiff.service.endpoints import Bodies, Endpoints
+from blockdiff.service.endpoints import Endpoints
 from blockdiff.service.scheduler import JobResult
 from blockdiff.service.stream import Mailbox, is_end
 from blockdiff.service.worker import log_defect

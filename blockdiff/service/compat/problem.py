@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blockdiff.errors import BlockdiffError, EngineUnavailable
-from blockdiff.service.endpoints import status_of
+from blockdiff.service.statuses import status_of
 
 _KINDS = {
     400: "invalid_request_error",

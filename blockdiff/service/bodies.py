@@ -1,0 +1,62 @@
+"""The bodies of requests: none larger than a source file may be, and not too many at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from blockdiff.client import wire
+from blockdiff.errors import EngineBusy, RequestTooLarge
+
+MOST_HELD = 128 << 20
+"""Bytes of bodies that are being read, wait, or run."""
+
+
+@dataclass(eq=False)
+class Held:
+    """A body; what it takes counts until `release`."""
+
+    bodies: Bodies
+    data: bytes = b""
+    size: int = 0
+
+    def release(self) -> None:
+        """Its request is over. May be called again."""
+        self.bodies.held -= self.size
+        self.size = 0
+
+
+class Bodies:
+    """Attributes: held: bytes of all bodies that were not released yet."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    async def read(self, http: Request) -> Held:
+        """Raises RequestTooLarge, before anything is read where the client names the size, and
+        EngineBusy while others hold too much."""
+        declared = http.headers.get("content-length", "")
+        if declared.isdecimal():
+            _check(int(declared))
+        body, parts = Held(self), []
+        try:
+            async for part in http.stream():
+                _check(body.size + len(part))
+                if self.held + len(part) > MOST_HELD:
+                    raise EngineBusy("the requests that wait hold too much text", "try again later")
+                body.size += len(part)
+                self.held += len(part)
+                parts.append(part)
+        except BaseException:
+            body.release()
+            raise
+        body.data = b"".join(parts)
+        return body
+
+
+def _check(size: int) -> None:
+    if size > wire.MOST_BYTES:
+        raise RequestTooLarge(
+            f"the body has more than {wire.MOST_BYTES >> 20} MiB", wire.TOO_LARGE_HINT
+        )
