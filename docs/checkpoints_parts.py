@@ -9,7 +9,8 @@ import json
 import re
 from pathlib import Path
 
-from blockdiff.model.load.kinds import AttentionPattern, read_kind
+from blockdiff.model.load.hub_config import read_kind
+from blockdiff.model.load.kinds import AttentionPattern
 from blockdiff.model.load.kinds import published as line_of
 from blockdiff.weights.catalog import Published
 from blockdiff.weights.catalog import drafters as known_drafters

@@ -13,8 +13,8 @@ from typing import Any
 from lsprotocol import types
 
 from lsp_server.greeting import CAPABILITIES
+from lsp_server.handlers import advertised
 from lsp_server.messages import contract
-from lsp_server.server import advertised
 from lsp_server.settings import schema
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     _start_log(options.log_level, options.log_file)
     replay = None if options.tcp else greet(sys.stdin.buffer, sys.stdout.buffer)
-    from lsp_server.server import create
+    from lsp_server.handlers import create
 
     server = create()
     if replay is None:

@@ -13,9 +13,8 @@ from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.whitespace import indent_width, line_ending
 from blockdiff.types import Extent, SyntaxState
 from lsp_server.constructs import documentation, enclosing_function
-from lsp_server.document import Document, Range
+from lsp_server.document import Blank, Document, Range, made_in
 from lsp_server.documents import Documents
-from lsp_server.edits import Blank, made_in
 from lsp_server.failures import ContentModified, DoesNotParse
 from lsp_server.faults import faults
 from lsp_server.instruction import Instruction, instruction_in

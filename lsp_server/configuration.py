@@ -1,4 +1,7 @@
-"""How the client's settings come: pushed or pulled, ours among those of other servers."""
+"""How the client's settings come: pushed or pulled, ours among those of other servers.
+
+And what a client that can is asked to tell: settings that change, and source files.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from lsprotocol import types
+
+from blockdiff.syntax.grammars import EXTENSIONS
 from lsp_server.messages import snake
 from lsp_server.settings import Settings
 
@@ -61,3 +67,30 @@ def section_of(pushed: Any) -> Any:
     if all(snake(key).partition(".")[0] in sections for key in pushed):
         return pushed
     return NOTHING
+
+
+def registrations(
+    workspace: types.WorkspaceClientCapabilities | None,
+) -> list[types.Registration]:
+    """What a client with these abilities is asked to tell."""
+    found = []
+    changes = workspace and workspace.did_change_configuration
+    if changes and changes.dynamic_registration:
+        found.append(
+            types.Registration(
+                "blockdiff-configuration",
+                types.WORKSPACE_DID_CHANGE_CONFIGURATION,
+                types.DidChangeConfigurationRegistrationOptions(section=SECTION),
+            )
+        )
+    files = workspace and workspace.did_change_watched_files
+    if files and files.dynamic_registration:
+        glob = "**/*.{" + ",".join(sorted(end[1:] for end in EXTENSIONS)) + "}"
+        found.append(
+            types.Registration(
+                "blockdiff-files",
+                types.WORKSPACE_DID_CHANGE_WATCHED_FILES,
+                types.DidChangeWatchedFilesRegistrationOptions([types.FileSystemWatcher(glob)]),
+            )
+        )
+    return found

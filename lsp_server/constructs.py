@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from blockdiff.syntax.grammars import parsed
 from blockdiff.syntax.whitespace import indent_width, indentation_unit
-from lsp_server.edits import Blank
+from lsp_server.document import Blank
 from lsp_server.faults import MOST_CHARACTERS
 
 if TYPE_CHECKING:

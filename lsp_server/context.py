@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +11,124 @@ from editorconfig import EditorConfigError, get_properties
 from blockdiff.client.wire import affordable_context
 from blockdiff.config import DecodingConfig
 from blockdiff.system.ignored import IgnoreFiles, Verdict
-from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest
+from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
+from blockdiff.workspace.pieces import ContextPieces, context_pieces
 from lsp_server.document import Document
 from lsp_server.documents import Documents
 from lsp_server.engine_link import EngineLink
 from lsp_server.failures import Ignored
-from lsp_server.places import Places
+from lsp_server.recent import RecentEdits, Ring
 from lsp_server.settings import ContextSettings
 from lsp_server.uris import file_of, files_of, name_of, whole_characters
+from lsp_server.workspaces import Workspaces
+
+_AROUND = 40  # lines that a choice holds for
+
+
+@dataclass(slots=True)
+class _Held:
+    """Attributes:
+    line: the last one it was used in; `first`: the one it was chosen in.
+    turn: see `Places`.
+    uris: of the ring and the edits in it.
+    """
+
+    pieces: ContextPieces
+    first: int
+    line: int
+    turn: int
+    settings: ContextSettings
+    uris: frozenset[str]
+
+
+class Places:
+    """Chooses what is shown of other files, and remembers one choice for each document.
+
+    The engine keeps what it has encoded for as long as the context begins the same. So what was
+    chosen for a line holds while somebody types in it, whatever that is, and in the lines around it
+    for as long as nothing is missing there, unless another document was worked on meanwhile.
+    """
+
+    def __init__(
+        self, workspaces: Workspaces, ring: Ring, edits: RecentEdits, ignored: IgnoreFiles
+    ) -> None:
+        self._workspaces, self._ring, self._edits = workspaces, ring, edits
+        self._ignored = ignored
+        self._held: dict[str, _Held] = {}
+        self._turn = 0  # counts how often another document was turned to
+        self._last = ""
+
+    def forget(self, uri: str) -> None:
+        """A document was closed."""
+        self._held.pop(uri, None)
+
+    def pieces(
+        self, document: Document, text: str, hole: Hole, settings: ContextSettings, window: int
+    ) -> ContextPieces:
+        """For a hole of `text`, the document or that with something put around its holes."""
+        if document.uri != self._last:
+            self._last, self._turn = document.uri, self._turn + 1
+        held = self._held.get(document.uri)
+        line = text.count("\n", 0, hole.start)
+        if held is not None and not self._holds(held, document, settings):
+            held = None
+        if held is not None and held.line == line:
+            return held.pieces
+        pieces, uris = self._chosen(document, text, hole, settings, window)
+        if held is not None and abs(line - held.first) <= _AROUND:
+            if pieces.needed <= held.pieces.shown:
+                held.line = line
+                return held.pieces
+        self._held[document.uri] = _Held(pieces, line, line, self._turn, settings, uris)
+        return pieces
+
+    def _holds(self, held: _Held, document: Document, settings: ContextSettings) -> bool:
+        same = (held.turn, held.settings) == (self._turn, settings)
+        return same and self._may_show(document, held)
+
+    def _chosen(
+        self, document: Document, text: str, hole: Hole, settings: ContextSettings, window: int
+    ) -> tuple[ContextPieces, frozenset[str]]:
+        path = file_of(document.uri)
+        index = self._workspaces.index_of(path) if settings.workspace else None
+        edits = list(self._recent(document, text, hole)) if settings.snippets else []
+        ring = list(self._related(document)) if settings.snippets else []
+        pieces = context_pieces(
+            index,
+            text,
+            hole,
+            str(path) if path else "",
+            document.language,
+            int(window * settings.workspace_share),
+            window=window,
+            edits=[snippet for _, snippet in edits],
+            ring=[snippet for _, snippet in ring],
+        )
+        return pieces, frozenset(uri for uri, _ in (*edits, *ring))
+
+    def _recent(
+        self, document: Document, text: str, hole: Hole
+    ) -> Iterator[tuple[str, Snippet]]:
+        for uri, diff in self._edits.diffs(document, text.count("\n", 0, hole.start)):
+            if self._is_open(uri):
+                yield uri, Snippet(f"{name_of(uri) or 'untitled'}.diff", whole_characters(diff))
+
+    def _related(self, document: Document) -> Iterator[tuple[str, Snippet]]:
+        for uri, snippet in self._ring.related(document):
+            if self._is_open(uri):
+                yield uri, Snippet(name_of(uri) or "untitled", whole_characters(snippet.text))
+
+    def _is_open(self, uri: str) -> bool:
+        return self._ignored.strictest(files_of(uri)) is Verdict.OPEN
+
+    def _may_show(self, document: Document, held: _Held) -> bool:
+        """Whether nothing in a choice was put on an ignore list since."""
+        path = file_of(document.uri)
+        index = self._workspaces.index_of(path)
+        paths = {key[0] for key in held.pieces.shown}
+        if index is not None and not all(map(index.is_open, paths)):
+            return False
+        return all(map(self._is_open, held.uris))
 
 
 @dataclass(slots=True)

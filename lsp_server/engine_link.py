@@ -26,6 +26,7 @@ from blockdiff.types import (
     StreamEvent,
 )
 from blockdiff.weights import store
+from blockdiff.weights.catalog import DEFAULT_MODEL
 from blockdiff.weights.store import Status
 from lsp_server.messages import State, StatusParams
 from lsp_server.settings import EngineSettings
@@ -105,7 +106,7 @@ class EngineLink:
         wanted = self._settings
         if wanted.url or not wanted.download or wanted.backend is not Backend.LOCAL:
             return False
-        model = wanted.model or store.DEFAULT_MODEL
+        model = wanted.model or DEFAULT_MODEL
         try:
             if self._runtime.announced() is not None:
                 return False

@@ -6,7 +6,6 @@ from pygls.exceptions import JsonRpcException
 
 from blockdiff.errors import BlockdiffError, Cancelled, ExitCode, InvalidRequest, Superseded
 
-PARSE_ERROR = -32700
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 REQUEST_CANCELLED = -32800

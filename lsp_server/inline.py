@@ -8,7 +8,9 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from blockdiff.client.missed import NoCompletion
+from blockdiff.client import missed
+from blockdiff.client.endpoint import Runtime
+from blockdiff.client.missed import Missed, NoCompletion
 from blockdiff.config import SEEDS, DecodingConfig
 from blockdiff.errors import BlockdiffError, Cancelled, RequestTooLarge
 from blockdiff.syntax.region import Region
@@ -23,6 +25,7 @@ from lsp_server.settings import Settings
 _log = logging.getLogger("blockdiff.lsp")
 
 _VARIED = 0.7  # temperature of all candidates but the first
+_SAVE_SECONDS = 1.0  # a completion that does not come does so with nearly every key
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,3 +232,29 @@ class Inline:
 def _rest_of_line(text: str, at: int) -> str:
     ends = [place for mark in "\r\n" if (place := text.find(mark, at)) >= 0]
     return text[at : min(ends, default=len(text))]
+
+
+class LastMissed:
+    """The last automatic completion that did not come: shown at once, kept for the command line.
+
+    Attributes: value: None until one did not come.
+    """
+
+    def __init__(self, runtime: Runtime, show: Callable[[], None]) -> None:
+        self.value: Missed | None = None
+        self._runtime, self._show = runtime, show
+        self._saving: asyncio.TimerHandle | None = None
+
+    def note(self, kind: NoCompletion, uri: str, line: int) -> None:
+        """One did not come; within a second it is on the disk."""
+        self.value = Missed.now(kind, uri, line)
+        self._show()
+        if self._saving is None:
+            self._saving = asyncio.get_running_loop().call_later(_SAVE_SECONDS, self.save)
+
+    def save(self) -> None:
+        """Write what is not written yet."""
+        if self._saving is not None and self.value is not None:
+            self._saving.cancel()
+            self._saving = None
+            missed.save(self.value, self._runtime)

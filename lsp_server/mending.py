@@ -13,8 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 from blockdiff.types import Extent, FinishReason, SyntaxState
-from lsp_server.document import Document
-from lsp_server.edits import Blank, edits_of
+from lsp_server.document import Blank, Document, edits_of
 from lsp_server.failures import DoesNotParse
 from lsp_server.faults import Fault, broken_lines, faults
 from lsp_server.messages import DocumentId, Outcome, RewriteParams

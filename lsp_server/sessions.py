@@ -24,9 +24,8 @@ from blockdiff.types import (
     no_op,
 )
 from lsp_server.context import Context
-from lsp_server.document import Document, Encoding, units
+from lsp_server.document import Blank, Document, Encoding, edits_of, units
 from lsp_server.documents import Documents, Followed
-from lsp_server.edits import Blank, edits_of
 from lsp_server.engine_link import EngineLink
 from lsp_server.failures import ContentModified
 from lsp_server.messages import InfillParams, Outcome, RefinementParams, RewriteParams

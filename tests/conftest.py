@@ -31,5 +31,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _is_downloaded() -> bool:
     from blockdiff.weights import store
+    from blockdiff.weights.catalog import DEFAULT_MODEL
 
-    return store.state(store.DEFAULT_MODEL).status is store.Status.PRESENT
+    return store.state(DEFAULT_MODEL).status is store.Status.PRESENT

@@ -8,7 +8,7 @@ import typer
 
 from blockdiff.cli.console import byte_size, reported_errors
 from blockdiff.system import blobs
-from blockdiff.weights import store
+from blockdiff.weights import folders
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -25,9 +25,9 @@ def contexts(
     that they may take is set by `blockdiff serve --disk-cache-mib`, in editors by
     `engine.diskCacheMib`.
     """
-    folder = store.contexts_folder()
+    folder = folders.contexts_folder()
     if not forget:
         print(f"{byte_size(blobs.size_below(folder))} in {folder}")
         return
-    with store.writing_errors():
+    with folders.writing_errors():
         print(f"removed {folder}, {byte_size(blobs.clear(folder))} freed")

@@ -17,7 +17,8 @@ import blockdiff
 from blockdiff.cli import console
 from blockdiff.errors import BlockdiffError, ExitCode
 from blockdiff.syntax.grammars import LANGUAGES, grammar_of
-from blockdiff.weights import store
+from blockdiff.weights import folders, store
+from blockdiff.weights.catalog import DEFAULT_MODEL, find, published
 from blockdiff.weights.footprint import shape_of
 
 _GIB = 2**30
@@ -49,7 +50,7 @@ class Check:
         return {"name": self.name, "value": self.value, "ok": self.ok, "fix": self.fix}
 
 
-def examine(model: str = store.DEFAULT_MODEL) -> list[Check]:
+def examine(model: str = DEFAULT_MODEL) -> list[Check]:
     """Every check, in the order they are shown."""
     torch, torch_check = _torch()
     checks = [
@@ -159,13 +160,13 @@ def _grammars() -> Check:
 def _model(name: str) -> list[Check]:
     pull = f"blockdiff models pull {name}"
     try:
-        if name in store.published():
+        if name in published():
             found = store.state(name)
             there = found.status is store.Status.PRESENT
             state = f"{name}, {'downloaded' if there else 'not downloaded'}"
             code = ExitCode.OK if there else ExitCode.MODEL
             return [Check("model", state, "" if there else pull, code)]
-        entry = store.find(name)
+        entry = find(name)
         found = store.state(name)
     except BlockdiffError as error:
         return [Check("model", error.message, error.hint, error.exit_code)]
@@ -191,12 +192,12 @@ def _memory(model: str) -> Check:
         return Check("memory", "unknown")
     value = f"{free / _GIB:.1f} GiB available"
     with contextlib.suppress(BlockdiffError, ValueError):
-        other = store.published().get(model)
+        other = published().get(model)
         if other is not None:
             shape = shape_of(other.config, model)
             need = min(shape.footprint(dtype).total for dtype in shape.dtypes if dtype != "int4")
         else:
-            need = min(store.find(model).memory.values())
+            need = min(find(model).memory.values())
         if free < need:
             value += f", the model needs {need / _GIB:.1f}"
             return Check("memory", value, "close other programs", ExitCode.RESOURCE)
@@ -221,7 +222,7 @@ def available_memory() -> int | None:
 
 
 def _disk(model: str) -> list[Check]:
-    root = store.cache_root()
+    root = folders.cache_root()
     folder = next(path for path in (root, *root.parents) if path.is_dir())
     free = shutil.disk_usage(folder).free
     value = f"{free / _GIB:.1f} GiB free"
@@ -231,7 +232,7 @@ def _disk(model: str) -> list[Check]:
         if found.status is not store.Status.PRESENT:
             need += found.total - found.bytes
         if not found.prepared_bytes:
-            base = store.find(model).base
+            base = find(model).base
             need += base.size if _default_dtype() == "int8" else base.prepared_size
     disk = Check("disk", value)
     if free < need:

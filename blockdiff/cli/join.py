@@ -131,15 +131,13 @@ async def _next(
             await asyncio.wait({waiting})
 
 
-def running_engine(
-    model: str, device: str, dtype: str, bars: Bars, runtime: Runtime | None = None
-) -> RunningEngine | None:
+def running_engine(model: str, device: str, dtype: str, bars: Bars) -> RunningEngine | None:
     """The engine that runs, if it serves this model on this device in this precision.
 
     `auto` stands for whatever it has. One that cannot be used, for whatever reason, is as good as
     none: the command then loads the model itself.
     """
-    runtime = runtime or Runtime.default()
+    runtime = Runtime.default()
     try:
         joined = Starter(runtime, StartOptions()).join()
     except _NOT_FOR_US:

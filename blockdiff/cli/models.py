@@ -12,7 +12,7 @@ import typer
 from blockdiff.cli import interrupt
 from blockdiff.cli.console import byte_size, reported_errors
 from blockdiff.errors import Cancelled, InvalidRequest
-from blockdiff.weights import store
+from blockdiff.weights import folders, store
 from blockdiff.weights.catalog import (
     DEFAULT_MODEL,
     CatalogEntry,
@@ -163,7 +163,7 @@ def _published_rows(entry: Published) -> list[tuple[str, str]]:
         ("family", entry.family),
         ("can", skills),
         ("context", f"{entry.context_length} tokens"),
-        ("folder", str(store.folder_of(entry.name))),
+        ("folder", str(folders.folder_of(entry.name))),
         ("sources", f"hub {entry.repo}@{entry.revision or 'main (not pinned)'}"),
         *_memory_rows(shape),
         *costs,
@@ -184,7 +184,8 @@ def _folder_rows(folder: Path) -> list[tuple[str, str]]:
     """Of a folder in the hub's layout, whose weights are not opened."""
     with interrupt.held():
         from blockdiff.model.load.drafters import drafter_config, family_of, is_drafter
-        from blockdiff.model.load.kinds import AttentionPattern, kind_of, read_json
+        from blockdiff.model.load.hub_config import kind_of, read_json
+        from blockdiff.model.load.kinds import AttentionPattern
 
     if (folder / "config.json").is_file():
         config = read_json(folder / "config.json")
@@ -283,7 +284,7 @@ def remove_command(
     if not yes:
         if not sys.stdin.isatty():
             raise InvalidRequest("remove asks before it deletes", "add --yes to go ahead")
-        if not _confirmed(f"Delete {name} from {store.cache_root()}?"):
+        if not _confirmed(f"Delete {name} from {folders.cache_root()}?"):
             typer.echo("kept")
             return
     typer.echo(f"removed {name}, {byte_size(store.remove(name))} freed")

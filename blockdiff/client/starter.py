@@ -31,6 +31,7 @@ from blockdiff.errors import (
 )
 from blockdiff.system import child
 from blockdiff.weights import store
+from blockdiff.weights.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -69,7 +70,7 @@ class StartOptions:
         """The command line of the engine."""
         return [
             *self.command, "serve", "--json",
-            "--model", model_name(self.model or store.DEFAULT_MODEL),
+            "--model", model_name(self.model or DEFAULT_MODEL),
             "--device", self.device, "--dtype", self.dtype,
             "--idle-stop", str(self.idle_seconds), "--cache-mib", str(self.cache_mib),
             "--disk-cache-mib", str(self.disk_cache_mib),

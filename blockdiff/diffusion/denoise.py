@@ -10,13 +10,12 @@ from torch import Tensor
 
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.choose import BlockProposal, Proposal
-from blockdiff.diffusion.forwards import SamplerState
+from blockdiff.diffusion.forwards import SamplerState, Snapshot
 from blockdiff.diffusion.revision import Revision, Wishes
-from blockdiff.diffusion.snapshot import Snapshot
 from blockdiff.diffusion.unmask import next_size, to_unmask, unchanged
 from blockdiff.model import masks
 from blockdiff.model.forward import Forward
-from blockdiff.model.transformer import Gate
+from blockdiff.model.layer import Gate
 
 
 class Denoising:

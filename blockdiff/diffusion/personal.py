@@ -15,7 +15,7 @@ from pathlib import Path
 from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.errors import BlockdiffError
 from blockdiff.system import private
-from blockdiff.weights import store
+from blockdiff.weights import folders
 
 MOST_BYTES = 4 << 20
 """Of a table's file; a larger one is none of ours."""
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 def folder() -> Path:
     """Where they lie; it may not exist yet."""
-    return store.cache_root() / "personal"
+    return folders.cache_root() / "personal"
 
 
 def file_of(workspace: Path, model: str) -> Path:

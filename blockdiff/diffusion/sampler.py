@@ -19,14 +19,10 @@ from torch import Tensor
 from blockdiff.config import Mode, Rule
 from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.diffusion.denoise import Denoising
-from blockdiff.diffusion.drafter import Speculation
-from blockdiff.diffusion.forwards import SamplerState
-from blockdiff.diffusion.snapshot import Constraint, Generation, Snapshot
+from blockdiff.diffusion.forwards import Generation, SamplerState, Snapshot
 from blockdiff.diffusion.tri_mode import CausalBlocks, SelfSpeculation
 from blockdiff.diffusion.verify import Verification
 from blockdiff.model.forward import Forward
-
-__all__ = ["Constraint", "Sampler", "Snapshot", "Speculation"]
 
 
 @dataclass

@@ -16,13 +16,12 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.choose import Proposal, argmax
 from blockdiff.diffusion.drafter import Source
-from blockdiff.diffusion.forwards import SamplerState
-from blockdiff.diffusion.snapshot import Snapshot
+from blockdiff.diffusion.forwards import SamplerState, Snapshot
 from blockdiff.diffusion.unmask import to_unmask
 from blockdiff.errors import InvalidRequest
 from blockdiff.model import masks
 from blockdiff.model.forward import Forward
-from blockdiff.model.transformer import Gate
+from blockdiff.model.layer import Gate
 
 
 def tri_mode(config: DecodingConfig) -> DecodingConfig:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from blockdiff.config import Mode
 from blockdiff.diffusion.drafter import NO_DRAFT, Drafter, Plan
-from blockdiff.diffusion.forwards import SamplerState
-from blockdiff.diffusion.snapshot import Snapshot
+from blockdiff.diffusion.forwards import SamplerState, Snapshot
 from blockdiff.model.forward import Forward
 
 

@@ -20,14 +20,15 @@ from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.int8.quantized import install_adapter
 from blockdiff.model.load.drafters import load_drafter
 from blockdiff.model.load.from_folder import DraftingConfig, load_adapter, load_transformer
+from blockdiff.model.load.hub_config import kind_of
 from blockdiff.model.load.hub_tokenizer import load_tokenizer
-from blockdiff.model.load.kinds import DiffusionKind, kind_of
+from blockdiff.model.load.kinds import DiffusionKind
 from blockdiff.model.load.prepare import embedding_rows, is_prepared, prepare_gguf
 from blockdiff.model.load.shards import shard_files
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 from blockdiff.types import OnProgress
-from blockdiff.weights import store
+from blockdiff.weights import folders, store
 
 NGRAMS = "ngrams.safetensors"
 """Beside the adapter: its table of counted n-grams."""
@@ -122,7 +123,7 @@ class Checkpoint:
             weights = files.packed if int8 else files.prepared
             stored = dtype.itemsize if int8 else 2
             if not is_prepared(weights):
-                with store.locked(weights.parent.name):
+                with folders.locked(weights.parent.name):
                     if not is_prepared(weights):
                         prepare_gguf(files.base, weights, progress, int8=int8)
         else:

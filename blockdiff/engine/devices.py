@@ -14,13 +14,8 @@ from torch import Tensor
 from blockdiff.errors import DeviceUnavailable, InvalidRequest, OutOfMemory
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.block_drafter import BlockDrafter
-from blockdiff.model.cuda.graphs import (
-    MIRROR_BYTES,
-    CudaGraphs,
-    GraphedRunner,
-    eagerly,
-    shapes_for,
-)
+from blockdiff.model.cuda.graphs import CudaGraphs, GraphedRunner, eagerly
+from blockdiff.model.cuda.shapes import MIRROR_BYTES, shapes_for
 from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.forward import Forward, Runner, run
 from blockdiff.model.int8 import library

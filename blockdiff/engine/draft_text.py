@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
-from blockdiff.diffusion.sampler import Snapshot
+from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.infill.healing import PromptTokenizer
 from blockdiff.types import Refinement, Span, Unread
 

@@ -44,7 +44,7 @@ from blockdiff.types import (
     Warmed,
     no_op,
 )
-from blockdiff.weights import store
+from blockdiff.weights.catalog import DEFAULT_MODEL
 
 R = TypeVar("R")
 
@@ -80,7 +80,7 @@ class Engine:
     @classmethod
     def load(
         cls,
-        model: str = store.DEFAULT_MODEL,
+        model: str = DEFAULT_MODEL,
         *,
         device: str = "auto",
         dtype: str = "auto",

@@ -10,8 +10,8 @@ from functools import partial
 import torch
 
 from blockdiff.config import Layout, Mode, Rule
+from blockdiff.diffusion.forwards import NOTHING, Generation, Snapshot
 from blockdiff.diffusion.sampler import Sampler
-from blockdiff.diffusion.snapshot import NOTHING, Generation, Snapshot
 from blockdiff.engine import published, remasking, renoise
 from blockdiff.engine.batch import Steps
 from blockdiff.engine.contexts import MAX_TOKENS, Contexts, resolved
@@ -21,7 +21,7 @@ from blockdiff.infill.layout import Lent, Prompt, build_prompt, framed
 from blockdiff.infill.rewrite import verdict, without_surroundings
 from blockdiff.infill.seams import Seams
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.shift import shifted
+from blockdiff.model.rotary import shifted
 from blockdiff.syntax.check import Faults, faults
 from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import Drafted, Finished, FinishReason, InfillRequest, Unread

@@ -16,7 +16,7 @@ from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma, load_diffusion_gemma
 from blockdiff.diffusion.dllm.sampler import AbsorbingSampler, as_diffusion
 from blockdiff.diffusion.dllm.uniform_sampler import UniformSampler
-from blockdiff.diffusion.sampler import Constraint
+from blockdiff.diffusion.forwards import Constraint
 from blockdiff.diffusion.tri_mode import tri_mode
 from blockdiff.errors import InvalidRequest, ModelUnsupported
 from blockdiff.infill.layout import Prompt

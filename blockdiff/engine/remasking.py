@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from blockdiff.diffusion.sampler import Snapshot
+from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.engine.draft_text import draft_text
 from blockdiff.infill.healing import PromptTokenizer
 from blockdiff.syntax.check import Faults

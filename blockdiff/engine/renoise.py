@@ -20,7 +20,8 @@ from torch import Tensor
 
 from blockdiff.config import MOST_TOKENS, Mode
 from blockdiff.diffusion.branches import END, Scored, scored, weighed
-from blockdiff.diffusion.sampler import Sampler, Snapshot
+from blockdiff.diffusion.forwards import Snapshot
+from blockdiff.diffusion.sampler import Sampler
 from blockdiff.engine.batch import Steps
 from blockdiff.engine.contexts import Contexts
 from blockdiff.engine.draft_text import DraftText

@@ -127,20 +127,17 @@ def gone_through(
     return [done[name] for name in ids]
 
 
-def resampled(groups: Iterable[str], values: Iterable[float], seed: int = 0) -> tuple[float, float]:
+def resampled(groups: Iterable[str], values: Iterable[float]) -> tuple[float, float]:
     """95% interval of a mean by resampling whole groups: what is of one group is not independent.
 
     Args:
         groups: of each value.
     """
-    return resampled_ratio(groups, values, None, seed)
+    return resampled_ratio(groups, values, None)
 
 
 def resampled_ratio(
-    groups: Iterable[str],
-    values: Iterable[float],
-    weights: Iterable[float] | None,
-    seed: int = 0,
+    groups: Iterable[str], values: Iterable[float], weights: Iterable[float] | None
 ) -> tuple[float, float]:
     """The same for sum of values / sum of weights; None: each weighs 1."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -150,7 +147,7 @@ def resampled_ratio(
         sums[group][0] += value
         sums[group][1] += weight
     pairs = list(sums.values())
-    chance = random.Random(seed)
+    chance = random.Random(0)
     means = []
     for _ in range(RESAMPLES):
         picked = chance.choices(pairs, k=len(pairs))

@@ -16,7 +16,8 @@ from typing import Any
 
 from blockdiff.config import DecodingConfig
 from blockdiff.diffusion.canvas import Canvas
-from blockdiff.diffusion.sampler import Sampler, Snapshot
+from blockdiff.diffusion.forwards import Snapshot
+from blockdiff.diffusion.sampler import Sampler
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import ModelUnsupported
 from blockdiff.eval.heldout import HeldOutFile

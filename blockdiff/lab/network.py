@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from blockdiff.config import TransformerConfig
 from blockdiff.model.cache import KeyValues
-from blockdiff.model.transformer import Block, Placed, rotary_tables, stream_norm
+from blockdiff.model.layer import Block, Placed, stream_norm
+from blockdiff.model.rotary import rotary_tables
 
 _TIME = 64  # sines and cosines of the noise level
 

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from blockdiff.config import TransformerConfig
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.transformer import Block, RMSNorm, Transformer, rotary_tables
+from blockdiff.model.layer import Block, RMSNorm
+from blockdiff.model.rotary import rotary_tables
+from blockdiff.model.transformer import Transformer
 
 
 class Markov(str, Enum):

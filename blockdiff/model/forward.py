@@ -15,7 +15,8 @@ from torch import Tensor
 
 from blockdiff.model.block_drafter import BlockDrafter
 from blockdiff.model.cache import BlockCache, KeyValues
-from blockdiff.model.transformer import Gate, Segment, Taps, Transformer
+from blockdiff.model.layer import Gate, Segment
+from blockdiff.model.transformer import Taps, Transformer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

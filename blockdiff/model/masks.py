@@ -48,9 +48,9 @@ def windowed(mask: Tensor, positions: Tensor, window: int) -> Tensor:
     return mask & near[:, None]
 
 
-def opening(past: int, exact: int, noisy: int, device: torch.device | str = "cpu") -> Tensor:
+def opening(past: int, exact: int, noisy: int) -> Tensor:
     """Exact positions, causal, and behind them one noisy block that sees everything."""
-    allowed = causal(past, exact + noisy, device)
+    allowed = causal(past, exact + noisy)
     allowed[exact:, past + exact :] = True
     return allowed
 
@@ -60,7 +60,6 @@ def verifying(
     exact: int,
     lengths: Sequence[int],
     width: int,
-    device: torch.device | str = "cpu",
 ) -> Tensor:
     """One forward that verifies a draft and drafts the next one (TiDAR, arXiv 2511.08923).
 
@@ -72,8 +71,8 @@ def verifying(
         width: masks of a group.
     """
     new = exact + len(lengths) * width
-    allowed = torch.zeros(new, past + new, dtype=torch.bool, device=device)
-    allowed[:exact, : past + exact] = causal(past, exact, device)
+    allowed = torch.zeros(new, past + new, dtype=torch.bool)
+    allowed[:exact, : past + exact] = causal(past, exact)
     for group, length in enumerate(lengths):
         start = exact + group * width
         allowed[start : start + width, : past + 1 + length] = True
@@ -81,18 +80,18 @@ def verifying(
     return allowed
 
 
-def branches(past: int, sizes: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+def branches(past: int, sizes: Sequence[int]) -> Tensor:
     """One token, and behind it several ways to go on, none of which sees another.
 
     Args:
         sizes: tokens of each way, laid out one after the other.
     """
     new = 1 + sum(sizes)
-    allowed = torch.zeros(new, past + new, dtype=torch.bool, device=device)
+    allowed = torch.zeros(new, past + new, dtype=torch.bool)
     allowed[:, : past + 1] = True
     start = 1
     for size in sizes:
-        allowed[start : start + size, past + start : past + start + size] = causal(0, size, device)
+        allowed[start : start + size, past + start : past + start + size] = causal(0, size)
         start += size
     return allowed
 
@@ -114,7 +113,7 @@ def noisy_blocks(
     return torch.cat([sees_clean, sees_noisy], dim=1)
 
 
-def training(length: int, block_size: int, device: torch.device | str = "cpu") -> Tensor:
+def training(length: int, block_size: int) -> Tensor:
     """The classic mask over a noisy copy followed by the clean sequence (BD3-LM, figure 3).
 
     Block-diagonal among noisy positions, offset block-causal from noisy to clean, block-causal
@@ -123,7 +122,7 @@ def training(length: int, block_size: int, device: torch.device | str = "cpu") -
     Returns:
         (2 * length, 2 * length), noisy half first.
     """
-    index = torch.arange(length, device=device) // block_size
+    index = torch.arange(length) // block_size
     same, before = index[:, None] == index[None, :], index[:, None] > index[None, :]
     noisy = torch.cat([same, before], dim=1)
     clean = torch.cat([torch.zeros_like(same), same | before], dim=1)

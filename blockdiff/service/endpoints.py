@@ -31,6 +31,7 @@ from blockdiff.service.stream import EventStream, Mailbox
 from blockdiff.service.worker import log_defect
 from blockdiff.types import InfillRequest, Priority, RewriteRequest
 from blockdiff.weights import store
+from blockdiff.weights.catalog import catalog
 
 Identify = Callable[[bytes], str | None]
 """The user whose token it is, empty where there is but one; None: nobody's."""
@@ -176,7 +177,7 @@ def _known_models(served: str) -> list[dict[str, Any]]:
             "status": store.state(entry.name).status.value,
             "served": entry.name == served,
         }
-        for entry in store.catalog().values()
+        for entry in catalog().values()
     ]
     if not any(model["served"] for model in models):
         status = store.Status.PRESENT.value

@@ -41,7 +41,8 @@ from blockdiff.service.listen import host_and_port, listen_tcp, listen_unix
 from blockdiff.service.scheduler import Scheduler
 from blockdiff.service.worker import Load, Worker
 from blockdiff.types import OnProgress, no_op
-from blockdiff.weights import store
+from blockdiff.weights import folders
+from blockdiff.weights.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from blockdiff.engine.engine import Engine
@@ -69,7 +70,7 @@ class ServeOptions:
         compat_token: these want a token, as everything else does.
     """
 
-    model: str = store.DEFAULT_MODEL
+    model: str = DEFAULT_MODEL
     device: str = "auto"
     dtype: str = "auto"
     download: bool = True
@@ -185,7 +186,7 @@ def loader(options: ServeOptions) -> Load:
             drafter=options.drafter,
         )
         if options.disk_cache_mib:
-            engine.store_in(store.contexts_folder(), options.disk_cache_mib << 20)
+            engine.store_in(folders.contexts_folder(), options.disk_cache_mib << 20)
         return engine
 
     return load

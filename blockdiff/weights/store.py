@@ -8,31 +8,20 @@
     <cache>/models/<name>/*.safetensors    a checkpoint that others published, in the hub's layout
     <cache>/contexts/                      encoded contexts, see `engine/stored_contexts.py`
 
-The cache is `BLOCKDIFF_CACHE`, or the user's cache folder. Nothing here imports torch.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import difflib
-import errno
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
-from blockdiff.errors import (
-    DiskFull,
-    ModelCorrupt,
-    ModelNotFound,
-    ModelUnsupported,
-    OutputFileError,
-)
+from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.types import no_op
 from blockdiff.weights import gguf_parts, hub
 from blockdiff.weights.catalog import (
@@ -40,24 +29,13 @@ from blockdiff.weights.catalog import (
     CatalogEntry,
     Published,
     bundled_models,
-    catalog,
     drafters,
     find,
     published,
 )
+from blockdiff.weights.folders import digest_of, folder_of, is_verified, locked
 from blockdiff.weights.footprint import drafter_shape, shape_of
-from blockdiff.weights.transfer import CHUNK, OnTransfer
-
-__all__ = [
-    "DEFAULT_MODEL", "ROOM_HINT", "CatalogEntry", "ModelFiles", "ModelState", "Published", "Status",
-    "bundled_models", "cache_root", "catalog", "contexts_folder", "drafters", "files_in",
-    "files_of", "find", "folder_of", "is_path",
-    "is_verified", "lock", "locked", "mark_verified", "own_cache_root", "partial_of", "published",
-    "remove", "resolve", "resolve_drafter", "state", "writing_errors",
-]  # fmt: skip
-
-ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
-_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quotas
+from blockdiff.weights.transfer import OnTransfer
 
 PREPARED, PACKED = "prepared-bf16", "prepared-int8"
 HUB = "bfloat16"  # what checkpoints are published in
@@ -104,30 +82,6 @@ class ModelFiles:
     entry: CatalogEntry | None
 
 
-def cache_root() -> Path:
-    """Folder that everything downloaded or derived goes to; it may not exist yet."""
-    if chosen := os.environ.get("BLOCKDIFF_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    return own_cache_root()
-
-
-def own_cache_root() -> Path:
-    """The cache folder of this user, whatever `BLOCKDIFF_CACHE` says."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("blockdiff", appauthor=False)).absolute()
-
-
-def contexts_folder() -> Path:
-    """Where encoded contexts are kept; it may not exist yet."""
-    return cache_root() / "contexts"
-
-
-def folder_of(name: str) -> Path:
-    """Folder of the cache that belongs to the model `name`."""
-    return cache_root() / "models" / name
-
-
 def partial_of(entry: CatalogEntry) -> Path:
     """The unfinished download of a base."""
     return folder_of(entry.name) / f"{entry.base.file}.partial"
@@ -149,7 +103,7 @@ def state(name: str, verify: bool = False) -> ModelState:
     prepared = _size_below(folder / PREPARED) + _size_below(folder / PACKED)
     if base.is_file():
         size = base.stat().st_size
-        intact = size == entry.base.size and (not verify or _digest(base) == entry.base.sha256)
+        intact = size == entry.base.size and (not verify or digest_of(base) == entry.base.sha256)
         status = Status.PRESENT if intact else Status.CORRUPT
         return ModelState(status, size, entry.base.size, prepared)
     size = partial.stat().st_size if partial.is_file() else 0
@@ -260,36 +214,6 @@ def files_of(entry: CatalogEntry) -> ModelFiles:
     )
 
 
-def is_verified(base: Path, sha256: str, progress: OnTransfer = no_op) -> bool:
-    """Whether `base` has this digest; reads it only if it changed since the last time."""
-    try:
-        if json.loads(_marker(base).read_text("utf-8")) == _seen(base, sha256):
-            return True
-    except (OSError, ValueError):
-        pass
-    if _digest(base, progress) != sha256:
-        return False
-    mark_verified(base, sha256)
-    return True
-
-
-def mark_verified(base: Path, sha256: str) -> None:
-    """Remembers that `base`, as it is now, has this digest."""
-    try:
-        _marker(base).write_text(json.dumps(_seen(base, sha256)), "utf-8")
-    except OSError:
-        pass  # a cache we cannot write to is read again next time
-
-
-def _marker(base: Path) -> Path:
-    return base.with_name("verified.json")
-
-
-def _seen(base: Path, sha256: str) -> dict[str, str | int]:
-    status = base.stat()
-    return {"sha256": sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
 def remove(name_or_path: str) -> int:
     """Deletes what the cache holds of a model and returns the bytes freed.
 
@@ -307,36 +231,6 @@ def remove(name_or_path: str) -> int:
         freed = _size_below(folder)
         shutil.rmtree(folder)
     return freed
-
-
-def lock(name: str) -> Any:
-    """A lock between processes over the cache folder of `name`, as a context manager."""
-    from filelock import FileLock
-
-    path = folder_of(name).with_name(f".{name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path)
-
-
-@contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Holds the lock of `name`. Raises as `writing_errors`."""
-    with writing_errors(), lock(name):
-        yield
-
-
-@contextmanager
-def writing_errors() -> Iterator[None]:
-    """Turns what the system says about the cache folder into DiskFull or OutputFileError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise DiskFull(f"the disk of {cache_root()} is full", ROOM_HINT) from error
-        raise OutputFileError(
-            f"cannot write in the cache folder {cache_root()}: {error}",
-            "set BLOCKDIFF_CACHE to a folder you can write to",
-        ) from error
 
 
 def _resolve_path(path: Path) -> ModelFiles:
@@ -384,16 +278,6 @@ def _path_key(path: Path) -> str:
         raise ModelNotFound(f"there is no file or folder {path}", "check the path") from error
     path = parts[0]
     return f"{path.stem}-{hashlib.sha256(seen.encode()).hexdigest()[:12]}"
-
-
-def _digest(path: Path, progress: OnTransfer = no_op) -> str:
-    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            progress("check", done, total)
-    return digest.hexdigest()
 
 
 def _size_below(folder: Path) -> int:

@@ -5,10 +5,11 @@ Symbolic links are not followed: none leads round in a circle or out of the work
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,12 +107,13 @@ def read_source(path: Path) -> bytes | None:
     return text.replace("\r\n", "\n").replace("\r", "\n").encode()
 
 
+def digest_of(data: bytes) -> bytes:
+    """What an index compares a file by, where its time has changed."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
         return False
-
-
-Stop = Callable[[], bool]
-"""Whether somebody else needs the processor, or nobody the result any more."""

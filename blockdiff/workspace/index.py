@@ -1,4 +1,4 @@
-"""The index of one workspace: kept true to its files, and asked for definitions.
+"""The index of one workspace, asked for definitions; `build.py` keeps it true to the files.
 
 Everything here may be called from any thread; a look-up never waits for the disk of the workspace.
 Where the index is found damaged while it is used, it is thrown away and said once; look-ups find
@@ -11,50 +11,25 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from blockdiff.syntax.grammars import language_of
 from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.types import OnProgress, no_op
-from blockdiff.weights.store import cache_root
+from blockdiff.weights.folders import cache_root
 from blockdiff.workspace import store
-from blockdiff.workspace.definitions import Definition, definitions
+from blockdiff.workspace.build import Build, Refreshed, is_as_known
+from blockdiff.workspace.definitions import Definition
 from blockdiff.workspace.files import (
-    WorkspaceFile,
-    is_entered,
-    read_source,
-    source_file,
     source_files,
 )
-from blockdiff.workspace.imports import candidates, family_of, imports_of
-from blockdiff.workspace.packages import signatures, site_packages
-from blockdiff.workspace.store import MOST_FILES_IN_MEMORY, Store
+from blockdiff.workspace.imports import candidates, family_of
+from blockdiff.workspace.store import Stamp, Store
 
-_BATCH_SECONDS = 0.5  # of work that is written together
-_PROGRESS_EVERY = 50  # files
-_KEPT_SECONDS = 90 * 86_400.0  # an index that nobody uses
-
-
-@dataclass(frozen=True, slots=True)
-class Refreshed:
-    """What a refresh did.
-
-    Attributes:
-        read: files that were new or had changed; `removed`: those that were gone.
-        ended: whether it came to its end; not if it was stopped, or another process does it.
-        seconds: how long it took.
-    """
-
-    files: int = 0
-    read: int = 0
-    removed: int = 0
-    packages: int = 0
-    ended: bool = False
-    seconds: float = 0.0
+_T = TypeVar("_T")
 
 
 class Index:
@@ -106,80 +81,13 @@ class Index:
             if not alone or not self.root.is_dir():
                 return Refreshed()
             for _ in range(2):  # once more where it turns out to be damaged
+                kept = self._store
                 try:
-                    return self._refreshed(progress, stop)
+                    return self._build(kept).refresh(progress, stop)
                 except sqlite3.DatabaseError as error:
-                    if not self._mended(error):
+                    if not self._mended(error) and kept is self._store:
                         return Refreshed()
         return Refreshed()
-
-    def _refreshed(self, progress: OnProgress, stop: Callable[[], bool]) -> Refreshed:
-        begun = time.monotonic()
-        known = self._store.stamps()
-        files = []
-        for file in source_files(self.root, self._ignored):
-            files.append(file)
-            if stop():
-                return Refreshed(len(files))
-            if self.file is None and len(files) >= MOST_FILES_IN_MEMORY:
-                break
-        stale = [file for file in files if known.get(file.path, (0, -1, b""))[:2] != file.stamp]
-        gone = known.keys() - {file.path for file in files}
-        with self._store.writing():
-            self._store.remove(gone)
-        read = self._read_all(stale, known, progress, stop)
-        installed = 0
-        if read == len(stale):
-            installed = self._add_packages(site_packages(self.root), stop)
-        self._store.checkpoint()
-        if self.file is not None:
-            _forget_old(self.file)
-        seconds = time.monotonic() - begun
-        ended = read == len(stale) and not stop()
-        return Refreshed(len(files), read, len(gone), installed, ended, seconds)
-
-    def _read_all(
-        self,
-        stale: list[WorkspaceFile],
-        known: dict[str, tuple[int, int, bytes]],
-        progress: OnProgress,
-        stop: Callable[[], bool],
-    ) -> int:
-        """Read files into the index; how many, when it is stopped."""
-        done = 0
-        while done < len(stale):
-            batch, until = list[Callable[[], None]](), time.monotonic() + _BATCH_SECONDS
-            while done < len(stale) and time.monotonic() < until:
-                if stop():
-                    break
-                file = stale[done]
-                batch.append(self._parsed(file, known.get(file.path)))
-                done += 1
-                if done % _PROGRESS_EVERY == 0:
-                    progress(f"indexing {done} of {len(stale)} files", done / len(stale))
-            with self._store.writing():
-                for write in batch:
-                    write()
-            if stop():
-                break
-        return done
-
-    def _parsed(
-        self, file: WorkspaceFile, known: tuple[int, int, bytes] | None
-    ) -> Callable[[], None]:
-        """What there is to write of a file, without a hand on the store meanwhile."""
-        data = read_source(self.root / file.path)
-        if data is None:
-            # Not read again until it changes.
-            return lambda: self._store.put(file.path, file.language, file.stamp, b"", ())
-        digest = store.digest_of(data)
-        if known is not None and known[2] == digest:
-            return lambda: self._store.touch(file.path, file.stamp)
-        found = definitions(data, file.language)
-        imports = _python_imports(data, file)
-        return lambda: self._store.put(
-            file.path, file.language, file.stamp, digest, found, imports
-        )
 
     def update(self, path: Path) -> bool:
         """Read one file again, if it has changed; whether that changed the index."""
@@ -187,83 +95,31 @@ class Index:
             relative = path.relative_to(self.root).as_posix()
         except ValueError:
             return False
-        changed = False
-        with self._guarded():
-            changed = self._updated(relative)
-        return changed
-
-    def _updated(self, relative: str) -> bool:
-        known = self._store.stamp(relative)
-        file = source_file(self.root, relative, self._ignored)
-        if file is None or not self._is_entered(relative):
-            if known is None:
-                return False
-            self._store.remove([relative])
-            return True
-        if known is not None and known[:2] == file.stamp:
-            return False
-        write = self._parsed(file, known)
-        with self._store.writing():
-            write()
-        return True
-
-    def _is_entered(self, relative: str) -> bool:
-        parts = relative.split("/")[:-1]
-        return all(
-            is_entered(self.root, "/".join(parts[: i + 1]), self._ignored)
-            for i in range(len(parts))
-        )
-
-    def _add_packages(self, folders: list[Path], stop: Callable[[], bool]) -> int:
-        known = self._store.stamps(package=True)
-        seen: set[str] = set()
-        for file, read in signatures(folders, self._store.imported()):
-            if stop():
-                return len(seen)
-            seen.add(file.path)
-            if known.get(file.path, (0, -1, b""))[:2] != file.stamp:
-                found, digest = read()
-                with self._store.writing():
-                    self._store.put(
-                        file.path, file.language, file.stamp, digest, found, package=True
-                    )
-        with self._store.writing():
-            self._store.remove(known.keys() - seen)
-        return len(seen)
+        return self._asked(lambda kept: self._build(kept).update(relative), False)
 
     def named(
         self, names: Sequence[str], language: str, paths: Sequence[str] = ()
     ) -> list[Definition]:
         """The definitions that bear one of these names, in languages of this family; those of a
         very common name only in the files `paths`."""
-        made: list[Definition] = []
-        with self._guarded():
-            found = self._store.named(names, paths)
-            made = [d for d in found if self._is_of(d, language)]
-        return made
+        found: list[Definition] = self._asked(lambda kept: kept.named(names, paths), [])
+        return [one for one in found if _is_of(one, language)]
 
     def members(self, container: str, language: str, path: str = "") -> list[Definition]:
         """What belongs to a class; of the one in the file `path`, if that is given."""
-        made: list[Definition] = []
-        with self._guarded():
-            found = self._store.members(container, path)
-            made = [d for d in found if self._is_of(d, language)]
-        return made
+        found: list[Definition] = self._asked(lambda kept: kept.members(container, path), [])
+        return [one for one in found if _is_of(one, language)]
 
     def of_file(self, path: str) -> list[Definition]:
         """All definitions of a file."""
-        made: list[Definition] = []
-        with self._guarded():
-            made = self._store.of_file(path)
-        return made
+        return self._asked(lambda kept: kept.of_file(path), [])
 
     def modules(self, names: Sequence[str], path: str, language: str) -> dict[str, list[str]]:
         """The files that modules lie in, by module, as the file `path` imports them."""
-        lasts = {_last(name, language) for name in names} - {""}
+        lasts = sorted({_last(name, language) for name in names} - {""})
         found: list[str] = []
-        with self._guarded():
-            if lasts:
-                found = self._store.of_modules(sorted(lasts))
+        if lasts:
+            found = self._asked(lambda kept: kept.of_modules(lasts), [])
         by_end: dict[str, list[str]] = {}
         for file in found:
             for end in _ends(file.rpartition("/")[0] if family_of(language) == "go" else file):
@@ -280,34 +136,21 @@ class Index:
 
     def search(self, text: str, most: int = 20) -> list[Definition]:
         """Definitions by the words of their name and documentation."""
-        made: list[Definition] = []
-        with self._guarded():
-            made = self._store.search(text, most)
-        return made
+        return self._asked(lambda kept: kept.search(text, most), [])
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Files and definitions by language; those of installed packages under `packages`."""
-        made: dict[str, tuple[int, int]] = {}
-        with self._guarded():
-            made = self._store.counts()
-        return made
+        return self._asked(lambda kept: kept.counts(), {})
 
     def is_whole(self) -> bool:
         """Whether SQLite finds nothing wrong with it."""
-        made: bool = False
-        with self._guarded():
-            made = self._store.is_whole()
-        return made
+        return self._asked(lambda kept: kept.is_whole(), False)
 
     def stale(self) -> list[str]:
         """Files that are not in it as they are now, or are in it and gone."""
-        known: dict[str, tuple[int, int, bytes]] = {}
-        with self._guarded():
-            known = self._store.stamps()
+        known: dict[str, Stamp] = self._asked(lambda kept: kept.stamps(), {})
         there = {file.path: file.stamp for file in source_files(self.root, self._ignored)}
-        changed = {
-            path for path, stamp in there.items() if known.get(path, (0, -1, b""))[:2] != stamp
-        }
+        changed = {path for path, stamp in there.items() if not is_as_known(known.get(path), stamp)}
         return sorted(changed | (known.keys() - there.keys()))
 
     def is_open(self, path: str) -> bool:
@@ -327,19 +170,18 @@ class Index:
             return path.resolve().relative_to(self.root).as_posix()
         return path.as_posix()
 
-    @staticmethod
-    def _is_of(definition: Definition, language: str) -> bool:
-        return _family_of_file(definition.path) == family_of(language)
-
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """What goes wrong with the file ends the block, and is mended."""
+    def _asked(self, ask: Callable[[Store], _T], nothing: _T) -> _T:
+        """What the store says; `nothing` where its file is at fault, which is mended."""
         try:
             if self._store.is_gone:
                 self._reopen()
-            yield
+            return ask(self._store)
         except sqlite3.Error as error:
             self._mended(error)
+            return nothing
+
+    def _build(self, kept: Store) -> Build:
+        return Build(kept, self.root, self._ignored)
 
     def _mended(self, error: sqlite3.Error) -> bool:
         """Whether the index was thrown away, as it is damaged. One that cannot be had just now is
@@ -392,25 +234,6 @@ def file_of(root: Path) -> Path:
     return cache_root() / "index" / f"{name}.sqlite"
 
 
-def _forget_old(file: Path) -> None:
-    """Remove the indexes beside this one that nobody has used for long."""
-    with contextlib.suppress(OSError):
-        os.utime(file)
-        for other in file.parent.glob("*.sqlite"):
-            if time.time() - other.stat().st_mtime > _KEPT_SECONDS:
-                store.remove(other)
-
-
-def _python_imports(data: bytes, file: WorkspaceFile) -> list[tuple[str, str]]:
-    if file.language != "python":
-        return []
-    return [
-        (found.module, found.name)
-        for found in imports_of(data.decode("utf-8", "replace"), "python")
-        if not found.module.startswith(".")
-    ]
-
-
 def _last(module: str, language: str) -> str:
     name = module.rstrip("/").rpartition("/")[2]
     return name.partition(".")[0] if family_of(language) == "c" else name
@@ -422,6 +245,10 @@ def _ends(path: str) -> Iterator[str]:
     while "/" in path:
         path = path.partition("/")[2]
         yield path
+
+
+def _is_of(definition: Definition, language: str) -> bool:
+    return _family_of_file(definition.path) == family_of(language)
 
 
 @lru_cache(maxsize=8192)

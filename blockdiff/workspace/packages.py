@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from blockdiff.workspace.definitions import Definition, TagKind, definitions
-from blockdiff.workspace.files import MOST_BYTES, WorkspaceFile
+from blockdiff.workspace.files import MOST_BYTES, WorkspaceFile, digest_of
 from blockdiff.workspace.imports import imports_of
-from blockdiff.workspace.store import digest_of
 
 MOST_MODULES = 400
 """Of all packages together."""

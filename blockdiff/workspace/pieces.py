@@ -2,23 +2,25 @@
 
 First the signatures that the place asks for: members of what an attribute is completed of, names
 that stand near the hole, names that are imported. Then recent edits, then the ring of other open
-files. Nothing comes twice, and nothing that the window around the hole shows anyway.
+files. Nothing comes twice, and nothing that the window around the hole shows anyway. Definitions
+are the lines of a file that a model reads: heads without bodies, in their classes.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from blockdiff.syntax.grammars import language_of
 from blockdiff.types import Hole, Snippet
-from blockdiff.workspace.definitions import Definition
+from blockdiff.workspace.definitions import Definition, TagKind
 from blockdiff.workspace.index import Index
 from blockdiff.workspace.place import CHARACTERS_PER_TOKEN, HolePlace
-from blockdiff.workspace.render import Shown, in_order, text_of
 from blockdiff.workspace.search import DefinitionKey, Search, Selection, key_of
+
+_COMMENTS = {"python": "#", "lua": "--"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def _size(snippet: Snippet) -> int:
 
 def _packed(index: Index, found: Selection, language: str, room: int) -> list[Snippet]:
     """As many as find room, by weight; those of one file together, the weightiest file first."""
-    files: dict[str, list[Shown]] = {}
+    files: dict[str, list[_Shown]] = {}
     is_open: dict[str, bool] = {}
     for key, (definition, _) in sorted(found.chosen.items(), key=lambda item: -item[1][1]):
         if key in found.packed:
@@ -116,9 +118,9 @@ def _packed(index: Index, found: Selection, language: str, room: int) -> list[Sn
             continue
         head = len(path) + 4 if path not in files else 0
         for members in _less_and_less(found.members.get(key, [])):
-            shown = Shown(definition, members) if not definition.container else None
-            shown = shown or Shown(None, [definition])
-            size = head + len(text_of([shown], language))
+            shown = _Shown(definition, members) if not definition.container else None
+            shown = shown or _Shown(None, [definition])
+            size = head + len(_text_of([shown], language))
             if size <= room:
                 room -= size
                 files.setdefault(path, []).append(shown)
@@ -128,7 +130,7 @@ def _packed(index: Index, found: Selection, language: str, room: int) -> list[Sn
                     found.chosen.setdefault(key_of(member), (member, 0.0))
                 break
     return [
-        Snippet(path, text_of(in_order(parts), language_of(path) or language))
+        Snippet(path, _text_of(_in_order(parts), language_of(path) or language))
         for path, parts in files.items()
     ]
 
@@ -139,3 +141,72 @@ def _less_and_less(members: list[Definition]) -> Iterable[list[Definition]]:
         yield members
         members = members[: len(members) // 2]
     yield []
+
+
+@dataclass(slots=True)
+class _Shown:
+    """A definition at the top level of a file, and those of its members that are shown.
+
+    Attributes:
+        head: None where only the members are known, such as of a class in another file.
+    """
+
+    head: Definition | None
+    members: list[Definition] = field(default_factory=list)
+
+
+def _lines_of(shown: _Shown, language: str) -> list[str]:
+    """The lines of one definition with its members."""
+    head, is_python = shown.head, language == "python"
+    if head is None:
+        return [line for member in shown.members for line in _lines(member, language, True)]
+    if not shown.members:
+        return _lines(head, language, True)
+    opening = head.signature if is_python else f"{head.signature} {{"
+    doc = [f"    # {head.doc}"] if is_python and head.doc else []
+    above = [f"{_mark(language)} {head.doc}"] if head.doc and not is_python else []
+    outside = [m for m in shown.members if not is_python and _is_outside(m, language)]
+    inside = [m for m in shown.members if m not in outside]
+    body = [
+        f"    {line}" for member in inside for line in _lines(member, language, False)
+    ]
+    closing = [] if is_python else ["}"]
+    if not inside and not is_python:
+        opening, closing = head.signature, []
+    behind = [line for member in outside for line in _lines(member, language, False)]
+    return [*above, opening, *doc, *body, *closing, *behind]
+
+
+def _text_of(shown: Iterable[_Shown], language: str) -> str:
+    """All of one file."""
+    return "".join(f"{line}\n" for part in shown for line in _lines_of(part, language))
+
+
+def _lines(definition: Definition, language: str, documented: bool) -> list[str]:
+    doc = f"{_mark(language)} {definition.doc}" if documented and definition.doc else ""
+    head = definition.signature.split("\n")
+    if language == "python":
+        is_code = definition.kind in (TagKind.FUNCTION, TagKind.METHOD, TagKind.CLASS)
+        head[-1] += " ..." if is_code and head[-1].endswith(":") else ""
+        if doc:
+            head[-1] += f"  {doc}"
+        return head
+    return [doc, *head] if doc else head
+
+
+def _is_outside(member: Definition, language: str) -> bool:
+    """Whether the signature says by itself what it is a member of."""
+    is_method = language in ("go", "lua") and member.kind is TagKind.METHOD
+    return is_method and "func" in member.signature
+
+
+def _mark(language: str) -> str:
+    return _COMMENTS.get(language, "//")
+
+
+def _in_order(found: Sequence[_Shown]) -> list[_Shown]:
+    """As they stand in their file."""
+    def line(shown: _Shown) -> int:
+        return shown.head.line if shown.head else min(m.line for m in shown.members)
+
+    return sorted(found, key=line)

@@ -8,7 +8,6 @@ may have the same file open (write-ahead log): one of them builds, all read.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import sqlite3
@@ -22,7 +21,8 @@ from blockdiff.workspace.definitions import Definition, TagKind
 VERSION = 1
 """Of the tables and of what the tag queries find; another one is built anew."""
 
-MOST_FILES_IN_MEMORY = 2_000
+Stamp = tuple[int, int, bytes]
+"""Time of change, size and digest of a file."""
 
 _BUSY_SECONDS = 5.0  # to wait for another process that writes
 _OPEN_SECONDS = 0.2  # the same before there is anything to write
@@ -116,12 +116,12 @@ class Store:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
 
-    def stamps(self, package: bool = False) -> dict[str, tuple[int, int, bytes]]:
-        """Time of change, size and digest of every file, by its path."""
+    def stamps(self, package: bool = False) -> dict[str, Stamp]:
+        """Those of all files, by their path."""
         rows = self._all("SELECT path, mtime, size, digest FROM files WHERE package = ?", package)
         return {path: (mtime, size, digest) for path, mtime, size, digest in rows}
 
-    def stamp(self, path: str) -> tuple[int, int, bytes] | None:
+    def stamp(self, path: str) -> Stamp | None:
         """That of one file."""
         rows = self._all("SELECT mtime, size, digest FROM files WHERE path = ?", path)
         return rows[0] if rows else None
@@ -269,10 +269,6 @@ def module_of(path: str, language: str) -> str:
     if len(parts) > 1 and (language == "go" or stem in ("__init__", "index", "mod", "init", "lib")):
         return parts[-2]
     return stem
-
-
-def digest_of(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def is_damage(error: sqlite3.Error) -> bool:

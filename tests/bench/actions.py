@@ -26,11 +26,11 @@ from blockdiff.eval import heldout
 from blockdiff.types import no_op
 from lsp_server.actions import Action, ActionParams
 from lsp_server.constructs import Function, documentation, enclosing_function
-from lsp_server.document import Document
-from lsp_server.edits import made_in
+from lsp_server.document import Document, made_in
 from lsp_server.faults import faults
+from lsp_server.handlers import create
 from lsp_server.messages import DocumentId
-from lsp_server.server import Server, create
+from lsp_server.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "models" / "qwen2.5-coder-1.5b-blockdiff" / "eval" / "held_out.jsonl.gz"

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from blockdiff.client.endpoint import Runtime
-from blockdiff.weights import store
+from blockdiff.weights import folders
 from tests.editors.nvim.neovim import neovim
 
 TEXT = "def area(width, height):\n    # the product\n    return todo\n"
@@ -25,7 +25,7 @@ def measure(runtime: Runtime, home: Path, rounds: int) -> list[float]:
     file = home / "area.py"
     file.write_text(TEXT)
     setup = {"ghost": {"enabled": False}, "server": {"decoding": {"maxTokens": 200}}}
-    cache = {"BLOCKDIFF_CACHE": str(store.cache_root())}
+    cache = {"BLOCKDIFF_CACHE": str(folders.cache_root())}
     taken = []
     with neovim(home, runtime.folder, file, setup=setup, environment=cache) as nvim:
         for _ in range(rounds):

@@ -27,7 +27,7 @@ from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.sampler import AbsorbingSampler
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.load.from_folder import load_transformer
-from blockdiff.model.load.kinds import kind_of
+from blockdiff.model.load.hub_config import kind_of
 from blockdiff.model.transformer import Transformer
 from tests.unit.tiny import last
 

@@ -36,7 +36,8 @@ from blockdiff.errors import is_out_of_memory
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.cuda.graphs import CudaGraphs, GraphedRunner, GraphShape, eagerly
+from blockdiff.model.cuda.graphs import CudaGraphs, GraphedRunner, eagerly
+from blockdiff.model.cuda.shapes import GraphShape
 from blockdiff.model.cuda.weight_only import WeightOnlyLinear, in_eight_bits
 from blockdiff.model.forward import Forward, Runner, run
 from blockdiff.model.transformer import Transformer

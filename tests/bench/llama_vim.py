@@ -28,7 +28,8 @@ from blockdiff.client.wire import affordable_context
 from blockdiff.config import DecodingConfig
 from blockdiff.service.launcher import ServeOptions, loader
 from blockdiff.types import Extent, Finished, Hole, InfillRequest
-from blockdiff.weights.store import DEFAULT_MODEL, resolve
+from blockdiff.weights.catalog import DEFAULT_MODEL
+from blockdiff.weights.store import resolve
 from tests.unit.compat_clients import LLAMA_VIM
 from tests.unit.scripted_service import served
 

@@ -16,7 +16,8 @@ from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.forward import Forward
-from blockdiff.model.transformer import Gate, Transformer
+from blockdiff.model.layer import Gate
+from blockdiff.model.transformer import Transformer
 
 _SHAPE = TransformerConfig(
     vocab_size=151_936, hidden_size=1536, n_layers=28, n_heads=12, n_kv_heads=2, head_dim=128,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 
 from blockdiff.config import DecodingConfig, Mode
-from blockdiff.diffusion.snapshot import Snapshot
+from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.engine.contexts import never
 from blockdiff.engine.draft_text import DraftText
 from blockdiff.engine.engine import Engine

@@ -9,8 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockdiff.errors import PositionOutside
-from lsp_server.document import Document, Encoding, Position, Range, split_lines, units
-from lsp_server.edits import edits_of, smallest
+from lsp_server.document import (
+    Document,
+    Encoding,
+    Position,
+    Range,
+    edits_of,
+    smallest,
+    split_lines,
+    units,
+)
 
 # What editors and Python disagree about, and what takes more than one unit.
 _PIECES = ["a", "\t", " ", "é",

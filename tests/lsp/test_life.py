@@ -24,7 +24,7 @@ from blockdiff.client.endpoint import Runtime
 from blockdiff.client.starter import Deaths, Starter, StartOptions
 from docs import lsp_parts
 from lsp_server.greeting import Replay, greet, initialize_result
-from lsp_server.server import advertised
+from lsp_server.handlers import advertised
 from lsp_server.settings import Settings, parse
 from lsp_server.settings import schema as settings_schema
 from tests.lsp.editor import COMMAND, ROOT, capabilities, editing, hole, infill, run, schema

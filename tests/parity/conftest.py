@@ -10,6 +10,7 @@ from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 from blockdiff.model.transformer import Transformer
 from blockdiff.weights import store
+from blockdiff.weights.catalog import DEFAULT_MODEL
 
 
 @pytest.fixture(scope="session", params=["int8", "bfloat16"])
@@ -18,7 +19,7 @@ def base(request: pytest.FixtureRequest) -> Transformer:
     int8 = request.param == "int8"
     if int8 and library.available():
         pytest.skip(library.available())
-    files = store.resolve(store.DEFAULT_MODEL)
+    files = store.resolve(DEFAULT_MODEL)
     folder = files.packed if int8 else files.prepared
     if not is_prepared(folder):
         prepare_gguf(files.base, folder, int8=int8)

@@ -27,7 +27,8 @@ from blockdiff.config import DecodingConfig, Mode
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.load.from_folder import load_transformer
-from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind, kind_of
+from blockdiff.model.load.hub_config import kind_of
+from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind
 from blockdiff.model.transformer import Transformer
 from tests.parity.family_checkpoints import (
     CHECKPOINTS,

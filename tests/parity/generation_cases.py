@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
-from blockdiff.model.load.kinds import DiffusionKind, read_kind
+from blockdiff.model.load.hub_config import read_kind
+from blockdiff.model.load.kinds import DiffusionKind
 from tests.parity.family_checkpoints import CHECKPOINTS, MASK, VOCABULARY
 
 FOLDER = Path(__file__).parent / "references"

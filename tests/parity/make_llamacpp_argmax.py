@@ -34,7 +34,8 @@ def main() -> None:
     import xllamacpp
 
     from blockdiff.model.load.tokenizer import Tokenizer
-    from blockdiff.weights.store import DEFAULT_MODEL, resolve
+    from blockdiff.weights.catalog import DEFAULT_MODEL
+    from blockdiff.weights.store import resolve
 
     files = resolve(DEFAULT_MODEL)
     tokenizer = Tokenizer.from_file(files.tokenizer)

@@ -68,7 +68,8 @@ HARD_STRINGS = [
 def main() -> None:
     import xllamacpp
 
-    from blockdiff.weights.store import DEFAULT_MODEL, resolve
+    from blockdiff.weights.catalog import DEFAULT_MODEL
+    from blockdiff.weights.store import resolve
 
     params = xllamacpp.CommonParams()
     params.model.path = str(resolve(DEFAULT_MODEL).base)

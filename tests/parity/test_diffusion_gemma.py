@@ -20,7 +20,7 @@ from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma, load_diffusion_gemma
 from blockdiff.diffusion.dllm.uniform import UniformConfig, denoise, within_bound
 from blockdiff.diffusion.dllm.uniform_sampler import UniformSampler
-from blockdiff.diffusion.snapshot import Snapshot
+from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.errors import Cancelled, InvalidRequest, ModelCorrupt, ModelUnsupported
 from blockdiff.model.cache import BlockCache
 from tests.unit import gemma_folder

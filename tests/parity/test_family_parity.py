@@ -10,7 +10,8 @@ import torch
 
 from blockdiff.model import masks
 from blockdiff.model.load.from_folder import load_transformer
-from blockdiff.model.load.kinds import AttentionPattern, kind_of
+from blockdiff.model.load.hub_config import kind_of
+from blockdiff.model.load.kinds import AttentionPattern
 from docs import checkpoints_parts
 from tests.parity.family_checkpoints import CHECKPOINTS, LENGTH, tokens
 from tests.parity.family_parity import (

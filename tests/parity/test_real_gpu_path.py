@@ -16,12 +16,14 @@ from blockdiff.model.cache import BlockCache
 from blockdiff.model.cuda.graphs import GraphedRunner, eagerly
 from blockdiff.model.cuda.weight_only import in_eight_bits, is_weight_only
 from blockdiff.model.forward import Forward, Runner, run
+from blockdiff.model.layer import Gate
 from blockdiff.model.load.from_folder import DraftingConfig, load_adapter, load_transformer
 from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 from blockdiff.model.load.tokenizer import Tokenizer
-from blockdiff.model.transformer import Gate, Transformer
+from blockdiff.model.transformer import Transformer
 from blockdiff.types import no_op
 from blockdiff.weights import store
+from blockdiff.weights.catalog import DEFAULT_MODEL
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,14 +34,14 @@ TOKENS = 192  # of each file
 @pytest.fixture
 def base() -> Transformer:
     """In bfloat16, and the test's own."""
-    files = store.resolve(store.DEFAULT_MODEL)
+    files = store.resolve(DEFAULT_MODEL)
     if not is_prepared(files.prepared):
         prepare_gguf(files.base, files.prepared)
     return load_transformer(files.prepared, dtype=torch.bfloat16)
 
 
 def tokens_of(*paths: str) -> list[list[int]]:
-    files = store.resolve(store.DEFAULT_MODEL)
+    files = store.resolve(DEFAULT_MODEL)
     tokenizer = Tokenizer.cached(files.base, files.tokenizer)
     return [tokenizer.encode((ROOT / path).read_text("utf-8"))[:TOKENS] for path in paths]
 
@@ -58,7 +60,7 @@ def bits(model: Transformer, texts: list[list[int]]) -> float:
 
 def test_padded_forwards_say_what_plain_ones_say(base: Transformer) -> None:
     """One token, and a draft of four with all its groups of masks."""
-    files = store.resolve(store.DEFAULT_MODEL)
+    files = store.resolve(DEFAULT_MODEL)
     assert files.adapter is not None
     drafting = DraftingConfig.read(files.adapter / "config.json")
     adapter = load_adapter(files.adapter, base.config, drafting).to(base.dtype)
@@ -104,7 +106,7 @@ def test_weights_of_8_bits_cost_next_to_nothing(base: Transformer) -> None:
 def test_a_model_of_a_gguf_file_is_loaded_in_8_bits_where_there_is_no_cpu() -> None:
     """The meta device stands for a GPU: it has shapes and dtypes only."""
     meta = torch.device("meta")
-    point = Checkpoint.load(store.DEFAULT_MODEL, meta, choose_dtype("int8", meta), no_op)
+    point = Checkpoint.load(DEFAULT_MODEL, meta, choose_dtype("int8", meta), no_op)
     assert is_weight_only(point.model) and point.model.dtype is torch.bfloat16
     assert point.adapter is not None and point.adapter.mask_embedding.dtype is torch.bfloat16
     assert point.drafting.draft_length == 4  # rows are cheap there: no mask is left out

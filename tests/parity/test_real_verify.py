@@ -15,8 +15,9 @@ import torch
 from blockdiff.config import AdapterConfig, DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.drafter import Speculation
+from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.diffusion.row_costs import CHEAP, INT8
-from blockdiff.diffusion.sampler import Sampler, Snapshot
+from blockdiff.diffusion.sampler import Sampler
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
@@ -26,6 +27,7 @@ from blockdiff.model.load.from_folder import DraftingConfig, load_adapter
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 from blockdiff.weights import store
+from blockdiff.weights.catalog import DEFAULT_MODEL
 
 MODULES = [
     "abc", "argparse", "ast", "base64", "bisect", "calendar", "cmd", "codeop", "configparser",
@@ -76,7 +78,7 @@ def _module(name: str) -> Path:
 @pytest.fixture(scope="module")
 def drafter(base: Transformer) -> tuple[GatedAdapter, int]:
     """The adapter that ships and its draft length; without one any adapter has to do."""
-    folder = store.resolve(store.DEFAULT_MODEL).adapter
+    folder = store.resolve(DEFAULT_MODEL).adapter
     if folder is not None:
         drafting = DraftingConfig.read(folder / "config.json")
         adapter = load_adapter(folder, base.config, drafting)
@@ -128,7 +130,7 @@ def test_verify_writes_what_ar_writes(
     """Invariant 2 on real holes: where the two part, the base has no preference to speak of."""
     if not is_quantized(base) and count < 50 and not library.available():
         pytest.skip("a minute and more in bfloat16: set BLOCKDIFF_ALL_HOLES=1")
-    files = store.resolve(store.DEFAULT_MODEL)
+    files = store.resolve(DEFAULT_MODEL)
     tokenizer = (
         Tokenizer.from_file(files.tokenizer)
         if files.tokenizer.is_file()

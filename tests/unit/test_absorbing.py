@@ -18,11 +18,12 @@ from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.length import calibrated_length, length_bias
 from blockdiff.diffusion.dllm.readers import BlockReader, CanvasReader, KeptReader
 from blockdiff.diffusion.dllm.sampler import AbsorbingSampler, as_diffusion
-from blockdiff.diffusion.sampler import Snapshot
+from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.diffusion.unmask import timestep_counts
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model import masks
-from blockdiff.model.cuda.graphs import GraphedRunner, GraphShape
+from blockdiff.model.cuda.graphs import GraphedRunner
+from blockdiff.model.cuda.shapes import GraphShape
 from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind, Family
 from tests.unit import tiny
 

@@ -16,7 +16,8 @@ from blockdiff.config import ADAPTER_TARGETS, AdapterConfig
 from blockdiff.errors import InvalidRequest, ModelCorrupt
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter, target_shapes
-from blockdiff.model.transformer import Gate, Transformer
+from blockdiff.model.layer import Gate
+from blockdiff.model.transformer import Transformer
 
 MODELS = {name: transformer(shape, seed=31) for name, shape in FAMILIES.items()}
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6]

@@ -24,7 +24,7 @@ from blockdiff.errors import Cancelled, OutOfMemory
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.forward import Forward, run
-from blockdiff.model.transformer import Gate
+from blockdiff.model.layer import Gate
 from blockdiff.types import (
     Event,
     Finished,

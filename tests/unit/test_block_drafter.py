@@ -21,9 +21,12 @@ from blockdiff.errors import ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.block_drafter import BlockDrafter, BlockDrafterConfig, Markov, MarkovHead
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.cuda.graphs import GraphedRunner, GraphShape, eagerly
+from blockdiff.model.cuda.graphs import GraphedRunner, eagerly
+from blockdiff.model.cuda.shapes import GraphShape
 from blockdiff.model.forward import Forward, Runner, run
-from blockdiff.model.transformer import Attention, Taps, Transformer, rotary_tables
+from blockdiff.model.layer import Attention
+from blockdiff.model.rotary import rotary_tables
+from blockdiff.model.transformer import Taps, Transformer
 
 AR, VERIFY = DecodingConfig(mode=Mode.AR), DecodingConfig(mode=Mode.VERIFY, block_size=3)
 KINDS = {

@@ -15,8 +15,9 @@ from blockdiff.config import AdapterConfig, RopeScaling, TransformerConfig
 from blockdiff.errors import InvalidRequest
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.shift import shifted
-from blockdiff.model.transformer import Gate, Transformer
+from blockdiff.model.layer import Gate
+from blockdiff.model.rotary import shifted
+from blockdiff.model.transformer import Transformer
 
 TOLERANCE = 1e-4
 SLOWED = RopeScaling(factor=4.0, trained=64)

@@ -22,11 +22,12 @@ from safetensors import safe_open
 from blockdiff.config import TransformerConfig
 from blockdiff.errors import DiskFull, ModelCorrupt, ModelUnsupported, OutputFileError
 from blockdiff.model.load import gguf_file, prepare
-from blockdiff.model.load.families import unpermute
 from blockdiff.model.load.from_folder import load_transformer
+from blockdiff.model.load.gguf_config import unpermute
 from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 from blockdiff.model.transformer import Transformer
 from blockdiff.weights import store
+from blockdiff.weights.catalog import DEFAULT_MODEL
 from tests.unit.tiny import config, forward, transformer
 
 Kind = GGMLQuantizationType
@@ -544,7 +545,7 @@ def test_a_folder_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_default_model_is_unpacked_as_its_file_says() -> None:
     """Rows of tensors of each kind that the file holds: its first, middle and last ones."""
-    files = store.resolve(store.DEFAULT_MODEL)
+    files = store.resolve(DEFAULT_MODEL)
     if not is_prepared(files.prepared):
         prepare_gguf(files.base, files.prepared)
     stored = {tensor.name: tensor for tensor in GGUFReader(files.base).tensors}

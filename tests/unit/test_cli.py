@@ -23,6 +23,7 @@ from blockdiff.errors import BlockdiffError, ExitCode
 from blockdiff.syntax.grammars import grammar_of
 from blockdiff.types import InfillRequest
 from blockdiff.weights import download, store
+from blockdiff.weights.catalog import find
 from tests.unit import scripted_cli
 from tests.unit.scripted_cli import ScriptedEngine
 
@@ -528,7 +529,7 @@ def test_a_download_is_announced_even_when_nothing_else_is_said(
 def test_an_unknown_model_is_not_downloaded(
     blockdiff: Any, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "resolve", lambda name, _: store.find(name))
+    monkeypatch.setattr(download, "resolve", lambda name, _: find(name))
     result = blockdiff("infill", "program.py", "--lines", "2", "--model", "no-such-model")
     assert result.status == ExitCode.MODEL
     assert "no-such-model" in result.error
@@ -797,7 +798,7 @@ def test_doctor_compares_the_disk_with_what_is_missing(
 
 
 def test_doctor_sees_a_half_finished_download(blockdiff: Any) -> None:
-    partial = store.partial_of(store.find(app.DEFAULT_MODEL))
+    partial = store.partial_of(find(app.DEFAULT_MODEL))
     partial.parent.mkdir(parents=True)
     partial.write_bytes(b"x" * 1000)
     result = blockdiff("doctor")

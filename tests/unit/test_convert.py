@@ -20,7 +20,7 @@ from blockdiff.model.int8 import library
 from blockdiff.model.int8.four_bits import quantize_q4_k
 from blockdiff.model.load.convert import convert
 from blockdiff.model.load.from_folder import load_transformer
-from blockdiff.model.load.kinds import kind_of
+from blockdiff.model.load.hub_config import kind_of
 from blockdiff.types import Finished, Hole, InfillRequest
 from tests.unit import tiny
 

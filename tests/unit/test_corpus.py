@@ -17,7 +17,8 @@ from blockdiff.syntax.written import path_allowed
 from blockdiff.train.corpus import BuildOptions, Corpus, build
 from blockdiff.train.filters import Benchmark, Duplicates, normalise, quality
 from blockdiff.train.licences import DebianCopyright, from_metadata, header_allows, is_permissive
-from blockdiff.train.sources import Sources, language_of
+from blockdiff.train.package import language_of
+from blockdiff.train.sources import Sources
 
 MIT_TEXT = "Permission is hereby granted, free of charge, to any person obtaining a copy"
 GPL_TEXT = "under the terms of the GNU General Public License as published"

@@ -21,7 +21,7 @@ from blockdiff.cli.source_file import hole_of_lines, read
 from blockdiff.client.endpoint import Runtime
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import ExitCode
-from blockdiff.weights import store
+from blockdiff.weights.catalog import DEFAULT_MODEL
 from tests.unit.compat_clients import CLIENTS
 from tests.unit.scripted_service import served
 from tests.unit.tiny_checkpoint import checkpoint
@@ -51,8 +51,8 @@ def commands(text: str) -> list[str]:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the real engine runs that `blockdiff infill` and `rewrite` join, on tiny weights."""
     folder = tmp_path_factory.mktemp("engine") / "run"
-    point = replace(checkpoint(max_positions=4096), name=store.DEFAULT_MODEL)
-    with served(Runtime(folder), lambda report: Engine(point), model=store.DEFAULT_MODEL):
+    point = replace(checkpoint(max_positions=4096), name=DEFAULT_MODEL)
+    with served(Runtime(folder), lambda report: Engine(point), model=DEFAULT_MODEL):
         yield folder
 
 

@@ -23,7 +23,7 @@ from blockdiff.errors import BlockdiffError, ModelCorrupt, ModelNotFound, ModelU
 from blockdiff.model.int8 import library
 from blockdiff.model.load.drafters import drafter_config, load_drafter
 from blockdiff.model.load.from_folder import load_transformer
-from blockdiff.model.load.kinds import read_json
+from blockdiff.model.load.hub_config import read_json
 from blockdiff.model.transformer import Transformer
 from blockdiff.types import Finished, Hole, InfillRequest
 from blockdiff.weights import catalog, store

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockdiff.config import DecodingConfig, Mode
-from blockdiff.diffusion.snapshot import Snapshot
+from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.engine.contexts import resolved
 from blockdiff.engine.draft_text import DraftText, draft_text
 from blockdiff.engine.engine import Engine, MovingRate

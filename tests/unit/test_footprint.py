@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from blockdiff.errors import ModelCorrupt
-from blockdiff.model.load.kinds import Family, read_kind
+from blockdiff.model.load.hub_config import read_kind
+from blockdiff.model.load.kinds import Family
 from blockdiff.weights.catalog import Skill, published
 from blockdiff.weights.footprint import DTYPES, shape_of
 

@@ -18,8 +18,9 @@ from blockdiff.model.cache import BlockCache
 from blockdiff.model.int8 import library
 from blockdiff.model.int8.packing import pack
 from blockdiff.model.int8.quantized import install_adapter
+from blockdiff.model.layer import Gate, Segment
 from blockdiff.model.load.from_folder import build
-from blockdiff.model.transformer import Gate, Segment, Transformer
+from blockdiff.model.transformer import Transformer
 
 pytestmark = pytest.mark.skipif(
     library.available() != "", reason="no C compiler: " + library.available()

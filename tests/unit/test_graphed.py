@@ -21,19 +21,11 @@ from blockdiff.engine.engine import Engine
 from blockdiff.errors import InvalidRequest
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
-from blockdiff.model.cuda.graphs import (
-    KEYS,
-    GraphedRunner,
-    GraphShape,
-    Inputs,
-    Record,
-    eagerly,
-    padded_forward,
-    shapes_for,
-)
+from blockdiff.model.cuda.graphs import GraphedRunner, Inputs, Record, eagerly, padded_forward
 from blockdiff.model.cuda.mirror import Mirror, Window
+from blockdiff.model.cuda.shapes import KEYS, GraphShape, shapes_for
 from blockdiff.model.forward import Forward, run
-from blockdiff.model.transformer import Gate
+from blockdiff.model.layer import Gate
 from blockdiff.types import Event, Hole, InfillRequest, Refinement, RewriteRequest
 from tests.unit.test_batch import Reader, content
 from tests.unit.tiny_checkpoint import checkpoint

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from blockdiff.errors import BlockdiffError, ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.load.from_folder import FORMAT, load_transformer
-from blockdiff.model.load.kinds import kind_of
+from blockdiff.model.load.hub_config import kind_of
 from blockdiff.model.transformer import Transformer
 from tests.parity.family_checkpoints import CHECKPOINTS
 from tests.unit import tiny

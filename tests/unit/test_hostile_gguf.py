@@ -20,13 +20,12 @@ from gguf.quants import dequantize, quantize
 
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.errors import BlockdiffError, ModelCorrupt, ModelNotFound, ModelUnsupported
-from blockdiff.model.load.gguf_file import open_gguf
+from blockdiff.model.load.gguf_file import open_gguf, same_matrix
 from blockdiff.model.load.gguf_header import read_header
 from blockdiff.model.load.prepare import gguf_sources
-from blockdiff.model.load.tied import same_matrix
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.types import no_op
-from blockdiff.weights import store
+from blockdiff.weights import folders, store
 from tests.unit import tiny, tiny_gguf
 from tests.unit.tiny_gguf import SHAPE, TOKENS, weights, write
 
@@ -49,7 +48,7 @@ def refused(path: Path, dtype: torch.dtype = torch.bfloat16) -> BlockdiffError:
     with pytest.raises((ModelCorrupt, ModelUnsupported)) as caught:
         load(path, dtype)
     assert str(path) in caught.value.message
-    assert not list(store.cache_root().rglob("*.safetensors"))
+    assert not list(folders.cache_root().rglob("*.safetensors"))
     return caught.value
 
 

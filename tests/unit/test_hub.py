@@ -18,7 +18,7 @@ from blockdiff.errors import (
     ModelNotFound,
     ModelUnsupported,
 )
-from blockdiff.weights import download, store
+from blockdiff.weights import download, folders, store
 from blockdiff.weights.store import Status
 
 WEIGHTS = random.Random(3).randbytes(300_000)
@@ -87,7 +87,7 @@ def test_a_file_that_is_not_the_announced_one_is_refused(hub: Repository) -> Non
     hub.announced["model.safetensors"] = "0" * 64
     with pytest.raises(ModelCorrupt, match=r"model\.safetensors"):
         download.pull(NAME)
-    folder = store.folder_of(NAME)
+    folder = folders.folder_of(NAME)
     assert not (folder / "model.safetensors").exists()
     assert store.state(NAME).status is Status.PARTIAL
 

@@ -10,7 +10,8 @@ import pytest
 
 from blockdiff.config import Layout
 from blockdiff.errors import ModelCorrupt, ModelUnsupported
-from blockdiff.model.load.kinds import AttentionPattern, Body, Family, FimTokens, kind_of, read_kind
+from blockdiff.model.load.hub_config import kind_of, read_kind
+from blockdiff.model.load.kinds import AttentionPattern, Body, Family, FimTokens
 
 FULL, BLOCK, CAUSAL = AttentionPattern.FULL, AttentionPattern.BLOCK, AttentionPattern.CAUSAL
 QWEN_FIM = {"<|fim_prefix|>": 151659, "<|fim_middle|>": 151660, "<|fim_suffix|>": 151661}

@@ -17,6 +17,7 @@ from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import Hole, InfillRequest, Snippet
 from blockdiff.weights import store
+from blockdiff.weights.catalog import DEFAULT_MODEL
 from tests.unit.toy_tokenizers import ToyTokenizer
 
 BYTES = ToyTokenizer()
@@ -27,7 +28,7 @@ PIECES = ToyTokenizer(
 
 @pytest.fixture(scope="module")
 def real() -> Tokenizer:
-    return Tokenizer.from_gguf(store.resolve(store.DEFAULT_MODEL).base)
+    return Tokenizer.from_gguf(store.resolve(DEFAULT_MODEL).base)
 
 
 def request(

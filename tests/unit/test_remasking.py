@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from blockdiff.config import DecodingConfig, Mode, Rule
-from blockdiff.diffusion.sampler import Snapshot
+from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.engine import infilling, remasking
 from blockdiff.engine.engine import Engine
 from blockdiff.engine.remasking import Draft

@@ -31,7 +31,7 @@ from blockdiff.types import (
     Snippet,
     StreamEvent,
 )
-from blockdiff.weights import store
+from blockdiff.weights.catalog import DEFAULT_MODEL
 from tests.unit.remote_world import without_keys
 from tests.unit.scripted_service import run
 from tests.unit.tiny_llamacpp import serving
@@ -100,7 +100,7 @@ def test_the_text_is_what_llama_cpp_answers_by_itself(
 @pytest.mark.slow
 def test_the_same_of_the_real_model(tmp_path: Path) -> None:
     """It goes on with what follows the hole: that is cut off, as it is for our own engine."""
-    server = llama_cpp_server(store.DEFAULT_MODEL, threads=1)
+    server = llama_cpp_server(DEFAULT_MODEL, threads=1)
     body = {
         "input_prefix": BEFORE, "prompt": BEGUN, "input_suffix": AFTER, "n_predict": 12,
         "temperature": 0,

@@ -31,9 +31,10 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.drafter import Speculation
+from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.diffusion.revision import MOST_EDITS
 from blockdiff.diffusion.row_costs import CHEAP, FREE, INT8
-from blockdiff.diffusion.sampler import Sampler, Snapshot
+from blockdiff.diffusion.sampler import Sampler
 from blockdiff.diffusion.unmask import LEAST_SURE, next_size, to_unmask
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
@@ -41,7 +42,8 @@ from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.forward import Forward
 from blockdiff.model.forward import run as run_forwards
-from blockdiff.model.transformer import Gate, Transformer
+from blockdiff.model.layer import Gate
+from blockdiff.model.transformer import Transformer
 
 VOCAB = 32
 MODELS = {name: transformer(shape, seed=11) for name, shape in FAMILIES.items()}

@@ -14,6 +14,7 @@ from blockdiff.syntax.nesting import Nesting, scan
 from blockdiff.syntax.whitespace import indentation_unit, line_ending
 from blockdiff.types import FinishReason
 from blockdiff.weights import store
+from blockdiff.weights.catalog import DEFAULT_MODEL
 
 PYTHON = "def mean(numbers):\n"
 LOOP = "    total = 0\n    for n in numbers:\n        total += n\n"
@@ -519,7 +520,7 @@ def test_crlf_round_trip(lines: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def real() -> Tokenizer:
-    return Tokenizer.from_gguf(store.resolve(store.DEFAULT_MODEL).base)
+    return Tokenizer.from_gguf(store.resolve(DEFAULT_MODEL).base)
 
 
 @pytest.mark.model

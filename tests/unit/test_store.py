@@ -24,7 +24,8 @@ from blockdiff.errors import (
     OutputFileError,
 )
 from blockdiff.types import no_op
-from blockdiff.weights import store
+from blockdiff.weights import folders, store
+from blockdiff.weights.catalog import DEFAULT_MODEL, catalog, find
 from blockdiff.weights.download import pull
 from blockdiff.weights.store import Status
 from blockdiff.weights.transfer import Partial
@@ -63,7 +64,7 @@ class Steps:
 
 def test_the_shipped_catalogue_names_the_published_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BLOCKDIFF_MODELS", raising=False)
-    entry = store.find(store.DEFAULT_MODEL)
+    entry = find(DEFAULT_MODEL)
     base, wheels = entry.base, entry.base.wheels
     assert base.size == 1_117_320_768
     assert base.sha256.startswith("cc324af070c2") and len(base.sha256) == 64
@@ -84,13 +85,13 @@ def test_the_shipped_catalogue_names_the_published_file(monkeypatch: pytest.Monk
 def test_a_broken_catalogue_is_refused(world: World, text: str, says: str) -> None:
     (world.models / "catalog.toml").write_text(text)
     with pytest.raises(ModelCorrupt, match=says):
-        store.catalog()
+        catalog()
 
 
 def test_an_unknown_key_in_the_catalogue_is_an_error(world: World) -> None:
     world.write_catalog(extra="colour = 1")
     with pytest.raises(ModelCorrupt, match="colour"):
-        store.catalog()
+        catalog()
 
 
 def test_an_unknown_name_gets_the_nearest_one(world: World) -> None:
@@ -614,7 +615,7 @@ def test_what_is_derived_from_a_file_of_ones_own_needs_a_cache_that_can_be_writt
             monkeypatch.setenv("BLOCKDIFF_CACHE", str(world.cache / "below"))
     try:
         with pytest.raises(OutputFileError, match="cannot write in the cache folder") as caught:
-            with store.locked("anything"):
+            with folders.locked("anything"):
                 pass
         assert "BLOCKDIFF_CACHE" in caught.value.hint
     finally:

@@ -25,7 +25,7 @@ from blockdiff.infill.layout import Prompt, build_prompt
 from blockdiff.service import worker
 from blockdiff.system import blobs
 from blockdiff.types import Finished, Hole, InfillRequest
-from blockdiff.weights import store
+from blockdiff.weights import folders
 from tests.unit import tiny
 from tests.unit.scripted_service import collect, run, served, until
 from tests.unit.tiny_checkpoint import checkpoint
@@ -314,9 +314,9 @@ def test_the_command_shows_and_removes_them(
 ) -> None:
     monkeypatch.setenv("BLOCKDIFF_CACHE", str(tmp_path))
     assert command(["contexts"]) == 0 and capsys.readouterr().out.startswith("0 B in ")
-    written(store.contexts_folder())
-    size = blobs.size_below(store.contexts_folder())
+    written(folders.contexts_folder())
+    size = blobs.size_below(folders.contexts_folder())
     assert command(["contexts"]) == 0 and f"{size / 1000:.0f} kB in" in capsys.readouterr().out
     assert command(["contexts", "--forget"]) == 0
     assert f"{size / 1000:.0f} kB freed" in capsys.readouterr().out
-    assert not store.contexts_folder().exists()
+    assert not folders.contexts_folder().exists()

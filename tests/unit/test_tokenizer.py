@@ -15,6 +15,7 @@ from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.load.gguf_header import integers, read_metadata, strings
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.weights import store
+from blockdiff.weights.catalog import DEFAULT_MODEL
 
 TABLE = json.loads(
     (Path(__file__).parents[1] / "parity" / "tokenizer_table.json").read_text("ascii")
@@ -28,7 +29,7 @@ SPECIAL_NAMES = [
 
 @pytest.fixture(scope="module")
 def base() -> Path:
-    return store.resolve(store.DEFAULT_MODEL).base
+    return store.resolve(DEFAULT_MODEL).base
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,9 @@ from tiny import (
 from blockdiff.config import AdapterConfig, Layout
 from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
 from blockdiff.model import masks
+from blockdiff.model.layer import Gate
 from blockdiff.model.load.from_folder import DraftingConfig, load_adapter
-from blockdiff.model.transformer import Gate, Transformer
+from blockdiff.model.transformer import Transformer
 from blockdiff.train.adapt import cut_to_ranks, drafting_config, export_adapter, new_adapter
 from blockdiff.train.config import TrainConfig
 from blockdiff.train.loop import RunState, SequenceStream, Trainer

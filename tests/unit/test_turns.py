@@ -15,8 +15,8 @@ from blockdiff.config import ChatStyle, Layout
 from blockdiff.errors import ModelUnsupported
 from blockdiff.infill.layout import build_prompt
 from blockdiff.infill.turns import conversation, style_of
+from blockdiff.model.load.hub_config import kind_of
 from blockdiff.model.load.hub_tokenizer import load_tokenizer
-from blockdiff.model.load.kinds import kind_of
 from blockdiff.types import Hole, InfillRequest
 
 QWEN = ["<|im_start|>", "<|im_end|>"]

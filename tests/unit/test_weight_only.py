@@ -19,8 +19,9 @@ from blockdiff.engine.devices import choose_dtype
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import DeviceUnavailable, ModelUnsupported
 from blockdiff.model.cuda import weight_only
-from blockdiff.model.cuda.graphs import GraphShape, Inputs, padded_forward
+from blockdiff.model.cuda.graphs import Inputs, padded_forward
 from blockdiff.model.cuda.mirror import Mirror, Window
+from blockdiff.model.cuda.shapes import GraphShape
 from blockdiff.model.cuda.weight_only import (
     WeightOnlyLinear,
     floats_for,

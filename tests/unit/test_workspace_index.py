@@ -13,7 +13,7 @@ import pytest
 
 from blockdiff.system import child
 from blockdiff.types import Hole
-from blockdiff.workspace import files, index, store
+from blockdiff.workspace import build, files, store
 from blockdiff.workspace.index import Index, file_of
 from blockdiff.workspace.pieces import context_pieces
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_read_is_read_when_it_can(root: Path) -> None:
 def test_a_file_that_changes_while_it_is_read_is_read_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = index.read_source
+    plain = build.read_source
 
     def read(path: Path) -> bytes | None:
         data = plain(path)
@@ -180,7 +180,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
         return data
 
     found = Index(root)
-    monkeypatch.setattr(index, "read_source", read)
+    monkeypatch.setattr(build, "read_source", read)
     found.refresh()
     monkeypatch.undo()
     assert "later" not in names(found) and found.stale() == ["store.py"]
@@ -286,7 +286,7 @@ def test_where_nothing_can_be_written_it_is_in_memory_and_bounded(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.write_text("a file where the folder should be")
-    monkeypatch.setattr(index, "MOST_FILES_IN_MEMORY", 1)
+    monkeypatch.setattr(build, "MOST_FILES_IN_MEMORY", 1)
     said: list[str] = []
     found = Index(root, say=said.append)
     done = found.refresh()

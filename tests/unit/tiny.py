@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from blockdiff.config import AdapterConfig, DecodingConfig, SpecialTokens, TransformerConfig
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.drafter import Speculation
-from blockdiff.diffusion.sampler import Constraint, Sampler, Snapshot
+from blockdiff.diffusion.forwards import Constraint, Snapshot
+from blockdiff.diffusion.sampler import Sampler
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache

@@ -18,7 +18,8 @@ from torch import Tensor
 from blockdiff.config import MOST_TOKENS, TransformerConfig
 from blockdiff.diffusion.dllm.uniform import UniformConfig
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
-from blockdiff.model.load.kinds import Body, published, read_json
+from blockdiff.model.load.hub_config import read_json
+from blockdiff.model.load.kinds import Body, published
 from blockdiff.model.load.shards import Shards, check_shape, is_finite, refuse_unread, shard_files
 
 # Limits of what a configuration may ask for; the published 26B has less than a fifth of each.

@@ -24,18 +24,16 @@ def length_bias(length: int) -> float:
     return a * math.exp(-b * length) + c * math.exp(-d * length) + e
 
 
-def calibrated_length(
-    confidence: Callable[[int], float], most: int, first: int = FIRST_LENGTH
-) -> int:
+def calibrated_length(confidence: Callable[[int], float], most: int) -> int:
     """The length whose first-step confidence exceeds its bias most (CAL, algorithm 1).
 
-    Climbs from `first` upwards, then downwards, until four lengths in a row are no better.
+    Climbs from `FIRST_LENGTH` upwards, then downwards, until four lengths in a row are no better.
 
     Args:
         confidence: mean probability of the most likely tokens of so many masks.
         most: the longest length, at least 1.
     """
-    best = first = max(1, min(first, most))
+    best = first = max(1, min(FIRST_LENGTH, most))
     highest = confidence(first) / length_bias(first)
     for step in (1, -1):
         length, worse = first + step, 0

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from blockdiff.diffusion.choose import nucleus
-from blockdiff.diffusion.snapshot import Snapshot
+from blockdiff.diffusion.forwards import Snapshot
 
 NEVER = -1e4
 """A score: nothing of it is left after a softmax, and float16 can hold it."""

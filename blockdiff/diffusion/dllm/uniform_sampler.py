@@ -20,7 +20,7 @@ from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma
 from blockdiff.diffusion.dllm.length import calibrated_length
 from blockdiff.diffusion.dllm.uniform import NEVER, UniformConfig, denoise, noise
-from blockdiff.diffusion.snapshot import NOTHING, Constraint, Foregone, Generation, Snapshot
+from blockdiff.diffusion.forwards import NOTHING, Constraint, Foregone, Generation, Snapshot
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.forward import Forward

@@ -19,7 +19,8 @@ from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache, KeyValues
 from blockdiff.model.int8.library import Matrix, loaded
 from blockdiff.model.int8.quantized import QuantizedLinear, QuantizedLowRank
-from blockdiff.model.transformer import Block, FeedForward, Gate, Segment, Taps, Transformer
+from blockdiff.model.layer import Block, FeedForward, Gate, Segment
+from blockdiff.model.transformer import Taps, Transformer
 
 TARGETS = ("qkv", "o", "gate_up", "down")  # in the library's order
 _LANES = 16  # what widths are multiples of

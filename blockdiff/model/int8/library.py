@@ -23,11 +23,11 @@ from torch import Tensor
 
 from blockdiff.errors import DeviceUnavailable, NotPermitted
 from blockdiff.system import child, private
-from blockdiff.weights import store
+from blockdiff.weights import folders
 
 _HERE = Path(__file__).parent
 SOURCES = [_HERE / f"{name}.c" for name in ("linear_int8", "tiles", "stack", "attention")]
-HEADERS = [_HERE / f"{name}.h" for name in ("lanes", "linear_int8", "tiles", "stack")]
+HEADERS = sorted(_HERE.glob("*.h"))
 _FLAGS = ["-O3", "-march=native", "-std=c11", "-shared", "-fPIC"]
 _ALIGNED = 64  # bytes of a cache line
 _SECONDS = 120.0  # a compiler that takes longer hangs
@@ -144,7 +144,7 @@ def own_folder(name: str) -> Path | None:
 
     None where others can write to both.
     """
-    roots = dict.fromkeys((store.cache_root(), store.own_cache_root()))
+    roots = dict.fromkeys((folders.cache_root(), folders.own_cache_root()))
     return next((folder for root in roots if _is_ours(folder := root / name)), None)
 
 

@@ -23,7 +23,7 @@ from blockdiff.errors import DiskFull, ModelUnsupported, OutputFileError
 from blockdiff.model.int8.four_bits import INPUTS, quantize_q4_k
 from blockdiff.model.int8.packing import GROUP, ROWS, Format, check_width, pack, pack_q4_k
 from blockdiff.model.load.from_folder import FORMAT, parameter_shapes, published_sources
-from blockdiff.model.load.kinds import read_json
+from blockdiff.model.load.hub_config import read_json
 from blockdiff.model.load.prepare import packed_names, write_shards, writing
 from blockdiff.model.load.shards import Shards, shard_files
 from blockdiff.types import OnProgress

@@ -31,7 +31,8 @@ from blockdiff.model.int8.quantized import (
 )
 from blockdiff.model.load.families import config_from_hf
 from blockdiff.model.load.from_folder import refuse_absurd
-from blockdiff.model.load.kinds import Body, published, read_json
+from blockdiff.model.load.hub_config import read_json
+from blockdiff.model.load.kinds import Body, published
 from blockdiff.model.load.shards import Shards, check_shape, refuse_unread, shard_files
 from blockdiff.model.load.tensor_names import HUB, TensorSources, sources
 from blockdiff.model.transformer import Transformer

@@ -12,27 +12,17 @@ from dataclasses import fields
 from reprlib import repr  # a value may be a list of millions
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from blockdiff.config import ExpertsConfig, RopeScaling, TransformerConfig
 from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
 from blockdiff.model.load.kinds import MOST_TOKENS, Body, published
 
-# general.architecture of a GGUF file -> (biases on q, k, v; norm on each head of q and k)
-GGUF_FAMILIES: dict[str, tuple[bool, bool]] = {
-    "llama": (False, False),
-    "qwen2": (True, False),
-    "qwen3": (False, True),
-}
-
-_MOST = 1 << 17  # of every width and count without a limit of its own; the largest known is 53,248
-_MOST_LAYERS = 1024
-_MOST_POSITIONS = 1 << 27
-_MOST_BASE, _MOST_EPS = 1e12, 1.0  # of RoPE and of a norm
+MOST_SIZE = 1 << 17  # of a width or count without a limit of its own; the largest known: 53,248
+MOST_LAYERS = 1024
+MOST_POSITIONS = 1 << 27
+MOST_BASE, MOST_EPS = 1e12, 1.0  # of RoPE and of a norm
 
 
-class _Keys:
+class CheckedKeys:
     """Values of a configuration, checked one by one; every error names the file and the key.
 
     Attributes:
@@ -42,7 +32,7 @@ class _Keys:
     def __init__(self, config: Mapping[str, Any], where: str) -> None:
         self.config, self.where = config, where
 
-    def size(self, key: str, default: int | None = None, most: int = _MOST) -> int:
+    def size(self, key: str, default: int | None = None, most: int = MOST_SIZE) -> int:
         """A count from 1 to `most`. Null is as good as absent."""
         value = self.config.get(key)
         value = default if value is None else value
@@ -86,8 +76,8 @@ def config_from_prepared(values: object, source: str) -> TransformerConfig:
     """
     if not isinstance(values, Mapping):
         raise ModelCorrupt(f"{source}: config.json lacks the key 'transformer'")
-    keys = _Keys(values, f"{source}: config.json")
-    most = {"n_layers": _MOST_LAYERS, "vocab_size": MOST_TOKENS, "max_positions": _MOST_POSITIONS}
+    keys = CheckedKeys(values, f"{source}: config.json")
+    most = {"n_layers": MOST_LAYERS, "vocab_size": MOST_TOKENS, "max_positions": MOST_POSITIONS}
     known = {field.name: str(field.type) for field in fields(TransformerConfig)}
     if unknown := values.keys() - known.keys():
         raise ModelCorrupt(f"{keys.where}: unknown keys {sorted(unknown)}")
@@ -96,7 +86,7 @@ def config_from_prepared(values: object, source: str) -> TransformerConfig:
         if value is None or (value == 0 and name in ("rotary_dim", "sliding_window")):
             continue
         if known[name] == "int":
-            given[name] = keys.size(name, most=most.get(name, _MOST))
+            given[name] = keys.size(name, most=most.get(name, MOST_SIZE))
         elif known[name] == "float":
             given[name] = keys.number(name)
         elif known[name] == "bool":
@@ -114,7 +104,8 @@ def config_from_prepared(values: object, source: str) -> TransformerConfig:
 def _prepared_scaling(values: object, where: str) -> RopeScaling:
     if not isinstance(values, Mapping):
         raise ModelCorrupt(f"{where} is no object")
-    keys, known = _Keys(values, where), {field.name: field.type for field in fields(RopeScaling)}
+    keys = CheckedKeys(values, where)
+    known = {field.name: field.type for field in fields(RopeScaling)}
     if unknown := values.keys() - known.keys():
         raise ModelCorrupt(f"{where}: unknown keys {sorted(unknown)}")
     given: dict[str, Any] = {}
@@ -123,9 +114,9 @@ def _prepared_scaling(values: object, where: str) -> RopeScaling:
             given[name] = keys.flag(name)
         elif values[name] != 0 or name == "factor":
             given[name] = (
-                keys.size(name, most=_MOST_POSITIONS)
+                keys.size(name, most=MOST_POSITIONS)
                 if known[name] == "int"
-                else keys.number(name, most=_MOST_BASE)
+                else keys.number(name, most=MOST_BASE)
             )
     try:
         return RopeScaling(**given)
@@ -140,7 +131,7 @@ def config_from_hf(config: Mapping[str, Any], source: str) -> TransformerConfig:
     stack does not have, ModelCorrupt for a key that is missing or holds an impossible value.
     """
     body = published(config, source).body
-    keys = _Keys(config, f"{source}: config.json")
+    keys = CheckedKeys(config, f"{source}: config.json")
     if body is Body.DIFFUSION_GEMMA:
         raise ModelUnsupported(f"{keys.where}: this family runs by the transformers library alone")
     if config.get("quantization_config") is not None:
@@ -153,7 +144,7 @@ def config_from_hf(config: Mapping[str, Any], source: str) -> TransformerConfig:
         raise ModelCorrupt(f"{keys.where}: {error.message}") from error
 
 
-def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
+def _transformers(keys: CheckedKeys, body: Body) -> TransformerConfig:
     """The keys of transformers, which all bodies but LLaDA's share."""
     starcoder, llada2 = body is Body.STARCODER2, body is Body.LLADA2
     keys.expect("hidden_act", "gelu_pytorch_tanh" if starcoder else "silu")
@@ -177,19 +168,19 @@ def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
     return TransformerConfig(
         vocab_size=keys.size("vocab_size", most=MOST_TOKENS),
         hidden_size=width,
-        n_layers=keys.size("num_hidden_layers", most=_MOST_LAYERS),
+        n_layers=keys.size("num_hidden_layers", most=MOST_LAYERS),
         n_heads=heads,
         n_kv_heads=keys.size("num_key_value_heads", heads),
         head_dim=head_dim,
         ffn_size=keys.size("intermediate_size", experts.size if experts else None),
-        rope_base=rope.number("rope_theta", 10_000.0, _MOST_BASE),
-        norm_eps=keys.number("norm_epsilon" if starcoder else "rms_norm_eps", None, _MOST_EPS),
+        rope_base=rope.number("rope_theta", 10_000.0, MOST_BASE),
+        norm_eps=keys.number("norm_epsilon" if starcoder else "rms_norm_eps", None, MOST_EPS),
         qkv_bias=qkv_bias,
         qk_norm=body in (Body.QWEN3, Body.QWEN3_MOE) or llada2 and keys.flag("use_qk_norm", True),
         # CoDA's own class never ties, though its configuration would.
         tied_embeddings=str(keys.config.get("model_type")).lower() != "coda"
         and keys.flag("tie_word_embeddings", starcoder),
-        max_positions=keys.size("max_position_embeddings", 32_768, _MOST_POSITIONS),
+        max_positions=keys.size("max_position_embeddings", 32_768, MOST_POSITIONS),
         rotary_dim=0 if share == 1.0 else int(head_dim * share),
         rope_scaling=_scaling(rope),
         o_bias=o_bias,
@@ -203,7 +194,7 @@ def _transformers(keys: _Keys, body: Body) -> TransformerConfig:
     )
 
 
-def _rope(keys: _Keys) -> _Keys:
+def _rope(keys: CheckedKeys) -> CheckedKeys:
     """Where rotary settings are: in an object of their own, or among all others.
 
     As in the transformers library (5.23), which writes `rope_parameters`, the older `rope_scaling`
@@ -215,10 +206,10 @@ def _rope(keys: _Keys) -> _Keys:
         raise ModelCorrupt(f"{keys.where}: {key} is no object")
     if any(isinstance(value, Mapping) for value in own.values()):
         raise ModelUnsupported(f"{keys.where}: {key} with settings for each kind of layer")
-    return _Keys({**keys.config, **own}, keys.where)
+    return CheckedKeys({**keys.config, **own}, keys.where)
 
 
-def _scaling(rope: _Keys) -> RopeScaling | None:
+def _scaling(rope: CheckedKeys) -> RopeScaling | None:
     kind = rope.config.get("rope_type", rope.config.get("type", "default"))
     if kind == "default":
         return None
@@ -231,39 +222,39 @@ def _scaling(rope: _Keys) -> RopeScaling | None:
     low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
     if high <= low:
         raise ModelCorrupt(f"{rope.where}: high_freq_factor {high} is not above {low}")
-    trained = rope.size("original_max_position_embeddings", most=_MOST_POSITIONS)
+    trained = rope.size("original_max_position_embeddings", most=MOST_POSITIONS)
     return RopeScaling(rope.number("factor"), trained, low, high)
 
 
-def _yarn(rope: _Keys) -> RopeScaling:
+def _yarn(rope: CheckedKeys) -> RopeScaling:
     """As the transformers library (5.23) reads it; Ministral 3 lets queries grow besides."""
-    factor = rope.number("factor", most=_MOST_BASE)
-    low, high = rope.number("beta_slow", 1.0), rope.number("beta_fast", 32.0, _MOST_BASE)
+    factor = rope.number("factor", most=MOST_BASE)
+    low, high = rope.number("beta_slow", 1.0), rope.number("beta_fast", 32.0, MOST_BASE)
     stretch = 0.1 * math.log(max(factor, 1.0))
     amplitude = stretch + 1.0
     if rope.config.get("mscale") and rope.config.get("mscale_all_dim"):
-        one, all_dim = (rope.number(key, most=_MOST_BASE) for key in ("mscale", "mscale_all_dim"))
+        one, all_dim = (rope.number(key, most=MOST_BASE) for key in ("mscale", "mscale_all_dim"))
         amplitude = (stretch * one + 1.0) / (stretch * all_dim + 1.0)
-    positions = rope.size("max_position_embeddings", 32_768, _MOST_POSITIONS)
+    positions = rope.size("max_position_embeddings", 32_768, MOST_POSITIONS)
     growth = "llama_4_scaling_beta"
     return RopeScaling(
         factor=factor,
-        trained=rope.size("original_max_position_embeddings", positions, _MOST_POSITIONS),
+        trained=rope.size("original_max_position_embeddings", positions, MOST_POSITIONS),
         low=low,
         high=high,
         yarn=True,
         whole=rope.flag("truncate", True),
-        amplitude=rope.number("attention_factor", amplitude, _MOST_BASE),
-        query_growth=rope.number(growth, most=_MOST_BASE) if rope.config.get(growth) else 0.0,
+        amplitude=rope.number("attention_factor", amplitude, MOST_BASE),
+        query_growth=rope.number(growth, most=MOST_BASE) if rope.config.get(growth) else 0.0,
     )
 
 
-def _window(keys: _Keys) -> int:
+def _window(keys: CheckedKeys) -> int:
     value = keys.config.get("sliding_window")
-    return 0 if value is None else keys.size("sliding_window", most=_MOST_POSITIONS)
+    return 0 if value is None else keys.size("sliding_window", most=MOST_POSITIONS)
 
 
-def _experts(keys: _Keys, body: Body) -> ExpertsConfig | None:
+def _experts(keys: CheckedKeys, body: Body) -> ExpertsConfig | None:
     if body is Body.QWEN3_MOE:
         keys.expect("decoder_sparse_step", 1)
         dense = keys.config.get("mlp_only_layers") or []
@@ -302,7 +293,7 @@ def _experts(keys: _Keys, body: Body) -> ExpertsConfig | None:
     )
 
 
-def _llada(keys: _Keys) -> TransformerConfig:
+def _llada(keys: CheckedKeys) -> TransformerConfig:
     """The keys of OLMo, which LLaDA kept; of its many shapes the one that was published."""
     for key, known in {
         "block_type": ("llama",), "activation_type": ("silu",), "layer_norm_type": ("rms",),
@@ -318,85 +309,14 @@ def _llada(keys: _Keys) -> TransformerConfig:
             "embedding_size", keys.size("vocab_size", most=MOST_TOKENS), MOST_TOKENS
         ),
         hidden_size=width,
-        n_layers=keys.size("n_layers", most=_MOST_LAYERS),
+        n_layers=keys.size("n_layers", most=MOST_LAYERS),
         n_heads=heads,
         n_kv_heads=keys.size("n_kv_heads", heads),
         head_dim=max(width // heads, 1),
         ffn_size=keys.size("mlp_hidden_size", keys.size("mlp_ratio", 4) * width),
-        rope_base=keys.number("rope_theta", 10_000.0, _MOST_BASE),
-        norm_eps=keys.number("rms_norm_eps", 1e-5, _MOST_EPS),
+        rope_base=keys.number("rope_theta", 10_000.0, MOST_BASE),
+        norm_eps=keys.number("rms_norm_eps", 1e-5, MOST_EPS),
         qkv_bias=keys.flag("include_qkv_bias"),
         tied_embeddings=keys.flag("weight_tying", True),
-        max_positions=keys.size("max_sequence_length", 1024, _MOST_POSITIONS),
+        max_positions=keys.size("max_sequence_length", 1024, MOST_POSITIONS),
     )
-
-
-def config_from_gguf(fields: Mapping[str, Any], source: str) -> TransformerConfig:
-    """Shape from the metadata of a GGUF file; `vocab_size` is the rows of its embedding.
-
-    Raises ModelUnsupported and ModelCorrupt as `config_from_hf` does.
-    """
-    keys = _Keys(fields, f"{source}: metadata")
-    family = fields.get("general.architecture")
-    if not isinstance(family, str):
-        raise ModelCorrupt(f"{keys.where}: general.architecture is {repr(family)}, not a name")
-    if family not in GGUF_FAMILIES:
-        raise ModelUnsupported(
-            f"{source}: architecture {repr(family)} is not supported",
-            f"supported: {', '.join(sorted(GGUF_FAMILIES))}",
-        )
-    qkv_bias, qk_norm = GGUF_FAMILIES[family]
-    layers = keys.size(f"{family}.block_count", most=_MOST_LAYERS)
-
-    def size(name: str, default: int | None = None, most: int = _MOST) -> int:
-        """A count, which may be given for each layer where it is the same for all."""
-        key = f"{family}.{name}"
-        each = fields.get(key)
-        if not isinstance(each, list):
-            return keys.size(key, default, most)
-        if len(each) != layers or any(value != each[0] for value in each):
-            raise ModelUnsupported(f"{keys.where}: {key} is not the same for all layers")
-        return _Keys({key: each[0]}, keys.where).size(key, most=most)
-
-    keys.expect(f"{family}.rope.scaling.type", "none")
-    keys.expect(f"{family}.rope.scale_linear", 1.0)
-    if f"{family}.rope.scaling.type" not in fields:  # llama.cpp takes a factor alone for linear
-        keys.expect(f"{family}.rope.scaling.factor", 0.0, 1.0)
-    keys.expect(f"{family}.attention.causal", True)
-    heads, width = size("attention.head_count"), size("embedding_length")
-    head_dim = size("attention.key_length", max(width // heads, 1))
-    if f"{family}.attention.key_length" not in fields and width % heads:
-        raise ModelCorrupt(
-            f"{keys.where}: {family}.embedding_length is {width}, which"
-            f" {family}.attention.head_count {heads} does not divide"
-        )
-    for name in ("attention.value_length", "rope.dimension_count"):
-        if size(name, head_dim) != head_dim:
-            raise ModelUnsupported(f"{keys.where}: {family}.{name} is not {head_dim}, as of heads")
-    try:
-        return TransformerConfig(
-            vocab_size=keys.size("vocab_size", most=MOST_TOKENS),
-            hidden_size=width,
-            n_layers=layers,
-            n_heads=heads,
-            n_kv_heads=size("attention.head_count_kv", heads),
-            head_dim=head_dim,
-            ffn_size=size("feed_forward_length"),
-            rope_base=keys.number(f"{family}.rope.freq_base", 10_000.0, _MOST_BASE),
-            norm_eps=keys.number(f"{family}.attention.layer_norm_rms_epsilon", None, _MOST_EPS),
-            qkv_bias=qkv_bias,
-            qk_norm=qk_norm,
-            tied_embeddings=fields["tied_embeddings"],
-            max_positions=size("context_length", most=_MOST_POSITIONS),
-        )
-    except InvalidRequest as error:
-        raise ModelCorrupt(
-            f"{keys.where}: {family}.attention.head_count: {error.message}"
-        ) from error
-
-
-def unpermute(weight: Tensor, heads: int) -> Tensor:
-    """Undo the interleaved rotary order in which GGUF stores Llama's queries and keys."""
-    shape = weight.shape
-    paired = weight.reshape(heads, shape[0] // heads // 2, 2, *shape[1:])
-    return torch.swapaxes(paired, 1, 2).reshape(shape)

@@ -19,7 +19,8 @@ from blockdiff.model.int8.fused import fuse
 from blockdiff.model.int8.packing import ROWS, Format, Packed, pack
 from blockdiff.model.int8.quantized import install
 from blockdiff.model.load.families import config_from_hf, config_from_prepared
-from blockdiff.model.load.kinds import Body, published, read_json
+from blockdiff.model.load.hub_config import read_json
+from blockdiff.model.load.kinds import Body, published
 from blockdiff.model.load.shards import Shards, check_shape, refuse_unread, shard_files
 from blockdiff.model.load.tensor_names import HUB, TensorSources, sources
 from blockdiff.model.transformer import Transformer

@@ -14,7 +14,8 @@ from typing import Any
 
 from blockdiff.config import ChatStyle, SpecialTokens
 from blockdiff.errors import ModelCorrupt, ModelNotFound
-from blockdiff.model.load.kinds import DiffusionKind, Family, special_tokens
+from blockdiff.model.load.hub_config import special_tokens
+from blockdiff.model.load.kinds import DiffusionKind, Family
 from blockdiff.model.load.tokenizer import Tokenizer
 
 _CHAT_ENDS = (

@@ -35,16 +35,15 @@ from blockdiff.model.int8.packing import (
     pack_q6_k,
     packed_format,
 )
-from blockdiff.model.load.families import config_from_gguf, unpermute
 from blockdiff.model.load.from_folder import FORMAT, parameter_shapes
-from blockdiff.model.load.gguf_file import Gguf, GgufTensor, open_gguf
-from blockdiff.model.load.kinds import read_json
+from blockdiff.model.load.gguf_config import config_from_gguf, unpermute
+from blockdiff.model.load.gguf_file import Gguf, GgufTensor, open_gguf, same_matrix
+from blockdiff.model.load.hub_config import read_json
 from blockdiff.model.load.shards import check_shape, is_finite, joined, refuse_unread
 from blockdiff.model.load.tensor_names import GGUF, TensorSources, sources
-from blockdiff.model.load.tied import same_matrix
 from blockdiff.types import OnProgress, no_op
+from blockdiff.weights.folders import ROOM_HINT
 
-_ROOM_HINT = "free some space, or set BLOCKDIFF_CACHE to a folder on a larger disk"
 _SHARD_BYTES = 500_000_000
 _PREPARATION = 2  # raise it when files that are there already have to be prepared anew
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
@@ -85,7 +84,7 @@ def prepare_gguf(
         folder.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder.parent).free < needed * 1.02:
             raise DiskFull(
-                f"preparing {path.name} needs {needed / 1e9:.1f} GB in {folder.parent}", _ROOM_HINT
+                f"preparing {path.name} needs {needed / 1e9:.1f} GB in {folder.parent}", ROOM_HINT
             )
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
@@ -171,7 +170,7 @@ def writing(scratch: Path) -> Iterator[None]:
         # safetensors does not pass on why a write failed; there is hardly another reason
         number = getattr(error, "errno", errno.ENOSPC)
         if number in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            raise DiskFull(f"cannot write {scratch}: {error}", _ROOM_HINT) from error
+            raise DiskFull(f"cannot write {scratch}: {error}", ROOM_HINT) from error
         raise OutputFileError(
             f"cannot write {scratch}: {error}", "set BLOCKDIFF_CACHE to a folder you can write to"
         ) from error

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
-from blockdiff.model.load.kinds import read_json
+from blockdiff.model.load.hub_config import read_json
 
 _ONLY = "model.safetensors"
 _PART = re.compile(r"model-\d+(-of-\d+)?\.safetensors")

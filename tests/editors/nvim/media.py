@@ -23,7 +23,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from blockdiff.client.endpoint import Runtime
-from blockdiff.weights import store
+from blockdiff.weights import folders
 from tests.editors.nvim.neovim import ROOT, Neovim, neovim
 
 IMAGES = ROOT / "docs" / "images"
@@ -207,7 +207,7 @@ class Studio:
         )
         kind = type("Sized", (Camera,), {"height": height, "width": width})
         environment = {
-            "BLOCKDIFF_CACHE": str(store.cache_root()),
+            "BLOCKDIFF_CACHE": str(folders.cache_root()),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         return neovim(

@@ -13,7 +13,7 @@ import pytest
 
 from blockdiff.client.client import EngineClient
 from blockdiff.client.endpoint import Runtime
-from blockdiff.weights import store
+from blockdiff.weights import folders
 from tests.editors.nvim.neovim import Neovim, neovim
 from tests.editors.nvim.test_infill import AREA, is_open, no_marks
 from tests.unit.scripted_service import run
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 WAIT = 300.0
 # The Neovim under test has another home.
-CACHE = {"BLOCKDIFF_CACHE": str(store.cache_root())}
+CACHE = {"BLOCKDIFF_CACHE": str(folders.cache_root())}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 
 from blockdiff.client.endpoint import Runtime
 from blockdiff.engine.engine import Engine
-from blockdiff.weights import store
+from blockdiff.weights import folders
 from tests.editors.installed import Installed
 from tests.editors.nvim.script import Scripted
 from tests.editors.vscode.traffic import Traffic
@@ -66,7 +66,7 @@ def code(
 ) -> Iterator[tuple[CodeServer, Installed]]:
     """code-server with the extension as users have it, and the wheel that it came from."""
     home = tmp_path_factory.mktemp("code")
-    own = {"BLOCKDIFF_CACHE": str(store.cache_root()), "BLOCKDIFF_RUNTIME": str(script[0].folder)}
+    own = {"BLOCKDIFF_CACHE": str(folders.cache_root()), "BLOCKDIFF_RUNTIME": str(script[0].folder)}
     started = CodeServer(home, own)
     try:
         started.add(driver(home))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from blockdiff.weights import store
+from blockdiff.weights import folders
 
 VERSION = "4.139.1"
 NODE_MAJOR = 24
@@ -44,7 +44,7 @@ class InstallError(Exception):
 
 def home() -> Path:
     """The folder of this version, whether it is there or not."""
-    return store.cache_root() / "editors" / f"code-server-{VERSION}"
+    return folders.cache_root() / "editors" / f"code-server-{VERSION}"
 
 
 def node() -> Path:

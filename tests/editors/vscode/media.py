@@ -23,7 +23,7 @@ from typing import Any
 from PIL import Image, ImageChops
 
 from blockdiff.client.endpoint import Runtime
-from blockdiff.weights import store
+from blockdiff.weights import folders
 from tests.editors.nvim.script import Frame, Scripted
 from tests.editors.vscode.test_infill import gone, in_diff, infill, ready
 from tests.editors.vscode.vscode import (
@@ -161,7 +161,7 @@ SCENES: dict[str, Scene] = {
 
 @contextmanager
 def code(home: Path) -> Iterator[CodeServer]:
-    started = CodeServer(home, {"BLOCKDIFF_CACHE": str(store.cache_root())})
+    started = CodeServer(home, {"BLOCKDIFF_CACHE": str(folders.cache_root())})
     try:
         started.add(driver(home))
         started.install()

@@ -1,4 +1,7 @@
-"""What was edited lately, as small diffs: what somebody does next often follows from it."""
+"""What was worked on lately: what somebody does next often follows from it.
+
+Edits as small diffs, and the parts of other open documents around the places edited last.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from blockdiff.types import Snippet
 from lsp_server.document import Document
 
 _KEPT = 6
@@ -15,6 +19,11 @@ _MOST_LINES = 12  # of one diff
 _NEAR = 12  # lines: an edit further away is another one
 _REST_SECONDS = 90.0  # after which the next edit is another one
 _MOST_CHARACTERS = 200_000  # of a document whose edits are followed
+
+_MOST_SNIPPETS = 16
+_SNIPPET_LINES = 48
+_SNIPPET_CHARACTERS = 4_000
+_SAME = 0.8  # share of common lines above which two snippets say the same
 
 
 @dataclass(slots=True)
@@ -107,3 +116,52 @@ def _diff(before: str, after: str) -> str:
     if same or len(lines) > _MOST_LINES:  # blanks alone say nothing
         return ""
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    uri: str
+    language: str
+    first_line: int
+    text: str
+    lines: frozenset[str]
+
+
+class Ring:
+    """Parts of other open documents that may help: the places edited last, the latest last."""
+
+    def __init__(self) -> None:
+        self._entries: list[_Entry] = []
+
+    def note(self, document: Document, line: int) -> None:
+        """A place was opened or edited; what says nearly the same, or lies there, makes way."""
+        first = max(0, min(line - _SNIPPET_LINES // 2, document.line_count - _SNIPPET_LINES))
+        text = "\n".join(document.line(n) for n in range(first, first + _SNIPPET_LINES)).rstrip()
+        entry = _Entry(
+            document.uri,
+            document.language,
+            first,
+            text[:_SNIPPET_CHARACTERS] + "\n",
+            frozenset(stripped for row in text.split("\n") if len(stripped := row.strip()) > 2),
+        )
+        self._entries = [old for old in self._entries if not _replaces(entry, old)]
+        if entry.lines:
+            self._entries.append(entry)
+        del self._entries[:-_MOST_SNIPPETS]
+
+    def forget(self, uri: str) -> None:
+        """A document was closed."""
+        self._entries = [entry for entry in self._entries if entry.uri != uri]
+
+    def related(self, document: Document) -> Iterator[tuple[str, Snippet]]:
+        """URI and snippet of the other documents of its language, the latest first."""
+        for entry in reversed(self._entries):
+            if entry.language == document.language and entry.uri != document.uri:
+                yield entry.uri, Snippet(entry.uri, entry.text)
+
+
+def _replaces(new: _Entry, old: _Entry) -> bool:
+    if new.uri == old.uri and abs(new.first_line - old.first_line) < _SNIPPET_LINES:
+        return True
+    common = len(new.lines & old.lines)
+    return common >= _SAME * min(len(new.lines), len(old.lines)) if old.lines else True

@@ -1,0 +1,108 @@
+"""A distribution of any ecosystem, and what its manifest says: name, version, licence."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from blockdiff.train.licences import from_metadata, is_permissive
+
+MAX_FILE_BYTES = 200_000
+LANGUAGES = {
+    ".py": "python",
+    ".js": "javascript",
+    ".mjs": "javascript",
+    ".cjs": "javascript",
+    ".jsx": "javascript",
+    ".ts": "typescript",
+    ".mts": "typescript",
+    ".tsx": "typescript",
+    ".c": "c",
+    ".h": "c",
+    ".cc": "cpp",
+    ".cpp": "cpp",
+    ".cxx": "cpp",
+    ".hpp": "cpp",
+    ".hh": "cpp",
+    ".hxx": "cpp",
+    ".go": "go",
+    ".rs": "rust",
+    ".java": "java",
+    ".lua": "lua",
+    ".sh": "shell",
+    ".bash": "shell",
+    ".bats": "shell",
+}
+LICENCE_FILE = re.compile(r"(?i)^(licen[cs]e|copying|unlicense)([.-].*)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class PackageFile:
+    """One file of a package; `licence` is set where it differs from file to file."""
+
+    path: str
+    data: bytes
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A distribution, its licence as stated, and a way to read its source files."""
+
+    name: str
+    version: str
+    ecosystem: str
+    licence: str
+    permissive: bool
+    files: Callable[[], Iterator[PackageFile]]
+
+
+def language_of(path: str, text: str) -> str:
+    """Language of a file by extension; headers with C++ in them are C++."""
+    language = LANGUAGES.get(PurePosixPath(path).suffix.lower(), "")
+    if language == "c" and path.endswith(".h"):
+        if re.search(r"(?m)^\s*(template\s*<|namespace \w|class \w|using \w)|\bstd::", text):
+            return "cpp"
+    return language
+
+
+def is_source(path: str) -> bool:
+    return PurePosixPath(path).suffix.lower() in LANGUAGES and not path.endswith(".d.ts")
+
+
+def python_licence(metadata: Any, texts: list[str]) -> tuple[str, bool]:
+    classifiers = [c for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
+    return from_metadata(
+        metadata.get("License-Expression") or "",
+        (metadata.get("License") or "").strip(),
+        classifiers,
+        texts,
+    )
+
+
+def npm_package(manifest: bytes, files: Callable[[], Iterator[PackageFile]]) -> Package | None:
+    try:
+        fields = json.loads(manifest)
+    except ValueError:
+        return None
+    if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
+        return None
+    licence = fields.get("license", "")
+    if isinstance(licence, dict):
+        licence = licence.get("type", "")
+    licence = licence if isinstance(licence, str) else ""
+    version = str(fields.get("version", ""))
+    return Package(fields["name"], version, "npm", licence, is_permissive(licence), files)
+
+
+def crate(manifest: str, fallback: str, files: Callable[[], Iterator[PackageFile]]) -> Package:
+    fields = dict(re.findall(r'(?m)^(name|version|license)\s*=\s*"([^"]*)"', manifest))
+    licence = fields.get("license", "")
+    name = fields.get("name", fallback)
+    return Package(
+        name, fields.get("version", ""), "crate", licence, is_permissive(licence), files
+    )
