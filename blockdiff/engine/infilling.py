@@ -96,7 +96,7 @@ class Infilling:
                     yield self._refinement(replace(draft.snapshot, forwards=sampler.forwards))
         snapshot, reason = draft.snapshot, draft.reason
         raw = self._text(snapshot.settled_prefix)
-        text = self._finished(raw, reason)
+        text = yield self._contexts.aside(partial(self._finished, raw, reason))
         if reason is FinishReason.LENGTH and self._seams.has_ended(raw):
             reason = FinishReason.EOM  # what was cut off is behind its end
         if self._instructed:

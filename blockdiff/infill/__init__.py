@@ -6,6 +6,7 @@ healing     the token cut in two at the hole
 seams       where a draft ends, and how it fits in; the rules for that:
 rest_of_line  where it meets the rest of the line of its hole
 ending      how far it may go, and where the construct ends that it began
+limit       what stays of one that the limit cut off, or that does not fit
 block       where ghost text has said enough
 prose       where it turns to talk
 repetition  where it only repeats itself

@@ -20,7 +20,7 @@ _GOES_ON = re.compile(
     r"|then|do|while)\b)"
 )
 _NOT_LESS_DEEP = re.compile(r"#\s*(?:if|else|elif|endif|define|undef|pragma|error)|\w+:\s*$|case\b")
-_OPENS_BLOCK = re.compile(r".*(?:[:{(\[]|\b(?:then|do|begin))\s*$")
+OPENS_BLOCK = re.compile(r".*(?:[:{(\[]|\b(?:then|do|begin))\s*$")
 _CLOSES = re.compile(r"\s*(?:[)\]}]+[;,)]*|(?:end|fi|done|esac)\b.*|</\w.*)\s*$")
 _LAST_CLAUSE = re.compile(r"\s*\}?\s*(?:else\b(?!\s*if\b)|finally\b)")
 CLAUSE = re.compile(
@@ -89,7 +89,7 @@ class Ending:
                     return above  # with the comments on what comes next
             if depth < 0 and whole.strip():
                 depth = indent_width(whole)
-                if number == 0 and _OPENS_BLOCK.match(self.tail):  # it begins behind a header
+                if number == 0 and OPENS_BLOCK.match(self.tail):  # it begins behind a header
                     depth = indent_width(self.tail) + 1
             after = scan(line + "\n", self.language, state)
             if not _within(after, self.before):
@@ -111,7 +111,7 @@ class Ending:
         closes it right behind the hole or nothing else was asked for."""
         inside = self.before.inside
         if inside == LINE_COMMENT:
-            return self._at_end_of_comment(raw) if self.extent is Extent.DELIMITER else None
+            return self.end_of_comment(raw) if self.extent is Extent.DELIMITER else None
         if not inside:
             return None
         asked = self.extent is Extent.DELIMITER
@@ -125,7 +125,7 @@ class Ending:
         end = raw.find("\n")
         return end if end >= 0 and inside in ("'", '"') else None
 
-    def _at_end_of_comment(self, raw: str) -> int | None:
+    def end_of_comment(self, raw: str) -> int | None:
         """Where lines end that begin with the mark of a line comment."""
         marks = comment_marks(self.language)
         at = raw.find("\n")

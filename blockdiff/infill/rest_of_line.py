@@ -96,7 +96,17 @@ class RestOfLine:
             keep = keep.rstrip(" \t")
         return len(keep)
 
-    def end_of_first(self, raw: str) -> int | None:
+    def end_at_limit(self, raw: str) -> int | None:
+        """Where a draft ends that was cut off: where it closes the string of the hole, or with its
+        first line."""
+        hole = self._at
+        if hole.in_string and self._rest_closes and not self._interpolates:
+            for match in re.finditer(re.escape(hole.inside), raw):
+                if self._state(raw[: match.end()]).inside != hole.inside:
+                    return match.start()
+        return self._end_of_first(raw)
+
+    def _end_of_first(self, raw: str) -> int | None:
         """Where the first line of a draft ends whose further lines nothing says belong here."""
         end = raw.find("\n")
         if end < 0 or not raw[:end].strip() or not _same(self._state(raw[:end]), self._at):
@@ -140,7 +150,7 @@ class RestOfLine:
             return statement
         left = self._left(draft, len(raw), self._state(raw))
         if left is None and (self._begins_comment or self.language not in LANGUAGES | MARKUP):
-            return self.end_of_first(raw)
+            return self._end_of_first(raw)
         return left
 
     def _candidates(self, raw: str) -> Iterator[int]:

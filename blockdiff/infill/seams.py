@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from blockdiff.infill.ending import CLAUSE, Ending
+from blockdiff.infill.limit import TERMINATORS, Limit
 from blockdiff.infill.prose import turns_to_prose
 from blockdiff.infill.repetition import repeats_from
 from blockdiff.infill.rest_of_line import RestOfLine
@@ -125,7 +126,7 @@ class Seams:
         if final:
             keep = self._without_repeat(keep, cut_off)
             if self._in_line and cut_off and len(keep) == len(raw):
-                keep = keep[: self._line.end_of_first(keep)]
+                keep = keep[: self._line.end_at_limit(keep)]
             keep = self._first_line_if_it_fits(keep)
             keep = self._without_line_break(keep)
             keep = self._line.without_swallowing(keep) if self._in_line else keep
@@ -135,7 +136,33 @@ class Seams:
 
     def finish(self, raw: str, reason: FinishReason = FinishReason.EOM) -> str:
         """The text for the document: cut, with its indentation and line endings."""
-        text = self.cut(raw, True, reason)[0].replace("\r\n", "\n")
+        keep, ended = self.cut(raw, True, reason)
+        cut_off = reason is FinishReason.LENGTH and not ended
+        return self._placed(self._whole(keep, cut_off), raw, reason)
+
+    def so_far(self, raw: str) -> str:
+        """What of a draft that may go on is known to stand in the document."""
+        return self._placed(self.cut(raw, True, FinishReason.LENGTH)[0], raw, FinishReason.LENGTH)
+
+    def _whole(self, text: str, cut_off: bool) -> str:
+        """Without what is no whole line of a draft that was cut off, nor of one that goes on behind
+        its line and does not fit there."""
+        shown = self._extent in (Extent.LINE, Extent.BLOCK) or self._in_line
+        rewritten = bool(self._replaced) and self._extent is Extent.HOLE
+        several = "\n" in text.strip() or (not cut_off and text.rstrip().endswith(TERMINATORS))
+        if shown or rewritten or not several:
+            return text
+        if not cut_off and (self._replaced or self._extent is not Extent.HOLE):
+            return text
+        keep = text[: self._limit.end(text, cut_off)]
+        return text if keep == text else self._as_line(keep)
+
+    def _as_line(self, keep: str) -> str:
+        """A draft cut where a line ends."""
+        return self._whole_lines(keep + "\n")
+
+    def _placed(self, text: str, raw: str, reason: FinishReason) -> str:
+        text = text.replace("\r\n", "\n")
         if self._extent in (Extent.LINE, Extent.BLOCK):
             text = self._shown_at_cursor(text, len(text) == len(raw), reason)
         elif not self._ends_line and not self._rest and self._suffix:
@@ -405,6 +432,18 @@ class Seams:
             before=self._before,
             last=not self._suffix.strip() and bool(self._prefix.strip()) and not self._replaced,
             following=self._following[0] if self._following else "",
+        )
+
+    @cached_property
+    def _limit(self) -> Limit:
+        return Limit(
+            language=self._language,
+            tail=self._tail,
+            before=self._before,
+            next_indent=indent_width(self._following[0]) if self._following else -1,
+            parses=lambda text: self._parses(self._as_line(text)),
+            excess=lambda text: self._excess(self._as_line(text)),
+            end_of_comment=self._ends.end_of_comment,
         )
 
     @cached_property

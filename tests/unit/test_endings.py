@@ -327,6 +327,105 @@ def test_an_extent_ends_it(extent: Extent, language: str, text: str, raw: str, k
     assert stop is not None and stop <= len(raw)
 
 
+# --- cut off, or broken
+
+
+JS_HEAD = "function weeks(date, ¦\n  const first = start(date);\n  return first;\n}\n"
+PY_END = "def fib(¦"
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "raw", "kept"),
+    [
+        # the end of a line: the statement, not what comes after it
+        ("cpp", "void f() {\n    set(¦\n    load(1);\n}\n",
+         'level::err);\n    const char *argv[] = {"a"};\n    load(2, argv);\n    auto l',
+         "level::err);"),
+        ("java", "package org.¦\n\nimport org.a.B;\n\npublic class C {\n}\n",
+         "apache.http;\n\n/**\n * It is.\n */\npublic class C {\n\n    private sta",
+         "apache.http;"),
+        ("rust", "use ¦\nuse test::Bencher;\n", "crate::A;\nuse crate::B;\nuse crate::",
+         "crate::A;"),
+        ("javascript", JS_HEAD, "options = {}) {\n  // One.\n  // Two.\n  const a",
+         "options = {}) {"),
+        ("python", "class A:\n    def f(self, x):\n        self.¦\n\n\nclass B:\n    pass\n",
+         "x = x\n\n\nclass C:\n    def f(self) -> None:\n        return 1\n\n    def", "x = x"),
+        ("go", "func f() {\n\tvar opts []*¦\n\treturn\n}\n",
+         "Option\n\tif a != nil {\n\t\topts = append(opts, &Opt", "Option"),
+        ("shell", 'check "$a" ||\n    fail ¦\n\nrun "two"\n', '"no a"\n\nrun "one"\nrun "on',
+         '"no a"'),
+        # over several lines where it needs them, and with what is below it
+        ("typescript", "const a = f(¦\nconst b = 1;\n",
+         "x, {\n\ty: 1,\n});\nconst c = 2;\nconst d", "x, {\n\ty: 1,\n});"),
+        ("python",
+         PY_END, "n):\n    if n < 2:\n        return n\n    a = 1\n    return fib(n - 1) + f",
+         "n):\n    if n < 2:\n        return n\n    a = 1"),
+        ("python", "if x ¦\ny = 1\n", "> 0:\n    a()\n    b()\nz = 1\nw", "> 0:\n    a()\n    b()"),
+        # a body: the last line up to which the document parses
+        ("go", "func f() {\n\t¦\n}\n", "a()\n\tif b {\n\t\tc()\n\t}\n\n\tgo func() {\n\t\td(",
+         "a()\n\tif b {\n\t\tc()\n\t}"),
+        ("java", "class A {\n  void f() {\n    ¦\n  }\n}\n",
+         "a();\n    for (int i = 0;\n        i <",
+         "a();"),
+        ("python", "def f(x):\n    ¦\n", "a = x\n    # the end\n    return [a,\n            b",
+         "a = x"),
+        ("shell", "f() {\n  ¦\n}\n", "local a=1\n  if test $a; then\n    log 'mo", "local a=1"),
+        ("yaml", "steps:\n  - ¦\n", "run: a\n  - run: b\n  - ru", "run: a"),
+        # a comment, a docstring, a string
+        ("rust", "/// ¦\nstruct A {\n    b: u8,\n}\n",
+         "Can be reset.\n/// And read.\n#[derive(Debug)]\npub struct A {\n    b: u",
+         "Can be reset.\n/// And read."),
+        ("python", "# ¦\nx = 1\n", "One sentence.\n# Another sen", "One sentence."),
+        ("java", "/**\n * ¦\n */\nint a;\n", "A copy.\n * It may thr", "A copy."),
+        ("markdown", "# Title\n\n¦\n", "One line.\n\n- a\n- b and", "One line.\n\n- a"),
+        # nothing is known to be better
+        ("python", "x = ¦\n", "a + b +", "a + b +"),
+        ("c", "int f() {\n  return g(¦\n}\n", "a, b, c", "a, b, c"),
+    ],
+)  # fmt: skip
+def test_a_text_that_was_cut_off_ends_with_a_whole_line(
+    language: str, text: str, raw: str, kept: str
+) -> None:
+    found = seams(language, text)
+    assert found.finish(raw, LENGTH).rstrip() == kept
+    assert not found.has_ended(raw)  # and is said to be cut off
+    assert found.so_far(raw).startswith(kept)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "raw", "kept"),
+    [
+        ("rust", "#![cfg(all(¦\n\nuse a::b;\n", 'feature = "a"))]\nmod tls {\n    use super::*;',
+         'feature = "a"))]'),
+        ("rust", "fn f() {\n    let a = g()\n        .¦\n        .await?;\n}\n", "json();",
+         "json()"),
+        ("typescript", "const a = {\n\tb: ¦\n\tc: 3,\n};\n", "f(1),\n\tc: 2,\n\td: 3,\n};",
+         "f(1),"),
+        ("python", "if x:\n    # ¦\n    y = 1\n", "Why.\n    y = 2\n\n  z = 3", "Why."),
+        ("go", "f(\n\t// ¦\n\ta,\n)\n", "Because.\n\tb,\n)\ng(", "Because."),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_behind_a_statement_goes(
+    language: str, text: str, raw: str, kept: str
+) -> None:
+    assert seams(language, text).finish(raw, EOM) == kept
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "raw"),
+    [
+        # complete, and several lines
+        ("cpp", "void f() {\n    set(¦\n    load(1);\n}\n", "a);\n    load(2);\n    load(3);"),
+        ("python", "x = f(¦\ny = 2\n", "a,\n      b)\nz = 3"),
+        # broken wherever it ends, or by a bracket that is missing elsewhere
+        ("python", "x = ¦\ny = 2\n", "f(a b)\nz = 3"),
+        ("java", "class A {\n  void f()\n    g(¦\n", "a);\n  }\n\n}"),
+    ],
+)
+def test_what_a_model_ended_stays(language: str, text: str, raw: str) -> None:
+    assert seams(language, text).finish(raw, EOM).rstrip() == raw
+
+
 # --- white space
 
 
@@ -363,6 +462,13 @@ def test_text_at_the_cursor_ends_with_a_complete_line() -> None:
     assert found.finish("run: a\n  - run: b\n", EOM) == "run: a\n  - run: b"
     assert found.finish("run: a an", LENGTH) == "run: a an"
     assert not found.has_ended("run: a\n  - run: b\n  - ru")
+
+
+def test_a_string_that_goes_on_to_the_limit_ends_where_it_is_closed() -> None:
+    found = seams("typescript", 'type A = "¦" | "plain";\n')
+    raw = 'one" | "two" | "three" | "four'
+    assert found.finish(raw, LENGTH) == "one" and found.has_ended(raw)
+    assert found.finish(raw, EOM) == raw
 
 
 def test_a_document_with_carriage_returns_keeps_them() -> None:

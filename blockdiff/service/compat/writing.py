@@ -180,7 +180,7 @@ class SettledText:
         )
 
     def kept(self, settled: str) -> str:
-        return self._seams.finish(settled, FinishReason.LENGTH)
+        return self._seams.so_far(settled)
 
     def shown(self, settled: str, late: bool) -> str:
         """Up to the last line that is complete and does not lead on to another one; of a first line
@@ -258,7 +258,9 @@ async def _pieces(writing: SharedWriting, limits: AnswerLimits) -> AsyncIterator
     end = writing.end
     if isinstance(end, BlockdiffError):
         raise type(end)(end.message, end.hint)
-    text, stop, over = _within(limits, end.text, final=True)
+    # What was shown is not taken back where the text ends before it, as one that was cut off may.
+    whole = writing.shown if writing.shown.startswith(end.text) else end.text
+    text, stop, over = _within(limits, whole, final=True)
     if len(text) > len(sent) and text.startswith(sent):
         yield text[len(sent) :]
     cut = not stop and (over or end.finish is FinishReason.LENGTH)
