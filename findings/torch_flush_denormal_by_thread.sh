@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
 # torch.set_flush_denormal(True) holds for a part of a tensor only, and so does taking it back.
 #
-# The documentation has it as a switch of the process: "disables denormal floating numbers on CPU", True if the system can.
-# One expects every result to follow it. It sets a flag of the calling thread alone. The threads among which
-# torch divides an operation keep what was set when they were started, at the first operation that is large enough. So
-# of one product of a long vector the first half is flushed and the second is not; and where the switch came before
-# any large operation, all is well until it is switched off: one half stays flushed for good. The call
-# answers True each time, and which entries are concerned depends on the number of threads.
+# The documentation has it as a switch of the process, which "disables denormal floating numbers on CPU", and True
+# says that it took. One expects every result to follow it. It sets a flag of the calling thread alone. The threads
+# among which torch divides an operation keep what was set when they were started, at the first operation that is
+# large enough. So of one product of a long vector one half is flushed and the other is not; and where the switch
+# came before any large operation, all is well until it is switched off: one half stays flushed for good.
+# The call answers True each time, and which entries are concerned depends on the number of threads.
 #
 # Seen on 2026-11-28 with torch 2.13.0 on an x86-64 CPU, two threads.
 #
-# Why it matters here: tails of decayed or masked values are denormal and slow, which invites the switch. The engine
-# computes in a thread of its own, and what it drafts must depend neither on the number of threads nor on
-# what ran before. Such values have to be set to zero explicitly.
+# Why it matters here: the engine computes in a thread of its own, and what it drafts must depend neither on the number
+# of threads nor on what ran before. With this switch it would. Values that shall be zero are set to zero.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
