@@ -70,7 +70,7 @@ def trust() -> ssl.SSLContext | bool:
 
 
 def check_key_log() -> None:
-    """Raises EngineUnavailable if the file cannot be written that Python would write TLS keys to."""
+    """Raises EngineUnavailable if the file for the keys of TLS cannot be written."""
     if place := os.environ.get("SSLKEYLOGFILE"):
         try:
             open(place, "ab").close()
