@@ -58,11 +58,16 @@ def section_of(pushed: Any) -> Any:
     key is one of our sections."""
     if not isinstance(pushed, dict) or not pushed:
         return NOTHING
+    dotted = {
+        key.removeprefix(f"{SECTION}."): value
+        for key, value in pushed.items()
+        if key.startswith(f"{SECTION}.")
+    }
     if SECTION in pushed:
-        return pushed[SECTION]
-    dotted = {key: value for key, value in pushed.items() if key.startswith(f"{SECTION}.")}
+        nested = pushed[SECTION] or {} if dotted else pushed[SECTION]
+        return {**nested, **dotted} if isinstance(nested, dict) else nested
     if dotted:
-        return {key.removeprefix(f"{SECTION}."): value for key, value in dotted.items()}
+        return dotted
     sections = {field.name for field in fields(Settings)}
     if all(snake(key).partition(".")[0] in sections for key in pushed):
         return pushed

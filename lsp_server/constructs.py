@@ -33,12 +33,16 @@ _PLACEHOLDER = re.compile(
     r"""pass | \.\.\. | ; | return\s+NotImplemented | raise\s+NotImplementedError\b.*
     | (?:todo|unimplemented)! .*
     | throw\s+(?:new\s+)?[\w.]*(?:NotImplemented|UnsupportedOperation)\w*\s*\(.*\)
-    | (?:throw\s+(?:new\s+)?[\w:.]+ | panic!? | error | assert | log\.Fatal)\s*\( [^\w(){};]*
+    | (?:(?:throw\s+(?:new\s+)? | raise\s+)[\w:.]+ | panic!? | error | assert | log\.Fatal
+      | return\s+(?:nil,\s*)?(?:errors\.New|fmt\.Errorf) )\s*\( (?:(?:0|false)\s*&&)? [^\w(){};]*
       (?:[\w.]+\s*:?\s+)? (?:to\s?do\b | (?:is\s+)?not\s+(?:yet\s+)?(?:implemented|supported)
       | unimplemented | implement\s+me) .* \)
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
+
+_NOTHING = re.compile(r"return(?:\s+(?:[\d.]+[fFL]?|null|nil|None|false|False|undefined|''|\"\"))?")
+_TO_DO = re.compile(r"\b(?:TODO|FIXME)\b|not (?:yet )?implemented", re.IGNORECASE)
 
 # How documentation is opened and closed; above the function but for Python.
 _COMMENTS = {
@@ -91,13 +95,42 @@ def enclosing_function(text: str, at: int, language: str) -> Function | None:
     line_start = text.rfind("\n", 0, at) + 1
     line = text[line_start : line_end if line_end >= 0 else len(text)]
     # the cursor anywhere in the line where it begins is in the function
-    place = max(at, line_start + len(line) - len(line.lstrip()))
-    byte = len(text[:place].encode("utf-8", "replace"))
-    node: Node | None = tree.root_node.descendant_for_byte_range(byte, byte)
-    while node is not None:
-        if node.type in _FUNCTIONS and (node.child_by_field_name("body") or language == "lua"):
-            return _Read(node, data, text, language).function()
+    first = line_start + len(line) - len(line.lstrip())
+
+    def node_at(offset: int) -> Node | None:
+        byte = len(text[:offset].encode("utf-8", "replace"))
+        return tree.root_node.descendant_for_byte_range(byte, byte)
+
+    node = node_at(max(at, first))
+    while node is not None and not _is_function(node, language):
         node = node.parent
+    begun = _begun_at(node_at(first))
+    if begun and _is_function(begun, language) and not (node and _holds(begun, node)):
+        node = begun
+    return _Read(node, data, text, language).function() if node is not None else None
+
+
+def _is_function(node: Node, language: str) -> bool:
+    return node.type in _FUNCTIONS and bool(node.child_by_field_name("body") or language == "lua")
+
+
+def _holds(outer: Node, inner: Node) -> bool:
+    return outer.start_byte <= inner.start_byte and inner.end_byte <= outer.end_byte
+
+
+def _begun_at(node: Node | None) -> Node | None:
+    """The function that a statement is which begins with a node: `const f = () => {}`, one
+    decorated."""
+    byte = node.start_byte if node is not None else 0
+    while node is not None and node.parent is not None and node.parent.start_byte == byte:
+        node = node.parent
+    todo = [node] if node is not None else []
+    while todo:
+        node = todo.pop()
+        if node.type in _FUNCTIONS:
+            return node if _outermost(node).start_byte == byte else None
+        if node.type in _AROUND or node.parent is None:
+            todo += [n for n in reversed(node.children) if n.end_byte > byte]
     return None
 
 
@@ -174,8 +207,7 @@ class _Read:
             return None
         if code:
             words = self._said(code[0])
-            short = len(words) <= _MOST_PLACEHOLDER
-            if not short or not _PLACEHOLDER.fullmatch(words.strip().rstrip(";").strip() or ";"):
+            if len(words) > _MOST_PLACEHOLDER or not self._says_nothing(words):
                 return None
             return Blank(self._offset(code[0].start_byte), self._offset(code[0].end_byte))
         if self._language == "python":
@@ -186,6 +218,16 @@ class _Read:
         behind = max((end for end in comments if first < end <= last), default=first)
         blanks = self._indentation()
         return Blank(behind, last, f"\n{blanks}{self._unit()}", f"\n{blanks}")
+
+    def _says_nothing(self, words: str) -> bool:
+        """Whether a statement holds the place of a body; an empty result does beside a comment
+        that says so."""
+        words = words.strip().rstrip(";").strip() or ";"
+        if _NOTHING.fullmatch(words):
+            inside = [n for n in self._node.named_children if "comment" in n.type]
+            said = [self._said(n) for n in (*inside, *self._statements) if "comment" in n.type]
+            return any(map(_TO_DO.search, said))
+        return bool(_PLACEHOLDER.fullmatch(words))
 
     def _docstring(self, code: list[Node]) -> Node | None:
         if self._language != "python" or not code or code[0].type != "expression_statement":

@@ -236,7 +236,7 @@ def parse(value: Any) -> tuple[Settings, list[str]]:
     false}`), keys in camelCase or snake_case; null means the default.
     """
     complaints: list[str] = []
-    if value is None:
+    if value is None or value == []:  # what Lua makes of an empty table
         return Settings(), complaints
     if not isinstance(value, dict):
         return Settings(), ["the settings under `blockdiff` must be an object"]
@@ -276,7 +276,7 @@ def _leaves(value: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
         place = f"{path}.{snake(key)}" if path else snake(key)
         if isinstance(item, dict) and "." not in place:
             yield from _leaves(item, place)
-        elif item is not None:
+        elif item is not None and not (item == [] and "." not in place):
             yield place, item
 
 

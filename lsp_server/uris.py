@@ -62,6 +62,8 @@ def files_of(uri: str) -> list[Path]:
     if (found["scheme"] or "file").lower() == "file":  # a client that encodes neither `?` nor `#`
         texts.append(_decoded(uri[found.start("path") : _MOST_CHARACTERS]))
     texts += _paths_in(_decoded(found["query"] or ""))
+    if (inner := _PARTS.fullmatch(texts[0])) and inner["scheme"]:  # jar:file:///…
+        texts.append(inner["path"])
     paths: dict[Path, None] = {}
     for text in texts:
         if (path := _path(text)) is None:

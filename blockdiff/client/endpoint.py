@@ -100,6 +100,9 @@ class Address:
         return options
 
     def _trust(self) -> ssl.SSLContext:
+        from blockdiff.client import proxies
+
+        proxies.check_key_log()
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
         except (OSError, ssl.SSLError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import re
 import ssl
 from importlib.util import find_spec
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ import httpx
 
 from blockdiff.errors import EngineUnavailable
 
+_SOCKS = "socks5://"  # what desktops call socks://
 _SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
@@ -29,6 +31,7 @@ def proxy_for(url: str) -> httpx.Proxy | None:
     if not wanted or _bypassed(parts.hostname or "", parts.port, found.get("no", "")):
         return None
     wanted = wanted if "://" in wanted else f"http://{wanted}"
+    wanted = re.sub("^socks://", _SOCKS, wanted, flags=re.IGNORECASE)
     name = _variable(f"{scheme}_proxy")
     try:
         target = urlsplit(wanted)
@@ -48,12 +51,15 @@ def proxy_for(url: str) -> httpx.Proxy | None:
 
 def trust() -> ssl.SSLContext | bool:
     """What httpx is to verify a server by. Raises EngineUnavailable if it cannot be read."""
+    check_key_log()
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         if place := os.environ.get(name):
             try:
                 if name == "SSL_CERT_FILE":
                     return ssl.create_default_context(cafile=place)
-                os.listdir(place)  # OpenSSL trusts nothing, silently, where there is none
+                folders = place.split(os.pathsep)
+                if not any(map(os.path.isdir, folders)):  # OpenSSL trusts nothing then, silently
+                    os.listdir(folders[0])
                 return ssl.create_default_context(capath=place)
             except (OSError, ssl.SSLError, ValueError) as error:
                 raise EngineUnavailable(
@@ -61,6 +67,18 @@ def trust() -> ssl.SSLContext | bool:
                     "correct or unset it, or set engine.caFile",
                 ) from error
     return True
+
+
+def check_key_log() -> None:
+    """Raises EngineUnavailable if the file for the keys of TLS cannot be written."""
+    if place := os.environ.get("SSLKEYLOGFILE"):
+        try:
+            open(place, "ab").close()
+        except (OSError, ValueError) as error:
+            raise EngineUnavailable(
+                f"cannot write the keys of TLS to what SSLKEYLOGFILE names: {error}",
+                "correct or unset it",
+            ) from error
 
 
 def _variable(name: str) -> str:

@@ -64,6 +64,7 @@ class RestOfLine:
         unit: columns of one level of indentation.
         excess: how many brackets and strings of the document have no partner with a text in the
             hole; `missing_elsewhere` is what it says of the document without this line.
+        closed_below: the brackets that the lines below close beyond their own.
     """
 
     tail: str
@@ -75,6 +76,7 @@ class RestOfLine:
     unit: int
     excess: Callable[[str], int]
     missing_elsewhere: int
+    closed_below: tuple[str, ...]
 
     def met_at(self, raw: str, final: bool, ended: bool) -> int | None:
         """Offset in `raw` from which on it is no longer in the hole, or None.
@@ -172,6 +174,9 @@ class RestOfLine:
         blank = not raw[:at].strip()
         if self._begins_comment and not self._at.in_text and raw.startswith(marks, at):
             return not blank
+        quote = self._at.inside if self._at.in_string else ""
+        if quote and self.rest.startswith(quote) and not raw.startswith(quote, at):
+            return False
         said, whole = words[:count], count == len(words)
         if self._within_word and not (whole and _telling(said)):
             return False
@@ -199,14 +204,16 @@ class RestOfLine:
     def _left(self, draft: _Draft, at: int, state: Nesting) -> int | None:
         """Where the draft closes what was open at the hole, once its line shows that it does."""
         hole, raw = self._at, draft.text
-        if _within(state, hole) or not self._rest_closes:
+        known = draft.final and ("\n" not in raw or not draft.ended)
+        if _within(state, hole) or not (self._rest_closes or known and self._closed_below):
             return None
         if not self._interpolates:
             if not draft.ends_line(at):
                 return None
             if _within(self._state(raw[: draft.line_end(at)]), hole):
                 return None  # it opens the same again
-        for match in re.finditer(r"[)\]}\"'`\n]|\bend\b", raw):
+        quote = re.escape(hole.inside) + "|" if hole.in_string else ""
+        for match in re.finditer(rf"{quote}[)\]}}\"'`\n]|\bend\b", raw):
             if not _within(self._state(raw[: match.end()]), hole):
                 place = match.start()
                 return place if self._agrees(draft, place, sure=False) else None
@@ -312,6 +319,12 @@ class RestOfLine:
             return hole.inside in self.rest and not scan(self.rest, self.language, hole).in_string
         opened, closed = self._opened, scan(self.rest, self.language).unmatched
         return bool(opened and closed) and opened[-1] == closed[0]
+
+    @cached_property
+    def _closed_below(self) -> bool:
+        """Whether lines below close what was opened before the hole in its line."""
+        begins = self.rest.lstrip()[0] in _CLOSING and not self._at.in_string
+        return begins and bool(self._opened) and self.closed_below[:1] == (self._opened[-1],)
 
     @cached_property
     def _opened(self) -> list[str]:

@@ -167,6 +167,8 @@ class Seams:
             text = self._shown_at_cursor(text, len(text) == len(raw), reason)
         elif not self._ends_line and not self._rest and self._suffix:
             text = text.rstrip()  # the line break that follows is there
+        elif self._in_line and self._rest[0].isspace() and not self._before.inside:
+            text = text.rstrip(" \t")
         unit, at_line_start = self._unit or self._unshown, not self._tail.strip()
         if not self._before.in_text and self._before.closers[-2:] not in (") ", "] "):
             text = without_blanks_twice(text, self._tail, self._above, unit)
@@ -421,6 +423,7 @@ class Seams:
                 below,
                 self._language,
             ),
+            closed_below=scan(below, self._language).unmatched,
         )
 
     @cached_property

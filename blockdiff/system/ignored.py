@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import re
 import unicodedata
@@ -108,10 +109,13 @@ class IgnoreFiles:
         """
         try:
             status = file.stat()
-        except (OSError, ValueError):
-            self._rules.pop(file, None)
-            return None
-        stamp = (status.st_mtime_ns, status.st_size)
+            stamp = (status.st_mtime_ns, status.st_size)
+        except (OSError, ValueError) as error:
+            may_be_link = getattr(error, "errno", 0) in (errno.ENOENT, errno.ELOOP)
+            if not (may_be_link and file.name == OURS and os.path.islink(file)):
+                self._rules.pop(file, None)
+                return None
+            stamp = (0, -1)  # a link that leads nowhere
         known = self._rules.get(file)
         if known is None or known.stamp != stamp:
             known = self._rules[file] = self._made(file, stamp)
@@ -120,6 +124,8 @@ class IgnoreFiles:
     def _made(self, file: Path, stamp: tuple[int, int]) -> _Rules:
         ignores_case = _ignores_case(file)
         try:
+            if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
+                raise OSError("neither a file nor a link to one")  # reading a pipe has no end
             lines = _lines(file.read_bytes())
         except OSError as error:
             lines = ["*"] if file.name == OURS else []

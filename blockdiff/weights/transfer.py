@@ -13,6 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx
 
 CONNECT_SECONDS = 5.0
 CHUNK = 1 << 22  # bytes of a file that are read at a time
@@ -165,7 +169,10 @@ def _stream(url: str, size: int, partial: Partial, report: OnTransfer) -> None:
     if partial.size:
         headers["Range"] = f"bytes={partial.size}-"
     timeout = httpx.Timeout(_READ_SECONDS, connect=CONNECT_SECONDS)
-    with httpx.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as got:
+    with (
+        _client(timeout) as http,
+        http.stream("GET", url, headers=headers, follow_redirects=True) as got,
+    ):
         got.raise_for_status()
         if got.status_code != httpx.codes.PARTIAL_CONTENT:
             partial.truncate(0)
@@ -174,6 +181,17 @@ def _stream(url: str, size: int, partial: Partial, report: OnTransfer) -> None:
                 raise SourceFailed(f"sent more than the {size} bytes the file has")
             partial.append(chunk)
             report("hub", partial.size, size)
+
+
+def _client(timeout: httpx.Timeout) -> httpx.Client:
+    """Raises SourceFailed where proxies or certificates of the environment cannot be used."""
+    import httpx
+
+    try:
+        return httpx.Client(timeout=timeout)
+    except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+        said = one_line(error)
+        raise SourceFailed(f"proxies or certificates of the environment: {said}") from error
 
 
 def one_line(problem: object) -> str:

@@ -325,7 +325,39 @@ BODIES = [
      "local function f(a)\n  |\nend\n"),
     ("a.lua", "local function f(a)\nend\n", "local function f(a)\n    |\nend\n"),
     ("a.lua", "local function f(a)\n  return a\nend\n", None),
+    ("a.py", "def f():\n    raise Exception('not implemented yet')\n", "def f():\n    |\n"),
+    ("a.py", "def f():\n    # TODO: sum\n    return None\n", "def f():\n    # TODO: sum\n    |\n"),
+    ("a.py", "def f():\n    # the sum\n    return None\n", None),
+    ("a.c", "int f(void) {\n  assert(0 && \"not implemented\");\n}\n", "int f(void) {\n  |\n}\n"),
+    ("a.go", "func f() error {\n\treturn errors.New(\"not implemented\")\n}\n",
+     "func f() error {\n\t|\n}\n"),
+    ("a.java", "class A {\n  int f() {\n    // TODO Auto-generated stub\n    return 0;\n  }\n}\n",
+     "class A {\n  int f() {\n    // TODO Auto-generated stub\n    |\n  }\n}\n"),
+    ("a.js", "function f() {\n  return null;\n}\n", None),
 ]  # fmt: skip
+
+# Where a cursor is in a function that begins in its line; `¦` is the cursor, then the name.
+BEGUN = [
+    ("a.js", "¦const f = () => {\n};\n", "const f"),
+    ("a.js", "function g() {\n  ¦const f = () => {\n  };\n}\n", "const f"),
+    ("a.js", "function g() {\n  ¦run(() => {\n  });\n}\n", "function g"),
+    ("a.js", "function g() {\n  const f = () => run(() => {¦\n  });\n}\n", "() => {"),
+    ("a.ts", "¦export const f = async () => {\n};\n", "export const f"),
+    ("a.py", "@¦cache\ndef f():\n    pass\n", "def f"),
+    ("a.rs", "¦#[inline]\nfn f() {\n}\n", "#[inline]\nfn f"),
+    ("a.cpp", "¦template <class T>\nT f(T a) {\n}\n", "template <class T>\nT f"),
+    ("a.go", "package a\n\n¦var f = func() int { return 1 }\n", "var f"),
+    ("a.lua", "¦local f = function()\nend\n", "local f"),
+]
+
+
+@pytest.mark.parametrize(("path", "marked", "begin"), BEGUN)
+def test_a_function_is_found_from_all_of_its_first_line(
+    path: str, marked: str, begin: str
+) -> None:
+    text, at = marked.replace("¦", ""), marked.index("¦")
+    function = enclosing_function(text, at, language_of(path))
+    assert function is not None and text.startswith(begin, function.start)
 
 
 @pytest.mark.parametrize(("path", "text", "around"), BODIES)

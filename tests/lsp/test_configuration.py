@@ -8,6 +8,7 @@ import pytest
 
 from blockdiff.client.endpoint import Runtime
 from lsp_server.configuration import NOTHING, section_of
+from lsp_server.settings import Settings, parse
 from tests.lsp.raw import Raw
 from tests.unit.scripted_service import ScriptedEngine
 
@@ -15,11 +16,20 @@ Scripted = tuple[Runtime, ScriptedEngine]
 OURS = {"decoding": {"maxTokens": 7}}
 
 
+@pytest.mark.parametrize("empty", [None, {}, [], {"inline": []}, {"inline": {}}, {"engine": None}])
+def test_nothing_that_is_set_is_no_complaint(empty: Any) -> None:  # [] is an empty table of Lua
+    assert parse(empty) == (Settings(), [])
+
+
 @pytest.mark.parametrize(
     ("pushed", "section"),
     [
         ({"blockdiff": OURS, "pylsp": {}}, OURS),
         ({"blockdiff": None}, None),
+        ({"blockdiff": OURS, "blockdiff.inline.automatic": False},
+         OURS | {"inline.automatic": False}),
+        ({"blockdiff": None, "blockdiff.inline.automatic": False}, {"inline.automatic": False}),
+        ({"blockdiff": []}, []),
         ({"blockdiff.decoding.maxTokens": 7, "rust-analyzer": {}}, {"decoding.maxTokens": 7}),
         (OURS, OURS),
         ({"inline.automatic": False}, {"inline.automatic": False}),
@@ -30,7 +40,7 @@ OURS = {"decoding": {"maxTokens": 7}}
         ([OURS], NOTHING),
         ("blockdiff", NOTHING),
     ],
-)
+)  # fmt: skip
 def test_what_is_ours_of_pushed_settings(pushed: Any, section: Any) -> None:
     assert section_of(pushed) == section
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -57,6 +58,10 @@ def project(tmp_path: Path) -> Path:
         "vscode-remote://wsl%2Bubuntu{root}/secret/a.py",
         "vscode-vfs://github{root}/secret/a.py",
         "untitled:{root}/secret/new.py",
+        "jar:file://{root}/secret/lib.jar!/a/B.java",
+        "gitlens://7b7d{root}/secret/a.py?{query}",
+        "suda://{root}/secret/a.py",
+        "file:///{root}/secret/a.py",
         "{root}/secret/a.py",
         "file://{root}/src/link.py",
         "file://{root}/src/folder/a.py",
@@ -115,6 +120,9 @@ def test_what_git_ignores_is_no_context_by_any_name(project: Path) -> None:
         (b"/secret/\r\n\r\n# a comment\r\n", ""),
         (b"\xff\xfa\nsecret/\n", ""),
         (b"# no\rsecret/\r", ""),
+        (b"secret/   \nsrc\\\n", "line 2"),
+        (b"**/[\n/secret/**\n", "line 1"),
+        (b"secret\n!\n\\\n[\nC:\\x\n", "line 2, 3, 4"),
         (b"./src/\nsecret/\n~/src/\n../x\n", "line 1, 3, 4"),
         (b"secret/\n!secret/a.py\n", ""),  # as git has it: the folder is ignored
         (b"*\n!*/\n!b.py\n!/src/\n", ""),
@@ -144,9 +152,21 @@ def test_names_that_are_not_utf_8_are_closed_as_the_disk_has_them(project: Path)
     assert IgnoreFiles().verdict(project / os.fsdecode(b"caf\xe9.py")) is Verdict.CLOSED
 
 
-def test_a_list_that_is_no_file_closes_all_below_it_and_says_so(project: Path) -> None:
+NO_FILE: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo if hasattr(os, "mkfifo") else Path.mkdir,
+    "a link to nothing": lambda path: path.symlink_to("/no/such/list"),
+    "a link to itself": lambda path: path.symlink_to(path),
+}
+
+
+@posix
+@pytest.mark.parametrize("made", NO_FILE.values(), ids=NO_FILE.keys())
+def test_a_list_that_is_no_file_closes_all_below_it_and_says_so(
+    project: Path, made: Callable[[Path], object]
+) -> None:
     (project / ".blockdiffignore").unlink()
-    (project / ".blockdiffignore").mkdir()
+    made(project / ".blockdiffignore")
     reports: list[IgnoreListUnreadable] = []
     assert IgnoreFiles(reports.append).verdict(project / "src" / "b.py") is Verdict.CLOSED
     assert len(reports) == 1 and "cannot be read" in reports[0].message

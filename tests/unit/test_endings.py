@@ -471,6 +471,36 @@ def test_a_string_that_goes_on_to_the_limit_ends_where_it_is_closed() -> None:
     assert found.finish(raw, EOM) == raw
 
 
+@pytest.mark.parametrize("extent", [Extent.HOLE, Extent.LINE])
+@pytest.mark.parametrize(
+    ("language", "text", "raw", "kept"),
+    [
+        ("python", "t = '''SELECT ¦ FROM t'''\nprint(t)\n",
+         "* FROM t WHERE i'''\nprint(t)\n\nt = '''SELECT *", "* FROM t WHERE i"),
+        ("python", 't = """A ¦"""\nprint(t)\n', 'b c"""\nprint(t)\n\nt = """A d', "b c"),
+        ("lua", "q = [[SELECT ¦ FROM t]]\nf(q)\n", "a FROM b]]\nf(q)\nq = [[SELECT", "a FROM b"),
+        ("lua", "q = [==[SELECT ¦]==]\nf(q)\n", "a]]]==]\nf(q)\nq = [==[SEL", "a]]"),
+        ("rust", 'let q = r#"SELECT ¦"#;\nf(q);\n', 'a FROM "b""#;\nf(q);\nlet', 'a FROM "b"'),
+        ("cpp", 'auto q = R"(SELECT ¦)";\nf(q);\n', 'f(b))";\nf(q);\nauto q =', "f(b)"),
+        ("java", 'q = """SELECT ¦ FROM t""";\n', 'a FROM u""";\nf(q);\nq = """SE', "a FROM u"),
+        ("go", "q := `SELECT ¦ FROM t`\nf(q)\n", "a FROM u`\nf(q)\nq := `SEL", "a FROM u"),
+        # a bracket that a line below closes
+        ("c", "int a[] = {1, ¦,\n  3};\nint n;\n", "2, 3};\nint n;\nint b[] = {1, 2,", "2, 3"),
+        ("python", "x = (1, ¦,\n     3)\nf(x)\n", "2, 3)\nf(x)\nx = (1, 2, 3", "2, 3"),
+    ],
+)  # fmt: skip
+def test_what_was_opened_before_the_hole_is_closed_once(
+    language: str, text: str, raw: str, kept: str, extent: Extent
+) -> None:
+    assert seams(language, text, extent).finish(raw, LENGTH) == kept
+
+
+def test_blanks_before_a_comment_come_once() -> None:
+    assert seams("lua", "return ¦ -- square metres\n").finish("w * h ") == "w * h"
+    assert seams("python", "x = f(a,¦ b)\n").finish(" c,\t") == " c,"
+    assert seams("python", "x = 'a ¦ b'\n").finish("c ") == "c "
+
+
 def test_a_document_with_carriage_returns_keeps_them() -> None:
     found = seams("python", "def larger(a, b):\r    ¦\r\rprint(larger(1, 2))\r")
     raw = "if a > b:\n        return a\n    return b\n\nprint(larger(1, 2))\n"

@@ -18,7 +18,8 @@ from blockdiff.errors import (
     ModelNotFound,
     ModelUnsupported,
 )
-from blockdiff.weights import download, folders, store
+from blockdiff.types import no_op
+from blockdiff.weights import download, folders, store, transfer
 from blockdiff.weights.store import Status
 
 WEIGHTS = random.Random(3).randbytes(300_000)
@@ -131,6 +132,24 @@ def test_no_hub_is_one_line_and_a_status(
     assert run(["models", "pull", NAME]) == ExitCode.NETWORK
     said = capsys.readouterr().err
     assert REPO in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALL_PROXY", "foo://x"), ("NO_PROXY", "x,fe11::/16"), ("SSLKEYLOGFILE", "/no/such/folder/x")],
+)
+def test_what_the_environment_says_of_the_way_may_be_wrong(
+    hub: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    value: str,
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv(name, value)
+    with transfer.Partial(tmp_path / "part", no_op) as partial:
+        with pytest.raises(transfer.SourceFailed, match="environment"):
+            transfer.fill(f"{hub.url}/x", 9, partial, no_op)
 
 
 def test_terms_are_shown_before_the_download_and_in_the_list(

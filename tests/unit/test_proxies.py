@@ -21,7 +21,7 @@ PROXY = "http://127.0.0.1:3128"
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name.startswith("SSL_CERT"):
+        if name.lower().endswith("_proxy") or name.startswith("SSL"):
             monkeypatch.delenv(name)
     return monkeypatch
 
@@ -56,6 +56,13 @@ def test_blanks_around_a_proxy_are_none_of_it(environment: pytest.MonkeyPatch) -
     assert proxy_of(REMOTE) == PROXY
 
 
+def test_folders_of_certificates_are_a_list(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environment.setenv("SSL_CERT_DIR", f"/no/such/folder{os.pathsep}{tmp_path}")
+    assert proxy_of(REMOTE) == ""
+
+
 def test_no_proxy_names_addresses_and_networks(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("ALL_PROXY", PROXY)
     environment.setenv("NO_PROXY", "fe11::/16,10.0.0.0/8,192.168.1.5,[fe13::1]:1")
@@ -77,6 +84,11 @@ def test_no_proxy_names_addresses_and_networks(environment: pytest.MonkeyPatch) 
         ("SSL_CERT_FILE", "/no/such/file.pem"),
         ("SSL_CERT_FILE", __file__),
         ("SSL_CERT_DIR", "/no/such/folder"),
+        ("SSL_CERT_DIR", f"/no/such/folder{os.pathsep}/nor/such"),
+        ("SSLKEYLOGFILE", "/no/such/folder/keys"),
+        ("SSLKEYLOGFILE", os.path.dirname(__file__)),
+        ("HTTPS_PROXY", "direct://"),
+        ("ALL_PROXY", '"http://x:1"'),
     ],
 )
 def test_what_cannot_be_used_is_an_error_that_names_its_variable(
@@ -88,11 +100,12 @@ def test_what_cannot_be_used_is_an_error_that_names_its_variable(
     assert failure.value.hint
 
 
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "socks", "SOCKS"])  # as desktops say it
 def test_a_socks_proxy_is_used_or_what_is_missing_is_named(
-    environment: pytest.MonkeyPatch, tmp_path: Path
+    environment: pytest.MonkeyPatch, tmp_path: Path, scheme: str
 ) -> None:
-    environment.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
-    with pytest.raises(EngineUnavailable, match=r"ALL_PROXY|no engine answers"):
+    environment.setenv("ALL_PROXY", f"{scheme}://127.0.0.1:9")
+    with pytest.raises(EngineUnavailable, match=r"library is missing|no engine answers"):
         connected(EngineOptions(REMOTE, "t"), Runtime(tmp_path))
 
 
