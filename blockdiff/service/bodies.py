@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from blockdiff.client import wire
-from blockdiff.errors import EngineBusy, RequestTooLarge
+from blockdiff.errors import EngineBusy, InvalidRequest, RequestTooLarge
 
 MOST_HELD = 128 << 20
 """Bytes of bodies that are being read, wait, or run."""
@@ -34,8 +34,10 @@ class Bodies:
         self.held = 0
 
     async def read(self, http: Request) -> Held:
-        """Raises RequestTooLarge, before anything is read where the client names the size, and
-        EngineBusy while others hold too much."""
+        """Raises RequestTooLarge, before anything is read where the client names the size,
+        InvalidRequest for a compressed one, and EngineBusy while others hold too much."""
+        if (coding := http.headers.get("content-encoding", "")) not in ("", "identity"):
+            raise InvalidRequest(f"the body is encoded as {coding[:20]}", "send it as it is")
         declared = http.headers.get("content-length", "")
         if declared.isdecimal():
             _check(int(declared))
