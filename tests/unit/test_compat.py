@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import http.client
@@ -18,6 +19,7 @@ from blockdiff.client.endpoint import COMPAT_TOKEN, Runtime
 from blockdiff.client.wire import MOST_BYTES
 from blockdiff.config import MAX_BYTES
 from blockdiff.errors import EngineBusy, InvalidRequest, OutOfMemory
+from blockdiff.service.bodies import Bodies, Held
 from blockdiff.service.compat.asked import Sampling, Text, rewriting
 from blockdiff.service.compat.writing import SettledText
 from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
@@ -431,6 +433,14 @@ def test_unknown_fields_and_nulls_are_passed_over(world: Compat, path: str) -> N
     body = WRITING[path] | {"lora": [], "user": "me", "seed": None, "stop": None, "model": None}
     with world.http() as http:
         assert http.post(path, json=body | {"x": {"y": [1]}}).status_code == 200
+
+
+@pytest.mark.parametrize(("size", "beside"), [(100, False), (1 << 20, True)])
+def test_a_large_body_is_taken_apart_beside_the_loop(size: int, beside: bool) -> None:
+    """Many small values take seconds, in which others are to be served."""
+    body = Held(Bodies(), json.dumps({"prompt": "x" * size}).encode())
+    thread = asyncio.run(body.read(lambda value: threading.get_ident()))
+    assert (thread != threading.get_ident()) == beside and not body.data
 
 
 def test_a_body_that_is_too_large_is_not_read(world: Compat) -> None:

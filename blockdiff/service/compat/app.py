@@ -16,7 +16,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import blockdiff
-from blockdiff.client import strict
 from blockdiff.client.endpoint import is_loopback
 from blockdiff.client.wire import EngineState, affordable_context
 from blockdiff.errors import (
@@ -136,11 +135,14 @@ class Compat:
 
     def _writing(self, kind: type[RequestBody]) -> Callable[[Request], Awaitable[Response]]:
         async def write(http: Request) -> Response:
+            def read(value: dict[str, Any]) -> tuple[RequestBody, asked.Ask]:
+                fields = asked.read(kind, value)
+                self._check_loaded()
+                return fields, fields.asked(self._context_tokens)
+
             body = await self._engine.bodies.read(http)
             try:
-                fields = asked.read(kind, strict.parse(body.data))
-                self._check_loaded()
-                wanted = fields.asked(self._context_tokens)
+                fields, wanted = await body.read(read)
                 return Reply(
                     fields.form(self._served),
                     self._pieces(wanted, user_of(http)),
@@ -152,8 +154,6 @@ class Compat:
             except BaseException:
                 body.release()
                 raise
-            finally:
-                body.data = b""
 
         return write
 
