@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from blockdiff import types
-from blockdiff.client import strict, wire
+from blockdiff.client import wire
 from blockdiff.errors import (
     BlockdiffError,
     EngineBusy,
@@ -135,12 +135,10 @@ class Endpoints:
     async def _answer(self, http: Request, parse: Callable[[Any], wire.Call]) -> Response:
         body = await self._engine.bodies.read(http)
         try:
-            return self._stream(http, parse(strict.parse(body.data)), body.release)
+            return self._stream(http, await body.read(parse), body.release)
         except BaseException:
             body.release()
             raise
-        finally:
-            body.data = b""
 
     def _stream(self, http: Request, call: wire.Call, over: Callable[[], None]) -> Response:
         mailbox, cancel = self._engine.ask(call, _client(http))

@@ -22,21 +22,32 @@ _ENDINGS = {
     "c": ("",),
 }
 _SEARCHED = 200_000  # characters from the start of a text
+_DEEPEST = 16  # braces of Rust within one another
 
+# Each looks a bounded way ahead: a text of blank lines or open brackets costs no more than others.
 _PYTHON = re.compile(
-    r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]*\)|(?:[^\n\\]|\\\n)+)"
+    r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]{0,4000}\)|(?:[^\n\\]|\\\n)+)"
     r"|import[ \t]+((?:[^\n\\;]|\\\n)+))",
     re.MULTILINE,
 )
 _SCRIPT = re.compile(
-    r"""(?:\bimport\s+(?:type\s+)?([^;'"()]{0,2000}?)\s{0,9}from\s*|\b(?:const|let|var)\s+([\w{},\s:$]{1,500}?)\s{0,9}=\s*"""
-    r"""(?:await\s+)?(?:require|import)\s*\(\s*)['"]([^'"\n]+)['"]"""
+    r"""(?:\bimport\s(?:type\s)?([^;'"()]{0,1000}?)\bfrom\s{0,9}"""
+    r"""|\b(?:const|let|var)\s([\w{},\s:$]{1,500}?)=\s{0,9}"""
+    r"""(?:await\s{1,9})?(?:require|import)\s{0,9}\(\s{0,9})['"]([^'"\n]+)['"]"""
 )
-_GO = re.compile(r'^\s*(?:import\s+)?([\w.]+\s+)?"([\w./-]+)"\s*$', re.MULTILINE)
-_RUST = re.compile(r"^\s*(?:pub(?:\([^)]*\))?\s+)?use\s+([^;]{1,4000});", re.MULTILINE)
-_JAVA = re.compile(r"^\s*import\s+(?:static\s+)?([\w.]+?)(?:\.\*)?\s*;", re.MULTILINE)
-_LUA = re.compile(r"""\blocal\s+(\w+)\s*=\s*require\s*\(?\s*['"]([\w./-]+)['"]""")
-_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"\n]+)"', re.MULTILINE)
+_GO = re.compile(
+    r'^[ \t]*(?:import[ \t]+)?([\w.]+[ \t]+)?"([\w./-]+)"[ \t]*\r?$', re.MULTILINE
+)
+_RUST = re.compile(
+    r"^[ \t]*(?:pub(?:\([^)]{0,100}\))?\s{1,9})?use\s([^;]{1,4000});", re.MULTILINE
+)
+_JAVA = re.compile(
+    r"^[ \t]*import[ \t]+(?:static[ \t]+)?([\w.]+?)(?:\.\*)?\s{0,9};", re.MULTILINE
+)
+_LUA = re.compile(
+    r"""\blocal\s{1,9}(\w+)\s{0,9}=\s{0,9}require\s{0,9}\(?\s{0,9}['"]([\w./-]+)['"]"""
+)
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"', re.MULTILINE)
 _COMMENT = re.compile(r"#[^\n]*")
 
 
@@ -118,11 +129,11 @@ def _rust(text: str) -> Iterator[Import]:
         yield from _rust_tree(" ".join(found[1].split()), "")
 
 
-def _rust_tree(text: str, above: str) -> Iterator[Import]:
+def _rust_tree(text: str, above: str, depth: int = 0) -> Iterator[Import]:
     head, brace, inside = text.partition("{")
     if brace:
-        for part in _split(inside.rpartition("}")[0]):
-            yield from _rust_tree(part, above + head)
+        for part in _split(inside.rpartition("}")[0]) if depth < _DEEPEST else ():
+            yield from _rust_tree(part, above + head, depth + 1)
         return
     path, _, alias = (above + text).partition(" as ")
     parts = [part for part in path.strip().split("::") if part not in ("crate", "self", "super")]

@@ -22,14 +22,13 @@ _LONG_NAME = re.compile(r"[^\W\d]\w{2,}")
 
 _MARKS = {"c": r"\.|->", "cpp": r"\.|->|::", "rust": r"\.|::", "lua": r"\.|:"}
 _WORD = r"[^\W\d]\w{0,80}"
-_PYTHON_CLASS = re.compile(r"^([ \t]*)class[ \t]+(\w+)[ \t]*(?:\(([^)]*)\))?[ \t]*:", re.MULTILINE)
-_CLASS = re.compile(
-    r"\b(?:class|struct|impl(?:<[^>]*>)?|interface|trait)\s+(\w+)(?:<[^>]*>)?"
-    r"((?:\s+(?:extends|implements|for)\s+[\w<>., ]+|\s*:\s*(?:public\s+)?[\w:<>, ]+)*)\s*\{"
+_PYTHON_CLASS = re.compile(
+    r"\b(?:class|struct|impl(?:<[^>]{0,200}>)?|interface|trait)\s{1,9}(\w+)(?:<[^>]{0,200}>)?"
+    r"((?:\s{1,9}(?:extends|implements|for)\s|\s{0,9}:)[\w\s<>.,:]{1,300}|\s{0,9})\{"
 )
 _GO_RECEIVER = re.compile(r"^func\s*\(\s*(\w+)\s+\*?(\w+)", re.MULTILINE)
 _ASSIGNED = re.compile(r"(?<![\w.])([^\W\d]\w{1,80})\s*(?::\s*[^=\n]{1,80})?:?=(?!=)")
-_IMPORT_LINES = re.compile(r"^\s*(?:#\s*include|import|from|use|package)\b.*$", re.MULTILINE)
+_IMPORT_LINES = re.compile(r"^[ \t]*(?:#[ \t]*include|import|from|use|package)\b.*$", re.MULTILINE)
 _NAME = re.compile(r"[^\W\d]\w*")
 _SEARCHED = 20_000  # characters before the hole
 _LINE = 300  # characters of a line that are looked at

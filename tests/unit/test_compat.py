@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gzip
 import http.client
 import json
 import threading
@@ -16,6 +19,7 @@ from blockdiff.client.endpoint import COMPAT_TOKEN, Runtime
 from blockdiff.client.wire import MOST_BYTES
 from blockdiff.config import MAX_BYTES
 from blockdiff.errors import EngineBusy, InvalidRequest, OutOfMemory
+from blockdiff.service.bodies import Bodies, Held
 from blockdiff.service.compat.asked import Sampling, Text, rewriting
 from blockdiff.service.compat.writing import SettledText
 from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
@@ -223,6 +227,34 @@ def test_what_is_sent_of_a_draft(settled: str, late: bool, shown: str) -> None:
     assert SettledText(request).shown(settled, late) == shown
 
 
+@pytest.mark.parametrize(
+    ("path", "same"),
+    [
+        ("/infill/", "/infill"), ("//infill", "/infill"), ("/v1//completions", "/v1/completions"),
+        ("/api/generate/", "/api/generate"), ("/fim/completions", "/v1/fim/completions"),
+        ("/chat/completions", "/v1/chat/completions"),
+    ],
+)  # fmt: skip
+def test_an_address_that_was_put_together_wrongly_is_understood(
+    world: Compat, path: str, same: str
+) -> None:
+    with world.http() as http:
+        assert http.post(world.url + path, json=WRITING[same]).status_code == 200
+        wrong = http.post(world.url + path, json={"prompt": 3, "messages": 3})
+        assert "must be" in message_of(same, wrong.json())
+        assert http.get("/models").json() == http.get("/v1/models").json()
+
+
+@pytest.mark.parametrize("path", sorted(WRITING.keys() - REWRITING))
+def test_a_whole_number_may_be_written_with_a_point(world: Compat, path: str) -> None:
+    """As languages with one kind of number write all of them."""
+    limits = {"n_predict": 64.0, "max_tokens": 64.0, "num_predict": 64.0}
+    body = WRITING[path] | ({"options": limits} if path.startswith("/api/") else limits)
+    with world.http() as http:
+        assert http.post(path, json=body).status_code == 200
+    assert last(world).decoding.max_tokens == 64
+
+
 # --- prompts -------------------------------------------------------------------------------------
 
 P, S, M = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
@@ -295,6 +327,11 @@ def test_an_instruction_of_llama_vim_rewrites_its_selection(world: Compat) -> No
         (["```\nx = 1\n```\nsort", "and now?"], "x = 1", "and now?", ""),
         (["````md\n```\nx\n```\n````\nshorter"], "```\nx\n```", "shorter", "md"),
         (["one\n```\na\n```\ntwo\n```c\nb\n```"], "b", "one\n```\na\n```\ntwo", "c"),
+        (["sort\r\n```c\r\nb\r\na\r\n```\r\n"], "b\r\na", "sort", "c"),
+        (["sort\n```c\nb\na\n"], "b\na\n", "sort", "c"),
+        (["sort\n```\na\n```\n```\n"], "a", "sort\n\n```", ""),
+        (["sort\n```\na `b`\n``\n``` `\n```` \n"], "a `b`\n``\n``` `", "sort", ""),
+        (["what is ```x\n```\na\n```"], "a", "what is ```x", ""),
     ],
 )
 def test_a_block_of_code_is_rewritten(
@@ -306,6 +343,18 @@ def test_a_block_of_code_is_rewritten(
     assert asked.request.span == Hole(0, len(code)) and asked.request.document == code
     assert (asked.request.instruction, asked.request.language) == (instruction, language)
     assert asked.fence[0].endswith(f"{language}\n")
+
+
+HUGE = ["```a\n" * 100_000, "`" * 100_000 + "\nx", "```" + "a" * 100_000 + "`", "``` \n`" * 50_000]
+
+
+@pytest.mark.parametrize("text", HUGE, ids=range(len(HUGE)))
+def test_a_text_of_any_shape_is_read_at_once(text: str) -> None:
+    """It is read on the loop that serves everybody: nothing in it may be looked for again and
+    again."""
+    with contextlib.suppress(InvalidRequest):
+        rewriting([("user", f"sort\n{text}")], Sampling(), 512)
+    assert Text.of_prompt("# language: " + text, "b") == Text("# language: " + text, "b")
 
 
 @pytest.mark.parametrize("said", [["hello"], ["```\nx\n```"], ["```\n \n```\nsort"], []])
@@ -331,7 +380,7 @@ def test_a_chat_without_code_is_told_what_is_missing(said: list[str]) -> None:
         ({"stop": 7}, "stop must be a string or a list of strings"),
         ({"stop": [7]}, "stop must be a string or a list of strings"),
         ({"max_tokens": "many", "n_predict": "many", "num_predict": "many"}, "must be an integer"),
-        ({"max_tokens": 1e30, "n_predict": 1e30, "num_predict": 1e30}, "must be an integer"),
+        ({"max_tokens": 1.5, "n_predict": 1.5, "num_predict": 1.5}, "must be an integer"),
         ({"prompt": 7, "messages": 7}, "must be"),
         ({"prompt": ["a", "b"], "messages": [{}]}, ""),
         ({"prompt": "\ud800", "messages": [{"role": "user", "content": "\ud800"}]}, "surrogate"),
@@ -361,6 +410,7 @@ def test_bad_bodies_are_refused_in_the_words_of_the_protocol(
         ("/infill", {"input_extra": [{"text": 7}]}, "input_extra[0].text must be a string"),
         ("/infill", {"input_extra": {}}, "input_extra must be an array"),
         ("/infill", {"response_fields": 7}, "response_fields must be an array"),
+        ("/infill", {"stop": ["a"] * 200}, "stop has 200 strings: send 128 at most"),
         ("/v1/completions", {"n": 3}, "n must be 1, got 3"),
         ("/v1/completions", {"echo": True}, "echo and logprobs are not supported"),
         ("/v1/completions", {"prompt": [1, 2]}, "prompt must be a string"),
@@ -385,6 +435,14 @@ def test_unknown_fields_and_nulls_are_passed_over(world: Compat, path: str) -> N
         assert http.post(path, json=body | {"x": {"y": [1]}}).status_code == 200
 
 
+@pytest.mark.parametrize(("size", "beside"), [(100, False), (1 << 20, True)])
+def test_a_large_body_is_taken_apart_beside_the_loop(size: int, beside: bool) -> None:
+    """Many small values take seconds, in which others are to be served."""
+    body = Held(Bodies(), json.dumps({"prompt": "x" * size}).encode())
+    thread = asyncio.run(body.read(lambda value: threading.get_ident()))
+    assert (thread != threading.get_ident()) == beside and not body.data
+
+
 def test_a_body_that_is_too_large_is_not_read(world: Compat) -> None:
     def ask(length: int, body: bytes) -> int:
         connection = http.client.HTTPConnection(world.url.removeprefix("http://"), timeout=20)
@@ -397,6 +455,13 @@ def test_a_body_that_is_too_large_is_not_read(world: Compat) -> None:
     assert ask(MOST_BYTES + 1, b"{") == 413
     document = json.dumps({"prompt": "x" * (MAX_BYTES + 1)}).encode()
     assert ask(len(document), document) == 413
+
+
+def test_a_compressed_body_is_refused_in_words(world: Compat) -> None:
+    body = gzip.compress(json.dumps(WRITING["/infill"]).encode())
+    with world.http() as http:
+        refused = http.post("/infill", content=body, headers={"Content-Encoding": "gzip"})
+    assert refused.status_code == 400 and "encoded as gzip" in refused.json()["error"]["message"]
 
 
 def test_a_body_that_is_cut_leaves_the_server_as_it_was(world: Compat) -> None:
@@ -469,6 +534,7 @@ def test_probes_find_what_they_look_for(world: Compat) -> None:
         models = http.get("/v1/models").json()
         assert models["data"][0]["id"] == models["models"][0]["name"] == "scripted"
         assert models["models"][0]["id"] == "scripted" and models["object"] == "list"
+        assert models["data"][0]["type"] == "base"  # mistralai takes no list without
         assert http.get("/api/tags").json()["models"][0]["name"] == "scripted"
         shown = http.post("/api/show", json={"name": "anything"}).json()
         assert ".Suffix" in shown["template"] and isinstance(shown["parameters"], str)

@@ -8,6 +8,7 @@ from blockdiff.syntax import grammars
 from blockdiff.workspace.definitions import definitions
 from blockdiff.workspace.imports import Import, candidates, imports_of
 from blockdiff.workspace.queries import TAGS
+from blockdiff.workspace.receivers import receivers, types_of
 
 PYTHON = '''LIMIT = 1
 class Store(Base):
@@ -235,6 +236,23 @@ def test_broken_text_gives_what_can_be_told_and_never_raises(language: str) -> N
 )  # fmt: skip
 def test_imports(language: str, text: str, expected: list[Import]) -> None:
     assert imports_of(text, language) == expected
+
+
+SHAPES = (
+    "\n", "\r\n", "import\t\t\t\t", "import a ", "from a import (\n", "use a::{", "pub(",
+    "const a,", "local a = require\n\n\n\n", "# include ", 'import "a', "struct A : public B",
+    "class A extends B ", "impl<A", "class A(",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("language", ["python", "javascript", "go", "rust", "java", "lua", "cpp"])
+def test_a_text_of_any_shape_is_read_at_once(language: str) -> None:
+    """None of these brings a pattern to try everything with everything."""
+    for shape in SHAPES:
+        text = shape * (100_000 // len(shape))
+        assert isinstance(imports_of(text + "\n" + "}" * 5000 + ";", language), list)
+        assert isinstance(types_of("self", text, language), list)
+        assert isinstance(receivers(text, language), list)
 
 
 @pytest.mark.parametrize(

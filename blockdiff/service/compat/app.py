@@ -16,7 +16,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import blockdiff
-from blockdiff.client import strict
 from blockdiff.client.endpoint import is_loopback
 from blockdiff.client.wire import EngineState, affordable_context
 from blockdiff.errors import (
@@ -57,7 +56,9 @@ _BODIES: dict[str, type[RequestBody]] = {
     "/completions": llamacpp.PromptBody,
     "/v1/completions": openai.CompletionBody,
     "/v1/chat/completions": openai.ChatBody,
+    "/chat/completions": openai.ChatBody,  # where somebody left /v1 out of the address
     "/v1/fim/completions": mistral.FimBody,
+    "/fim/completions": mistral.FimBody,
     "/api/generate": ollama.GenerateBody,
     "/api/chat": ollama.OllamaChatBody,
 }
@@ -82,6 +83,7 @@ class Compat:
         told = {
             "/props": llamacpp.props,
             "/v1/models": llamacpp.models,
+            "/models": llamacpp.models,
             "/api/tags": ollama.tags,
         }
         starlette = Starlette(
@@ -133,11 +135,14 @@ class Compat:
 
     def _writing(self, kind: type[RequestBody]) -> Callable[[Request], Awaitable[Response]]:
         async def write(http: Request) -> Response:
+            def read(value: dict[str, Any]) -> tuple[RequestBody, asked.Ask]:
+                fields = asked.read(kind, value)
+                self._check_loaded()
+                return fields, fields.asked(self._context_tokens)
+
             body = await self._engine.bodies.read(http)
             try:
-                fields = asked.read(kind, strict.parse(body.data))
-                self._check_loaded()
-                wanted = fields.asked(self._context_tokens)
+                fields, wanted = await body.read(read)
                 return Reply(
                     fields.form(self._served),
                     self._pieces(wanted, user_of(http)),
@@ -149,8 +154,6 @@ class Compat:
             except BaseException:
                 body.release()
                 raise
-            finally:
-                body.data = b""
 
         return write
 
@@ -185,7 +188,7 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if scope["type"] == "http":
-            scope = {**scope, "path": path_of_target(scope["path"])}
+            scope = {**scope, "path": _plain(path_of_target(scope["path"]))}
             user = self._user(scope, dict(scope["headers"]))
             if isinstance(user, BlockdiffError):
                 app = _refusal(scope["path"], user)
@@ -209,6 +212,11 @@ class _Guard:
         return ""
 
 
+def _plain(path: str) -> str:
+    """Without the slashes that stand twice, or at the end, where addresses are put together."""
+    return "/" + "/".join(part for part in path.split("/") if part)
+
+
 def _keys(headers: dict[bytes, bytes]) -> list[bytes]:
     scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
     keys = [headers.get(name, b"") for name in (b"x-api-key", b"api-key")]
@@ -229,7 +237,7 @@ def _refusal(path: str, error: BlockdiffError, status: int = 0) -> Response:
     problem = Problem.of(error, status)
     if path.startswith("/api/"):
         words = ollama.refusal
-    elif path.startswith("/v1/fim/"):
+    elif path.startswith(("/v1/fim/", "/fim/")):
         words = mistral.refusal
     else:
         words = openai.refusal if path.startswith("/v1/") else llamacpp.refusal
@@ -247,7 +255,9 @@ async def _answer_error(http: Request, error: Exception) -> Response:
 async def _answer_http_error(http: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     wrong = f"{http.method} is not allowed here" if error.status_code == 405 else "no such endpoint"
-    return _refusal(http.url.path, InvalidRequest(wrong, ", ".join(_BODIES)), error.status_code)
+    answer = _refusal(http.url.path, InvalidRequest(wrong, ", ".join(_BODIES)), error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _answer_nobody(http: Request, error: Exception) -> Response:

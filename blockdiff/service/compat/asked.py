@@ -21,14 +21,17 @@ from blockdiff.types import Extent, Hole, InfillRequest, RewriteRequest, Snippet
 
 _T = TypeVar("_T")
 
+_MOST_STOPS = 128  # each is looked for in every piece of an answer
+
 _FIM_PREFIX, _FIM_SUFFIX, _FIM_MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 _REPO_NAME, _FILE_SEP = "<|repo_name|>", "<|file_sep|>"
+# What they look for has bounds: they read text of any size on the loop that serves everybody.
 _MINUET = re.compile(
-    r"\A\W{0,8}language: (?P<language>[\w+#.-]+)[^\n]*\n"
-    r"(?:[^\n]*indentation: use (?P<indentation>\d+ spaces|\t) for a tab[^\n]*)?\n"
+    r"\A\W{0,8}language: (?P<language>[\w+#.-]{1,40})[^\n]{0,40}\n"
+    r"(?:\W{0,8}indentation: use (?P<indentation>\d{1,3} spaces|\t) for a tab[^\n]{0,40})?\n"
 )
 _SECTION = re.compile(r"^--- (CONTEXT|PREFIX|SELECTION|SUFFIX) +-{20,}\n", re.MULTILINE)
-_FENCED = re.compile(r"^(`{3,})([\w+#.-]*)[^\n`]*\n(.*?)\n?^\1`*[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"(`{3,})([\w+#.-]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +203,8 @@ def rewriting(messages: list[tuple[str, str]], sampling: Sampling, context_token
         if role == "system" and (parts := _sections(text)) is not None:
             return _selection(parts, messages, sampling, context_tokens)
     for text in reversed(users):
-        if blocks := list(_FENCED.finditer(text)):
-            return _block(blocks[-1], text, users[-1], sampling, context_tokens)
+        if (block := _last_block(text)) is not None:
+            return _rewriting(block, text, users[-1], sampling, context_tokens)
     raise InvalidRequest(
         "there is no code to rewrite in the messages",
         "put it between ``` fences and say what to change; this engine does not chat",
@@ -231,18 +234,47 @@ def _selection(
     return Ask(_rewrite(document, span, instruction, "", sampling, context_tokens))
 
 
-def _block(
-    block: re.Match[str], text: str, last: str, sampling: Sampling, context_tokens: int
-) -> Ask:
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of code, fences included, at `start` to `end` of a text."""
+
+    fence: str
+    language: str
+    code: str
+    start: int
+    end: int
+
+
+def _last_block(text: str) -> _Block | None:
+    """The last that is closed; where none is, one that goes on to the end of the text."""
+    last: _Block | None = None
+    opening: re.Match[str] | None = None
+    start = begin = at = 0
+    for line in text.split("\n"):
+        end = at + len(line)
+        if opening is None:
+            found = _FENCE.match(line)
+            if found and "`" not in line[found.end() :]:
+                opening, start, begin = found, at, end + 1
+        elif line.startswith(opening[1]) and not line.rstrip().strip("`"):
+            code = text[begin : max(begin, at - 1)].removesuffix("\r")
+            last, opening = _Block(*opening.groups(), code, start, end), None
+        at = end + 1
+    if last is None and opening is not None:
+        last = _Block(*opening.groups(), text[begin:], start, len(text))
+    return last
+
+
+def _rewriting(block: _Block, text: str, last: str, sampling: Sampling, context_tokens: int) -> Ask:
     """A block of code; the instruction is what stands around it and what was said since."""
-    instruction = (text[: block.start()] + text[block.end() :]).strip()
+    instruction = (text[: block.start] + text[block.end :]).strip()
     if last is not text:
         instruction = last.strip()
     if sampling.most == 0:
         return Ask(None, warms=True)
     if not instruction:
         raise InvalidRequest("nothing is said about the code", "say what to change in it")
-    fence, language, code = block.groups()
+    fence, language, code = block.fence, block.language, block.code
     request = _rewrite(code, Hole(0, len(code)), instruction, language, sampling, context_tokens)
     return Ask(request, fence=(f"{fence}{language}\n", f"\n{fence}"))
 
@@ -270,7 +302,8 @@ def read(kind: type[_T], value: dict[str, Any]) -> _T:
 
 
 def _known(kind: Any, value: Any) -> Any:
-    """Without keys that a dataclass has not, and without nulls, which stand for defaults."""
+    """Without keys that a dataclass has not, and without nulls, which stand for defaults. A whole
+    number is one however it is written: languages with one kind of number say 64.0."""
     kind = bare(kind)
     if isinstance(value, dict) and is_dataclass(kind):
         known = annotations_of(kind)  # type: ignore[arg-type]
@@ -281,6 +314,8 @@ def _known(kind: Any, value: Any) -> Any:
         }
     if isinstance(value, list) and get_args(kind):
         return [_known(get_args(kind)[0], item) for item in value]
+    if isinstance(value, float) and value.is_integer() and int in (kind, *get_args(kind)):
+        return int(value)
     return value
 
 
@@ -292,9 +327,11 @@ def one_text(value: Any, where: str) -> str:
     return strict.read(str, texts[0], where)
 
 
-def all_texts(value: Any, where: str) -> tuple[str, ...]:
+def stops(value: Any) -> tuple[str, ...]:
     """The strings of a list, or one; empty ones are left out. Raises InvalidRequest."""
     texts = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(text, str) for text in texts):
-        raise InvalidRequest(f"{where} must be a string or a list of strings")
+        raise InvalidRequest("stop must be a string or a list of strings")
+    if len(texts) > _MOST_STOPS:
+        raise InvalidRequest(f"stop has {len(texts)} strings", f"send {_MOST_STOPS} at most")
     return tuple(text for text in texts if text)

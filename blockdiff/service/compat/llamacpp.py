@@ -16,9 +16,9 @@ from blockdiff.service.compat.asked import (
     Ask,
     Sampling,
     Text,
-    all_texts,
     language_of_all,
     one_text,
+    stops,
 )
 from blockdiff.service.compat.problem import Problem
 from blockdiff.service.compat.served import Served
@@ -57,7 +57,7 @@ class _Body:
     def limits(self) -> AnswerLimits:
         """Raises InvalidRequest."""
         seconds = max(0.0, self.t_max_predict_ms) / 1e3
-        return AnswerLimits(all_texts(self.stop, "stop"), max(0, self.n_indent), seconds)
+        return AnswerLimits(stops(self.stop), max(0, self.n_indent), seconds)
 
     def form(self, served: Served) -> LlamaCppForm:
         return LlamaCppForm(served, self.response_fields)
@@ -174,14 +174,16 @@ def props(served: Served) -> dict[str, Any]:
 
 
 def models(served: Served) -> dict[str, Any]:
-    """What `GET /v1/models` answers; llama.vscode reads `models`, everybody else `data`."""
+    """What `GET /v1/models` answers; llama.vscode reads `models`, everybody else `data`, of which
+    mistralai wants to know the type."""
     name, size = served.model, served.context_size
     meta = {"n_ctx": size, "n_ctx_train": size}
     return {
         "object": "list",
         "data": [
             {"id": name, "object": "model", "created": served.since, "owned_by": "llamacpp",
-             "max_model_len": size, "meta": meta}
+             "max_model_len": size, "meta": meta, "type": "base",
+             "capabilities": {"completion_fim": True, "completion_chat": False}}
         ],
         "models": [{"id": name, "name": name, "model": name, "capabilities": ["completion"]}],
     }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from blockdiff.service.compat.asked import AnswerLimits, Ask, Sampling, Text, all_texts
+from blockdiff.service.compat.asked import AnswerLimits, Ask, Sampling, Text, stops
 from blockdiff.service.compat.openai import ChatForm
 from blockdiff.service.compat.problem import Problem
 from blockdiff.service.compat.served import Served
@@ -29,7 +29,7 @@ class FimBody:
         most = self.max_tokens if self.max_tokens is not None else self.max_completion_tokens
         text = Text.of_prompt(self.prompt, self.suffix)
         sampling = Sampling(most, self.temperature, self.top_p, self.random_seed)
-        return text.asked(sampling, AnswerLimits(all_texts(self.stop, "stop")), context_tokens)
+        return text.asked(sampling, AnswerLimits(stops(self.stop)), context_tokens)
 
     def form(self, served: Served) -> ChatForm:
         return ChatForm(served.model, "fim", "chat.completion")

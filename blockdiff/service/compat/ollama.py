@@ -13,8 +13,8 @@ from blockdiff.service.compat.asked import (
     Ask,
     Sampling,
     Text,
-    all_texts,
     rewriting,
+    stops,
 )
 from blockdiff.service.compat.openai import ChatMessage
 from blockdiff.service.compat.problem import Problem
@@ -57,7 +57,7 @@ class GenerateBody:
         if not self.prompt and not self.suffix:
             return Ask(None)  # so clients ask for a model to be loaded
         text = Text.of_prompt(self.prompt, self.suffix)
-        limits = AnswerLimits(all_texts(self.options.stop, "stop"))
+        limits = AnswerLimits(stops(self.options.stop))
         return text.asked(self.options.sampling, limits, context_tokens)
 
     def form(self, served: Served) -> OllamaForm:

@@ -15,9 +15,9 @@ from blockdiff.service.compat.asked import (
     Ask,
     Sampling,
     Text,
-    all_texts,
     one_text,
     rewriting,
+    stops,
 )
 from blockdiff.service.compat.problem import Problem
 from blockdiff.service.compat.served import Served
@@ -48,7 +48,7 @@ class CompletionBody:
             raise InvalidRequest("echo and logprobs are not supported", "leave them out")
         text = Text.of_prompt(one_text(self.prompt, "prompt"), self.suffix)
         sampling = Sampling(self.max_tokens, self.temperature, self.top_p, self.seed)
-        return text.asked(sampling, AnswerLimits(all_texts(self.stop, "stop")), context_tokens)
+        return text.asked(sampling, AnswerLimits(stops(self.stop)), context_tokens)
 
     def form(self, served: Served) -> TextForm:
         return TextForm(served.model)
