@@ -12,7 +12,7 @@ import typer
 
 from blockdiff.cli import eval_heldout, eval_seams, eval_tune, eval_workspace, interrupt, options
 from blockdiff.cli.console import reported_errors
-from blockdiff.cli.eval_parts import CountBar, adapter_digest
+from blockdiff.cli.eval_parts import CountBar, adapter_digest, data_of
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import InvalidRequest
 from blockdiff.eval.infilling import EvalMode, InfillTask, choose, evaluate, load_tasks, summarise
@@ -110,8 +110,7 @@ def _settings(
     dtype: str,
 ) -> dict[str, Any]:
     """Everything that changes a row. The limit is not among them: a larger one goes on."""
-    settings: dict[str, Any] = {"mode": mode.value, "seed": seed, "data": data.name}
-    settings["data_sha256"] = eval_heldout.digest_of(data)
+    settings: dict[str, Any] = {"mode": mode.value, "seed": seed, **data_of(data)}
     settings |= {"max_tokens": decoding.max_tokens, "model": mode.value}
     if mode in (EvalMode.EMPTY, EvalMode.CANONICAL):
         return settings

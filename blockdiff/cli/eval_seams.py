@@ -1,4 +1,4 @@
-"""`blockdiff eval seams`: whether filled texts end where they should; registered by `cli_eval`."""
+"""`blockdiff eval seams`: whether filled texts end where they should; registered by `cli.eval`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ import typer
 
 from blockdiff.cli import interrupt, options
 from blockdiff.cli.console import reported_errors
-from blockdiff.cli.eval_heldout import OutOption, ReportJsonOption, SeedOption, digest_of
-from blockdiff.cli.eval_parts import CountBar, adapter_digest
+from blockdiff.cli.eval_parts import (
+    CountBar,
+    OutOption,
+    ReportJsonOption,
+    SeedOption,
+    cells,
+    digest_of,
+    settings_of,
+)
 from blockdiff.cli.options import DeviceOption, DtypeOption, ModelOption
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import InputFileError
@@ -91,18 +98,11 @@ def seams_command(
     if not holes:
         raise InputFileError("the files hold no place to ask for text", "name other --data")
     decoding = replace(decoding, max_tokens=max_tokens)
-    settings = {
-        "eval": "seams",
-        "model": model,
-        "data": [path.name for path in data],
-        "data_sha256": [digest_of(path) for path in data],
-        "seed": seed,
-        "device": device,
-        "dtype": dtype,
-        "adapter_sha256": adapter_digest(model),
-        "decoding": asdict(decoding),
-        "context_tokens": context_tokens,
-    }
+    settings = settings_of(
+        "seams", model, seed, device, dtype,
+        data=[path.name for path in data], data_sha256=[digest_of(path) for path in data],
+        decoding=asdict(decoding), context_tokens=context_tokens,
+    )  # fmt: skip
     engine = Engine.load(model, device=device, dtype=dtype)
     results = ResultsFile(out, settings, seams.Seamed) if out else None
     ways = way or list(Caller)
@@ -132,10 +132,7 @@ def _label(part: str, name: str) -> str:
 
 
 def _line(name: str, figures: dict[str, Any]) -> str:
-    values = ((figures[key], form) for _, key, form in _COLUMNS)
-    return f"{name:18}" + "".join(
-        f"{'-' if v is None else format(v, form):>9}" for v, form in values
-    )
+    return f"{name:18}" + cells(figures, [column[1:] for column in _COLUMNS], 9)
 
 
 def _listed(rows: Sequence[Seamed], holes: Mapping[str, SeamHole]) -> str:

@@ -1,29 +1,27 @@
-"""`blockdiff eval tune`: which decoding is best on held-out files; registered by `cli_eval`."""
+"""`blockdiff eval tune`: which decoding is best on held-out files; registered by `cli.eval`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from blockdiff.cli import interrupt
 from blockdiff.cli.console import reported_errors
-from blockdiff.cli.eval_heldout import (
+from blockdiff.cli.eval_parts import (
+    CountBar,
     DataOption,
     OutOption,
     ReportJsonOption,
     SeedOption,
+    data_of,
     settings_of,
 )
-from blockdiff.cli.eval_parts import CountBar
 from blockdiff.cli.options import DeviceOption, DtypeOption, ModelOption
 from blockdiff.errors import InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
-
-if TYPE_CHECKING:
-    pass
 
 _DEFAULT_HOLES = 40
 
@@ -74,8 +72,10 @@ def tune_command(
     drawn = heldout_holes.draw(heldout.load(data), limit, seed, kinds)
     engine = Engine.load(model, device=device, dtype=dtype)
     configurations = tune.grid(engine.drafting, only or ())
-    more = {"kind": kinds, "max_tokens": max_tokens, "context_tokens": context_tokens}
-    settings = settings_of("tune", data, seed, model, device, dtype, more)
+    settings = settings_of(
+        "tune", model, seed, device, dtype, kind=kinds, max_tokens=max_tokens,
+        context_tokens=context_tokens, **data_of(data),
+    )  # fmt: skip
     results = ResultsFile(out, settings, tune.Tuned) if out else None
     with CountBar(len(drawn) * len(configurations)) as bar:
         rows = tune.tune(
