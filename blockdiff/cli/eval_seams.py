@@ -10,17 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from blockdiff.cli import eval_parts as parts
 from blockdiff.cli import interrupt, options
 from blockdiff.cli.console import reported_errors
-from blockdiff.cli.eval_parts import (
-    CountBar,
-    OutOption,
-    ReportJsonOption,
-    SeedOption,
-    cells,
-    digest_of,
-    settings_of,
-)
 from blockdiff.cli.options import DeviceOption, DtypeOption, ModelOption
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import InputFileError
@@ -51,12 +43,12 @@ def seams_command(
         typer.Option(help="Files that no adapter was trained on, .jsonl or .jsonl.gz. Repeatable."),
     ],
     limit: Annotated[int, typer.Option(min=0, help="Holes to draw; 0: all 400.")] = 0,
-    seed: SeedOption = 0,
+    seed: parts.SeedOption = 0,
     way: Annotated[
         list[Caller] | None, typer.Option(help="Who asks; both unless given. Repeatable.")
     ] = None,
-    out: OutOption = None,
-    as_json: ReportJsonOption = False,
+    out: parts.OutOption = None,
+    as_json: parts.ReportJsonOption = False,
     decoding: DecodingConfig = options.DEFAULTS,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a hole.")] = 64,
     context_tokens: Annotated[
@@ -98,15 +90,15 @@ def seams_command(
     if not holes:
         raise InputFileError("the files hold no place to ask for text", "name other --data")
     decoding = replace(decoding, max_tokens=max_tokens)
-    settings = settings_of(
+    settings = parts.settings_of(
         "seams", model, seed, device, dtype,
-        data=[path.name for path in data], data_sha256=[digest_of(path) for path in data],
+        data=[path.name for path in data], data_sha256=[parts.digest_of(path) for path in data],
         decoding=asdict(decoding), context_tokens=context_tokens,
     )  # fmt: skip
     engine = Engine.load(model, device=device, dtype=dtype)
     results = ResultsFile(out, settings, seams.Seamed) if out else None
     ways = way or list(Caller)
-    with CountBar(len(holes) * len(ways)) as bar:
+    with parts.CountBar(len(holes) * len(ways)) as bar:
         rows = seams.measure(engine, holes, ways, decoding, context_tokens, results, bar.update)
     figures = seams.summarise(rows)
     if not as_json:
@@ -132,7 +124,7 @@ def _label(part: str, name: str) -> str:
 
 
 def _line(name: str, figures: dict[str, Any]) -> str:
-    return f"{name:18}" + cells(figures, [column[1:] for column in _COLUMNS], 9)
+    return f"{name:18}" + parts.cells(figures, [column[1:] for column in _COLUMNS], 9)
 
 
 def _listed(rows: Sequence[Seamed], holes: Mapping[str, SeamHole]) -> str:

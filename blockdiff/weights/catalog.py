@@ -185,7 +185,7 @@ def find(name: str) -> CatalogEntry:
 
     Raises ModelNotFound with the nearest name as a hint, also for a published checkpoint.
     """
-    known, others, drafting = _read(None)
+    known, others, drafting = _read()
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, [*known, *others, *drafting], n=1, cutoff=0.5)
