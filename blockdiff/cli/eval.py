@@ -21,12 +21,7 @@ from blockdiff.weights.catalog import DEFAULT_MODEL
 if TYPE_CHECKING:
     from blockdiff.eval.fillers import Filler
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Measure infilling quality and speed.",
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = options.group("Measure infilling quality and speed.")
 _DECODING = (
     "threshold", "rule", "entropy_bound", "edit_threshold", "denoising_steps", "block_size"
 )  # fmt: skip
