@@ -78,18 +78,18 @@ def _add_life(server: Server) -> None:
         try:
             await configuration.pull()
         finally:  # whatever is wrong with them: nobody waits for others
-            server.start_with_settings()
+            server.configured.set()
         if wanted := registrations(server.client_capabilities.workspace):
             with contextlib.suppress(JsonRpcException):
                 await server.client_register_capability_async(types.RegistrationParams(wanted))
 
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
     async def changed(params: types.DidChangeConfigurationParams) -> None:
-        server.expect_settings()
+        server.configured.clear()
         try:
             await configuration.changed(params.settings)
         finally:
-            server.start_with_settings()
+            server.configured.set()
 
     @server.feature(types.SHUTDOWN)
     async def shutdown(params: None) -> None:

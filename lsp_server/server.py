@@ -44,7 +44,9 @@ _PATIENCE_SECONDS = 2.0  # with a client that does not answer when asked for its
 class Server(LanguageServer):
     """One editor's server.
 
-    Attributes: wishes: methods of our own notifications that the client asked for.
+    Attributes:
+        configured: set while no settings are on their way; requests wait for them.
+        wishes: methods of our own notifications that the client asked for.
     """
 
     protocol: Protocol
@@ -57,7 +59,7 @@ class Server(LanguageServer):
             converter_factory=converter,
         )
         self.settings = Settings()
-        self._configured = asyncio.Event()
+        self.configured = asyncio.Event()
         self.documents = self.protocol.documents
         self.ring, self.edits = Ring(), RecentEdits()
         runtime = runtime or Runtime.default()
@@ -86,20 +88,12 @@ class Server(LanguageServer):
         self.delivery = Delivery(self)
         self.wishes: frozenset[str] = frozenset()
 
-    def start_with_settings(self) -> None:
-        """The client has sent the settings it has; requests need not wait for them any more."""
-        self._configured.set()
-
     async def with_settings(self) -> None:
         """Wait for settings that are on their way: what is asked before them needs them, too."""
         try:
-            await asyncio.wait_for(self._configured.wait(), _PATIENCE_SECONDS)
+            await asyncio.wait_for(self.configured.wait(), _PATIENCE_SECONDS)
         except asyncio.TimeoutError:
-            self._configured.set()  # a client that does not answer is waited for once
-
-    def expect_settings(self) -> None:
-        """Others are on their way."""
-        self._configured.clear()
+            self.configured.set()  # a client that does not answer is waited for once
 
     async def configure(self, value: Any) -> None:
         """Use other settings from now on; what is wrong with them is said in one message."""

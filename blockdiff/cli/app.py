@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -141,26 +140,23 @@ def infill(
     )
 
 
-def _delegated(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A command whose arguments, `--help` included, go to another typer app as they are."""
+def _delegated(name: str, summary: str, module: str = "", name_of_app: str = "app") -> None:
+    """Add a command whose arguments, `--help` included, go to the app of another module as they
+    are; that module is imported only then."""
+
+    def run(context: typer.Context) -> None:
+        found = importlib.import_module(f"blockdiff.cli.{module or name}")
+        delegate: typer.Typer = getattr(found, name_of_app)
+        delegate.rich_markup_mode = None  # all help looks alike
+        behind = typer.main.get_command(delegate)
+        result = behind.main(context.args, prog_name=f"blockdiff {name}", standalone_mode=False)
+        raise typer.Exit(result if isinstance(result, int) else int(ExitCode.OK))
+
     settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-    return app.command(name, add_help_option=False, context_settings=settings)
+    app.command(name, help=summary, add_help_option=False, context_settings=settings)(run)
 
 
-def _delegate(module: str, context: typer.Context, name_of_app: str = "app") -> None:
-    """Run the app of a module that is imported only now."""
-    delegate: typer.Typer = getattr(importlib.import_module(module), name_of_app)
-    delegate.rich_markup_mode = None  # all help looks alike
-    behind = typer.main.get_command(delegate)
-    name = f"blockdiff {context.info_name}"
-    result = behind.main(context.args, prog_name=name, standalone_mode=False)
-    raise typer.Exit(result if isinstance(result, int) else int(ExitCode.OK))
-
-
-@_delegated("rewrite")
-def rewrite(context: typer.Context) -> None:
-    """Rewrite a part of a file and print the diff."""
-    _delegate("blockdiff.cli.rewrite", context)
+_delegated("rewrite", "Rewrite a part of a file and print the diff.")
 
 
 @app.command()
@@ -202,85 +198,17 @@ def version() -> None:
     print(blockdiff.__version__)
 
 
-@_delegated("backend")
-def backend(context: typer.Context) -> None:
-    """Say which servers of others your code may be sent to."""
-    _delegate("blockdiff.cli.backend", context)
-
-
-@_delegated("editors")
-def editors(context: typer.Context) -> None:
-    """Put the plugins into editors."""
-    _delegate("blockdiff.cli.editors", context)
-
-
-@_delegated("index")
-def index(context: typer.Context) -> None:
-    """Build, show and check the index of a workspace."""
-    _delegate("blockdiff.cli.index", context)
-
-
-@_delegated("models")
-def models(context: typer.Context) -> None:
-    """Download, list and remove models."""
-    _delegate("blockdiff.cli.models", context)
-
-
-@_delegated("serve")
-def serve(context: typer.Context) -> None:
-    """Serve a model to all editors of this user."""
-    _delegate("blockdiff.cli.serve", context, "serve_app")
-
-
-@_delegated("compat")
-def compat(context: typer.Context) -> None:
-    """Print the settings for clients of other servers."""
-    _delegate("blockdiff.cli.compat", context)
-
-
-@_delegated("users")
-def users(context: typer.Context) -> None:
-    """Say who may use a team's engine."""
-    _delegate("blockdiff.cli.users", context)
-
-
-@_delegated("status")
-def status(context: typer.Context) -> None:
-    """Show whether an engine is running and what it does."""
-    _delegate("blockdiff.cli.serve", context, "status_app")
-
-
-@_delegated("stop")
-def stop(context: typer.Context) -> None:
-    """Stop the engine."""
-    _delegate("blockdiff.cli.serve", context, "stop_app")
-
-
-@_delegated("contexts")
-def contexts(context: typer.Context) -> None:
-    """Show or remove the encoded contexts that are kept on disk."""
-    _delegate("blockdiff.cli.contexts", context)
-
-
-@_delegated("train")
-def train(context: typer.Context) -> None:
-    """Build a corpus, train a gated adapter, count what drafts come from."""
-    _delegate("blockdiff.cli.train", context)
-
-
-@_delegated("lab")
-def lab(context: typer.Context) -> None:
-    """Train and compare small models of every family of text diffusion."""
-    _delegate("blockdiff.cli.lab", context)
-
-
-@_delegated("bench")
-def bench(context: typer.Context) -> None:
-    """Measure speed against llama.cpp."""
-    _delegate("blockdiff.cli.bench", context)
-
-
-@_delegated("eval")
-def evaluate(context: typer.Context) -> None:
-    """Measure infilling quality and speed."""
-    _delegate("blockdiff.cli.eval", context)
+_delegated("backend", "Say which servers of others your code may be sent to.")
+_delegated("editors", "Put the plugins into editors.")
+_delegated("index", "Build, show and check the index of a workspace.")
+_delegated("models", "Download, list and remove models.")
+_delegated("serve", "Serve a model to all editors of this user.", "serve", "serve_app")
+_delegated("compat", "Print the settings for clients of other servers.")
+_delegated("users", "Say who may use a team's engine.")
+_delegated("status", "Show whether an engine is running and what it does.", "serve", "status_app")
+_delegated("stop", "Stop the engine.", "serve", "stop_app")
+_delegated("contexts", "Show or remove the encoded contexts that are kept on disk.")
+_delegated("train", "Build a corpus, train a gated adapter, count what drafts come from.")
+_delegated("lab", "Train and compare small models of every family of text diffusion.")
+_delegated("bench", "Measure speed against llama.cpp.")
+_delegated("eval", "Measure infilling quality and speed.")

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from blockdiff.cli import options
 from blockdiff.cli.doctor import Check
 from blockdiff.client import endpoint
 from blockdiff.client.endpoint import Runtime
@@ -24,12 +25,9 @@ _REQUEST = InfillRequest(
 )
 _MOST_NAMES = 5  # of models
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    help="Say which servers of others your code may be sent to. Those on this machine may.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+app = options.group(
+    "Say which servers of others your code may be sent to. Those on this machine may.",
+    short_help=True,
 )
 UrlArgument = Annotated[str, typer.Argument(metavar="URL", help="such as https://api.mistral.ai")]
 

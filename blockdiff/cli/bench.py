@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockdiff.cli import interrupt
+from blockdiff.cli import interrupt, options
 from blockdiff.cli.console import reported_errors
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import InputFileError
@@ -22,12 +22,7 @@ from blockdiff.weights.catalog import DEFAULT_MODEL
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Measure speed: against llama.cpp on the same file, and where the time goes.",
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = options.group("Measure speed: against llama.cpp on the same file, and where the time goes.")
 
 
 @app.command("peers")

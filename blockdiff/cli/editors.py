@@ -10,17 +10,11 @@ from typing import Annotated
 
 import typer
 
-from blockdiff.cli import console, plugins
+from blockdiff.cli import console, options, plugins
 from blockdiff.cli.plugins import Plugin, PluginState
 from blockdiff.errors import BlockdiffError, EditorFailed
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    help="Put the plugins that this package carries into editors.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = options.group("Put the plugins that this package carries into editors.", short_help=True)
 
 
 class Editor(Enum):

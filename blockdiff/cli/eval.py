@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blockdiff.cli import eval_heldout, eval_seams, eval_tune, eval_workspace, interrupt, options
+from blockdiff.cli import eval_parts as parts
 from blockdiff.cli.console import reported_errors
-from blockdiff.cli.eval_parts import CountBar, adapter_digest
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import InvalidRequest
 from blockdiff.eval.infilling import EvalMode, InfillTask, choose, evaluate, load_tasks, summarise
@@ -21,12 +21,7 @@ from blockdiff.weights.catalog import DEFAULT_MODEL
 if TYPE_CHECKING:
     from blockdiff.eval.fillers import Filler
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Measure infilling quality and speed.",
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = options.group("Measure infilling quality and speed.")
 _DECODING = (
     "threshold", "rule", "entropy_bound", "edit_threshold", "denoising_steps", "block_size"
 )  # fmt: skip
@@ -66,7 +61,7 @@ def infilling_command(
     def filler() -> Filler:
         return _filler(mode, decoding, context_tokens, model, device, dtype, threads)
 
-    with CountBar(len(tasks)) as bar:
+    with parts.CountBar(len(tasks)) as bar:
         results = evaluate(tasks, filler, settings, out, progress=bar.update)
     figures = summarise(tasks, results)
     report = {"mode": mode.value, "model": settings["model"], "data": data.name, "limit": limit}
@@ -110,8 +105,7 @@ def _settings(
     dtype: str,
 ) -> dict[str, Any]:
     """Everything that changes a row. The limit is not among them: a larger one goes on."""
-    settings: dict[str, Any] = {"mode": mode.value, "seed": seed, "data": data.name}
-    settings["data_sha256"] = eval_heldout.digest_of(data)
+    settings: dict[str, Any] = {"mode": mode.value, "seed": seed, **parts.data_of(data)}
     settings |= {"max_tokens": decoding.max_tokens, "model": mode.value}
     if mode in (EvalMode.EMPTY, EvalMode.CANONICAL):
         return settings
@@ -119,7 +113,7 @@ def _settings(
     if mode.value in _OURS:
         settings |= {"decoding": asdict(decoding), "context_tokens": context_tokens}
         settings |= {"device": device, "dtype": dtype}
-        settings["adapter_sha256"] = adapter_digest(model)
+        settings["adapter_sha256"] = parts.adapter_digest(model)
     return settings
 
 

@@ -1,8 +1,7 @@
-"""`blockdiff eval draft|revise|rewrite|bits`: measure on held-out files; `cli_eval` has them."""
+"""`blockdiff eval draft|revise|rewrite|bits`: measure on held-out files; `cli.eval` has them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from blockdiff.cli import eval_parts as parts
 from blockdiff.cli import interrupt, options
 from blockdiff.cli.console import reported_errors, show
-from blockdiff.cli.eval_parts import CountBar, adapter_digest
 from blockdiff.cli.options import DeviceOption, DtypeOption, ModelOption
 from blockdiff.config import DecodingConfig, Mode, Rule
-from blockdiff.errors import InputFileError, InvalidRequest
+from blockdiff.errors import InvalidRequest
 from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.types import no_op
 from blockdiff.weights.catalog import DEFAULT_MODEL
@@ -25,11 +24,7 @@ from blockdiff.weights.catalog import DEFAULT_MODEL
 if TYPE_CHECKING:
     from blockdiff.eval.heldout import HeldOutFile
 
-DataOption = Annotated[Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz.")]
 LimitOption = Annotated[int, typer.Option(min=0, help="Files to draw; 0 takes all.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of the draw and of the places in a file.")]
-OutOption = Annotated[Path | None, typer.Option(help="Results file; a run goes on from it.")]
-ReportJsonOption = Annotated[bool, typer.Option("--json", help="Print the JSON object only.")]
 T = TypeVar("T")
 
 
@@ -78,9 +73,9 @@ def draft_command(
         Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz; or a folder of source code.")
     ],
     limit: LimitOption = 0,
-    seed: SeedOption = 0,
-    out: OutOption = None,
-    as_json: ReportJsonOption = False,
+    seed: parts.SeedOption = 0,
+    out: parts.OutOption = None,
+    as_json: parts.ReportJsonOption = False,
     decoding: DecodingConfig = options.DEFAULTS,
     model: ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "auto",
@@ -107,7 +102,8 @@ def draft_command(
         raise InvalidRequest(f"{model} has no adapter to draft with", "name a model that has one")
     size = decoding.block_size or point.drafting.block_size
     files = heldout.choose(heldout.load(data), limit, seed)
-    settings = settings_of("draft", data, seed, model, device, dtype, {"block_size": size})
+    more = {"block_size": size, **parts.data_of(data)}
+    settings = parts.settings_of("draft", model, seed, device, dtype, **more)
     rows = _through(
         files,
         lambda index: draft.draft(point, files[index], size, seed),
@@ -133,7 +129,7 @@ def _tables(folder: Path, limit: int, model: str, as_json: bool) -> None:
     files = store.resolve(model)
     tokenizer = tokenizer_of(files)
     general = shipped_tables(files, tokenizer)
-    with CountBar(limit) as bar:
+    with parts.CountBar(limit) as bar:
         figures = tables.measure(root, found.files, tokenizer, general, limit, bar.update)
     one, other = figures["without"], figures["with_personal"]
     text = (
@@ -145,11 +141,11 @@ def _tables(folder: Path, limit: int, model: str, as_json: bool) -> None:
 
 @options.decoding("edit_threshold", "block_size")
 def revise_command(
-    data: DataOption,
+    data: parts.DataOption,
     limit: LimitOption = 0,
-    seed: SeedOption = 0,
-    out: OutOption = None,
-    as_json: ReportJsonOption = False,
+    seed: parts.SeedOption = 0,
+    out: parts.OutOption = None,
+    as_json: parts.ReportJsonOption = False,
     decoding: DecodingConfig = options.DEFAULTS,
     by: Annotated[
         Reviser, typer.Option(help="rewrite: without an instruction; edit: diffusion, rule edit.")
@@ -189,7 +185,8 @@ def revise_command(
 
         def work(file: HeldOutFile) -> revise.Revised:
             return revise.revise(engine, file, edit, seed)
-    settings = settings_of("revise", data, seed, model, device, dtype, more)
+    more |= parts.data_of(data)
+    settings = parts.settings_of("revise", model, seed, device, dtype, **more)
     rows = _through(files, lambda index: work(files[index]), settings, out, revise.Revised)
     figures = revise.summarise(rows)
     text = f"fixed {figures['fixed']} of {figures['wrong']}, broken {figures['broken']}"
@@ -200,11 +197,11 @@ def revise_command(
 
 @options.decoding("mode")
 def rewrite_command(
-    data: DataOption,
+    data: parts.DataOption,
     limit: Annotated[int, typer.Option(min=1, help="Most tasks of a kind.")] = 8,
-    seed: SeedOption = 0,
-    out: OutOption = None,
-    as_json: ReportJsonOption = False,
+    seed: parts.SeedOption = 0,
+    out: parts.OutOption = None,
+    as_json: parts.ReportJsonOption = False,
     decoding: DecodingConfig = options.DEFAULTS,
     context_tokens: Annotated[int, typer.Option(help="Most tokens of the file.")] = 1024,
     model: ModelOption = DEFAULT_MODEL,
@@ -222,8 +219,10 @@ def rewrite_command(
 
     tasks = rewrite.tasks(heldout.load(data), limit, seed)
     engine = Engine.load(model, device=device, dtype=dtype)
-    more = {"decoding": asdict(decoding), "context_tokens": context_tokens}
-    settings = settings_of("rewrite", data, seed, model, device, dtype, more)
+    settings = parts.settings_of(
+        "rewrite", model, seed, device, dtype,
+        decoding=asdict(decoding), context_tokens=context_tokens, **parts.data_of(data),
+    )  # fmt: skip
     rows = _through(
         tasks,
         lambda index: rewrite.rewrite(engine, tasks[index], decoding, context_tokens),
@@ -237,11 +236,11 @@ def rewrite_command(
 
 
 def bits_command(
-    data: DataOption,
+    data: parts.DataOption,
     limit: LimitOption = 0,
-    seed: SeedOption = 0,
-    out: OutOption = None,
-    as_json: ReportJsonOption = False,
+    seed: parts.SeedOption = 0,
+    out: parts.OutOption = None,
+    as_json: parts.ReportJsonOption = False,
     length: Annotated[int, typer.Option(min=32, help="Most tokens of a file.")] = 256,
     model: ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "auto",
@@ -264,8 +263,9 @@ def bits_command(
         Checkpoint.load_base(model, where, choose_dtype(name, where), no_op)
         for name in (dtype, against)
     )
-    more = {"against": against, "length": length}
-    settings = settings_of("bits", data, seed, model, device, dtype, more)
+    settings = parts.settings_of(
+        "bits", model, seed, device, dtype, against=against, length=length, **parts.data_of(data)
+    )
     stacks = one.transformer, other.transformer
     rows = _through(
         files,
@@ -293,39 +293,8 @@ def _through(
         from blockdiff.eval.results import ResultsFile, gone_through
 
     results: ResultsFile[Any] | None = ResultsFile(out, settings, row) if out else None
-    with CountBar(len(files)) as bar:
+    with parts.CountBar(len(files)) as bar:
         return gone_through([file.id for file in files], work, results, bar.update)
-
-
-def settings_of(
-    what: str,
-    data: Path,
-    seed: int,
-    model: str,
-    device: str,
-    dtype: str,
-    more: dict[str, Any],
-) -> dict[str, Any]:
-    """Everything that changes a row. The limit is not among them: a larger one goes on."""
-    return {
-        "eval": what,
-        "model": model,
-        "data": data.name,
-        "seed": seed,
-        "data_sha256": digest_of(data),
-        "device": device,
-        "dtype": dtype,
-        "adapter_sha256": adapter_digest(model),
-        **more,
-    }
-
-
-def digest_of(data: Path) -> str:
-    """SHA-256 of a file. Raises InputFileError."""
-    try:
-        return hashlib.sha256(data.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputFileError(f"cannot read {data}: {error}") from None
 
 
 def _report(

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blockdiff.errors import InputFileError
+
+DataOption = Annotated[Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the draw and of the places in a file.")]
+OutOption = Annotated[Path | None, typer.Option(help="Results file; a run goes on from it.")]
+ReportJsonOption = Annotated[bool, typer.Option("--json", help="Print the JSON object only.")]
 
 
 def adapter_digest(model: str) -> str:
@@ -14,6 +26,40 @@ def adapter_digest(model: str) -> str:
     if adapter is None:
         return ""
     return hashlib.sha256((adapter / "adapter.safetensors").read_bytes()).hexdigest()
+
+
+def settings_of(
+    what: str, model: str, seed: int, device: str, dtype: str, **more: Any
+) -> dict[str, Any]:
+    """Everything that changes a row. The limit is not among them: a larger one goes on."""
+    return {
+        "eval": what,
+        "model": model,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "adapter_sha256": adapter_digest(model),
+        **more,
+    }
+
+
+def data_of(data: Path) -> dict[str, str]:
+    """The settings that say which file was measured on. Raises InputFileError."""
+    return {"data": data.name, "data_sha256": digest_of(data)}
+
+
+def digest_of(data: Path) -> str:
+    """SHA-256 of a file. Raises InputFileError."""
+    try:
+        return hashlib.sha256(data.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputFileError(f"cannot read {data}: {error}") from None
+
+
+def cells(row: Mapping[str, Any], columns: Sequence[tuple[str, str]], width: int) -> str:
+    """A line of a table: figures of a row by their name, in their format; - where there is none."""
+    values = ((row[key], form) for key, form in columns)
+    return "".join(f"{'-' if v is None else format(v, form):>{width}}" for v, form in values)
 
 
 class CountBar:

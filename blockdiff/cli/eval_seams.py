@@ -1,4 +1,4 @@
-"""`blockdiff eval seams`: whether filled texts end where they should; registered by `cli_eval`."""
+"""`blockdiff eval seams`: whether filled texts end where they should; registered by `cli.eval`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from blockdiff.cli import eval_parts as parts
 from blockdiff.cli import interrupt, options
 from blockdiff.cli.console import reported_errors
-from blockdiff.cli.eval_heldout import OutOption, ReportJsonOption, SeedOption, digest_of
-from blockdiff.cli.eval_parts import CountBar, adapter_digest
 from blockdiff.cli.options import DeviceOption, DtypeOption, ModelOption
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import InputFileError
@@ -44,12 +43,12 @@ def seams_command(
         typer.Option(help="Files that no adapter was trained on, .jsonl or .jsonl.gz. Repeatable."),
     ],
     limit: Annotated[int, typer.Option(min=0, help="Holes to draw; 0: all 400.")] = 0,
-    seed: SeedOption = 0,
+    seed: parts.SeedOption = 0,
     way: Annotated[
         list[Caller] | None, typer.Option(help="Who asks; both unless given. Repeatable.")
     ] = None,
-    out: OutOption = None,
-    as_json: ReportJsonOption = False,
+    out: parts.OutOption = None,
+    as_json: parts.ReportJsonOption = False,
     decoding: DecodingConfig = options.DEFAULTS,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a hole.")] = 64,
     context_tokens: Annotated[
@@ -91,22 +90,15 @@ def seams_command(
     if not holes:
         raise InputFileError("the files hold no place to ask for text", "name other --data")
     decoding = replace(decoding, max_tokens=max_tokens)
-    settings = {
-        "eval": "seams",
-        "model": model,
-        "data": [path.name for path in data],
-        "data_sha256": [digest_of(path) for path in data],
-        "seed": seed,
-        "device": device,
-        "dtype": dtype,
-        "adapter_sha256": adapter_digest(model),
-        "decoding": asdict(decoding),
-        "context_tokens": context_tokens,
-    }
+    settings = parts.settings_of(
+        "seams", model, seed, device, dtype,
+        data=[path.name for path in data], data_sha256=[parts.digest_of(path) for path in data],
+        decoding=asdict(decoding), context_tokens=context_tokens,
+    )  # fmt: skip
     engine = Engine.load(model, device=device, dtype=dtype)
     results = ResultsFile(out, settings, seams.Seamed) if out else None
     ways = way or list(Caller)
-    with CountBar(len(holes) * len(ways)) as bar:
+    with parts.CountBar(len(holes) * len(ways)) as bar:
         rows = seams.measure(engine, holes, ways, decoding, context_tokens, results, bar.update)
     figures = seams.summarise(rows)
     if not as_json:
@@ -132,10 +124,7 @@ def _label(part: str, name: str) -> str:
 
 
 def _line(name: str, figures: dict[str, Any]) -> str:
-    values = ((figures[key], form) for _, key, form in _COLUMNS)
-    return f"{name:18}" + "".join(
-        f"{'-' if v is None else format(v, form):>9}" for v, form in values
-    )
+    return f"{name:18}" + parts.cells(figures, [column[1:] for column in _COLUMNS], 9)
 
 
 def _listed(rows: Sequence[Seamed], holes: Mapping[str, SeamHole]) -> str:

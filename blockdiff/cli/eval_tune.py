@@ -1,29 +1,19 @@
-"""`blockdiff eval tune`: which decoding is best on held-out files; registered by `cli_eval`."""
+"""`blockdiff eval tune`: which decoding is best on held-out files; registered by `cli.eval`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from blockdiff.cli import eval_parts as parts
 from blockdiff.cli import interrupt
 from blockdiff.cli.console import reported_errors
-from blockdiff.cli.eval_heldout import (
-    DataOption,
-    OutOption,
-    ReportJsonOption,
-    SeedOption,
-    settings_of,
-)
-from blockdiff.cli.eval_parts import CountBar
 from blockdiff.cli.options import DeviceOption, DtypeOption, ModelOption
 from blockdiff.errors import InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
-
-if TYPE_CHECKING:
-    pass
 
 _DEFAULT_HOLES = 40
 
@@ -34,11 +24,11 @@ def register(app: typer.Typer) -> None:
 
 
 def tune_command(
-    data: DataOption,
+    data: parts.DataOption,
     limit: Annotated[
         int, typer.Option(min=0, help="Holes to draw; 0: one of each kind in every file.")
     ] = _DEFAULT_HOLES,
-    seed: SeedOption = 0,
+    seed: parts.SeedOption = 0,
     kind: Annotated[
         list[str] | None, typer.Option(help="line or lines; both unless given. Repeatable.")
     ] = None,
@@ -46,9 +36,9 @@ def tune_command(
         list[str] | None,
         typer.Option(help="Configurations such as ar, 'verify/*', 'diffusion/*/4'. Repeatable."),
     ] = None,
-    out: OutOption = None,
+    out: parts.OutOption = None,
     plot: Annotated[Path | None, typer.Option(help="SVG to write the plot to.")] = None,
-    as_json: ReportJsonOption = False,
+    as_json: parts.ReportJsonOption = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a hole.")] = 48,
     context_tokens: Annotated[int, typer.Option(min=16, help="Of prefix and suffix.")] = 256,
     model: ModelOption = DEFAULT_MODEL,
@@ -74,10 +64,12 @@ def tune_command(
     drawn = heldout_holes.draw(heldout.load(data), limit, seed, kinds)
     engine = Engine.load(model, device=device, dtype=dtype)
     configurations = tune.grid(engine.drafting, only or ())
-    more = {"kind": kinds, "max_tokens": max_tokens, "context_tokens": context_tokens}
-    settings = settings_of("tune", data, seed, model, device, dtype, more)
+    settings = parts.settings_of(
+        "tune", model, seed, device, dtype, kind=kinds, max_tokens=max_tokens,
+        context_tokens=context_tokens, **parts.data_of(data),
+    )  # fmt: skip
     results = ResultsFile(out, settings, tune.Tuned) if out else None
-    with CountBar(len(drawn) * len(configurations)) as bar:
+    with parts.CountBar(len(drawn) * len(configurations)) as bar:
         rows = tune.tune(
             engine,
             drawn,

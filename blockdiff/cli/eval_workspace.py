@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from blockdiff.cli import eval_parts as parts
 from blockdiff.cli import interrupt, options
 from blockdiff.cli.console import reported_errors
-from blockdiff.cli.eval_heldout import OutOption, ReportJsonOption, SeedOption
-from blockdiff.cli.eval_parts import CountBar, adapter_digest
 from blockdiff.cli.options import DeviceOption, DtypeOption, ModelOption
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import InputFileError
@@ -40,7 +39,7 @@ def workspace_command(
     ],
     limit: Annotated[int, typer.Option(min=0, help="Holes that need another file.")] = HOLES,
     controls: Annotated[int, typer.Option(min=0, help="Holes that need no other.")] = CONTROLS,
-    seed: SeedOption = 0,
+    seed: parts.SeedOption = 0,
     way: Annotated[
         list[OtherFiles] | None,
         typer.Option(help="What is shown of other files; all four unless given. Repeatable."),
@@ -48,8 +47,8 @@ def workspace_command(
     share: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Of the context, for other files.")
     ] = 0.25,
-    out: OutOption = None,
-    as_json: ReportJsonOption = False,
+    out: parts.OutOption = None,
+    as_json: parts.ReportJsonOption = False,
     decoding: DecodingConfig = options.DEFAULTS,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a hole.")] = 48,
     context_tokens: Annotated[
@@ -94,21 +93,14 @@ def workspace_command(
                 hint = "name folders whose folders are packages of several source files"
                 raise InputFileError("no place was found that needs another file", hint)
             decoding = replace(decoding, max_tokens=max_tokens)
-            settings = {
-                "eval": "workspace",
-                "model": model,
-                "packages": sorted(spaces.roots),
-                "seed": seed,
-                "share": share,
-                "device": device,
-                "dtype": dtype,
-                "adapter_sha256": adapter_digest(model),
-                "decoding": asdict(decoding),
-                "context_tokens": context_tokens,
-            }
+            settings = parts.settings_of(
+                "workspace", model, seed, device, dtype,
+                packages=sorted(spaces.roots), share=share,
+                decoding=asdict(decoding), context_tokens=context_tokens,
+            )  # fmt: skip
             engine = Engine.load(model, device=device, dtype=dtype)
             results = ResultsFile(out, settings, workspace.FilledLine) if out else None
-            with CountBar(len(holes) * len(ways)) as bar:
+            with parts.CountBar(len(holes) * len(ways)) as bar:
                 rows = workspace.measure(
                     engine, spaces, holes, ways, decoding, context_tokens, share, results,
                     bar.update,
@@ -135,9 +127,7 @@ def _trained(model: str) -> frozenset[str]:
 def _table(title: str, figures: dict[str, Any]) -> str:
     lines = ["", f"{title:28}" + "".join(f"{name:>12}" for name, _ in _COLUMNS)]
     for way, row in figures.items():
-        values = ((row[key], form) for key, form in _COLUMNS)
-        cells = (f"{'-' if v is None else format(v, form):>12}" for v, form in values)
-        lines.append(f"{way:28}" + "".join(cells))
+        lines.append(f"{way:28}" + parts.cells(row, _COLUMNS, 12))
         if gain := row.get("gain"):
             said = (
                 f"{key} {g['points']:+.1f} ({g['ci95'][0]:+.1f} to {g['ci95'][1]:+.1f})"

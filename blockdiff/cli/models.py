@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from blockdiff.cli import interrupt
+from blockdiff.cli import interrupt, options
 from blockdiff.cli.console import byte_size, reported_errors
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.weights import folders, store
@@ -26,12 +26,7 @@ from blockdiff.weights.catalog import (
 from blockdiff.weights.footprint import StackShape, drafter_shape, shape_of
 from blockdiff.weights.store import Status
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Download, inspect and remove models.",
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = options.group("Download, inspect and remove models.")
 
 Name = Annotated[str, typer.Argument(help="A name that `blockdiff models list` shows.")]
 NameOrFolder = Annotated[

@@ -19,6 +19,21 @@ from blockdiff.weights.catalog import DEFAULT_MODEL
 DEFAULTS = DecodingConfig()
 CONTEXT_TOKENS = InfillRequest("", Hole(0, 0)).context_tokens
 
+_SHORT_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def group(summary: str, *, short_help: bool = False) -> typer.Typer:
+    """Several commands behind one name; without any it prints its help, by `-h`, too, if that is
+    asked for."""
+    return typer.Typer(
+        help=summary,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings=_SHORT_HELP if short_help else None,
+    )
+
+
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="the file; - reads standard input")
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockdiff.cli import interrupt, train_tables
+from blockdiff.cli import interrupt, options, train_tables
 from blockdiff.cli.console import reported_errors
 from blockdiff.cli.options import DeviceOption
 from blockdiff.config import AdapterConfig
@@ -23,12 +23,7 @@ from blockdiff.weights.catalog import DEFAULT_MODEL
 if TYPE_CHECKING:
     from blockdiff.train.loop import Trainer
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Build a corpus, train a gated adapter, count what drafts come from.",
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = options.group("Build a corpus, train a gated adapter, count what drafts come from.")
 _OPTIONS = BuildOptions()
 _RANKS = "qkv=24,o=24,gate_up=8,down=8"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, fields
-from typing import Protocol
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -31,18 +30,8 @@ _PLAIN_SECONDS = 5.0
 _GUTTER = 7
 
 
-class View(Protocol):
-    """Shows refinements as they come."""
-
-    def __enter__(self) -> View: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def show(self, refinement: Refinement) -> None: ...
-
-
-class Silent:
-    """The view of a caller who does not look."""
+class View:
+    """Shows refinements as they come; this one to nobody."""
 
     def __enter__(self) -> View:
         return self
@@ -54,7 +43,7 @@ class Silent:
         pass
 
 
-class LiveView(Silent):
+class LiveView(View):
     """The draft in place, redrawn as it changes and removed at the end."""
 
     def __init__(self, console: Console, source: SourceFile, hole: Hole, mode: str) -> None:
@@ -84,7 +73,7 @@ class LiveView(Silent):
         self._live.update(frame, refresh=True)
 
 
-class PlainView(Silent):
+class PlainView(View):
     """A line now and then, for logs and pipes."""
 
     def __init__(self, mode: str) -> None:
@@ -102,7 +91,7 @@ class PlainView(Silent):
 def view_for(source: SourceFile, hole: Hole, mode: str, quiet: bool) -> View:
     """The view that fits where standard error goes."""
     if quiet:
-        return Silent()
+        return View()
     if on_terminal():
         return LiveView(Console(stderr=True), source, hole, mode)
     return PlainView(mode)

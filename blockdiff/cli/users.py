@@ -7,15 +7,13 @@ from typing import Annotated
 
 import typer
 
+from blockdiff.cli import options
 from blockdiff.errors import InputFileError
 from blockdiff.service.cluster.users import UsersFile
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    help="Say who may use a team's engine, which reads the file again when it has changed.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+app = options.group(
+    "Say who may use a team's engine, which reads the file again when it has changed.",
+    short_help=True,
 )
 NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
 FileOption = Annotated[Path, typer.Option(metavar="FILE", help="the file of users")]

@@ -20,7 +20,7 @@ from typing import Any
 from blockdiff.errors import InputFileError
 from blockdiff.eval import sandbox
 from blockdiff.eval.fillers import Completion, Filler
-from blockdiff.eval.results import ResultsFile, resampled
+from blockdiff.eval.results import ResultsFile, resampled_ratio
 from blockdiff.train.jsonl import read_jsonl
 
 
@@ -218,4 +218,4 @@ def summarise(tasks: Sequence[InfillTask], results: Sequence[InfillResult]) -> d
 def interval(tasks: Sequence[InfillTask], results: Sequence[InfillResult]) -> tuple[float, float]:
     """95% interval of pass@1 by resampling whole HumanEval problems, not their holes."""
     groups = [task.problem for task in tasks]
-    return resampled(groups, [float(row.passed) for row in results])
+    return resampled_ratio(groups, [float(row.passed) for row in results])

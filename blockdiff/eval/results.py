@@ -127,19 +127,11 @@ def gone_through(
     return [done[name] for name in ids]
 
 
-def resampled(groups: Iterable[str], values: Iterable[float]) -> tuple[float, float]:
-    """95% interval of a mean by resampling whole groups: what is of one group is not independent.
-
-    Args:
-        groups: of each value.
-    """
-    return resampled_ratio(groups, values, None)
-
-
 def resampled_ratio(
-    groups: Iterable[str], values: Iterable[float], weights: Iterable[float] | None
+    groups: Iterable[str], values: Iterable[float], weights: Iterable[float] | None = None
 ) -> tuple[float, float]:
-    """The same for sum of values / sum of weights; None: each weighs 1."""
+    """95% interval of sum of values / sum of weights by resampling whole groups, the groups of each
+    value: what is of one group is not independent. Without weights it is that of the mean."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     values = list(values)
     weights = [1.0] * len(values) if weights is None else weights

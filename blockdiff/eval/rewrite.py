@@ -13,7 +13,7 @@ from blockdiff.errors import AnswerIsProse, BlockdiffError
 from blockdiff.eval import edits, exercises, sandbox
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.infilling import parses
-from blockdiff.eval.results import resampled
+from blockdiff.eval.results import resampled_ratio
 from blockdiff.eval.rewrite_task import RewriteTask, equivalent
 from blockdiff.infill.rewrite import is_prose
 from blockdiff.types import Event, Finished, Hole, RewriteRequest
@@ -133,7 +133,7 @@ def summarise(rows: Sequence[Rewritten]) -> dict[str, Any]:
             "unchanged": sum(row.unchanged for row in found),
         }
     forwards = sum(row.forwards for row in rows)
-    low, high = resampled((row.task_id for row in rows), (float(row.passed) for row in rows))
+    low, high = resampled_ratio((row.task_id for row in rows), (float(row.passed) for row in rows))
     return {
         "tasks": len(rows),
         "mean_over_kinds": round(sum(k["rate"] for k in by_kind.values()) / max(len(kinds), 1), 4),

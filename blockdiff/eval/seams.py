@@ -14,7 +14,7 @@ from typing import Any
 from blockdiff.config import DecodingConfig
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import BlockdiffError
-from blockdiff.eval.results import ResultsFile, gone_through, resampled
+from blockdiff.eval.results import ResultsFile, gone_through, resampled_ratio
 from blockdiff.eval.seam_faults import is_fenced, is_prose, repeats
 from blockdiff.eval.seam_holes import LANGUAGES, Caller, SeamHole
 from blockdiff.eval.seam_places import KINDS
@@ -163,7 +163,7 @@ def summarise(rows: Sequence[Seamed]) -> dict[str, Any]:
 
 
 def _of_way(rows: Sequence[Seamed]) -> dict[str, Any]:
-    low, high = resampled([row.file for row in rows], [float(row.exact) for row in rows])
+    low, high = resampled_ratio([row.file for row in rows], [float(row.exact) for row in rows])
     beside = {"with": True, "without": False}
     return {
         **_figures(rows),

@@ -18,7 +18,7 @@ from blockdiff.engine.contexts import resolved
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import BlockdiffError, InvalidRequest
 from blockdiff.eval.heldout_holes import HeldOutHole
-from blockdiff.eval.results import ResultsFile, gone_through, resampled, resampled_ratio
+from blockdiff.eval.results import ResultsFile, gone_through, resampled_ratio
 from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.types import Finished, InfillRequest, SyntaxState
 
@@ -198,7 +198,7 @@ def _mode(line: dict[str, Any]) -> str:
 
 def _figures(rows: Sequence[Tuned]) -> dict[str, Any]:
     count, judged = len(rows), [row for row in rows if row.syntax != SyntaxState.SKIPPED.value]
-    low, high = resampled([row.file for row in rows], [float(row.exact) for row in rows])
+    low, high = resampled_ratio([row.file for row in rows], [float(row.exact) for row in rows])
     forwards = sum(row.forwards for row in rows)
     parses = sum(row.syntax == SyntaxState.OK.value for row in judged)
     return {

@@ -11,7 +11,7 @@ from typing import Any
 from blockdiff.config import DecodingConfig
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import BlockdiffError
-from blockdiff.eval.results import ResultsFile, gone_through, resampled
+from blockdiff.eval.results import ResultsFile, gone_through, resampled_ratio
 from blockdiff.eval.seam_faults import is_fenced, is_prose
 from blockdiff.eval.workspace_holes import HeldOutPackages, OtherFiles, WorkspaceHole
 from blockdiff.syntax.check import check
@@ -208,6 +208,6 @@ def _gain(mine: Sequence[FilledLine], none: Sequence[FilledLine], key: str) -> d
     """Difference of a rate, and its 95% interval over packages."""
     pairs = zip(mine, none, strict=True)
     values = [float(getattr(one, key)) - float(getattr(other, key)) for one, other in pairs]
-    low, high = resampled([row.package for row in mine], values)
+    low, high = resampled_ratio([row.package for row in mine], values)
     mean = sum(values) / max(len(values), 1)
     return {"points": round(100 * mean, 1), "ci95": [round(100 * low, 1), round(100 * high, 1)]}

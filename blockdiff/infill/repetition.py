@@ -32,9 +32,7 @@ def _character(raw: str, start: int) -> int | None:
     text = raw[start:]
     if not text or not text[-1].isalnum():
         return None
-    first = len(text) - len(text.rstrip(text[-1]))
     run = len(text) - len(text.rstrip(text[-1]))
-    del first
     return len(raw) - run + 1 if run >= _CHARACTERS else None
 
 

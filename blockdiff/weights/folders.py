@@ -83,7 +83,7 @@ def is_verified(base: Path, sha256: str, progress: OnTransfer = no_op) -> bool:
             return True
     except (OSError, ValueError):
         pass
-    if digest_of(base, progress) != sha256:
+    if sha256_of(base, progress) != sha256:
         return False
     mark_verified(base, sha256)
     return True
@@ -106,7 +106,7 @@ def _seen(base: Path, sha256: str) -> dict[str, str | int]:
     return {"sha256": sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def digest_of(path: Path, progress: OnTransfer = no_op) -> str:
+def sha256_of(path: Path, progress: OnTransfer = no_op) -> str:
     """The SHA-256 of a file."""
     digest, done, total = hashlib.sha256(), 0, path.stat().st_size
     with open(path, "rb") as file:

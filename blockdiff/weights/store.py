@@ -33,7 +33,7 @@ from blockdiff.weights.catalog import (
     find,
     published,
 )
-from blockdiff.weights.folders import digest_of, folder_of, is_verified, locked
+from blockdiff.weights.folders import folder_of, is_verified, locked, sha256_of
 from blockdiff.weights.footprint import drafter_shape, shape_of
 from blockdiff.weights.transfer import OnTransfer
 
@@ -103,7 +103,7 @@ def state(name: str, verify: bool = False) -> ModelState:
     prepared = _size_below(folder / PREPARED) + _size_below(folder / PACKED)
     if base.is_file():
         size = base.stat().st_size
-        intact = size == entry.base.size and (not verify or digest_of(base) == entry.base.sha256)
+        intact = size == entry.base.size and (not verify or sha256_of(base) == entry.base.sha256)
         status = Status.PRESENT if intact else Status.CORRUPT
         return ModelState(status, size, entry.base.size, prepared)
     size = partial.stat().st_size if partial.is_file() else 0

@@ -83,7 +83,7 @@ class Index:
             for _ in range(2):  # once more where it turns out to be damaged
                 kept = self._store
                 try:
-                    return self._build(kept).refresh(progress, stop)
+                    return Build(kept, self.root, self._ignored).refresh(progress, stop)
                 except sqlite3.DatabaseError as error:
                     if not self._mended(error) and kept is self._store:
                         return Refreshed()
@@ -95,7 +95,9 @@ class Index:
             relative = path.relative_to(self.root).as_posix()
         except ValueError:
             return False
-        return self._asked(lambda kept: self._build(kept).update(relative), False)
+        return self._asked(
+            lambda kept: Build(kept, self.root, self._ignored).update(relative), False
+        )
 
     def named(
         self, names: Sequence[str], language: str, paths: Sequence[str] = ()
@@ -179,9 +181,6 @@ class Index:
         except sqlite3.Error as error:
             self._mended(error)
             return nothing
-
-    def _build(self, kept: Store) -> Build:
-        return Build(kept, self.root, self._ignored)
 
     def _mended(self, error: sqlite3.Error) -> bool:
         """Whether the index was thrown away, as it is damaged. One that cannot be had just now is

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from blockdiff.workspace.definitions import Definition, TagKind
 from blockdiff.workspace.imports import family_of
 from blockdiff.workspace.index import Index
-from blockdiff.workspace.place import HolePlace, bound, completed, receivers, types_of
+from blockdiff.workspace.place import HolePlace
+from blockdiff.workspace.receivers import bound, completed, receivers, types_of
 
 _LINES = 30  # before the hole, whose receivers are looked at
 _MOST_NAMES = 120

@@ -178,7 +178,7 @@ async def judged(server: Server, case: Case) -> tuple[str, str]:
 async def measure(runtime: Runtime, count: int, seed: int, tokens: int, seconds: float) -> None:
     server = create(runtime)
     await server.configure({"decoding": {"maxTokens": tokens}})
-    server.start_with_settings()
+    server.configured.set()
     found: dict[Action, Counter[str]] = {action: Counter() for action in ACTIONS}
     begin = time.monotonic()
     for number, case in enumerate(cases(seed)):

@@ -16,7 +16,7 @@ from blockdiff.engine.engine import Engine
 from blockdiff.errors import InputFileError
 from blockdiff.eval import bits, draft, heldout, revise
 from blockdiff.eval.heldout import HeldOutFile
-from blockdiff.eval.results import ResultsFile, gone_through, resampled, resampled_ratio
+from blockdiff.eval.results import ResultsFile, gone_through, resampled_ratio
 from tests.unit import tiny
 from tests.unit.tiny_checkpoint import checkpoint
 
@@ -104,8 +104,8 @@ def test_only_held_out_files_of_a_corpus_are_taken(tmp_path: Path) -> None:
 
 
 def test_intervals_resample_whole_groups() -> None:
-    assert resampled("aabb", [1.0] * 4) == (1.0, 1.0)
-    low, high = resampled("aaaaabbbbb", [1.0] * 5 + [0.0] * 5)
+    assert resampled_ratio("aabb", [1.0] * 4) == (1.0, 1.0)
+    low, high = resampled_ratio("aaaaabbbbb", [1.0] * 5 + [0.0] * 5)
     assert (low, high) == (0.0, 1.0), "two draws, not ten"
     low, high = resampled_ratio("abcd", [3.0, 3.0, 3.0, 3.0], [2.0, 2.0, 2.0, 2.0])
     assert (low, high) == (1.5, 1.5)

@@ -7,7 +7,8 @@ import pytest
 from blockdiff.types import Hole, Snippet
 from blockdiff.workspace.index import Index
 from blockdiff.workspace.pieces import ContextPieces, context_pieces
-from blockdiff.workspace.place import CHARACTERS_PER_TOKEN, completed, types_of
+from blockdiff.workspace.place import CHARACTERS_PER_TOKEN
+from blockdiff.workspace.receivers import completed, types_of
 
 FILES = {
     "py/store.py": '''class Base:

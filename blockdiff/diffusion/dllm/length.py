@@ -10,12 +10,23 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from blockdiff.errors import InvalidRequest
+
 FIRST_LENGTH = 8
 """Masks that a search begins with, and a hole that resizes itself."""
 
 _PATIENCE = 4  # lengths in a row that are no better, then a direction is given up
 # Of the fit of the first-step confidence over holes of all kinds, appendix A of the paper.
 _BIAS = (1.00, 1.77, 0.56, 0.06, 0.24)
+
+
+def check_room(most: int, positions: int) -> None:
+    """Raises InvalidRequest where a sequence is longer than the `most` positions of a model."""
+    if positions > most:
+        raise InvalidRequest(
+            f"{positions} tokens exceed the model's context of {most}",
+            "lower --context-tokens or --max-tokens",
+        )
 
 
 def length_bias(length: int) -> float:

@@ -15,7 +15,7 @@ import torch
 from blockdiff.config import DecodingConfig, Mode, Reuse, Rule
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.denoiser import HoleDenoiser
-from blockdiff.diffusion.dllm.length import FIRST_LENGTH, Resizing, calibrated_length
+from blockdiff.diffusion.dllm.length import FIRST_LENGTH, Resizing, calibrated_length, check_room
 from blockdiff.diffusion.dllm.readers import (
     BlockReader,
     CanvasReader,
@@ -110,7 +110,7 @@ class AbsorbingSampler:
         Raises Cancelled between two forwards, InvalidRequest where the model's context ends.
         """
         hole = HoleCanvas(list(prompt), list(self.after), self._steps.mask)
-        self._fits(len(prompt) + len(self.after))
+        check_room(self.model.config.max_positions, len(prompt) + len(self.after))
         if not isinstance(self._reader, BlockReader):
             yield from self._fill(hole, self._reader)
             return
@@ -172,7 +172,7 @@ class AbsorbingSampler:
     def _fill(self, hole: HoleCanvas, reader: Reader) -> Iterator[Snapshot]:
         """A hole between two texts: Dream, DreamOn, LLaDA and their like."""
         most = self.config.max_tokens
-        self._fits(len(hole.sequence) + 1)
+        check_room(self.model.config.max_positions, len(hole.sequence) + 1)
         most = min(most, self.model.config.max_positions - len(hole.sequence))
         resizing = None
         if (expand := self.kind.expand_token_id) is not None and self.length is None:
@@ -209,13 +209,6 @@ class AbsorbingSampler:
             return float(rows.softmax(-1).amax(-1).mean())
 
         return calibrated_length(confidence, most)
-
-    def _fits(self, positions: int) -> None:
-        if positions > (most := self.model.config.max_positions):
-            raise InvalidRequest(
-                f"{positions} tokens exceed the model's context of {most}",
-                "lower --context-tokens or --max-tokens",
-            )
 
     def _snapshot(self, hole: HoleCanvas, most: int, final: bool = False) -> Snapshot:
         """The hole up to `most` tokens, or up to its end token once no mask stands before that."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Rule
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma
-from blockdiff.diffusion.dllm.length import calibrated_length
+from blockdiff.diffusion.dllm.length import calibrated_length, check_room
 from blockdiff.diffusion.dllm.uniform import NEVER, UniformConfig, denoise, noise
 from blockdiff.diffusion.forwards import NOTHING, Constraint, Foregone, Generation, Snapshot
 from blockdiff.errors import Cancelled, InvalidRequest
@@ -95,7 +95,7 @@ class UniformSampler:
 
         Raises Cancelled between two forwards, InvalidRequest where the model's context ends.
         """
-        self._fits(len(prompt) + self.model.canvas_length)
+        check_room(self.model.config.max_positions, len(prompt) + self.model.canvas_length)
         read = self._read(prompt, None)
         if self.after:
             yield from self._fill(read)
@@ -113,7 +113,7 @@ class UniformSampler:
     def _answer(self, read: Any, start: int) -> Iterator[Snapshot]:
         written, size = NOTHING, self.model.canvas_length
         while not written.ended and len(written.tokens) < self.config.max_tokens:
-            self._fits(start + len(written.tokens) + size)
+            check_room(self.model.config.max_positions, start + len(written.tokens) + size)
             if written.tokens:
                 read = self._read(written.tokens[-size:], read)
             before = written
@@ -171,13 +171,6 @@ class UniformSampler:
             self._check()
             read = self.model.read(tokens[start : start + _CHUNK], read)
         return read
-
-    def _fits(self, positions: int) -> None:
-        if positions > (most := self.model.config.max_positions):
-            raise InvalidRequest(
-                f"{positions} tokens exceed the model's context of {most}",
-                "lower --context-tokens or --max-tokens",
-            )
 
     def _check(self) -> None:
         if self.cancelled():
