@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 _MARKS = {"c": r"\.|->", "cpp": r"\.|->|::", "rust": r"\.|::", "lua": r"\.|:"}
 _WORD = r"[^\W\d]\w{0,80}"
-_PYTHON_CLASS = re.compile(
+_PYTHON_CLASS = re.compile(r"^([ \t]*)class[ \t]+(\w+)[ \t]*(?:\(([^)]*)\))?[ \t]*:", re.MULTILINE)
+_CLASS = re.compile(
     r"\b(?:class|struct|impl(?:<[^>]{0,200}>)?|interface|trait)\s{1,9}(\w+)(?:<[^>]{0,200}>)?"
     r"((?:\s{1,9}(?:extends|implements|for)\s|\s{0,9}:)[\w\s<>.,:]{1,300}|\s{0,9})\{"
 )
