@@ -7,7 +7,6 @@ hand, and nothing is claimed that was not measured.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +69,10 @@ CLAIMS = (
 def updated(text: str) -> str:
     """The guide with every part as the results have it."""
     for name, lines in parts().items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        part = "\n" + "\n".join(lines) + "\n\n"
-        text, found = re.subn(pattern, lambda m, p=part: m[1] + p + m[2], text, flags=re.S)
-        assert found == 1, f"{GUIDE} has {found} places for {name!r}"
+        before, mark, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, behind = rest.partition("<!-- end -->")
+        assert mark and end, f"{GUIDE} has no place for {name!r}"
+        text = before + mark + "\n" + "\n".join(lines) + "\n\n" + end + behind
     return text
 
 

@@ -139,7 +139,7 @@ def compare_command(
     ] = "",
     seed: LabSeedOption = 0,
 ) -> None:
-    """Train every family for the same time and measure it; prints the table of bounds.
+    """Train every family on the same tokens and measure it; prints the table of bounds.
 
     Ctrl-C at any moment: the same command goes on. `ar` always is among them, as the judge.
     """

@@ -39,8 +39,9 @@ class Masked(LabFamily):
             return super().write(template, how)
         x, length = template, template.shape[1]
         blocks = torch.arange(length) // (self.block_size if how.sampler == "semi-ar" else length)
-        each = replace(how, steps=max(1, how.steps // (int(blocks[-1]) + 1)))
-        for block in blocks.unique():
+        count = int(blocks[-1]) + 1
+        each = replace(how, steps=max(1, how.steps // count))
+        for block in range(count):
             x = unmask(self.read, x, blocks == block, self.vocab_size, each)
         return x
 

@@ -7,7 +7,7 @@ import time
 import timeit
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ class Asked:
     names: Sequence[str]
     count: int = 32
 
+    @cached_property
+    def judge(self) -> LabFamily:
+        return self.lab.trained("ar")
+
     def windows(self) -> Tensor:
         return self.lab.windows(self.count)
 
@@ -51,7 +55,7 @@ class Asked:
         whole = [textwrap.dedent(t[t.find("\n") + 1 : t.rfind("\n") + 1]) for t in texts]
         good = sum(bool(lines.strip()) and parses(lines) for lines in whole)
         return {
-            **bits_per_byte(self.lab.trained("ar").bound(tokens, g), data.nbytes(tokens)),
+            **bits_per_byte(self.judge.bound(tokens, g), data.nbytes(tokens)),
             "distinct": sum(len(row.unique()) for row in tokens) / tokens.numel(),
             **share("parses", good, len(texts)),
         }  # fmt: skip
@@ -158,7 +162,7 @@ def blocks(asked: Asked) -> Iterator[Figures]:
         family = asked.lab.trained(name)
         if not isinstance(family, BlockDiffusion) or not family.block_size:
             continue
-        finished = asked.windows()[:1].split(family.block_size, dim=1)
+        finished = torch.split(asked.windows()[:1], family.block_size, dim=1)
         cache = BlockCache(family.network.config, capacity=2 * asked.lab.preset.length)
         block = asked.free(1, family.block_size)
         for done, last in enumerate(finished, start=1):
@@ -186,7 +190,7 @@ def reversal(
     the others is asked: B as told, A in the other sentence, and A in the sentence told."""
     g, parts, half = torch.Generator().manual_seed(seed), 2 * people, people // 2
     picked = torch.randperm(parts * parts, generator=g)[: 2 * people]
-    a, b = torch.stack([picked // parts, picked % parts], dim=1).split(people)
+    a, b = torch.split(torch.stack([picked // parts, picked % parts], dim=1), people)
     parent, child = torch.tensor([[parts], [parts + 1]]).expand(-1, people)[..., None]
     told, inverse = torch.cat([a, parent, b], dim=1), torch.cat([b, child, a], dim=1)
     train = torch.cat([told, inverse[:half]])

@@ -39,7 +39,8 @@ class Autoregressive(LabFamily):
         cache = BlockCache(self.network.config, batch=batch, capacity=length)
         written = self.start(template.shape, how.g)
         token = written[:, :1]
-        for i, known in enumerate(template.split(1, dim=1)):
+        for i in range(length):
+            known = template[:, i : i + 1]
             logits = self.network(token, masks.causal(i, 1), None, torch.tensor([[i]]), cache)
             cache.commit(1)
             drawn = categorical(logits.softmax(-1), how.g)

@@ -7,6 +7,7 @@ is that of VDM (arXiv 2107.00630, eq. 11 to 15) in continuous time.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Plaid(LabFamily):
 
     def embeddings(self) -> Tensor:
         """(vocab, dimensions), on a sphere, so that no family gains by longer ones."""
-        return F.normalize(self.table, dim=-1) * float(self.table.shape[1]) ** 0.5
+        return F.normalize(self.table, dim=-1) * math.sqrt(self.table.shape[1])
 
     def level(self, t: Tensor) -> Tensor:
         """lambda at t, (batch, 1, 1)."""
@@ -102,7 +103,8 @@ class Plaid(LabFamily):
         """Known positions hold their noiseless signal at every step (Diffusion-LM's infilling)."""
         known = template != self.vocab_size
         right = self.embeddings()[template.where(known, torch.zeros_like(template))]
-        z, x, before = torch.randn(right.shape, generator=how.g), None, None
+        z, x = torch.randn(right.shape, generator=how.g), None
+        before: tuple[Tensor, Tensor] | None = None
         times = torch.linspace(1, 0, how.steps + 1)[:, None].expand(-1, len(z))
         for t, s in zip(times, times[1:], strict=False):
             lam, after = self.level(t), self.level(s)
@@ -113,8 +115,8 @@ class Plaid(LabFamily):
                 mean, deviation = posterior(z, x, lam, after)
                 z = mean + deviation * torch.randn(z.shape, generator=how.g)
             else:
-                first_order = how.sampler == "ddim" or before is None
-                z = ddim(z, x if first_order else extrapolated(x, lam, after, *before), lam, after)
+                last = before if how.sampler != "ddim" else None
+                z = ddim(z, extrapolated(x, lam, after, *last) if last else x, lam, after)
             before = (x, lam)
             how.watch(template.where(known, words.argmax(-1)))
         return template.where(known, self.words(z, times[-1], x).argmax(-1))

@@ -114,7 +114,7 @@ class D3pmMixing(D3pm):
         mixed = fine * p + (1 - coarse) * p.mean(-1, keepdim=True)
         if self.groups is None:
             return mixed
-        near = p[..., self.groups.flatten()].unflatten(-1, self.groups.shape)
+        near = p[..., self.groups.flatten()].view(*p.shape[:-1], *self.groups.shape)
         means = near.mean(-1, keepdim=True).expand_as(near).flatten(-2)
         return mixed + (coarse - fine) * means[..., self.groups.flatten().argsort()]
 

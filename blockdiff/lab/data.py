@@ -15,12 +15,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from blockdiff.errors import InputFileError, InvalidRequest
-from blockdiff.train.corpus import BuildOptions, Corpus, build
+from blockdiff.train.corpus import BuildOptions, Corpus, Split, build
 from blockdiff.train.sources import Sources
 
 END = "<end>"
 """Between two documents; it stands for no byte."""
-_SPLITS = ("train", "heldout")
+_SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class LabData:
     def bytes_of(self) -> Tensor:
         """(vocab,) bytes of each token: it has one character for each."""
         names = map(self.tokenizer.id_to_token, range(self.tokenizer.get_vocab_size()))
-        return torch.tensor([0 if name == END else len(name) for name in names])
+        return torch.tensor([0 if name == END else len(name or "") for name in names])
 
     @cached_property
     def frequencies(self) -> Tensor:
@@ -132,7 +132,8 @@ def _encoded(texts: dict[str, list[str]], vocab_size: int) -> LabData:
         vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts["train"], trainer)
-    end, tokens = tokenizer.token_to_id(END), {}
+    end = tokenizer.token_to_id(END)
+    tokens: dict[str, Tensor] = {}
     for split in _SPLITS:
         encoded = tokenizer.encode_batch(texts[split])
         ids = [i for document in encoded for i in (*document.ids, end)]
@@ -179,4 +180,4 @@ def near_groups(tokens: Tensor, vocab_size: int) -> Tensor:
     features = torch.nn.functional.normalize(torch.cat(counts, dim=1).float().sqrt(), dim=1)
     torch.manual_seed(0)  # pca_lowrank draws
     first, second = (features @ torch.pca_lowrank(features, q=2)[2]).argsort(0).argsort(0).T
-    return (first * 16 // vocab_size * vocab_size + second).argsort().view(-1, size)
+    return torch.argsort(first * 16 // vocab_size * vocab_size + second).view(-1, size)

@@ -140,7 +140,7 @@ class Lesson:
         g, draws = torch.Generator().manual_seed(0), min(draws, self.family.draws)
         nats: list[Tensor] = []
         texts = self.lab.windows(windows)
-        for part in texts.split(max(1, 4 * self.lab.preset.batch // draws)):
+        for part in torch.split(texts, max(1, 4 * self.lab.preset.batch // draws)):
             if nats and time.monotonic() > until:
                 break
             nats.append(self.family.bound(part.repeat(draws, 1), g).view(draws, -1).mean(0))
@@ -173,12 +173,12 @@ def train(
     on_step: Callable[[Lesson, float], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Train until `spent` reaches 1 and all have seen as many tokens, or `should_stop`; a
-    checkpoint of each is written either way. `on_step` gets the lesson and its loss."""
+    """Train until `spent` reaches 1 and the round is complete, or `should_stop`; a checkpoint of
+    each is written either way. `on_step` gets the lesson and its loss."""
     while not should_stop():
         lesson = min(lessons, key=lambda one: one.state.tokens)
-        share = spent()
-        if share >= 1 and lesson.state.tokens == max(one.state.tokens for one in lessons):
+        share, ahead = spent(), max(one.state.tokens for one in lessons) - lesson.state.tokens
+        if share >= 1 and ahead != lesson.lab.preset.batch * lesson.lab.preset.length:
             break
         on_step(lesson, lesson.step(share))
     for lesson in lessons:
