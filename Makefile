@@ -111,6 +111,7 @@ docs: .venv/.stamp-dev  ## write the generated parts of the documents anew
 	@$(RUN) docs.lsp_parts
 	@$(RUN) docs.clients_parts
 	@$(RUN) docs.eval_parts
+	@$(RUN) docs.lab_parts
 	@$(RUN) docs.checkpoints_parts
 
 clean:  ## remove .venv and caches

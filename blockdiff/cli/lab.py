@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +17,7 @@ from blockdiff.cli.console import reported_errors
 from blockdiff.errors import InvalidRequest, OutOfMemory, is_out_of_memory
 
 if TYPE_CHECKING:
-    from blockdiff.lab.data import LabData
-    from blockdiff.lab.training import Preset
+    from blockdiff.lab.training import Lab
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,23 +66,24 @@ def train_command(
     with interrupt.held():
         from dataclasses import asdict
 
-        from blockdiff.lab.training import Budget, Lesson, Trained
+        from blockdiff.lab.training import Lesson, bits_per_byte, train
 
     with _enough_memory():
-        size, data = _data(folder, corpus, preset)
-        lesson = Lesson(family, data, size, folder / family, seed)
-        budget = Budget(60 * minutes, tokens)
+        lesson = Lesson(_lab(folder, corpus, preset, seed), family)
+        state = lesson.state
+
+        def spent() -> float:
+            return state.tokens / tokens if tokens else state.seconds / (60 * minutes)
+
         with _bar() as update, interrupt.noticed() as pressed:
 
-            def on_step(state: Trained, loss: float) -> None:
-                update(budget.spent(state), f"{state.tokens:,} tokens, loss {loss:.3f}")
+            def on_step(_: Lesson, loss: float) -> None:
+                update(spent(), f"{state.tokens:,} tokens, loss {loss:.3f}")
 
-            lesson.run(budget, on_step, pressed)
+            train([lesson], spent, on_step, pressed)
         _obey()
-        bound = asdict(lesson.measure(size.windows))
-        lesson.log(**bound)
-    figures = {"parameters": lesson.parameters, **asdict(lesson.state), **bound}
-    typer.echo(json.dumps({"family": family} | figures))
+        bound = bits_per_byte(*lesson.measure(lesson.lab.preset.windows))
+    typer.echo(json.dumps({"family": family} | asdict(state) | bound))
 
 
 @app.command("sample")
@@ -104,28 +103,25 @@ def sample_command(
     with interrupt.held():
         import torch
 
-        from blockdiff.lab.family import SamplerSettings, Template
-        from blockdiff.lab.training import opened
+        from blockdiff.lab.family import SamplerSettings
 
-    size, data = _data(folder, None, preset)
-    before, behind = (data.tokenizer.encode(text).ids for text in (prefix, suffix))
-    gap = size.length - len(before) - len(behind)
+    lab = _lab(folder, None, preset, seed)
+    before, behind = (lab.data.tokenizer.encode(text).ids for text in (prefix, suffix))
+    gap = lab.preset.length - len(before) - len(behind)
     if gap < 1:
         raise InvalidRequest(
-            f"prefix and suffix have {len(before) + len(behind)} tokens, a window {size.length}",
+            f"prefix and suffix have {len(before) + len(behind)} tokens, a window"
+            f" {lab.preset.length}",
             "shorten them",
         )
-    tokens = torch.tensor([before + [0] * gap + behind])
-    known = torch.ones_like(tokens, dtype=torch.bool)
-    known[:, len(before) : len(before) + gap] = False
-    lesson = opened(family, data, size, folder, seed)
+    template = torch.tensor([before + [lab.preset.vocab_size] * gap + behind])
 
     def show(text: torch.Tensor) -> None:
         if watch:
-            typer.echo(data.shown(text[0]) + "\n" + "-" * 40)
+            typer.echo(lab.data.text(text[0]) + "\n" + "-" * 40)
 
     how = SamplerSettings(steps, torch.Generator().manual_seed(seed), sampler, show)
-    typer.echo(data.shown(lesson.family.sample(Template(tokens, known), how)[0]))
+    typer.echo(lab.data.text(lab.trained(family).sample(template, how)[0]))
 
 
 @app.command("compare")
@@ -143,7 +139,7 @@ def compare_command(
     ] = "",
     seed: LabSeedOption = 0,
 ) -> None:
-    """Train every family for the same time and measure it; prints the table of bounds.
+    """Train every family on the same tokens and measure it; prints the table of bounds.
 
     Ctrl-C at any moment: the same command goes on. `ar` always is among them, as the judge.
     """
@@ -157,16 +153,16 @@ def compare_command(
         raise InvalidRequest(f"no family {unknown[0]!r}", f"known: {', '.join(FAMILIES)}")
     names = [name for name in FAMILIES if name == "ar" or not family or name in family]
     with _enough_memory():
-        size, data = _data(folder, corpus, preset or ("night" if hours else "small"))
+        lab = _lab(folder, corpus, preset or ("night" if hours else "small"), seed)
         seconds = (60 * hours or minutes) * 60 - (time.monotonic() - began)
         if seconds <= 0:
             raise InvalidRequest("the time is over before the text is encoded", "give more of it")
         with _bar() as update, interrupt.noticed() as pressed:
 
-            def on_family(name: str, doing: str, share: float) -> None:
-                update(share, f"{name}: {doing}")
+            def on_work(doing: str, share: float) -> None:
+                update(share, doing)
 
-            rows = compare(folder, data, size, names, seconds, seed, on_family, pressed)
+            rows = compare(lab, names, seconds, on_work, pressed)
         _obey()
     typer.echo("\n".join(markdown_table(bounds_table(rows))))
 
@@ -201,19 +197,20 @@ def ask_command(
     All but `reversal` ask the families that were trained in the folder.
     """
     with interrupt.held():
-        from blockdiff.lab.ask import Bench, ask, reversal
+        from blockdiff.lab.ask import QUESTIONS, Asked, reversal
         from blockdiff.lab.compare import write_json
         from blockdiff.lab.families import FAMILIES
         from blockdiff.lab.report import markdown_table
 
+    if question not in (known := [*QUESTIONS, "reversal"]):
+        raise InvalidRequest(f"no question {question!r}", f"known: {', '.join(known)}")
     with _enough_memory():
         if question == "reversal":
             answers = reversal(family or ("ar", "mdlm"), seed)
         else:
-            size, data = _data(folder, None, preset)
             trained = [n for n in FAMILIES if (folder / n / "checkpoint.safetensors").is_file()]
-            bench = Bench(folder, data, size, family or trained, seed, count)
-            answers = ask(question, bench)
+            asked = Asked(_lab(folder, None, preset, seed), family or trained or ["ar"], count)
+            answers = QUESTIONS[question](asked)
         rows: list[dict[str, Any]] = []
         with _bar() as update:
             for row in answers:
@@ -223,15 +220,15 @@ def ask_command(
     typer.echo("\n".join(markdown_table(rows)))
 
 
-def _data(folder: Path, corpus: Path | None, preset: str) -> tuple[Preset, LabData]:
+def _lab(folder: Path, corpus: Path | None, preset: str, seed: int) -> Lab:
     with interrupt.held():
         from blockdiff.lab.data import open_data
-        from blockdiff.lab.training import PRESETS
+        from blockdiff.lab.training import PRESETS, Lab
 
     if preset not in PRESETS:
         raise InvalidRequest(f"no preset {preset!r}", f"known: {', '.join(PRESETS)}")
     size = PRESETS[preset]
-    return replace(size), open_data(folder, size.vocab_size, size.length, corpus)
+    return Lab(folder, open_data(folder, size.vocab_size, size.length, corpus), size, seed)
 
 
 def _obey() -> None:

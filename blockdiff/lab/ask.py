@@ -2,275 +2,224 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
+import timeit
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
-from blockdiff.errors import InvalidRequest
+from blockdiff.eval.infilling import parses
 from blockdiff.eval.results import share_interval
-from blockdiff.lab.bd3lm import BlockDiffusion
-from blockdiff.lab.compare import Figures
-from blockdiff.lab.data import LabData
+from blockdiff.lab.autoregressive import BlockDiffusion
 from blockdiff.lab.families import Setting, create
-from blockdiff.lab.family import LabFamily, SamplerSettings, Template
-from blockdiff.lab.samples import Judge, described, judged, lab_judge
-from blockdiff.lab.sedd import uniform_noise
-from blockdiff.lab.training import Preset, opened
-from blockdiff.lab.uniform import Uniform
+from blockdiff.lab.family import LabFamily, SamplerSettings
+from blockdiff.lab.training import Figures, Lab, bits_per_byte, update
+from blockdiff.lab.uniform import uniform_noise
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What an experiment works with.
+class Asked:
+    """Trained families by name, and how many windows, samples or questions a row has."""
 
-    Attributes:
-        folder: of a comparison, whose trained families are asked.
-        names: families to ask.
-        count: windows, samples or questions of each row.
-    """
-
-    folder: Path
-    data: LabData
-    preset: Preset
+    lab: Lab
     names: Sequence[str]
-    seed: int = 0
     count: int = 32
 
-    def family(self, name: str) -> LabFamily:
-        return opened(name, self.data, self.preset, self.folder, self.seed).family
-
-    def how(self, steps: int, sampler: str = "") -> SamplerSettings:
-        return SamplerSettings(steps, torch.Generator().manual_seed(self.seed), sampler)
-
-    def judges(self) -> Judge:
-        return lab_judge(self.family("ar"))
+    @cached_property
+    def judge(self) -> LabFamily:
+        return self.lab.trained("ar")
 
     def windows(self) -> Tensor:
-        return self.data.heldout(self.preset.length, self.count)
+        return self.lab.windows(self.count)
+
+    def free(self, batch: int = 0, length: int = 0) -> Tensor:
+        """Templates of which nothing is known, (count, length) unless said."""
+        shape = (batch or self.count, length or self.lab.preset.length)
+        return torch.full(shape, self.lab.preset.vocab_size)
+
+    def how(self, steps: int, sampler: str = "") -> SamplerSettings:
+        return SamplerSettings(steps, torch.Generator().manual_seed(self.lab.seed), sampler)
+
+    @torch.no_grad()
+    def described(self, tokens: Tensor) -> Figures:
+        """Of texts (batch, length): bits per byte by `ar`, and since text that repeats itself is
+        likely, too, the share of distinct tokens; how many have whole lines that are Python."""
+        data, g = self.lab.data, torch.Generator()
+        texts = [data.text(row) for row in tokens]
+        whole = [textwrap.dedent(t[t.find("\n") + 1 : t.rfind("\n") + 1]) for t in texts]
+        good = sum(bool(lines.strip()) and parses(lines) for lines in whole)
+        return {
+            **bits_per_byte(self.judge.bound(tokens, g), data.nbytes(tokens)),
+            "distinct": sum(len(row.unique()) for row in tokens) / tokens.numel(),
+            **share("parses", good, len(texts)),
+        }  # fmt: skip
 
 
-def share(name: str, count: int, of: int) -> Figures:
+def share(name: str, count: int | Tensor, of: int | Tensor) -> Figures:
     """A share with its 95% interval, as columns of a row."""
+    count, of = int(count), int(of)
     low, high = share_interval(count, of)
     return {name: count / max(of, 1), f"{name}_low": low, f"{name}_high": high, f"{name}_of": of}
 
 
-def steps(bench: Bench) -> Iterator[Figures]:
-    """Likelihood, diversity and syntax of samples by each sampler against the number of steps."""
-    judge, length = bench.judges(), bench.preset.length
-    real = bench.windows()
-    yield {"family": "real text", **asdict(described(real, bench.data, judge, "", 0, 0.0))}
-    for name in bench.names:
-        family = bench.family(name)
-        for sampler in family.samplers:
-            counts = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n <= 2 * length]
-            for n in counts if name != "ar" else counts[:1]:
-                template = Template.empty(bench.count, length)
-                row = judged(family, bench.data, judge, bench.how(n, sampler), template)
-                yield {"family": name, **asdict(row)}
+def steps(asked: Asked) -> Iterator[Figures]:
+    """Samples by each sampler against steps; by the usual one also against batch and length."""
+    length, count = asked.lab.preset.length, asked.count
+    yield {"family": "real text", **asked.described(asked.windows())}
+    for name in asked.names:
+        family = asked.lab.trained(name)
+        counts = [2**i for i in range(9) if 2**i <= 2 * length]
+        plan = [(sampler, n, count, length) for sampler in family.samplers for n in counts]
+        plan += [(family.samplers[0], 16, batch, size) for batch, size in
+                 ((1, length), (max(1, count // 4), length), (count, length // 2))]  # fmt: skip
+        for sampler, n, batch, size in plan if name != "ar" else plan[-4:]:
+            began = time.perf_counter()
+            tokens = family.sample(asked.free(batch, size), asked.how(n, sampler))
+            each = 1e3 * (time.perf_counter() - began) / tokens.numel()
+            row = {"family": name, "sampler": sampler, "steps": n, "batch": batch, "length": size}
+            yield row | {"ms_per_token": each} | asked.described(tokens)
 
 
-def revision(bench: Bench) -> Iterator[Figures]:
-    """Does a uniform model mend what it is given? Of changes: mending, breaking, round trips.
-
-    A tenth of the tokens of held-out windows is drawn anew, and the sampler goes from that noise to
-    none. Its own samples are revised, too: the judge's bits per byte before and after.
-    """
-    family, g = bench.family("uniform"), torch.Generator().manual_seed(bench.seed)
-    assert isinstance(family, Uniform)
-    clean = bench.windows()
-    noisy = uniform_noise(clean, torch.tensor(0.1), bench.data.vocab_size, g)
-    everywhere = Template.empty(*clean.shape)
+def revision(asked: Asked) -> Iterator[Figures]:
+    """Does a uniform model mend held-out windows of which a tenth is drawn anew? Of changes:
+    mending, breaking, round trips; and `ar`'s bits of its own samples before and after."""
+    family, clean, free = asked.lab.trained("uniform"), asked.windows(), asked.free()
+    tenth, g = torch.tensor(0.1), torch.Generator().manual_seed(asked.lab.seed)
+    noisy = uniform_noise(clean, tenth, family.vocab_size, g)
+    wrong = noisy != clean
     for n in (1, 4, 16):
         seen: list[Tensor] = [noisy]
         how = SamplerSettings(n, g, watch=seen.append)
-        after = family.revise(noisy, everywhere, 0.1, how)
+        after = family.denoise(noisy, free, how, 0.1)
         moves = torch.stack([a != b for a, b in zip(seen, seen[1:], strict=False)]).sum(0)
-        wrong = noisy != clean
         yield {
             "text": "a tenth wrong", "steps": n,
-            **share("mended", int((wrong & (after == clean)).sum()), int(wrong.sum())),
-            **share("broken", int((~wrong & (after != clean)).sum()), int((~wrong).sum())),
-            **share("round_trips", int(((moves > 1) & (after == noisy)).sum()),
-                    int((moves > 0).sum())),
+            **share("mended", (wrong & (after == clean)).sum(), wrong.sum()),
+            **share("broken", (~wrong & (after != clean)).sum(), (~wrong).sum()),
+            **share("round_trips", ((moves > 1) & (after == noisy)).sum(), (moves > 0).sum()),
         }  # fmt: skip
-    judge = bench.judges()
-    own = family.sample(everywhere, bench.how(bench.preset.length))
+    own = family.sample(free, asked.how(asked.lab.preset.length))
     for noise in (0.0, 0.1, 0.3):
-        text = family.revise(own, everywhere, noise, bench.how(16)) if noise else own
-        row = asdict(described(text, bench.data, judge, "", 16, 0.0))
-        changed = share("changed", int((text != own).sum()), own.numel())
-        yield {"text": f"own sample, noise {noise}", **row, **changed}
+        text = family.denoise(own, free, asked.how(16), noise) if noise else own
+        row = {"text": f"own sample, noise {noise}", "steps": 16, **asked.described(text)}
+        yield row | share("changed", (text != own).sum(), own.numel())
 
 
-def infill(bench: Bench) -> Iterator[Figures]:
-    """Exact matches of a hole in the middle, at known length and at the likeliest of 1 to 4 tokens.
-
-    `ar` and `bd3lm` do not see what stands behind the block they write. The length of unknown holes
-    is that of the filled window with the least bound per token.
-    """
-    texts, length = bench.data.heldout(bench.preset.length + 4, bench.count), bench.preset.length
-    start = length // 2
-    for name in bench.names:
-        family = bench.family(name)
+def infill(asked: Asked) -> Iterator[Figures]:
+    """Exact matches of a hole in the middle, at known length and at that of 1 to 4 tokens where the
+    filled window has the least bound. `ar` and `bd3lm` do not see what stands behind the block."""
+    length = asked.lab.preset.length
+    texts, start = asked.lab.data.heldout(length + 4, asked.count), length // 2
+    for name in asked.names:
+        family = asked.lab.trained(name)
         for hole in (1, 2, 4):
-            right = texts[:, start : start + hole]
-            filled = {n: _filled(family, texts, length, hole, n, bench) for n in (1, 2, 3, 4)}
-            known = (filled[hole][:, start : start + hole] == right).all(1)
-            g = torch.Generator().manual_seed(bench.seed)
-            with torch.no_grad():
-                bounds = torch.stack(
-                    [sum((family.bound(text, g) for _ in range(4)), torch.zeros(()))
-                     for text in filled.values()]
-                )  # fmt: skip
-            chosen = bounds.argmin(0) + 1
-            unknown = known & (chosen == hole)
+            right, bounds = {}, []
+            for guess in (1, 2, 3, 4):
+                gap = asked.free(len(texts), guess)
+                parts = [texts[:, :start], gap, texts[:, start + hole :]]
+                filled = family.sample(torch.cat(parts, 1)[:, :length], asked.how(length))
+                there = slice(start, start + hole)
+                right[guess] = (filled[:, there] == texts[:, there]).all(1)
+                with torch.no_grad():
+                    four = filled.repeat(4, 1)
+                    nats = family.bound(four, torch.Generator().manual_seed(asked.lab.seed))
+                bounds.append(nats.view(4, -1).mean(0))
+            chosen = torch.stack(bounds).argmin(0) + 1 == hole
             yield {
                 "family": name, "hole": hole,
-                **share("known_length", int(known.sum()), len(texts)),
-                **share("unknown_length", int(unknown.sum()), len(texts)),
+                **share("known_length", right[hole].sum(), len(texts)),
+                **share("unknown_length", (right[hole] & chosen).sum(), len(texts)),
             }  # fmt: skip
 
 
-def _filled(
-    family: LabFamily, texts: Tensor, length: int, hole: int, guess: int, bench: Bench
-) -> Tensor:
-    """Windows (n, length): prefix, `guess` new tokens, and what stood behind the hole."""
-    start = length // 2
-    gap = torch.zeros(len(texts), guess, dtype=torch.int64)
-    tokens = torch.cat([texts[:, :start], gap, texts[:, start + hole :]], dim=1)[:, :length]
-    known = torch.ones_like(tokens, dtype=torch.bool)
-    known[:, start : start + guess] = False
-    return family.sample(Template(tokens, known), bench.how(length))
-
-
-def anchors(bench: Bench) -> Iterator[Figures]:
-    """A quarter of the tokens stand at fixed places, taken from held-out text: are they kept, and
-    what does that cost in likelihood, against free samples and the text itself?"""
-    judge, clean = bench.judges(), bench.windows()
-    g = torch.Generator().manual_seed(bench.seed)
-    known = torch.rand(clean.shape, generator=g) < 0.25
-    real = described(clean, bench.data, judge, "", 0, 0.0)
-    yield {"family": "real text", "anchored_bits": real.bits, "free_bits": real.bits}
-    n = bench.preset.length
-    for name in bench.names:
-        family = bench.family(name)
-        made = family.sample(Template(clean, known), bench.how(n))
-        free = family.sample(Template.empty(*clean.shape), bench.how(n))
-        rows = [described(text, bench.data, judge, "", n, 0.0) for text in (made, free)]
+def anchors(asked: Asked) -> Iterator[Figures]:
+    """A quarter of the tokens of held-out text stand where they are: are they kept, and what does
+    that cost in likelihood, against free samples and the text itself?"""
+    clean, free, n = asked.windows(), asked.free(), asked.lab.preset.length
+    known = torch.rand(clean.shape, generator=torch.Generator().manual_seed(asked.lab.seed)) < 0.25
+    yield {"family": "real text", **asked.described(clean)}
+    for name in asked.names:
+        family = asked.lab.trained(name)
+        made = family.sample(torch.where(known, clean, free), asked.how(n))
+        unbound = family.sample(free, asked.how(n))
         yield {
-            "family": name,
-            **share("kept", int((made == clean)[known].sum()), int(known.sum())),
-            "anchored_bits": rows[0].bits, "low": rows[0].low, "high": rows[0].high,
-            "free_bits": rows[1].bits,
+            "family": name, **share("kept", (made == clean)[known].sum(), known.sum()),
+            **asked.described(made), "free_bits": asked.described(unbound)["bits"],
         }  # fmt: skip
 
 
 @torch.no_grad()
-def blocks(bench: Bench) -> Iterator[Figures]:
+def blocks(asked: Asked) -> Iterator[Figures]:
     """BD3-LM: what a forward of one block costs by how many are finished, with the cache and
     without. The bound by block size is in the table of the comparison."""
-    for name in bench.names:
-        family = bench.family(name)
+    for name in asked.names:
+        family = asked.lab.trained(name)
         if not isinstance(family, BlockDiffusion) or not family.block_size:
             continue
-        size = family.block_size
-        finished = bench.windows()[:1]
-        cache = BlockCache(family.network.config, capacity=2 * finished.shape[1])
-        block = torch.full((1, size), bench.data.vocab_size)
-        for done in range(0, finished.shape[1] // size + 1):
-            text = finished[:, : done * size]
-            if done and not done & (done - 1):
-                cached = _ms(partial(family.cached, block, cache))
-                both = torch.cat([text, block], dim=1)
-                uncached = _ms(partial(family.network, both, masks.block(0, both.shape[1], size)))
-                yield {"family": name, "finished": done, "cached_ms": cached,
-                       "uncached_ms": uncached}  # fmt: skip
-            if done < finished.shape[1] // size:
-                family.finish(finished[:, done * size : (done + 1) * size], cache)
+        finished = torch.split(asked.windows()[:1], family.block_size, dim=1)
+        cache = BlockCache(family.network.config, capacity=2 * asked.lab.preset.length)
+        block = asked.free(1, family.block_size)
+        for done, last in enumerate(finished, start=1):
+            family.finish(last, cache)
+            if not done & (done - 1):
+                both = torch.cat([*finished[:done], block], dim=1)
+                mask = masks.block(0, both.shape[1], family.block_size)
+                yield {
+                    "family": name, "finished": done,
+                    "cached_ms": _ms(partial(family.cached, block, cache)),
+                    "uncached_ms": _ms(partial(family.network, both, mask)),
+                }  # fmt: skip
 
 
-def _ms(work: Callable[[], object], times: int = 10) -> float:
+def _ms(work: Callable[[], object]) -> float:
     """Least milliseconds of a call."""
-    best = float("inf")
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - began)
-    return 1e3 * best
+    return 1e3 * min(timeit.repeat(work, number=1, repeat=10))
 
 
 def reversal(
     names: Sequence[str], seed: int, people: int = 16, rounds: int = 1500
 ) -> Iterator[Figures]:
-    """The reversal curse (arXiv 2309.12288) on made-up facts, "A parent B" and "B child A".
-
-    Names have two tokens. Half of the pairs are told in both directions, so that the inverse is
-    learnt; the others in one only. Of these is asked: B in the direction told, A in the other
-    sentence, and A in the very sentence that was told, from behind.
-    """
-    g = torch.Generator().manual_seed(seed)
-    parts = 2 * people
-    parent, child = parts, parts + 1
+    """The reversal curse (arXiv 2309.12288) on made-up facts, "A parent B" and "B child A", names
+    of two tokens. Half of the pairs are told in both directions, so that the inverse is learnt. Of
+    the others is asked: B as told, A in the other sentence, and A in the sentence told."""
+    g, parts, half = torch.Generator().manual_seed(seed), 2 * people, people // 2
     picked = torch.randperm(parts * parts, generator=g)[: 2 * people]
-    people_of = torch.stack([picked // parts, picked % parts], dim=1)
-    a, b = people_of[:people], people_of[people:]
-    told = torch.cat([a, torch.full((people, 1), parent), b], dim=1)
-    inverse = torch.cat([b, torch.full((people, 1), child), a], dim=1)
-    half = people // 2
+    a, b = torch.split(torch.stack([picked // parts, picked % parts], dim=1), people)
+    parent, child = torch.tensor([[parts], [parts + 1]]).expand(-1, people)[..., None]
+    told, inverse = torch.cat([a, parent, b], dim=1), torch.cat([b, child, a], dim=1)
     train = torch.cat([told, inverse[:half]])
     for name in names:
         family = _taught(name, train, parts + 2, seed, rounds)
-        once, other = told[half:], inverse[half:]
         for question, text, hole in (
-            ("B, as told", once, slice(3, 5)),
-            ("A, by the inverse", other, slice(3, 5)),
-            ("A, in the sentence told", once, slice(0, 2)),
+            ("B, as told", told[half:], slice(3, 5)),
+            ("A, by the inverse", inverse[half:], slice(3, 5)),
+            ("A, in the sentence told", told[half:], slice(0, 2)),
         ):
-            known = torch.ones_like(text, dtype=torch.bool)
-            known[:, hole] = False
+            template = text.clone()
+            template[:, hole] = family.vocab_size
             how = SamplerSettings(2, torch.Generator().manual_seed(seed))
-            answer = family.sample(Template(text, known), how)[:, hole]
-            right = (answer == text[:, hole]).all(1)
-            yield {"family": name, "question": question,
-                   **share("right", int(right.sum()), len(right))}  # fmt: skip
+            right = (family.sample(template, how) == text).all(1)
+            yield {"family": name, "question": question, **share("right", right.sum(), len(right))}
 
 
-def _taught(name: str, train: Tensor, vocab: int, seed: int, rounds: int) -> LabFamily:
-    frequencies = torch.bincount(train.flatten(), minlength=vocab) + 1.0
-    groups = torch.arange(vocab)[:, None]
-    family = create(name, Setting(64, 2, frequencies / frequencies.sum(), groups), seed)
-    optimizer = torch.optim.AdamW(family.parameters(), lr=3e-3, weight_decay=0.0)
+def _taught(name: str, texts: Tensor, vocab: int, seed: int, rounds: int) -> LabFamily:
+    frequencies = torch.bincount(texts.flatten(), minlength=vocab) + 1.0
+    setting = Setting(64, 2, frequencies / frequencies.sum(), torch.arange(vocab)[:, None])
+    family = create(name, setting, seed)
+    optimizer = torch.optim.AdamW(family.parameters(), weight_decay=0.0)
     g = torch.Generator().manual_seed(seed)
     for done in range(rounds):
-        batch = train[torch.randint(0, len(train), (32,), generator=g)]
-        optimizer.param_groups[0]["lr"] = 3e-3 * min(1, 3 * (1 - done / rounds))
-        optimizer.zero_grad()
-        family.loss(batch, g).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        batch = texts[torch.randint(0, len(texts), (32,), generator=g)]
+        update(family, optimizer, batch, g, 3e-3 * min(1, 3 * (1 - done / rounds)))
     return family.eval()
 
 
-QUESTIONS: dict[str, Callable[[Bench], Iterator[Figures]]] = {
-    "steps": steps,
-    "revision": revision,
-    "infill": infill,
-    "anchors": anchors,
-    "blocks": blocks,
-}
-"""Those asked of trained families; `reversal` trains its own."""
-
-
-def ask(question: str, bench: Bench) -> Iterator[Figures]:
-    """Raises InvalidRequest for a question that is not known."""
-    if question not in QUESTIONS:
-        known = ", ".join([*QUESTIONS, "reversal"])
-        raise InvalidRequest(f"no question {question!r}", f"known: {known}")
-    return QUESTIONS[question](bench)
+QUESTIONS: dict[str, Callable[[Asked], Iterator[Figures]]] = {
+    "steps": steps, "revision": revision, "infill": infill, "anchors": anchors, "blocks": blocks,
+}  # fmt: skip

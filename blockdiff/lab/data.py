@@ -4,44 +4,43 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from blockdiff.errors import InputFileError, InvalidRequest
-from blockdiff.train.corpus import BuildOptions, Corpus, build
+from blockdiff.train.corpus import BuildOptions, Corpus, Split, build
 from blockdiff.train.sources import Sources
 
 END = "<end>"
 """Between two documents; it stands for no byte."""
-_BYTES = 256
-_TOKENS, _VOCABULARY = "tokens.safetensors", "vocabulary.json"
+_SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
 @dataclass(frozen=True, eq=False)
 class LabData:
-    """Encoded text, immutable.
-
-    Attributes:
-        tokens: of each split, (n,) int32, documents one after the other.
-        bytes_of: (vocab,) bytes of text that each token stands for.
-    """
+    """Encoded text, immutable: of each split tokens (n,) int32, documents one after the other."""
 
     tokenizer: Tokenizer
     tokens: dict[str, Tensor]
-    bytes_of: Tensor
 
     @property
     def vocab_size(self) -> int:
         return len(self.bytes_of)
 
-    @property
+    @cached_property
+    def bytes_of(self) -> Tensor:
+        """(vocab,) bytes of each token: it has one character for each."""
+        names = map(self.tokenizer.id_to_token, range(self.tokenizer.get_vocab_size()))
+        return torch.tensor([0 if name == END else len(name or "") for name in names])
+
+    @cached_property
     def frequencies(self) -> Tensor:
         """(vocab,) of single tokens in the training split, one added to each count."""
         counts = torch.bincount(self.tokens["train"], minlength=self.vocab_size).float() + 1
@@ -69,20 +68,11 @@ class LabData:
         """Bytes of text along the last dimension."""
         return self.bytes_of[tokens].sum(-1)
 
-    def shown(self, tokens: Tensor) -> str:
-        """For people, masks as blocks; some text has pieces of characters."""
-        marks = [self.text(part) if len(part) else "" for part in _between(tokens, self.vocab_size)]
-        return "\u2591".join(marks)
-
     def text(self, tokens: Tensor) -> str:
-        return str(self.tokenizer.decode(tokens.tolist(), skip_special_tokens=False))
-
-
-def _between(tokens: Tensor, mask_id: int) -> list[Tensor]:
-    """The stretches of tokens between masks."""
-    places = (tokens == mask_id).nonzero().flatten().tolist()
-    ends = zip([-1, *places], [*places, len(tokens)], strict=True)
-    return [tokens[a + 1 : b] for a, b in ends]
+        """Of tokens (n,), masks among them as blocks; some text has pieces of characters."""
+        between = tokens.tensor_split((tokens == self.vocab_size).nonzero().flatten())
+        parts = [part[part != self.vocab_size].tolist() for part in between]
+        return "\u2591".join(self.tokenizer.decode_batch(parts, skip_special_tokens=False))
 
 
 def open_data(folder: Path, vocab_size: int, length: int, corpus: Path | None) -> LabData:
@@ -96,150 +86,98 @@ def open_data(folder: Path, vocab_size: int, length: int, corpus: Path | None) -
         InvalidRequest: too small a vocabulary, or another one than that of the text in `folder`.
         InputFileError: too little text, no text, or damaged files.
     """
-    if vocab_size < _BYTES + 1:
-        raise InvalidRequest(
-            f"a vocabulary of {vocab_size} has no token for every byte",
-            f"use {_BYTES + 1} or more; 4096 is usual",
-        )
-    if not (folder / _TOKENS).is_file():
-        _encode(folder, vocab_size, length, corpus)
-    data = _load(folder)
+    if vocab_size <= 256:
+        problem = f"a vocabulary of {vocab_size} has no token for every byte"
+        raise InvalidRequest(problem, "use 257 or more; 4096 is usual")
+    path = folder / "tokens.safetensors"
+    if path.is_file():
+        data = _load(path)
+    else:
+        data = _encoded(_texts(folder, corpus), vocab_size)
+    least = min(len(ids) for ids in data.tokens.values())
+    if least < 4 * length:
+        problem = f"too little text: {least} tokens of a split, windows have {length}"
+        raise InputFileError(problem, "give more text by --corpus")
     if data.vocab_size != vocab_size:
-        raise InvalidRequest(
-            f"the text in {folder} has a vocabulary of {data.vocab_size}, not {vocab_size}",
-            "use the same preset, or another folder",
-        )
-    _check_enough(data.tokens, length)
+        problem = f"the text in {folder} has a vocabulary of {data.vocab_size}, not {vocab_size}"
+        hint = "use the same preset, or another folder; new text may be too little: give more"
+        raise InvalidRequest(problem, hint)
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        save_file(data.tokens, partial, metadata={"tokenizer": data.tokenizer.to_str()})
+        os.replace(partial, path)
     return data
 
 
-def _load(folder: Path) -> LabData:
+def _load(path: Path) -> LabData:
     try:
-        tokens = load_file(folder / _TOKENS)
-        tokenizer = Tokenizer.from_file(str(folder / _VOCABULARY))
-        parts = {split: tokens[split] for split in ("train", "heldout")}
+        with safe_open(path, framework="pt") as stored:
+            tokenizer = Tokenizer.from_str(stored.metadata()["tokenizer"])
+            return LabData(tokenizer, {split: stored.get_tensor(split) for split in _SPLITS})
+    except MemoryError:
+        raise
     except Exception as error:  # tokenizers raises bare ones
-        if isinstance(error, MemoryError):
-            raise
-        raise InputFileError(
-            f"the encoded text in {folder} is damaged: {error}",
-            f"remove {folder / _TOKENS} to make it anew",
-        ) from None
-    return LabData(tokenizer, parts, _bytes_of(tokenizer))
+        problem = f"the encoded text in {path} is damaged: {error}"
+        raise InputFileError(problem, "remove it to make it anew") from None
 
 
-def _encode(folder: Path, vocab_size: int, length: int, corpus: Path | None) -> None:
-    """Train the vocabulary on the training split, encode both; tokens are written last."""
-    texts = _texts(folder, corpus)
+def _encoded(texts: dict[str, list[str]], vocab_size: int) -> LabData:
+    """Train the vocabulary on the training split, encode both."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+        vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts["train"], trainer)
-    if tokenizer.get_vocab_size() != vocab_size:
-        raise InputFileError(
-            f"there is too little text for {vocab_size} tokens:"
-            f" it gives {tokenizer.get_vocab_size()}",
-            "give more text by --corpus",
-        )
-    tokens = {split: _joined(tokenizer, parts) for split, parts in texts.items()}
-    _check_enough(tokens, length)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / _VOCABULARY))
-    partial = folder / f"{_TOKENS}.partial"
-    save_file(tokens, partial)
-    os.replace(partial, folder / _TOKENS)
+    end = tokenizer.token_to_id(END)
+    tokens: dict[str, Tensor] = {}
+    for split in _SPLITS:
+        encoded = tokenizer.encode_batch(texts[split])
+        ids = [i for document in encoded for i in (*document.ids, end)]
+        tokens[split] = torch.tensor(ids, dtype=torch.int32)
+    return LabData(tokenizer, tokens)
 
 
 def _texts(folder: Path, corpus: Path | None) -> dict[str, list[str]]:
-    """Python documents by split; of plain files every 20th is held out."""
+    """Python documents by split; of plain files each 20th piece of 4,000 characters is held out."""
     if corpus is not None and not (corpus / "manifest.json").is_file():
         files = sorted(p for p in corpus.rglob("*") if p.is_file()) if corpus.is_dir() else [corpus]
-        texts = list(_chunks(files))
-        held = texts[::20]
-        return {"train": [t for i, t in enumerate(texts) if i % 20], "heldout": held}
+        try:
+            whole = [path.read_text("utf-8") for path in files]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputFileError(f"cannot read {corpus}: {error}", "give UTF-8 text") from None
+        pieces = [text[i : i + 4000] for text in whole for i in range(0, len(text), 4000)]
+        held = pieces[::20]
+        del pieces[::20]
+        return {"train": pieces, "heldout": held}
     if corpus is None:
         corpus = folder / "corpus"
         if not (corpus / "manifest.json").is_file():
             options = BuildOptions(package_bytes=16 << 20, languages=("python",))
             build(corpus, Sources(stdlib=Sources.discover().stdlib), options=options)
-    opened = Corpus.open(corpus)
-    return {
-        split: [d.text for d in opened.documents(split) if d.language == "python"]
-        for split in ("train", "heldout")
-    }
-
-
-def _chunks(files: Iterable[Path]) -> Iterator[str]:
-    """Texts of about 4,000 characters, cut between lines. Raises InputFileError."""
-    for path in files:
-        try:
-            lines = path.read_text("utf-8").splitlines(keepends=True)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputFileError(f"cannot read {path}: {error}", "give UTF-8 text files") from None
-        held = ""
-        for line in lines:
-            held += line
-            if len(held) > 4000:
-                yield held
-                held = ""
-        if held:
-            yield held
-
-
-def _joined(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
-    end = tokenizer.token_to_id(END)
-    ids = [i for encoded in tokenizer.encode_batch(texts) for i in (*encoded.ids, end)]
-    return torch.tensor(ids, dtype=torch.int32)
-
-
-def _check_enough(tokens: dict[str, Tensor], length: int) -> None:
-    for split, ids in tokens.items():
-        if len(ids) < 4 * length:
-            raise InputFileError(
-                f"too little text: {len(ids)} {split} tokens, windows have {length}",
-                "give more text by --corpus",
-            )
-
-
-def _bytes_of(tokenizer: Tokenizer) -> Tensor:
-    """A byte-level token has one character for each byte."""
-    names = (tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size()))
-    return torch.tensor([0 if name == END else len(name or "") for name in names])
+    read = Corpus.open(corpus).documents
+    return {split: [d.text for d in read(split) if d.language == "python"] for split in _SPLITS}
 
 
 def near_groups(tokens: Tensor, vocab_size: int) -> Tensor:
-    """(groups, size) ids, each once: tokens that stand between alike neighbours, in equal groups.
+    """(groups, size) ids, each once: tokens that stand between alike neighbours, in groups of 16 or
+    whatever smaller power of two divides the vocabulary.
 
-    How often each stands before and behind the 256 commonest tokens are its features; sets split at
-    the median of their direction of most variance until groups have 16, or whatever smaller power
-    of two divides the vocabulary.
+    How often each stands before and behind the 256 commonest tokens are its features; sixteen parts
+    by the direction of most variance are sorted by the next direction.
     """
-    size = math.gcd(16, vocab_size)
-    common = torch.bincount(tokens, minlength=vocab_size).topk(min(256, vocab_size)).indices
+    kinds, size = min(256, vocab_size), math.gcd(16, vocab_size)
     column = torch.full((vocab_size,), -1)
-    column[common] = torch.arange(len(common))
-    counts = torch.zeros(vocab_size, 2 * len(common))
+    column[torch.bincount(tokens, minlength=vocab_size).topk(kinds).indices] = torch.arange(kinds)
     before, after = tokens[:-1].long(), tokens[1:].long()
-    for here, there, shift in ((after, before, 0), (before, after, len(common))):
-        seen = column[there] >= 0
-        index = (here[seen], column[there[seen]] + shift)
-        counts.index_put_(index, torch.ones(len(index[0])), accumulate=True)
-    features = torch.nn.functional.normalize(counts.sqrt(), dim=1)
-    groups = [torch.arange(vocab_size)]
-    while len(groups[0]) > size:
-        groups = [half for group in groups for half in _halves(features, group)]
-    return torch.cat(groups).view(-1, size)
-
-
-def _halves(features: Tensor, group: Tensor) -> list[Tensor]:
-    centred = features[group] - features[group].mean(0)
-    direction = torch.ones(centred.shape[1])
-    for _ in range(8):  # power iteration
-        direction = torch.nn.functional.normalize(centred.T @ (centred @ direction), dim=0)
-    return list(group[(centred @ direction).argsort()].chunk(2))
+    counts = []
+    for here, there in ((after, column[before]), (before, column[after])):
+        pairs = (here * kinds + there)[there >= 0]
+        counts.append(torch.bincount(pairs, minlength=vocab_size * kinds).view(vocab_size, kinds))
+    features = torch.nn.functional.normalize(torch.cat(counts, dim=1).float().sqrt(), dim=1)
+    torch.manual_seed(0)  # pca_lowrank draws
+    first, second = (features @ torch.pca_lowrank(features, q=2)[2]).argsort(0).argsort(0).T
+    return torch.argsort(first * 16 // vocab_size * vocab_size + second).view(-1, size)

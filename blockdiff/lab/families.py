@@ -1,109 +1,159 @@
-"""The families by name, built around networks of as nearly as possible the same size."""
+"""The families by name, around one network: blocks of our stack, read at a noise level.
+
+It sees tokens, or the vectors of a continuous family, and gives numbers for each position: logits
+of clean tokens mostly. Families differ in what they do with them, not in the network.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from blockdiff.config import TransformerConfig
 from blockdiff.errors import InvalidRequest
-from blockdiff.lab.ar import Autoregressive
-from blockdiff.lab.bd3lm import BlockDiffusion
+from blockdiff.lab.absorbing import Masked, SeddAbsorbing
+from blockdiff.lab.autoregressive import Autoregressive, BlockDiffusion
 from blockdiff.lab.continuous import AnalogBits, Cdcd, DiffusionLm, Plaid, bits_of
-from blockdiff.lab.d3pm import Absorbing, Chain, D3pm, Mixing
-from blockdiff.lab.data import LabData
+from blockdiff.lab.d3pm import D3pmAbsorbing, D3pmMixing
 from blockdiff.lab.family import LabFamily
-from blockdiff.lab.masked import Masked
-from blockdiff.lab.network import Network, shape
-from blockdiff.lab.sedd import SeddAbsorbing, SeddUniform
-from blockdiff.lab.uniform import Uniform
+from blockdiff.lab.uniform import SeddUniform, Uniform
+from blockdiff.model.cache import KeyValues
+from blockdiff.model.layer import Block, Placed, stream_norm
+from blockdiff.model.rotary import rotary_tables
+
+_TIME = 64  # sines and cosines of the noise level
+_SILENT = ("time.2.weight", "time.2.bias", "turn.weight", "writer.weight")  # zero at first
+
+
+class Network(nn.Module):
+    """Inputs, blocks, final norm and head; parameters are float32.
+
+    `words` (vocab_size + 1, hidden_size) are embedding and head at once, the last row the mask's.
+    Between norm and head stands `turn`: a head that is the embedding alone finds in every position
+    the token that was read there, which under noise is the wrong one more often than not.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, bias: Tensor, inputs: int = 0, outputs: int = 0
+    ) -> None:
+        """`inputs` and `outputs`: dimensions of vectors in place of tokens; 0: tokens.
+
+        An untrained network says `bias`, whatever it reads: with the log frequencies of tokens
+        there, every family begins at the bound of independent tokens.
+        """
+        super().__init__()
+        width, self.config = config.hidden_size, config
+        has_words = not inputs or not outputs
+        self.words = nn.Parameter(torch.empty(config.vocab_size + 1, width)) if has_words else None
+        self.reader = nn.Linear(inputs, width) if inputs else None
+        self.writer = nn.Linear(width, outputs, bias=False) if outputs else None
+        self.turn = nn.Linear(width, width, bias=False)
+        self.time = nn.Sequential(nn.Linear(_TIME, width), nn.SiLU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
+        self.norm = stream_norm(config)
+        self.bias = nn.Parameter(bias.clone())
+        for name, parameter in self.named_parameters():
+            if name.endswith(_SILENT):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.5 * parameter.shape[1] ** -0.5)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        mask: Tensor,
+        t: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: KeyValues | None = None,
+    ) -> Tensor:
+        """(batch, new, vocab_size or outputs) of ids (batch, new) or vectors (batch, new, inputs).
+
+        A mask is (new, past + new), t (batch,), positions (1, new); without, they count from 0.
+        """
+        x: Tensor = self.reader(inputs) if self.reader else F.embedding(inputs, self._words)
+        if t is not None:  # waves from 1 to 1,000
+            angles = t[:, None] * torch.logspace(0, 3, _TIME // 2)
+            x = x + self.time(torch.cat([angles.sin(), angles.cos()], dim=-1))[:, None]
+        if positions is None:
+            positions = torch.arange(x.shape[1])[None]
+        placed = Placed(*rotary_tables(self.config, positions))
+        for block in self.blocks:
+            x = block(x, placed, mask, cache, None)
+        x = self.norm(x)
+        if self.writer:
+            return torch.add(self.writer(x), self.bias)
+        return F.linear(self.turn(x), self._words[:-1], self.bias)
+
+    @property
+    def _words(self) -> Tensor:
+        assert self.words is not None
+        return self.words
+
+
+def shape(vocab_size: int, hidden_size: int, n_layers: int) -> TransformerConfig:
+    """Heads of 32, a feed-forward of 8/3 of the width in steps of 32."""
+    heads = max(1, hidden_size // 32)
+    return TransformerConfig(
+        vocab_size=vocab_size, hidden_size=hidden_size, n_layers=n_layers,
+        n_heads=heads, n_kv_heads=heads, head_dim=hidden_size // heads,
+        ffn_size=max(32, hidden_size * 8 // 3 // 32 * 32), qk_norm=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a family is built for.
-
-    Attributes:
-        frequencies: (vocab,) of single tokens.
-        groups: (groups, size) ids of near tokens, for D3PM.
-        chain_steps: T of D3PM.
-        dimensions: of learnt embeddings that are noised.
-    """
+    """What a family is built for: frequencies (vocab,) of single tokens, ids of near ones (groups,
+    size) for D3PM, and dimensions of learnt embeddings that are noised."""
 
     hidden_size: int
     n_layers: int
     frequencies: Tensor
     groups: Tensor
-    chain_steps: int = 128
     dimensions: int = 32
 
-    @classmethod
-    def of(cls, data: LabData, hidden_size: int, n_layers: int) -> Setting:
-        return cls(hidden_size, n_layers, data.frequencies, data.groups)
+    def build(
+        self, kind: Callable[..., LabFamily], inputs: int = 0, outputs: int = 0, **options: object
+    ) -> LabFamily:
+        """A family whose network reads and writes vectors of so many dimensions; 0: tokens."""
+        vocab_size, layers = len(self.frequencies), self.n_layers
+        if inputs and outputs:  # no matrix of words: layers of about the same parameters
+            layers += round(vocab_size / (12 * self.hidden_size))
+        bias = torch.zeros(outputs or vocab_size) if inputs else self.frequencies.log()
+        network = Network(shape(vocab_size, self.hidden_size, layers), bias, inputs, outputs)
+        return kind(network, self.frequencies, **options)
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self.frequencies)
+    def embedded(self, kind: type[Plaid], outputs: int = 0) -> LabFamily:
+        """One whose network reads noisy embeddings, and its last prediction if it sees that."""
+        inputs = self.dimensions * (1 + kind.self_conditioning)
+        return self.build(kind, inputs, outputs, dimensions=self.dimensions)
 
-    def network(self, inputs: int = 0, outputs: int = 0, *, informed: bool = True) -> Network:
-        """Without a matrix of words it has further layers, to about the same parameters."""
-        config = shape(self.vocab_size, self.hidden_size, self.n_layers)
-        layers = self.n_layers
-        if inputs and outputs:
-            per_layer = self.hidden_size * (4 * self.hidden_size + 3 * config.ffn_size)
-            layers += round(self.vocab_size * self.hidden_size / per_layer)
-            config = shape(self.vocab_size, self.hidden_size, layers)
-        bias = torch.zeros(outputs or self.vocab_size)
-        if informed and not outputs:
-            bias = self.frequencies.log()
-        return Network(config, bias, inputs=inputs, outputs=outputs)
-
-
-def _d3pm(setting: Setting, kind: str) -> LabFamily:
-    v, steps = setting.vocab_size, setting.chain_steps
-    chains: dict[str, Chain] = {
-        "uniform": Mixing(v, steps),
-        "nearest": Mixing(v, steps, setting.groups),
-        "absorbing": Absorbing(v, steps),
-    }
-    return D3pm(setting.network(), v, chains[kind])
-
-
-def _diffusion_lm(setting: Setting) -> LabFamily:
-    d = setting.dimensions
-    return DiffusionLm(setting.network(d, d), setting.vocab_size, setting.frequencies, d)
-
-
-def _analog_bits(setting: Setting) -> LabFamily:
-    bits = bits_of(setting.vocab_size)
-    return AnalogBits(setting.network(2 * bits, bits), setting.vocab_size, setting.frequencies)
-
-
-def _block(size: int) -> Callable[[Setting], LabFamily]:
-    return lambda setting: BlockDiffusion(setting.network(), setting.vocab_size, size)
+    def bits(self) -> LabFamily:
+        bits = bits_of(len(self.frequencies))
+        return self.build(AnalogBits, 2 * bits, bits)
 
 
 FAMILIES: dict[str, Callable[[Setting], LabFamily]] = {
-    "ar": lambda s: Autoregressive(s.network(), s.vocab_size),
-    "mdlm": lambda s: Masked(s.network(), s.vocab_size),
-    "d3pm-absorbing": lambda s: _d3pm(s, "absorbing"),
-    "d3pm-uniform": lambda s: _d3pm(s, "uniform"),
-    "d3pm-nearest": lambda s: _d3pm(s, "nearest"),
-    "sedd-absorbing": lambda s: SeddAbsorbing(s.network(), s.vocab_size),
-    "sedd-uniform": lambda s: SeddUniform(s.network(informed=False), s.vocab_size, s.frequencies),
-    "uniform": lambda s: Uniform(s.network(), s.vocab_size),
-    "bd3lm-1": _block(1),
-    "bd3lm-4": _block(4),
-    "bd3lm-8": _block(8),
-    "bd3lm-16": _block(16),
-    "bd3lm-whole": _block(0),
-    "diffusion-lm": _diffusion_lm,
-    "analog-bits": _analog_bits,
-    "plaid": lambda s: Plaid(s.network(2 * s.dimensions), s.vocab_size, s.dimensions),
-    "cdcd": lambda s: Cdcd(s.network(2 * s.dimensions), s.vocab_size, s.dimensions),
+    "ar": lambda s: s.build(Autoregressive),
+    "mdlm": lambda s: s.build(Masked),
+    "d3pm-absorbing": lambda s: s.build(D3pmAbsorbing),
+    "d3pm-uniform": lambda s: s.build(D3pmMixing),
+    "d3pm-nearest": lambda s: s.build(D3pmMixing, groups=s.groups),
+    "sedd-absorbing": lambda s: s.build(SeddAbsorbing),
+    "sedd-uniform": lambda s: s.build(SeddUniform),
+    "uniform": lambda s: s.build(Uniform),
+    "bd3lm-1": lambda s: s.build(BlockDiffusion, block_size=1),
+    "bd3lm-4": lambda s: s.build(BlockDiffusion, block_size=4),
+    "bd3lm-8": lambda s: s.build(BlockDiffusion, block_size=8),
+    "bd3lm-16": lambda s: s.build(BlockDiffusion, block_size=16),
+    "bd3lm-whole": lambda s: s.build(BlockDiffusion, block_size=0),
+    "diffusion-lm": lambda s: s.embedded(DiffusionLm, s.dimensions),
+    "analog-bits": Setting.bits,
+    "plaid": lambda s: s.embedded(Plaid),
+    "cdcd": lambda s: s.embedded(Cdcd),
 }
 
 
@@ -118,7 +168,3 @@ def create(name: str, setting: Setting, seed: int) -> LabFamily:
 def unigram(frequencies: Tensor, tokens: Tensor) -> Tensor:
     """(batch,) nats under independent tokens: the bound that no family may miss."""
     return -frequencies.log()[tokens].sum(-1)
-
-
-def bits_per_byte(nats: float, nbytes: float) -> float:
-    return nats / math.log(2) / nbytes

@@ -17,61 +17,34 @@ from blockdiff.types import no_op
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
-    """A text to write around what is known of it.
-
-    Attributes:
-        tokens: (batch, length) ids; what stands where `known` is false means nothing.
-        known: boolean, (batch, length).
-    """
-
-    tokens: Tensor
-    known: Tensor
-
-    @classmethod
-    def empty(cls, batch: int, length: int) -> Template:
-        nothing = torch.zeros(batch, length, dtype=torch.int64)
-        return cls(nothing, nothing.bool())
-
-    def keep(self, tokens: Tensor) -> Tensor:
-        """`tokens` with what is known in its place."""
-        return torch.where(self.known, self.tokens, tokens)
-
-
-Watch = Callable[[Tensor], None]
-"""Gets the tokens (batch, length) after each step of a sampler; a mask is the id `vocab_size`."""
-
-
-@dataclass(frozen=True, slots=True)
 class SamplerSettings:
-    """How to sample.
-
-    Attributes:
-        steps: forwards of the network, where the family leaves a choice.
-        sampler: one of the family's `samplers`; empty: the first.
-    """
+    """How to sample: forwards of the network where the family leaves a choice, one of its samplers
+    (empty: the first), and what gets the tokens (batch, length) after each step."""
 
     steps: int
     g: torch.Generator
     sampler: str = ""
-    watch: Watch = no_op
+    watch: Callable[[Tensor], None] = no_op
 
 
 class LabFamily(nn.Module, ABC):
-    """A noise, a loss and a sampler around one network.
+    """A noise, a loss and a sampler around a `Network`. A mask is the id `vocab_size`.
 
     Attributes:
         samplers: names of its ways to sample, the usual one first.
-        network: a `Network`, or what answers as one does.
+        draws: of the bound of a text that are worth their mean; 1 where nothing is drawn.
+        frequencies: (vocab_size,) of single tokens.
     """
 
-    network: Any
-
     samplers: tuple[str, ...] = ("ancestral",)
+    draws = 8
+    frequencies: Tensor
 
-    def __init__(self, network: nn.Module, vocab_size: int) -> None:
+    def __init__(self, network: Any, frequencies: Tensor) -> None:
         super().__init__()
-        self.network, self.vocab_size = network, vocab_size
+        self.network: Any = network
+        self.vocab_size = len(frequencies)
+        self.register_buffer("frequencies", frequencies)
 
     @abstractmethod
     def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
@@ -86,21 +59,42 @@ class LabFamily(nn.Module, ABC):
         return self.drawn(tokens, g).sum(1)
 
     @torch.no_grad()
-    def sample(self, template: Template, how: SamplerSettings) -> Tensor:
-        """(batch, length) ids, the known ones kept. Raises InvalidRequest: no such sampler."""
+    def sample(self, template: Tensor, how: SamplerSettings) -> Tensor:
+        """(batch, length): `template` with a token for every mask. Raises InvalidRequest."""
         name = how.sampler or self.samplers[0]
         if name not in self.samplers:
             raise InvalidRequest(f"no sampler {name!r}", f"known: {', '.join(self.samplers)}")
         return self.write(template, replace(how, sampler=name))
 
-    @abstractmethod
-    def write(self, template: Template, how: SamplerSettings) -> Tensor:
+    def write(self, template: Tensor, how: SamplerSettings) -> Tensor:
         """As `sample`, which has looked the sampler up."""
+        return self.denoise(self.start(template.shape, how.g), template, how)
+
+    @torch.no_grad()
+    def denoise(
+        self, x: Tensor, template: Tensor, how: SamplerSettings, noise: float = 0.999
+    ) -> Tensor:
+        """From a text x of which a share `noise` is noise (all: some divide by zero) to none."""
+        known = template != self.vocab_size
+        x = torch.where(known, template, x)
+        ends = torch.linspace(noise, 0, how.steps + 1).tolist()
+        for t, s in zip(ends, ends[1:], strict=False):
+            x = categorical(self.transition(x, t, s, how.sampler), how.g)
+            x = torch.where(known, template, x)
+            how.watch(x)
+        return x
+
+    def start(self, shape: torch.Size, g: torch.Generator) -> Tensor:
+        """Nothing but noise, here masks."""
+        return torch.full(shape, self.vocab_size)
+
+    def transition(self, x: Tensor, t: float, s: float, sampler: str = "") -> Tensor:
+        """Weights of x_s given x_t, (batch, length, states), of families that `denoise` so."""
+        raise AssertionError(f"{type(self).__name__} writes in its own way")
 
     def read(self, noisy: Tensor, t: Tensor | None = None) -> Tensor:
         """The network's numbers at every position, each of which sees all others."""
-        length = noisy.shape[1]
-        out: Tensor = self.network(noisy, masks.full(0, length), t)
+        out: Tensor = self.network(noisy, masks.full(0, noisy.shape[1]), t)
         return out
 
 
@@ -115,18 +109,17 @@ def one_hot(tokens: Tensor, size: int) -> Tensor:
 
 def categorical(weights: Tensor, g: torch.Generator) -> Tensor:
     """One index for each row of weights (.., states), which need not sum to 1."""
-    races = torch.empty_like(weights).exponential_(generator=g)
-    return (weights / races).argmax(-1)
+    return (weights / torch.empty_like(weights).exponential_(generator=g)).argmax(-1)
 
 
 def levels(batch: int, g: torch.Generator) -> Tensor:
-    """(batch,) noise levels within (0, 1), spread evenly behind one common draw.
+    """(batch,) noise levels within (0, 1), spread evenly behind one common draw, in order.
 
-    Each is uniform, together they leave no gap (VDM, arXiv 2107.00630, I.1): less variance.
+    Each is uniform, together they leave no gap (VDM, arXiv 2107.00630, I.1): less variance. Copies
+    of a text that stand n rows apart get levels spread as evenly.
     """
-    offset = torch.rand((), generator=g)
-    t = (torch.arange(batch) / batch + offset) % 1
-    return t[torch.randperm(batch, generator=g)].clamp(1e-4, 1 - 1e-4)
+    t = (torch.arange(batch) / batch + torch.rand((), generator=g)) % 1
+    return t.clamp(1e-4, 1 - 1e-4)
 
 
 def uneven_levels(batch: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -136,9 +129,3 @@ def uneven_levels(batch: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
     """
     u = levels(batch, g)
     return u.square().clamp_min(1e-4), 2 * u
-
-
-def times(steps: int) -> list[tuple[float, float]]:
-    """Pairs (t, s) from 1 down to 0."""
-    ends = torch.linspace(1, 0, steps + 1).tolist()
-    return list(zip(ends, ends[1:], strict=False))

@@ -1,56 +1,100 @@
-"""Uniform diffusion that predicts clean tokens (UDLM, arXiv 2412.10193): all stay revisable.
+"""Any token as noise, so that all stay revisable: SEDD (arXiv 2310.16834), UDLM (arXiv 2412.10193).
 
-A token is drawn anew with probability t = 1 - alpha. With the network's p in place of x_0 the
-ratios of SEDD are s_y = (alpha p_y + t/V) / (alpha p_x + t/V) (section 4), and the bound
-(eq. 18) is the score entropy of these.
+A token is drawn anew with probability t = 1 - alpha = 1 - e^-sigma. Ratios of probabilities,
+s(x)_y = p_t(y) / p_t(x), are learnt by score entropy: the bound (SEDD eq. 9, theorem 3.6; UDLM
+eq. 18) is the integral over t of
+
+    sigma'(t) sum_{y != x} Q(y, x) [ s_y - r_y log s_y + K(r_y) ],   K(a) = a (log a - 1),
+
+where Q(y, x) = 1 / vocab_size and r_y = q_t(y | x_0) / q_t(x | x_0) is the true ratio. The two
+differ in how the network's numbers become ratios.
 """
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
-from blockdiff.lab.family import (
-    LabFamily,
-    SamplerSettings,
-    Template,
-    categorical,
-    one_hot,
-    uneven_levels,
-)
-from blockdiff.lab.sedd import score_entropy, uniform_noise
+from blockdiff.lab.family import LabFamily, one_hot, uneven_levels
 
 
-class Uniform(LabFamily):
-    """Sampling may begin from any text at any noise: that is revision (`revise`)."""
+class UniformNoise(LabFamily):
+    """Sampling may begin from any text at any noise: that is revision (`denoise`)."""
+
+    samplers = ("tweedie", "tau-leaping")
+
+    @abstractmethod
+    def log_score(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """log s, (batch, length, vocab), up to a constant in each row; t is (batch, 1)."""
 
     def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
         t, weight = uneven_levels(len(tokens), g)
         noisy = uniform_noise(tokens, t[:, None], self.vocab_size, g)
-        return weight[:, None] * self.integrand(self.read(noisy, t), noisy, tokens, t[:, None])
+        log_s = self.log_score(self.read(noisy, t), noisy, t[:, None])
+        return weight[:, None] * score_entropy(log_s, noisy, tokens, t[:, None])
 
-    def integrand(self, logits: Tensor, noisy: Tensor, tokens: Tensor, t: Tensor) -> Tensor:
-        """(batch, length)."""
-        p = logits.softmax(-1)
-        logs = ((1 - t)[..., None] * p + t[..., None] / self.vocab_size).log()
-        return score_entropy(logs - logs.gather(-1, noisy[..., None]), noisy, tokens, t)
+    def start(self, shape: torch.Size, g: torch.Generator) -> Tensor:
+        return torch.randint(0, self.vocab_size, shape, generator=g)
 
-    def transition(self, x: Tensor, t: float, s: float) -> Tensor:
-        """p(x_s | x_t) ~ q(x_t | x_s) (alpha_s p + (1 - alpha_s) / V), (batch, length, vocab)."""
-        p = self.read(x, torch.full((len(x),), t)).softmax(-1)
-        kept = (1 - t) / (1 - s)
-        likelihood = kept * one_hot(x, self.vocab_size) + (1 - kept) / self.vocab_size
-        return likelihood * ((1 - s) * p + s / self.vocab_size)
+    def transition(self, x: Tensor, t: float, s: float, sampler: str = "tweedie") -> Tensor:
+        """Tweedie: e^{-dQ} = e^d I + (1 - e^d) U and e^{dQ} = e^-d I + (1 - e^-d) U, U all 1/vocab.
+        For UDLM that is Bayes' rule. Tau-leaping: s_y d / vocab for y != x, and the rest stays."""
+        level = torch.full((len(x), 1), t)
+        log_s = self.log_score(self.read(x, level[:, 0]), x, level)
+        score = (log_s - log_s.gather(-1, x[..., None])).exp()
+        ratio = (1 - s) / (1 - t)
+        here = one_hot(x, self.vocab_size)
+        if sampler == "tweedie":
+            undone = ratio * score + (1 - ratio) * score.mean(-1, keepdim=True)
+            return undone.clamp_min(0) * (here / ratio + (1 - 1 / ratio) / self.vocab_size)
+        leap = score * math.log(ratio) / self.vocab_size * (1 - here)
+        return leap + here * (1 - leap.sum(-1, keepdim=True)).clamp_min(0)
 
-    def write(self, template: Template, how: SamplerSettings) -> Tensor:
-        noise = torch.randint(0, self.vocab_size, template.tokens.shape, generator=how.g)
-        return self.revise(template.keep(noise), template, 1.0, how)
 
-    @torch.no_grad()
-    def revise(self, x: Tensor, template: Template, noise: float, how: SamplerSettings) -> Tensor:
-        """From a text in which a share `noise` of the tokens is taken to be wrong, down to none."""
-        ends = torch.linspace(noise, 0, how.steps + 1).tolist()
-        for t, s in zip(ends, ends[1:], strict=False):
-            x = template.keep(categorical(self.transition(x, min(t, 1 - 1e-4), s), how.g))
-            how.watch(x)
-        return x
+class Uniform(UniformNoise):
+    """UDLM: the network's p in place of x_0 gives s_y ~ alpha p_y + t/V (section 4)."""
+
+    def log_score(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return ((1 - t)[..., None] * out.softmax(-1) + t[..., None] / self.vocab_size).log()
+
+
+class SeddUniform(UniformNoise):
+    """SEDD: the network corrects the score of independent tokens, log s = log s_independent +
+    alpha h, which leaves the ratios that are nearly 1 where nearly all is noise nearly 1."""
+
+    def log_score(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        alpha = (1 - t)[..., None]
+        independent = (alpha * self.frequencies + (1 - alpha) / self.vocab_size).log()
+        return independent + alpha * (out - self.frequencies.log())
+
+
+def uniform_noise(tokens: Tensor, t: Tensor, vocab_size: int, g: torch.Generator) -> Tensor:
+    """Each token drawn anew, from all, with probability t; it may come back."""
+    other = torch.randint(0, vocab_size, tokens.shape, generator=g)
+    return torch.where(torch.rand(tokens.shape, generator=g) < t, other, tokens)
+
+
+def score_entropy(log_s: Tensor, noisy: Tensor, tokens: Tensor, t: Tensor) -> Tensor:
+    """The bound's integrand, (batch, length); log_s up to a constant in each row.
+
+    The true ratio has three values: with b = (1 - alpha) / vocab and a = alpha + b it is a/b at
+    y = x_0 != x, b/a everywhere where x = x_0, and 1 elsewhere.
+    """
+    vocab, here = log_s.shape[-1], log_s.gather(-1, noisy[..., None])
+    b = t / vocab
+    a = 1 - t + b
+    clean = noisy == tokens
+    r = torch.where(clean, b / a, 1.0)
+    ratios = (log_s.logsumexp(-1) - here[..., 0]).exp() - 1  # their sum but for y = x
+    logs = log_s.sum(-1) - vocab * here[..., 0]
+    log_right = (log_s.gather(-1, tokens[..., None]) - here)[..., 0]
+    at_right = (1 - a / b) * log_right + _k(a / b) - _k(torch.ones(()))
+    total = ratios - r * logs + (vocab - 1) * _k(r) + torch.where(clean, 0.0, at_right)
+    return total / (vocab * (1 - t))
+
+
+def _k(a: Tensor) -> Tensor:
+    return a * (a.log() - 1)

@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from blockdiff.diffusion.ngrams import NgramTable
-from blockdiff.errors import InvalidRequest, ModelCorrupt
+from blockdiff.errors import InvalidRequest
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.transformer import Transformer
+from blockdiff.train.checkpoint import read_run, write_run
 from blockdiff.train.config import TrainConfig
 from blockdiff.train.loss import LossParts
 from blockdiff.train.measure import DraftReport, measure_drafts
@@ -154,15 +152,9 @@ class Trainer:
         """Write adapter, optimizer and position; until it is whole the previous one stays."""
         if self.rank:
             return
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self.adapter.named_parameters():
-            tensors[f"adapter.{name}"] = parameter.detach().cpu()
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value.detach().cpu()
-        meta = {"state": json.dumps(asdict(self.state)), "config": json.dumps(asdict(self.config))}
-        scratch = self.folder / "checkpoint.partial"
-        save_file({k: v.contiguous() for k, v in tensors.items()}, scratch, metadata=meta)
-        os.replace(scratch, self.folder / "checkpoint.safetensors")
+        adapter = dict(self.adapter.named_parameters())
+        write_run(self._path, adapter, self.adapter, self.optimizer,
+                  asdict(self.state), asdict(self.config))  # fmt: skip
 
     def _optimizer_step(self, prepared: Iterator[Prepared]) -> tuple[LossParts, int]:
         config, count = self.config, 0
@@ -217,42 +209,18 @@ class Trainer:
                 parameter.grad /= self.world
 
     def _resume(self) -> None:
-        path = self.folder / "checkpoint.safetensors"
-        if not path.is_file():
-            return
-        from safetensors import safe_open
+        run = read_run(
+            self._path, self.adapter, self.optimizer,
+            RunState, asdict(self.config), _MAY_CHANGE,
+        )  # fmt: skip
+        if run:
+            tensors, state = run
+            self.adapter.load(tensors, str(self._path))
+            self.state = state
 
-        try:
-            with safe_open(path, framework="pt") as stored:
-                meta = stored.metadata()
-            tensors = load_file(path)
-            state = RunState(**json.loads(meta["state"]))
-            before = json.loads(meta["config"])
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelCorrupt(f"{path}: {error}", "delete it to start over") from error
-        now = json.loads(json.dumps(asdict(self.config)))
-        changed = sorted(k for k in now if now[k] != before.get(k) and k not in _MAY_CHANGE)
-        if changed:
-            raise InvalidRequest(
-                f"{self.folder} holds a run with other values of {', '.join(changed)}",
-                "use the same settings to go on with it, or another folder",
-            )
-        own = {
-            key.removeprefix("adapter."): value
-            for key, value in tensors.items()
-            if key.startswith("adapter.")
-        }
-        self.adapter.load(own, str(path))
-        for name, parameter in self.adapter.named_parameters():
-            kept = {
-                key.split(".")[1]: value.to(parameter.device)
-                for key, value in tensors.items()
-                if key.startswith("optimizer.") and key.split(".", 2)[2] == name
-            }
-            if kept:
-                kept["step"] = kept["step"].cpu()
-                self.optimizer.state[parameter] = kept
-        self.state = state
+    @property
+    def _path(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
 
     def _log(self, **record: Any) -> None:
         if self.rank:

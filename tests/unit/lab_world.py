@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 VOCAB, LENGTH = 3, 3
+EVEN = torch.full((VOCAB,), 1 / VOCAB)
+"""Frequencies, for families that do not look at them."""
 
 
 def joint(vocab: int = VOCAB, length: int = LENGTH, seed: int = 0) -> Tensor:
