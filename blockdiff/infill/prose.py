@@ -59,7 +59,8 @@ def turns_to_prose(raw: str, tail: str, language: str, before: Nesting, final: b
             indented = whole[0].isspace()
             if _FENCE.match(whole) and (language in LANGUAGES or not indented):
                 return at
-            if not indented and not state.stack and _is_prose(whole, language):
+            closed = len(state.stack) <= (len(before.stack) if language in LANGUAGES else 0)
+            if not indented and closed and _is_prose(whole, language):
                 return at
         state = scan(line + "\n", language, state)
         at += len(line) + 1

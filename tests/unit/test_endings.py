@@ -233,6 +233,10 @@ def test_what_fits_into_the_line_stays(language: str, text: str, raw: str) -> No
         ("python", 'print("done¦', '")\n' + 'print("done")\n' * 6, '")'),
         ("html", "<ul>\n  ¦\n</ul>\n", "<li>One item</li>\n" + "  <li>One item</li>\n" * 6,
          "<li>One item</li>"),
+        # talk within a block that is never closed
+        ("java", "class A {\n    int f() {\n        ¦",
+         "return 1;\n    }\n\nThis code defines a function that returns a number.\n\nYou can",
+         "return 1;\n    }"),
         # a docstring
         ("python", 'def total(xs):\n    """¦"""\n    return sum(xs)\n',
          'Sum of xs."""\n    return sum(xs)\n\n\ndef average(xs):\n', "Sum of xs."),
@@ -367,6 +371,9 @@ PY_END = "def fib(¦"
         ("java", "class A {\n  void f() {\n    ¦\n  }\n}\n",
          "a();\n    for (int i = 0;\n        i <",
          "a();"),
+        ("java", "class A {\n    int f() {\n        ¦",
+         "return 1;\n    }\n\n    int g() {\n        return 2;\n    }\n\n    int h() {\n        re",
+         "return 1;\n    }\n\n    int g() {\n        return 2;\n    }"),
         ("python", "def f(x):\n    ¦\n", "a = x\n    # the end\n    return [a,\n            b",
          "a = x"),
         ("shell", "f() {\n  ¦\n}\n", "local a=1\n  if test $a; then\n    log 'mo", "local a=1"),
