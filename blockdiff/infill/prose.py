@@ -98,8 +98,9 @@ def invents_output(raw: str, language: str, before: Nesting) -> int | None:
     marks = comment_marks(language)
     if not marks or before.in_text:
         return None
+    marks = (*marks, "/*") if "//" in marks else marks
     for match in re.finditer("|".join(map(re.escape, marks)), raw):
-        words = raw[match.end() :].split("\n", 1)[0].strip("#/- \t")
+        words = raw[match.end() :].split("\n", 1)[0].strip("#/-* \t")
         above = raw[: match.start()].strip()
         said = _SAYS_OUTPUT.match(words) or (
             _EXAMPLE.match(words) and not raw[raw.rfind("\n", 0, match.start()) + 1 : match.start()]
