@@ -61,7 +61,7 @@ class Limit:
             found = self._end_of_statement(draft, fewest, OK, SKIPPED)
         else:
             found = self._first(draft, self._last_first(draft, fewest), OK, SKIPPED)
-        return found or (ends[-1] if ends else len(draft))
+        return found or (fewest[-1] if fewest else len(draft))
 
     def _end_of_broken(self, draft: str) -> int:
         """Where the line of the hole ends in a draft that does not parse, if it does up to there.

@@ -59,7 +59,8 @@ def turns_to_prose(raw: str, tail: str, language: str, before: Nesting, final: b
             indented = whole[0].isspace()
             if _FENCE.match(whole) and (language in LANGUAGES or not indented):
                 return at
-            if not indented and not state.stack and _is_prose(whole, language):
+            closed = len(state.stack) <= (len(before.stack) if language in LANGUAGES else 0)
+            if not indented and closed and _is_prose(whole, language):
                 return at
         state = scan(line + "\n", language, state)
         at += len(line) + 1
@@ -97,8 +98,9 @@ def invents_output(raw: str, language: str, before: Nesting) -> int | None:
     marks = comment_marks(language)
     if not marks or before.in_text:
         return None
+    marks = (*marks, "/*") if "//" in marks else marks
     for match in re.finditer("|".join(map(re.escape, marks)), raw):
-        words = raw[match.end() :].split("\n", 1)[0].strip("#/- \t")
+        words = raw[match.end() :].split("\n", 1)[0].strip("#/-* \t")
         above = raw[: match.start()].strip()
         said = _SAYS_OUTPUT.match(words) or (
             _EXAMPLE.match(words) and not raw[raw.rfind("\n", 0, match.start()) + 1 : match.start()]

@@ -12,6 +12,8 @@ _LONGEST_UNIT = 160  # characters of a repeated piece of a line
 _MOST_LINES = 40  # of a repeated block
 _CHARACTERS = 24  # the same letter or digit in a row
 _WORD = re.compile(r"[^\W\d_]\w*|\d+")
+_BETWEEN = ",;|&+ \t\n"  # one copy and the next
+_ENTITY = re.compile(r"&#?\w+;$")
 _LOOKED_AT = 4_000  # characters at the end
 
 
@@ -48,12 +50,12 @@ def _piece(raw: str, start: int) -> int | None:
             end -= 1
         run, words = len(line) - end + size, _WORD.findall(line[-size:])
         if not words or not any(word[0].isalpha() for word in words):
-            needed = 12 if words else 40
+            needed = 12 if words else 80  # of rulers none is wider
         else:
             needed = 4 if len(set(words)) > 1 else 8
         if run >= needed * size:
             kept = line[: end]
-            return begin + len(kept.rstrip().rstrip(",;|&+").rstrip())
+            return begin + len(kept if _ENTITY.search(kept) else kept.rstrip(_BETWEEN))
     return None
 
 

@@ -6,6 +6,7 @@ tell by itself, as a table: a query whose captures `@x` are wrong, or may be and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
@@ -63,6 +64,8 @@ _DIRECTIVES = frozenset(
      "pragma", "error", "warning", "line", "undef", "include_next", "import", "ident", "sccs",
      "assert", "unassert", "embed", "using"}
 )  # fmt: skip
+_CHARACTER = re.compile(r"'(?:\\u+[0-9a-fA-F]{4}|\\[0-7]{1,3}|\\?[^\n])'")
+_ENDS_LINE = re.compile(rb"(?:[\w\"'`)\]}\x80-\xff]|\+\+|--)$")  # of Go, where a statement may end
 _COMPARISONS = frozenset({"==", "!=", "<", ">", "<=", ">="})
 
 
@@ -111,6 +114,17 @@ def _ended_by_line(node: tree_sitter.Node) -> tree_sitter.Node | None:
     return None if last.type == "variadic_argument" else last
 
 
+def _brace_below(node: tree_sitter.Node) -> tree_sitter.Node | None:
+    """Go: a line ends before the brace that it should end with."""
+    for child in node.children:
+        before = child.prev_sibling
+        if child.type in ("{", "block") and before is not None and before.is_named:
+            ends = before.type != "comment" and _ENDS_LINE.search(before.text or b"")
+            if ends and before.end_point.row < child.start_point.row:
+                return child
+    return None
+
+
 def _no_top_of_go(root: tree_sitter.Node) -> tree_sitter.Node | None:
     wrong = (child for child in root.named_children if child.type not in _TOP_OF_GO)
     return next(wrong, None)
@@ -122,6 +136,11 @@ def _too_late(node: tree_sitter.Node) -> tree_sitter.Node | None:
     while above is not None and above.type in before:
         above = above.prev_named_sibling
     return None if above is None or above.is_error else node
+
+
+def _no_character(node: tree_sitter.Node) -> tree_sitter.Node | None:
+    """Java: several characters, or none, between single quotes."""
+    return None if _CHARACTER.fullmatch((node.text or b"").decode("utf-8", "replace")) else node
 
 
 def _declared_twice(node: tree_sitter.Node) -> tree_sitter.Node | None:
@@ -283,6 +302,8 @@ _RULES: dict[str, tuple[tuple[str, Asked | None], ...]] = {
         ("[(literal_value) (argument_list) (parameter_list) (parenthesized_expression)] @x",
          _ended_by_line),
         ("(parameter_list) @x", _half_named),
+        ("[(if_statement) (for_statement) (func_literal) (expression_switch_statement)"
+         " (type_switch_statement) (select_statement)] @x", _brace_below),
         ("(source_file) @x", _no_top_of_go),
         ("[(package_clause) (import_declaration)] @x", _too_late),
     ),
@@ -290,6 +311,7 @@ _RULES: dict[str, tuple[tuple[str, Asked | None], ...]] = {
         ("(expression_statement) @x", _no_statement),
         ("(for_statement update: (_) @x)", _nothing_done),
         ("(constructor_declaration) @x", _of_other_class),
+        ("(character_literal) @x", _no_character),
         ("(modifiers) @x", _repeated),
         ("[(package_declaration) (import_declaration)] @x", _too_late),
     ),
@@ -297,6 +319,8 @@ _RULES: dict[str, tuple[tuple[str, Asked | None], ...]] = {
     "cpp": (("(preproc_call directive: (preproc_directive) @x)", _no_directive),),
     "rust": (
         ("(binary_expression) @x", _compared_twice),
+        ("(function_item parameters: (parameters [(type_identifier) (primitive_type)"
+         " (generic_type) (reference_type)] @x))", None),
         ("(block (macro_invocation) @x)", _not_ended),
         ("(source_file [(expression_statement) (let_declaration)] @x)", _no_item),
     ),

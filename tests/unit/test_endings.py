@@ -181,6 +181,7 @@ def test_what_fits_into_the_line_stays(language: str, text: str, raw: str) -> No
          "return sum(xs)\n\n\nif __name__ == '__main__':\n    main()\n", "return sum(xs)"),
         ("javascript", "function fib(n) {\n  ¦",
          "return n;\n}\n\nconsole.log(fib(10)); // Output: 55\n", "return n;\n}"),
+        ("javascript", "f();\n¦", "g();\n/* Output:\nhi\n*/\n", "g();"),
         ("java", "class A {\n  int fib(int n) {\n    ¦",
          "return n;\n  }\n}\n\nclass B {\n  int f() {\n", "return n;\n  }\n}"),
         ("rust", "fn fib(n: u64) -> u64 {\n    ¦",
@@ -229,10 +230,17 @@ def test_what_fits_into_the_line_stays(language: str, text: str, raw: str) -> No
          "y()\n\tdefault:\n\t\tw()\n\t}\n}\n", "y()"),
         # what repeats
         ("python", 'x = f"{¦}"\n', "1" + "0" * 64, "10"),
+        ("html", "<p>¦</p>\n", "&nbsp;" * 12, "&nbsp;"),
+        ("c", "int a[] = {¦};\n", "0x00, " * 16, "0x00"),
+        ("css", "a {\n  ¦\n}\n", "margin: 0;\n  " * 8, "margin: 0;"),
         ("sql", "SELECT id, ¦", "name, age, " * 12, "name, age"),
         ("python", 'print("done¦', '")\n' + 'print("done")\n' * 6, '")'),
         ("html", "<ul>\n  ¦\n</ul>\n", "<li>One item</li>\n" + "  <li>One item</li>\n" * 6,
          "<li>One item</li>"),
+        # talk within a block that is never closed
+        ("java", "class A {\n    int f() {\n        ¦",
+         "return 1;\n    }\n\nThis code defines a function that returns a number.\n\nYou can",
+         "return 1;\n    }"),
         # a docstring
         ("python", 'def total(xs):\n    """¦"""\n    return sum(xs)\n',
          'Sum of xs."""\n    return sum(xs)\n\n\ndef average(xs):\n', "Sum of xs."),
@@ -254,6 +262,7 @@ def test_it_ends_with_what_it_began(language: str, text: str, raw: str, kept: st
 @pytest.mark.parametrize(
     ("language", "text", "raw"),
     [
+        ("python", "# ¦\nx = 1\n", "=-" * 40),
         ("python", "def f():\n    ¦", "if x:\n        return 1\n    else:\n        return 2"),
         ("python", "def f():\n    return 1\n\n\n¦", "@cache\ndef g():\n    x = 1\n\n    return x"),
         ("python", "x = 1\n¦", "try:\n    f()\nexcept OSError:\n    pass"),
@@ -367,6 +376,9 @@ PY_END = "def fib(¦"
         ("java", "class A {\n  void f() {\n    ¦\n  }\n}\n",
          "a();\n    for (int i = 0;\n        i <",
          "a();"),
+        ("java", "class A {\n    int f() {\n        ¦",
+         "return 1;\n    }\n\n    int g() {\n        return 2;\n    }\n\n    int h() {\n        re",
+         "return 1;\n    }\n\n    int g() {\n        return 2;\n    }"),
         ("python", "def f(x):\n    ¦\n", "a = x\n    # the end\n    return [a,\n            b",
          "a = x"),
         ("shell", "f() {\n  ¦\n}\n", "local a=1\n  if test $a; then\n    log 'mo", "local a=1"),
