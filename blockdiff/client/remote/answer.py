@@ -65,7 +65,8 @@ class AnswerText:
 
     def _written(self, final: bool) -> tuple[str, bool]:
         """The text as the model would go on from the start of the hole, and whether it is over."""
-        text, ended = before_marks(to_lf(self._raw), self._marks, final)
+        raw = self._raw if self._raw.isascii() else _whole_characters(self._raw, final)
+        text, ended = before_marks(to_lf(raw), self._marks, final)
         if not self._instructed:
             return text, ended
         opening = _FENCE.search(text)
@@ -96,6 +97,14 @@ class AnswerText:
             indentation=request.indentation,
             extent=request.extent,
         )
+
+
+def _whole_characters(text: str, final: bool) -> str:
+    """A text whose characters came in halves, by a server that counts in UTF-16. A half at the end
+    waits for the other one unless the text is `final`."""
+    if not final and "\ud800" <= text[-1:] <= "\udbff":
+        text = text[:-1]
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _behind(code: str, lead: str, fence: str) -> str:
