@@ -206,6 +206,15 @@ def test_what_comes_behind_the_end_is_not_waited_for(tmp_path: Path) -> None:
     assert (end.text, end.finish) == ("width", FinishReason.EOM)
 
 
+def test_a_long_answer_is_not_drafted_anew_for_each_of_its_tokens(tmp_path: Path) -> None:
+    """Each draft reads all of the text: all of them together must not take its square."""
+    pieces = [f"\n        y{number}" for number in range(800)]
+    with answering(sse(*map(completion, pieces), completion("", "stop"))) as server:
+        *drafts, end = ask(client(Backend.OPENAI, server.url, tmp_path), request())
+    assert isinstance(end, Finished) and end.tokens == 800 and "y799" in end.text
+    assert 100 < len(drafts) < 400
+
+
 @pytest.mark.parametrize("split", [1, 7])
 def test_a_mark_that_a_server_shows_ends_the_text(split: int, tmp_path: Path) -> None:
     text = "width * height<|endoftext|>\nmore"

@@ -234,6 +234,8 @@ class RemoteClient(EngineHandle):
                     continue
                 parts += 1
                 answer.add(chunk.text)
+                if not answer.is_due:
+                    continue
                 if parts == 1:  # reads the document, which may be large
                     await asyncio.to_thread(answer.draft)
                 draft, ended = answer.draft()
