@@ -136,9 +136,10 @@ class EngineClient(EngineHandle):
             EngineStopping: it was told to stop in the middle of the request.
             BlockdiffError: as `connect`, and what the engine says: InvalidRequest, OutOfMemory ...
         """
-        path = "/v1/rewrite" if isinstance(call.request, RewriteRequest) else "/v1/infill"
+        rewrites = isinstance(call.request, RewriteRequest)
+        path = "/v1/rewrite" if rewrites else "/v1/infill"
         body = wire.body_of(wire.call_to_json(call))
-        hurry = call.priority is Priority.AUTOMATIC
+        hurry = call.priority is Priority.AUTOMATIC and not rewrites
         async with contextlib.aclosing(self._stream(path, body, start, hurry)) as events:
             async for event in events:
                 yield event

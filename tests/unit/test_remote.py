@@ -21,7 +21,7 @@ from blockdiff.types import (
     FinishReason,
     Refinement,
 )
-from tests.unit.backend_server import Reply, answering, lines, plain, sse
+from tests.unit.backend_server import JSON, Reply, answering, lines, plain, sse
 from tests.unit.remote_world import (
     AFTER,
     ALL,
@@ -206,6 +206,15 @@ def test_what_comes_behind_the_end_is_not_waited_for(tmp_path: Path) -> None:
     assert (end.text, end.finish) == ("width", FinishReason.EOM)
 
 
+def test_a_long_answer_is_not_drafted_anew_for_each_of_its_tokens(tmp_path: Path) -> None:
+    """Each draft reads all of the text: all of them together must not take its square."""
+    pieces = [f"\n        y{number}" for number in range(800)]
+    with answering(sse(*map(completion, pieces), completion("", "stop"))) as server:
+        *drafts, end = ask(client(Backend.OPENAI, server.url, tmp_path), request())
+    assert isinstance(end, Finished) and end.tokens == 800 and "y799" in end.text
+    assert 100 < len(drafts) < 400
+
+
 @pytest.mark.parametrize("split", [1, 7])
 def test_a_mark_that_a_server_shows_ends_the_text(split: int, tmp_path: Path) -> None:
     text = "width * height<|endoftext|>\nmore"
@@ -229,6 +238,52 @@ def test_characters_that_end_lines_elsewhere_do_not_end_an_event(tmp_path: Path)
     with answering(reply) as server:
         *_, end = ask(client(Backend.OPENAI, server.url, tmp_path), request())
     assert isinstance(end, Finished) and end.text == text
+
+
+FILLED = [completion("width"), completion(" * height", "stop")]
+ONE = completion("width * height", "stop")
+SENT: dict[str, Reply] = {
+    "comments, names and empty events": Reply((
+        ": OPENROUTER PROCESSING\n\n", "event: message\nid: 1\nretry: 3\ndata:\n\n",
+        f"data:{json.dumps(FILLED[0])}\n\n", "data: \n\n", f"data: {json.dumps(FILLED[1])}\n\n",
+    )),
+    "CRLF": Reply(tuple(f"data: {json.dumps(value)}\r\n\r\n" for value in FILLED)),
+    "no mark of its end": sse(*FILLED, done=False),
+    "in pieces of a byte": Reply(tuple("".join(sse(*FILLED).parts))),
+    "events that are called JSON": replace(sse(*FILLED), kind="application/json; charset=utf-8"),
+    "lines that are called JSON": Reply(tuple(f"{json.dumps(v)}\n" for v in FILLED), JSON),
+    "events that are called text": replace(sse(*FILLED), kind="text/plain"),
+    "an object in lines": Reply((json.dumps(ONE, indent=2),), JSON),
+    "a text that is null first": sse(completion(None), *FILLED),  # type: ignore[arg-type]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_a_server_may_say_it_in_its_own_way(name: str, tmp_path: Path) -> None:
+    with answering(SENT[name]) as server:
+        *_, end = ask(client(Backend.OPENAI, server.url, tmp_path), request())
+    assert isinstance(end, Finished) and end.text == "width * height"
+
+
+@pytest.mark.parametrize("cut", range(4))
+def test_a_character_that_comes_in_halves_is_put_together(cut: int, tmp_path: Path) -> None:
+    """By servers that count in UTF-16; what is half at the end is none."""
+    halves = '"\ud83d\ude00\ud83d"'
+    parts = [completion(halves[:cut]), completion(halves[cut:], "stop")]
+    reply = Reply(tuple(f"data: {json.dumps(part)}\n\n" for part in parts))
+    with answering(reply) as server:
+        *drafts, end = ask(client(Backend.OPENAI, server.url, tmp_path), request())
+    assert isinstance(end, Finished) and end.text == '"\U0001f600\ufffd"'
+    shown = {draft.text for draft in drafts if isinstance(draft, Refinement)}
+    assert shown <= {"", '"', '"\U0001f600', end.text}
+
+
+def test_a_llama_server_that_measures_nothing_is_heard(tmp_path: Path) -> None:
+    """Its text counts, whatever it says of time."""
+    ends = {"content": None, "stop": True, "timings": {"prompt_n": 900, "prompt_per_second": None}}
+    with answering(sse({"content": "width"}, ends, done=False)) as server:
+        *_, end = ask(client(Backend.LLAMACPP, server.url, tmp_path), request())
+    assert isinstance(end, Finished) and end.text == "width"
 
 
 def test_an_answer_in_one_piece_is_taken(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from blockdiff.client.endpoint import Runtime
 from blockdiff.client.remote import allowed, connection, keys
 from blockdiff.client.remote.client import RemoteClient
 from blockdiff.client.remote.options import Backend, BackendOptions
+from blockdiff.client.remote.refusals import retry_after
 from blockdiff.errors import (
     BackendFailed,
     BackendNotAllowed,
@@ -47,6 +48,8 @@ from tests.unit.remote_world import (
     ask,
     client,
     completion,
+    delta,
+    instruction,
     request,
     without_keys,
 )
@@ -72,6 +75,25 @@ FAILS: dict[str, tuple[Reply, type[BlockdiffError], str]] = {
     "an error within": (
         sse(completion("w"), {"error": {"message": "out of slots", "code": 500}}),
         BackendFailed, "gave up: out of slots",
+    ),
+    "an error within, of older vLLM": (
+        sse({"object": "error", "message": "out of blocks", "code": 500}),
+        BackendFailed, "gave up: out of blocks",
+    ),
+    "a text that is none": (sse(completion({"a": 1})), BackendFailed, "not its own"),  # type: ignore[arg-type]
+    "numbers that are none": (
+        sse(completion("w", usage={"prompt_tokens": float("inf")})), BackendFailed, "not its own"
+    ),
+    "an error of its own": (
+        plain({"error": {"message": "CUDA error", "code": 500}}, 500, Retry_After="99"),
+        BackendFailed, "fails: CUDA error",
+    ),
+    "a gateway": (
+        Reply(("<html>504</html>",), "text/html", 504, {"Retry-After": "99"}), BackendFailed,
+        r"fails \(HTTP status 504\)",
+    ),
+    "too often, for ever": (
+        plain({"message": "slow down"}, 429, Retry_After="inf"), RateLimited, "slow down"
     ),
     "an error of older llama.cpp": (
         Reply(('error: {"message": "context full"}\n\n',)), BackendFailed, "gave up: context full"
@@ -132,6 +154,48 @@ def test_each_fault_is_a_typed_error_without_key_or_source(
     assert KEY not in shown and "area" not in shown
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://127.0.0.1:1", "no openai answers"),
+        ("https://{}", "no trusted TLS connection"),
+        ("http://" + "a" * 70 + ".localhost.:1", "a" * 70),
+        ("http://[::1%25lo]:1", "::1"),
+    ],
+)
+def test_where_nothing_answers_it_is_said_where(
+    url: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_PATIENCE", 0.0)
+    with answering(HTML) as server:
+        url = url.format(server.url.removeprefix("http://"))
+        with pytest.raises((BackendFailed, InvalidRequest), match=said) as failed:
+            ask(client(Backend.OPENAI, url, tmp_path, told=True, allow_plain_http=True), request())
+    assert failed.value.hint
+
+
+def test_a_proxy_that_refuses_the_way_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering(HTML) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        with pytest.raises(BackendFailed, match="the proxy does not lead to openai") as no:
+            ask(client(Backend.OPENAI, "https://gpu.example", tmp_path, told=True), request())
+    assert "HTTPS_PROXY" in no.value.hint
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("7", 7), ("0.5", 0.5), ("-3", 0), ("soon", 0), ("", 0), ("nan", 0), ("inf", 86_400),
+        ("1e999", 86_400), ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400), ("Mon, 99 Foo 2015", 0),
+    ],
+)  # fmt: skip
+def test_how_long_to_wait_is_believed_within_reason(said: str, seconds: float) -> None:
+    assert retry_after(httpx.Response(429, headers={"Retry-After": said})) == seconds
+
+
 def test_words_of_a_server_that_repeat_the_code_are_left_out(tmp_path: Path) -> None:
     with answering(plain({"message": f"bad: {{'prompt': '{BEFORE.strip()}'}}"}, 400)) as server:
         with pytest.raises(InvalidRequest) as failed:
@@ -160,6 +224,15 @@ def test_one_that_is_silent_is_given_up(
         with pytest.raises(BackendFailed, match="is silent"):
             ask(client(Backend.OPENAI, server.url, tmp_path), request(), priority=priority)
     assert len(server.asked) == 1
+
+
+def test_a_rewrite_has_time_whoever_asks_for_it(tmp_path: Path) -> None:
+    """It shows nothing before it is whole, so that nobody's typing makes it late."""
+    loading = plain({"error": {"message": "Loading model"}}, 503, Retry_After="0")
+    with answering(loading, sse(delta("```\nreturn 1\n```", "stop"))) as server:
+        made = client(Backend.OPENAI, server.url, tmp_path)
+        *_, end = ask(made, instruction(), priority=Priority.AUTOMATIC)
+    assert isinstance(end, Finished) and len(server.asked) == 2
 
 
 def test_what_had_begun_is_not_asked_again(tmp_path: Path) -> None:

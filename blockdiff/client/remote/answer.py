@@ -12,6 +12,7 @@ from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import FinishReason, InfillRequest, SyntaxState
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n`]*\n", re.MULTILINE)
+_NEW_SHARE = 64
 _OPENERS = (":", "{", "(", "[")
 
 
@@ -32,15 +33,22 @@ class AnswerText:
     ) -> None:
         self._request, self._marks, self._instructed = request, marks, instructed
         self._unchanged = unchanged
-        self._raw = ""
+        self._raw, self._drafted = "", 0
         self._fence = "```" if instructed else ""
         self._seams = self._made()
 
     def add(self, text: str) -> None:
         self._raw += text
 
+    @property
+    def is_due(self) -> bool:
+        """Whether enough is new for a draft, which takes time by the length of all: so the drafts
+        of a text cost no more than some of the last, however small the pieces it comes in."""
+        return len(self._raw) - self._drafted >= len(self._raw) // _NEW_SHARE
+
     def draft(self) -> tuple[str, bool]:
         """What is to be shown now, and whether the text has come to its end."""
+        self._drafted = len(self._raw)
         written, ended = self._written(False)
         keep, stopped = self._seams.cut(written, final=False)
         return keep, stopped or ended
@@ -65,7 +73,8 @@ class AnswerText:
 
     def _written(self, final: bool) -> tuple[str, bool]:
         """The text as the model would go on from the start of the hole, and whether it is over."""
-        text, ended = before_marks(to_lf(self._raw), self._marks, final)
+        raw = self._raw if self._raw.isascii() else _whole_characters(self._raw, final)
+        text, ended = before_marks(to_lf(raw), self._marks, final)
         if not self._instructed:
             return text, ended
         opening = _FENCE.search(text)
@@ -96,6 +105,14 @@ class AnswerText:
             indentation=request.indentation,
             extent=request.extent,
         )
+
+
+def _whole_characters(text: str, final: bool) -> str:
+    """A text whose characters came in halves, by a server that counts in UTF-16. A half at the end
+    waits for the other one unless the text is `final`."""
+    if not final and "\ud800" <= text[-1:] <= "\udbff":
+        text = text[:-1]
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _behind(code: str, lead: str, fence: str) -> str:

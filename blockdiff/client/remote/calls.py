@@ -108,13 +108,20 @@ def choice(value: dict[str, Any]) -> Chunk:
     if isinstance(text, list):  # parts, of which some are thoughts
         text = "".join(part["text"] for part in text if part.get("type") == "text")
     return Chunk(
-        text=str(text or ""),
+        text=plain(text),
         finish=finish_of(first.get("finish_reason")),
         model=str(value.get("model") or ""),
         tokens=int(usage.get("completion_tokens") or 0),
         context_tokens=int(usage.get("prompt_tokens") or 0),
         cached_tokens=int(details.get("cached_tokens") or usage.get("cached_input_tokens") or 0),
     )
+
+
+def plain(text: Any) -> str:
+    """A text that an answer holds; null is none. Raises TypeError for anything else."""
+    if text is None or isinstance(text, str):
+        return text or ""
+    raise TypeError("not a text")
 
 
 def finish_of(reason: Any) -> FinishReason | None:

@@ -102,7 +102,7 @@ class RemoteClient(EngineHandle):
     async def _events(self, call: Call, start: bool) -> AsyncGenerator[StreamEvent, None]:
         async with self._turns.take(call.priority, call.source) as turn:
             if isinstance(call.request, RewriteRequest):
-                making = self._rewritten(call.request, turn, call.priority)
+                making = self._rewritten(call.request, turn)
             else:
                 making = self._filled(with_language(call.request), turn, call.priority)
             async with contextlib.aclosing(making) as events:
@@ -143,7 +143,7 @@ class RemoteClient(EngineHandle):
         yield Filled(request.request_id, tuple(ends[i] for i in range(len(order))), elapsed)
 
     async def _rewritten(
-        self, request: RewriteRequest, turn: asyncio.Event | None, priority: Priority
+        self, request: RewriteRequest, turn: asyncio.Event | None
     ) -> AsyncGenerator[StreamEvent, None]:
         """Only by an instruction. Raises ModelUnsupported without one,
         where the backend cannot do it."""
@@ -158,7 +158,8 @@ class RemoteClient(EngineHandle):
         asked = instructed(inner, instruction)
         call = self._wire.rewrite(asked, model)
         answer = AnswerText(inner, instructed=True, unchanged=call.unchanged)
-        written = self._written(inner, call, answer, turn, priority, itertools.count(), 0)
+        explicit = Priority.EXPLICIT  # nothing of it is shown while somebody types
+        written = self._written(inner, call, answer, turn, explicit, itertools.count(), 0)
         async with contextlib.aclosing(written) as events:
             async for event in events:
                 if isinstance(event, Finished):
@@ -233,6 +234,8 @@ class RemoteClient(EngineHandle):
                     continue
                 parts += 1
                 answer.add(chunk.text)
+                if not answer.is_due:
+                    continue
                 if parts == 1:  # reads the document, which may be large
                     await asyncio.to_thread(answer.draft)
                 draft, ended = answer.draft()
@@ -268,7 +271,7 @@ class RemoteClient(EngineHandle):
     def _chunk(self, value: dict[str, Any]) -> Chunk:
         try:
             chunk = self._wire.read(value)
-        except (LookupError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             raise BackendFailed(
                 f"{self._options.name} answers in a form that is not its own",
                 "check engine.backend and engine.url",

@@ -182,16 +182,15 @@ class Connection:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind in ("text/html", "application/xhtml+xml"):
             raise self._failed("answers with a web page")
-        if kind == "application/json":
-            yield self._object(await _whole(response), call, key)
-            return
-        async for line in _lines(response):
+        async for line in _lines(response, whole=kind == "application/json"):
             name, colon, data = line.partition(b":")
             if name == b"data" and colon:
                 line = data.strip()
             elif name == b"error" and colon:  # of older llama.cpp
                 line = b'{"error":' + data + b"}"
             elif not name or name in (b"event", b"id", b"retry"):
+                continue
+            if not line:  # an empty event: it is still there
                 continue
             if line == b"[DONE]":
                 yield DONE
@@ -205,7 +204,7 @@ class Connection:
             value = None
         if not isinstance(value, dict):
             raise self._failed("answers with something else than JSON objects")
-        if value.get("error"):
+        if value.get("error") or value.get("object") == "error":  # the second of older vLLM
             said = said_by(value, call, key)
             reason = said or "it says no more"
             raise BackendFailed(f"{self._options.name} gave up: {reason}", "ask again")
@@ -225,7 +224,8 @@ class Connection:
             return Refused(self._limited(reason, after), after, _PATIENCE_WITH_LIMIT)
         if status >= 500 and not is_about_holes(status, said):
             loading = _PATIENCE_WITH_LOADING if status == 503 else _PATIENCE
-            return Refused(BackendFailed(f"{name} fails{reason}"), after, loading)
+            hint = f"ask again in {after:.0f} s" if after else "ask again; its own log says more"
+            return Refused(BackendFailed(f"{name} fails{reason}", hint), after, loading)
         return Refused(self._refused_for_good(status, said, reason, bool(key.value)))
 
     def _refused_for_good(
@@ -264,6 +264,10 @@ class Connection:
             found = unreachable(self._options.address, error, self._options.backend.value)
             hint = found.hint or "is it running, and is engine.url right?"
             return Refused(BackendFailed(found.message, hint), 0.0, _PATIENCE)
+        if isinstance(error, httpx.ProxyError):
+            said = " ".join(str(error).split())
+            hint = "check the proxy that the environment names, such as HTTPS_PROXY"
+            return Refused(BackendFailed(f"the proxy does not lead to {name}: {said}", hint))
         if isinstance(error, httpx.TimeoutException):
             return Refused(BackendFailed(f"{name} is silent", "it may be stuck; ask again"))
         return Refused(BackendFailed(f"{name} broke its answer off", "ask again"), 0.0, _PATIENCE)
@@ -283,9 +287,16 @@ async def _whole(response: httpx.Response) -> bytes:
     return b"".join(parts)
 
 
-async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _lines(response: httpx.Response, *, whole: bool) -> AsyncIterator[bytes]:
     """Lines that end at LF and nowhere else: JSON may hold the other characters that a text is
-    split at (U+2028, U+0085), and httpx splits there."""
+    split at (U+2028, U+0085), and httpx splits there. An answer that is said to be one `whole`
+    object is one line if it is."""
+    if whole:
+        text = await _whole(response)
+        for line in [text] if _is_json(text) else text.split(b"\n"):
+            if line.strip():
+                yield line.strip()
+        return
     rest, size = b"", 0
     async for part in response.aiter_bytes():
         size += len(part)
@@ -297,3 +308,11 @@ async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
                 yield line.strip()
     if rest.strip():
         yield rest.strip()
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
-from blockdiff.client.remote.calls import Chunk, HttpCall, choice, finish_of, sampling
+from blockdiff.client.remote.calls import Chunk, HttpCall, choice, finish_of, plain, sampling
 from blockdiff.client.remote.openai import STREAM, chat
 from blockdiff.client.remote.options import BackendOptions
 
@@ -37,15 +37,15 @@ class LlamaCppWire:
         if "content" not in value:
             return choice(value)
         ends, spent = bool(value.get("stop")), value.get("timings") or {}
-        measured = spent.get("prompt_n", 0) >= _MEASURED
+        measured = (spent.get("prompt_n") or 0) >= _MEASURED
         return Chunk(
-            text=str(value["content"]),
+            text=plain(value["content"]),
             finish=finish_of(value.get("stop_type") or "stop") if ends else None,
             model=str(value.get("model") or ""),
             tokens=int(value.get("tokens_predicted") or 0),
             context_tokens=int(value.get("tokens_evaluated") or 0),
             cached_tokens=int(spent.get("cache_n") or 0),
-            speed=float(spent["prompt_per_second"]) if measured else 0.0,
+            speed=float(spent.get("prompt_per_second") or 0) if measured else 0.0,
         )
 
     def _infill(self, around: Around, model: str, tokens: int, stream: bool) -> HttpCall:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
-from blockdiff.client.remote.calls import Chunk, HttpCall, finish_of, messages, sampling
+from blockdiff.client.remote.calls import Chunk, HttpCall, finish_of, messages, plain, sampling
 from blockdiff.client.remote.commented import with_snippets
 from blockdiff.client.remote.fim import FAMILIES
 from blockdiff.client.remote.options import BackendOptions
@@ -43,7 +43,7 @@ class OllamaWire:
         seconds = (value.get("prompt_eval_duration") or 0) / 1e9
         context = int(value.get("prompt_eval_count") or 0)
         return Chunk(
-            text=str(said or ""),
+            text=plain(said),
             finish=finish_of(value.get("done_reason") or "stop") if value.get("done") else None,
             model=str(value.get("model") or ""),
             tokens=int(value.get("eval_count") or 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
@@ -14,6 +15,7 @@ from blockdiff.client.remote.keys import Key
 from blockdiff.errors import BlockdiffError
 
 _MOST_SAID = 200  # characters of a server's own words
+_LONGEST_WAIT = 24 * 3600.0  # seconds: one that says more is not believed
 _TELLING = 8  # characters of a line that must not come back in an error
 
 
@@ -34,14 +36,12 @@ def is_about_holes(status: int, said: str) -> bool:
 def retry_after(response: httpx.Response) -> float:
     """Seconds that a server asks to wait; 0 if it does not."""
     said = response.headers.get("retry-after", "").strip()
-    try:
-        return max(0.0, float(said))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return 0.0
+    with contextlib.suppress(ValueError):
+        return max(0.0, min(float(said), _LONGEST_WAIT))
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        left = parsedate_to_datetime(said).timestamp() - time.time()
+        return max(0.0, min(left, _LONGEST_WAIT))
+    return 0.0
 
 
 def said_by(value: Any, call: HttpCall, key: Key) -> str:
