@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import typer
 
-from blockdiff.cli import options
 from blockdiff.cli.doctor import Check
+from blockdiff.cli.options import group
 from blockdiff.client import endpoint
 from blockdiff.client.endpoint import Runtime
 from blockdiff.client.remote import allowed, keys
@@ -25,7 +25,7 @@ _REQUEST = InfillRequest(
 )
 _MOST_NAMES = 5  # of models
 
-app = options.group(
+app = group(
     "Say which servers of others your code may be sent to. Those on this machine may.",
     short_help=True,
 )
