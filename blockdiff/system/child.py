@@ -33,7 +33,8 @@ _LISTS = (
 # A relative path in these was meant from the working directory of this process.
 _PLACES = (
     "BLOCKDIFF_CACHE", "BLOCKDIFF_MODELS", "BLOCKDIFF_RUNTIME", "HF_HOME", "TMPDIR",
-    "XDG_CACHE_HOME", "XDG_STATE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
+    "XDG_CACHE_HOME", "XDG_STATE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE",
+    "REQUESTS_CA_BUNDLE",
 )  # fmt: skip
 _NOTHING: Mapping[str, str] = {}
 _SITES = ("site-packages", "dist-packages")  # on the search path of every Python already

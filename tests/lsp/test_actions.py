@@ -352,9 +352,7 @@ BEGUN = [
 
 
 @pytest.mark.parametrize(("path", "marked", "begin"), BEGUN)
-def test_a_function_is_found_from_all_of_its_first_line(
-    path: str, marked: str, begin: str
-) -> None:
+def test_a_function_is_found_from_all_of_its_first_line(path: str, marked: str, begin: str) -> None:
     text, at = marked.replace("¦", ""), marked.index("¦")
     function = enclosing_function(text, at, language_of(path))
     assert function is not None and text.startswith(begin, function.start)
