@@ -142,7 +142,7 @@ def test_a_family_learns(name: str) -> None:
         update(family, optimizer, counted(32, g(step)), g(step), 1e-2)
     heldout = counted(256, g(1))
     floor = float(unigram(frequencies, heldout).mean())
-    assert float(bound(family, heldout).mean()) < 0.95 * floor
+    assert float(bound(family, heldout).mean()) < 0.97 * floor
 
 
 @pytest.mark.parametrize("name", FAMILIES)
