@@ -27,6 +27,9 @@ _MARKS = {
 }
 _MOST_NAMED = 3  # of the lines that cannot be read
 
+# Each star multiplies the ways in which a pattern may fit a name.
+_LONGEST, _MOST_STARS = 4096, 12  # characters of a pattern, and stars in it
+_STARS = re.compile(r"(?<![^/!])(?:\*\*/){2,}|(?<!\\)\*{3,}")
 _ALL_INSIDE = re.compile(r"/\*\*\s*$")
 _ELSEWHERE = re.compile(r"!?(?:\.\.?/|~/|[A-Za-z]:[\\/])")  # patterns are relative to the list
 
@@ -136,7 +139,7 @@ class IgnoreFiles:
             return _Rules.of(stamp, lines, ignores_case)
         good, bad = [], []
         for number, line in enumerate(lines, 1):
-            line = folded(line) if ignores_case else line
+            line = _STARS.sub(_fewest, folded(line) if ignores_case else line)
             (good.append(line) if is_pattern(line) else bad.append(number))
         if bad and file.name == OURS:
             named = ", ".join(map(str, bad[:_MOST_NAMED])) + (" …" if bad[_MOST_NAMED:] else "")
@@ -179,11 +182,16 @@ def _lines(content: bytes) -> list[str]:
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
+def _fewest(stars: re.Match[str]) -> str:
+    """The same in as few stars as say it."""
+    return "**/" if stars[0].endswith("/") else "*"
+
+
 def is_pattern(line: str) -> bool:
     """Whether a line is a pattern that a file can fit, blank or a comment."""
     if not line.strip() or line.startswith("#"):
         return True
-    if _ELSEWHERE.match(line):
+    if _ELSEWHERE.match(line) or len(line) > _LONGEST or line.count("*") > _MOST_STARS:
         return False
     try:
         (pattern,) = GitIgnoreSpec.from_lines([line]).patterns

@@ -126,6 +126,9 @@ def test_what_git_ignores_is_no_context_by_any_name(project: Path) -> None:
         (b"./src/\nsecret/\n~/src/\n../x\n", "line 1, 3, 4"),
         (b"secret/\n!secret/a.py\n", ""),  # as git has it: the folder is ignored
         (b"*\n!*/\n!b.py\n!/src/\n", ""),
+        (b"*" * 200 + b"x\nsecret/\n" + b"**/" * 100 + b"zz\n", ""),  # as git has it: *x, **/zz
+        (b"*r" * 100 + b"\nsecret/\n" + b"r" * 9000, "line 1, 3"),  # takes for ever, and too much
+        (b"!\\***/x\n" + b"**/" * 9 + b"secret/\n", ""),
     ],
 )
 def test_what_can_be_read_of_a_list_holds_and_the_rest_is_reported_once(

@@ -238,6 +238,12 @@ def test_imports(language: str, text: str, expected: list[Import]) -> None:
     assert imports_of(text, language) == expected
 
 
+@pytest.mark.parametrize("opening", ["[", "(", "f("])
+def test_an_error_as_long_as_its_file_takes_no_longer_than_another(opening: str) -> None:
+    """A pattern of neighbours takes the square of how many there are."""
+    assert definitions(f"x = {opening * 100_000}\n".encode(), "javascript") == []
+
+
 SHAPES = (
     "\n", "\r\n", "import\t\t\t\t", "import a ", "from a import (\n", "use a::{", "pub(",
     "const a,", "local a = require\n\n\n\n", "# include ", 'import "a', "struct A : public B",
