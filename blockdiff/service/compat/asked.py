@@ -258,10 +258,10 @@ def _last_block(text: str) -> _Block | None:
                 opening, start, begin = found, at, end + 1
         elif line.startswith(opening[1]) and not line.rstrip().strip("`"):
             code = text[begin : max(begin, at - 1)].removesuffix("\r")
-            last, opening = _Block(*opening.groups(), code, start, end), None
+            last, opening = _Block(opening[1], opening[2], code, start, end), None
         at = end + 1
     if last is None and opening is not None:
-        last = _Block(*opening.groups(), text[begin:], start, len(text))
+        last = _Block(opening[1], opening[2], text[begin:], start, len(text))
     return last
 
 
