@@ -130,12 +130,6 @@ def parse(data: bytes, language: str) -> tree_sitter.Tree:
         raise OutOfTime from error
 
 
-def _over() -> Callable[[int], bool]:
-    """Says once the time for one look at a tree is over."""
-    deadline = time.thread_time() + TIME_LIMIT_S
-    return lambda offset: time.thread_time() > deadline
-
-
 def query(
     language: str, source: str, node: tree_sitter.Node, start: int, end: int
 ) -> list[tree_sitter.Node]:
@@ -144,19 +138,17 @@ def query(
 
     cursor = tree_sitter.QueryCursor(_query(language, source))
     cursor.set_byte_range(max(start - 1, 0), end + 1)
-    return cursor.captures(node, progress_callback=_over()).get("x", [])
+    return cursor.captures(node).get("x", [])
 
 
 def matches(
     language: str, patterns: tuple[str, ...], node: tree_sitter.Node
 ) -> Iterator[dict[str, list[tree_sitter.Node]]]:
-    """The captures of each match below a node; those of patterns that the grammar knows. Where
-    that takes longer than `TIME_LIMIT_S`, those found by then: patterns of neighbours take the
-    square of how many an error puts side by side."""
+    """The captures of each match below a node; those of patterns that the grammar knows."""
     import tree_sitter
 
     query = _query(language, "\n".join(known(language, patterns)))
-    for _, captures in tree_sitter.QueryCursor(query).matches(node, progress_callback=_over()):
+    for _, captures in tree_sitter.QueryCursor(query).matches(node):
         yield captures
 
 

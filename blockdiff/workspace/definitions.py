@@ -22,6 +22,7 @@ MOST_DEFINITIONS = 2_000
 """Of one file: more are data, or written by a program."""
 
 _LONGEST_SIGNATURE, _LONGEST_DOC = 240, 120  # characters
+_MOST_IN_ERROR = 5000  # nodes
 _LONGEST_VALUE = 60  # of a constant
 
 _NAME = re.compile(r"[^\W\d]\w*")
@@ -81,11 +82,17 @@ class _Tag:
         return self.kind in ("function", "method")
 
 
+def _is_one_error(root: tree_sitter.Node) -> bool:
+    """Whether an error puts more nodes side by side than queries for neighbours, which take the
+    square of them, are worth."""
+    return any(n.type == "ERROR" and n.child_count > _MOST_IN_ERROR for n in (root, *root.children))
+
+
 def definitions(data: bytes, language: str) -> list[Definition]:
     """Those of a UTF-8 text, in its order; none without a grammar, or where parsing takes too
     long."""
     tree = parsed(data, language) if language in TAGS else None
-    if tree is None:
+    if tree is None or _is_one_error(tree.root_node):
         return []
     found: list[Definition] = []
     seen: set[tuple[str, str, str]] = set()
