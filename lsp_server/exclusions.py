@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathspec import GitIgnoreSpec
-
 from blockdiff.errors import InvalidRequest
 from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.region import Region, region_at
-from blockdiff.system.ignored import is_pattern
+from blockdiff.system.ignored import git_spec, is_pattern
 from lsp_server.document import Document
 from lsp_server.settings import InlineSettings
 from lsp_server.uris import files_of
@@ -20,7 +18,7 @@ class Exclusions:
         self._settings = settings
         self._languages = {language_of("", name) for name in settings.disabled_languages}
         good = [glob for glob in settings.disabled_globs if is_pattern(glob)]
-        self._files = GitIgnoreSpec.from_lines(map(_anywhere, good))
+        self._files = git_spec(map(_anywhere, good))
 
     @staticmethod
     def check(settings: InlineSettings) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pathspec import GitIgnoreSpec, PathSpec
+from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 from blockdiff.errors import IgnoreListUnreadable
 from blockdiff.types import no_op
@@ -31,6 +32,7 @@ _MOST_NAMED = 3  # of the lines that cannot be read
 _LONGEST, _MOST_STARS = 4096, 12  # characters of a pattern, and stars in it
 _STARS = re.compile(r"(?<![^/!])(?:\*\*/){2,}|(?<!\\)\*{3,}")
 _ALL_INSIDE = re.compile(r"/\*\*\s*$")
+_CLASS = re.compile(r"\\.|\[(?P<negated>\^(?!/\]))?\^?\]?(?:\\.|[^\]\\])*\]")  # or what is no class
 _ELSEWHERE = re.compile(r"!?(?:\.\.?/|~/|[A-Za-z]:[\\/])")  # patterns are relative to the list
 
 
@@ -57,8 +59,7 @@ class _Rules:
     def of(cls, stamp: tuple[int, int], lines: list[str], ignores_case: bool) -> _Rules:
         inside = [_ALL_INSIDE.sub("/*", line) for line in lines]  # which the folder itself is not
         # Of folders the last pattern that fits decides; of files those of folders come first.
-        folders = PathSpec(GitIgnoreSpec.from_lines(inside).patterns)
-        return cls(stamp, GitIgnoreSpec.from_lines(lines), folders, ignores_case)
+        return cls(stamp, git_spec(lines), PathSpec(git_spec(inside).patterns), ignores_case)
 
 
 class IgnoreFiles:
@@ -187,6 +188,23 @@ def _fewest(stars: re.Match[str]) -> str:
     return "**/" if stars[0].endswith("/") else "*"
 
 
+def git_spec(lines: Iterable[str]) -> GitIgnoreSpec:
+    """Patterns that fit what they fit in git: no class in brackets fits a slash, as pathspec's
+    negated ones do. Raises ValueError or re.error for a line that is none."""
+    spec = GitIgnoreSpec.from_lines(lines)
+    return GitIgnoreSpec(map(_within_a_name, spec.patterns))
+
+
+def _within_a_name(pattern: GitIgnoreSpecPattern) -> GitIgnoreSpecPattern:
+    if pattern.regex is None:  # a comment
+        return pattern
+    source = pattern.regex.pattern
+    within = _CLASS.sub(lambda m: f"(?!/){m[0]}" if m["negated"] else m[0], source)
+    if within == source:
+        return pattern
+    return GitIgnoreSpecPattern(re.compile(within), pattern.include)
+
+
 def is_pattern(line: str) -> bool:
     """Whether a line is a pattern that a file can fit, blank or a comment."""
     if not line.strip() or line.startswith("#"):
@@ -194,7 +212,7 @@ def is_pattern(line: str) -> bool:
     if _ELSEWHERE.match(line) or len(line) > _LONGEST or line.count("*") > _MOST_STARS:
         return False
     try:
-        (pattern,) = GitIgnoreSpec.from_lines([line]).patterns
+        (pattern,) = git_spec([line]).patterns
         return pattern.include is not None
     except (ValueError, re.error):  # such as [z-a]
         return False

@@ -13,7 +13,7 @@ import pytest
 
 from blockdiff.errors import IgnoreListUnreadable
 from blockdiff.system import ignored as module
-from blockdiff.system.ignored import IgnoreFiles, Verdict
+from blockdiff.system.ignored import IgnoreFiles, Verdict, git_spec
 from lsp_server.uris import file_of, files_of
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="paths of another kind")
@@ -105,6 +105,20 @@ def test_what_git_ignores_is_no_context_by_any_name(project: Path) -> None:
         assert IgnoreFiles().strictest(files_of(uri)) is Verdict.NOT_AS_CONTEXT
     # the list of a repository says nothing of another inside
     assert IgnoreFiles().verdict(project / "vendor/lib/build/a.py") is Verdict.OPEN
+
+
+@pytest.mark.parametrize(
+    ("line", "fits", "does_not"),
+    [
+        ("build[!a-z]*", ["build-1/a.py", "build2"], ["build/a.py", "builder.py"]),
+        ("test[^_]*.py", ["tests.py", "x/test-a.py"], ["test/a.py", "test_a.py"]),
+        ("a[!]b]c", ["a-c"], ["a/c", "a]c", "abc"]),
+        ("a\\[^b*", ["a[^b.py"], ["a-b", "a/b"]),
+    ],
+)
+def test_a_class_fits_no_slash_as_in_git(line: str, fits: list[str], does_not: list[str]) -> None:
+    spec = git_spec([line])
+    assert all(map(spec.match_file, fits)) and not any(map(spec.match_file, does_not))
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,15 @@ def test_q4_k_is_what_ggufs_reader_makes_of_it() -> None:
     assert ((read - weight)[6:].abs() <= 1.2 * step[6:])[inner].all()  # one step, at the most
 
 
+@pytest.mark.parametrize("size", [1e-5, 3e-6, 1e-6])
+def test_small_weights_are_kept_in_four_bits(size: float) -> None:
+    """A scale is a number of 16 bits, which may become 0 while another one does not."""
+    weight = torch.randn(8, 256, generator=torch.Generator().manual_seed(0)) * size
+    raw = quantize_q4_k(weight)
+    read = torch.from_numpy(dequantize(raw, GGMLQuantizationType.Q4_K).copy())
+    assert (read - weight).norm() < 0.2 * weight.norm()
+
+
 def test_a_folder_in_four_bits(tmp_path: Path) -> None:
     folder = write(tmp_path / "it", "dream", ffn=512, wide=True)
     eight, four = tmp_path / "eight", tmp_path / "four"

@@ -18,6 +18,7 @@ INPUTS = 256
 _GROUP, _MOST, _SIX_BITS = 32, 15, 63
 _SHRUNK = (1.0, 0.95, 0.9, 0.85)  # shares of a group's range that are tried: its ends are rare
 _ROWS = 1024  # at a time
+_LEAST_HALF = 2.0**-24  # a step that became 0 while what is subtracted does not would be worse
 
 
 def quantize_q4_k(weight: Tensor) -> Bytes:
@@ -34,8 +35,8 @@ def _rounded(weight: Tensor) -> Bytes:
     rows, inputs = weight.shape
     x = weight.reshape(rows, inputs // INPUTS, INPUTS // _GROUP, _GROUP)
     least, scale = _ranges(x)
-    d = (scale.amax(-1, keepdim=True) / _SIX_BITS).half()
-    dmin = (least.amax(-1, keepdim=True) / _SIX_BITS).half()
+    d = (scale.amax(-1, keepdim=True) / _SIX_BITS).half().clamp(min=_LEAST_HALF)
+    dmin = (least.amax(-1, keepdim=True) / _SIX_BITS).half().clamp(min=_LEAST_HALF)
     six_scale = _six_bits(scale, d)
     six_least = _six_bits(least, dmin)
     step = (d.float() * six_scale)[..., None]
