@@ -16,7 +16,7 @@ from blockdiff.syntax.grammars import query
 if TYPE_CHECKING:
     import tree_sitter
 
-Asked = Callable[["tree_sitter.Node"], "tree_sitter.Node | None"]
+Clause = Callable[["tree_sitter.Node"], "tree_sitter.Node | None"]
 """The node that is wrong of one that may be, or None."""
 
 _RESERVED = {
@@ -81,7 +81,7 @@ def refused(
 
 
 @cache
-def _rules(language: str) -> tuple[tuple[str, Asked | None], ...]:
+def _rules(language: str) -> tuple[tuple[str, Clause | None], ...]:
     rules = list(_RULES.get("typescript" if language == "tsx" else language, ()))
     words = _RESERVED.get("typescript" if language == "tsx" else language, "")
     if words:
@@ -278,7 +278,7 @@ def _not_ambient(node: tree_sitter.Node) -> tree_sitter.Node | None:
     return node
 
 
-_SCRIPT: tuple[tuple[str, Asked | None], ...] = (
+_SCRIPT: tuple[tuple[str, Clause | None], ...] = (
     ('(lexical_declaration "const" (variable_declarator !value) @x)', None),
     ("(variable_declarator name: [(object_pattern) (array_pattern)] !value) @x", None),
     ('(arguments "," . "," @x)', None),
@@ -292,7 +292,7 @@ _SCRIPT: tuple[tuple[str, Asked | None], ...] = (
     ("(expression_statement [(function_expression) (class)] @x)", None),
     ("(expression_statement (call_expression function: (function_expression) @x))", None),
 )
-_RULES: dict[str, tuple[tuple[str, Asked | None], ...]] = {
+_RULES: dict[str, tuple[tuple[str, Clause | None], ...]] = {
     "javascript": (*_SCRIPT, ("(program) @x", _default_twice)),
     "typescript": (
         ('(lexical_declaration "const" (variable_declarator !value !type) @x)', _not_ambient),
