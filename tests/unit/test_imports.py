@@ -222,12 +222,16 @@ def test_no_name_of_a_type_is_defined_twice() -> None:
 # Which libraries are installed with what
 
 
+def module_of(requirement: str) -> str:
+    return re.split(r"[>\[;]", requirement)[0].replace("-", "_").removesuffix("_py")
+
+
 def declared() -> dict[str, set[str]]:
     """Modules by the extra that installs them; "" is what every installation has."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = {"": project["dependencies"], **project["optional-dependencies"]}
     return {
-        extra: {re.split(r"[>\[;]", wanted)[0].replace("-", "_") for wanted in wanted_ones}
+        extra: {module_of(wanted) for wanted in wanted_ones}
         for extra, wanted_ones in groups.items()
     }
 
