@@ -104,7 +104,7 @@ def enclosing_function(text: str, at: int, language: str) -> Function | None:
     node = node_at(max(at, first))
     while node is not None and not _is_function(node, language):
         node = node.parent
-    begun = _begun_at(node_at(first))
+    begun = _begun_at(node_at(first), len(text[:first].encode("utf-8", "replace")))
     if begun and _is_function(begun, language) and not (node and _holds(begun, node)):
         node = begun
     return _Read(node, data, text, language).function() if node is not None else None
@@ -118,10 +118,11 @@ def _holds(outer: Node, inner: Node) -> bool:
     return outer.start_byte <= inner.start_byte and inner.end_byte <= outer.end_byte
 
 
-def _begun_at(node: Node | None) -> Node | None:
-    """The function that a statement is which begins with a node: `const f = () => {}`, one
+def _begun_at(node: Node | None, byte: int) -> Node | None:
+    """The function that a statement is which begins there with a node: `const f = () => {}`, one
     decorated."""
-    byte = node.start_byte if node is not None else 0
+    if node is None or node.start_byte != byte:  # a blank line, or one within a construct
+        return None
     while node is not None and node.parent is not None and node.parent.start_byte == byte:
         node = node.parent
     todo = [node] if node is not None else []

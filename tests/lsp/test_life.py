@@ -296,7 +296,8 @@ def test_what_is_wrong_with_settings_is_said_once_and_the_rest_is_used(scripted:
         ({"inline": {"max_tokens": 3}}, ""),
         ({"context": {"latencySeconds": 0}}, "context.latencySeconds must be 0.1 to 60; using 1.5"),
         ({"decoding": {"mode": "quick"}}, "decoding.mode must be one of ar, verify, diffusion"),
-        ([], "must be an object"),
+        ([], ""),
+        ([1], "must be an object"),
         ({"engine": 5}, "unknown setting engine"),
     ],
 )
