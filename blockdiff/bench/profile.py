@@ -84,9 +84,9 @@ def _profile(engine: Engine, request: InfillRequest) -> dict[str, float]:
         nonlocal before
         add(before)
         answers = engine.forward(waiting)
-        encodes = waiting[0].wanted is None
-        add("context" if encodes else "writing")
-        before = "layout" if encodes else "drafts"
+        wanted = waiting[0].wanted
+        add("writing" if wanted == 0 else "context")
+        before = "layout" if wanted is None else "drafts"
         return answers
 
     for _ in events_of(engine.steps(request, never), runner):

@@ -39,8 +39,10 @@ class TimedRun:
     """One generation.
 
     Attributes:
-        context, writing: seconds for the prompt, and for the tokens behind it.
+        context: seconds for the prompt and the first forward's tokens, which its end says.
+        writing: for those behind them.
         encoded: tokens of the prompt that were not cached.
+        first: tokens that came with the prompt.
     """
 
     context: float
@@ -48,6 +50,7 @@ class TimedRun:
     encoded: int
     tokens: int
     forwards: int
+    first: int = 1
 
     @property
     def seconds(self) -> float:
@@ -56,6 +59,11 @@ class TimedRun:
     @property
     def tokens_per_forward(self) -> float:
         return self.tokens / self.forwards
+
+    @property
+    def token_seconds(self) -> float:
+        """What a token behind the first ones took."""
+        return self.writing / max(self.tokens - self.first, 1)
 
 
 class Writer(Protocol):
@@ -104,15 +112,16 @@ class Ours:
         began = time.perf_counter()
         with engine.behind(prompt, decoding, heal) as sampler:
             encoded = len(prompt) - sampler.cache.length
-            with torch.inference_mode():
-                sampler.prefill(prompt)
-            ready = time.perf_counter()
             sampler.stop = frozenset()
             prepare(sampler)
-            for _ in sampler.run(prompt):
+            snapshots = sampler.run(prompt)
+            first = next(snapshots)
+            ready = time.perf_counter()
+            for _ in snapshots:
                 pass
             done = time.perf_counter()
-        return TimedRun(ready - began, done - ready, encoded, tokens, sampler.forwards)
+        came = len(first.settled_prefix)
+        return TimedRun(ready - began, done - ready, encoded, tokens, sampler.forwards, came)
 
 
 class _Dictated:

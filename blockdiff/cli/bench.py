@@ -65,7 +65,8 @@ def peers_command(
 
     completions: by tokens of context, `cold` (nothing is cached) and `warm` (a line's indentation
     and five characters were typed since), for each that writes: `seconds`, `ratio` to llama.cpp,
-    `ours_over` (verify's time over its own), `encoded` (context tokens), `tokens_per_forward`.
+    `ours_over` (verify's time over its own), `writing_over` (the same of a token behind those that
+    come with the prompt), `encoded` (context tokens), `tokens_per_forward`.
 
     typing: context tokens that a real request encodes again after five characters typed `at_once`
     or `one_by_one`, in a `window` of context tokens.

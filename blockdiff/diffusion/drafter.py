@@ -49,17 +49,19 @@ class Speculation:
         tables: of counted n-grams, the more general first.
         shared: whether others who write in the same forwards make rows dearer: the weights are read
             anyway then, and a row must bring more to be worth its arithmetic.
+        fixed: whether what is drafted may depend on the text alone.
     """
 
     costs: RowCosts = CHEAP
     most: int = 16
     tables: tuple[NgramTable, ...] = ()
     shared: bool = False
+    fixed: bool = False
 
     def steady(self) -> Speculation:
         """The same on any machine and in any company, where what is written depends on what was
         drafted: a seed must say what is drawn, and `diffusion` write the same again."""
-        return replace(self, costs=INT8 if self.shared else CHEAP, shared=False)
+        return replace(self, costs=INT8 if self.shared else CHEAP, shared=False, fixed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +180,15 @@ class Drafter:
             context = [*context[1 - LONGEST :], token]
         return DraftTokens(tuple(tokens), tuple(confidence), tuple(sources))
 
-    def plan(self, draft: DraftTokens, most: int, left: int) -> Plan:
+    def plan(self, draft: DraftTokens, most: int, left: int, known: int = 0) -> Plan:
         """What of `draft` a forward verifies, and its masks: what saves most for what it costs.
 
         Args:
             most: masks of a group at most.
             left: positions that the forward has left for masks.
+            known: rows that it carries anyway, beside the last token's.
         """
-        costs = self._costs()
+        costs = self._costs().behind(0 if self._speculation.fixed else known)
         curve, adapter = costs.curve, costs.adapter
         best, saved = Plan(0), 0.0
         reached, expected = [1.0], 0.0

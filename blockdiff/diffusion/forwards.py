@@ -175,16 +175,26 @@ class SamplerState:
             )
 
     def verifying_forward(
-        self, last: int, draft: Sequence[int], lengths: Sequence[int], width: int
+        self, known: Sequence[int], draft: Sequence[int], lengths: Sequence[int], width: int
     ) -> Forward:
-        """The last token and its draft, then `width` masks for each accepted length."""
-        exact, noisy = 1 + len(draft), len(lengths) * width
+        """Known tokens, at least one, and their draft, then `width` masks for each accepted length.
+
+        Logits are those of the last known token and of all behind it.
+        """
+        before = len(known) - 1  # the last known one, which the draft follows
+        exact, noisy = len(known) + len(draft), len(lengths) * width
+        ends = [before + n for n in lengths]
         past = self.cache.length
-        offsets = [*range(exact)] + [n + 1 + i for n in lengths for i in range(width)]
-        tokens = self.ids([last, *draft] + [0] * noisy)
-        positions = past + torch.tensor(offsets)[None]
-        mask = masks.verifying(past, exact, lengths, width)
-        return Forward(tokens, positions, mask, self.cache, self.gate(exact, noisy))
+        offsets = [*range(exact)] + [n + 1 + i for n in ends for i in range(width)]
+        return Forward(
+            self.ids([*known, *draft] + [0] * noisy),
+            past + torch.tensor(offsets)[None],
+            masks.verifying(past, exact, ends, width),
+            self.cache,
+            self.gate(exact, noisy),
+            wanted=before,
+            on_layer=self.check if before else None,
+        )
 
     def drafting_forward(self, last: int, on_hidden: Callable[[Tensor], None]) -> Forward | None:
         """The last token and masks, for the drafter, over all that is committed; None where the

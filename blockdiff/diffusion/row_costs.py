@@ -58,6 +58,13 @@ class RowCosts:
             curve.append(curve[-1] + min(max(slope, _LEAST_COST), _GREATEST_COST))
         return cls(tuple(curve), min(max(adapter / one, 0.0), 1.0))
 
+    def behind(self, others: int) -> RowCosts:
+        """Where a forward carries `others` anyway: what its further rows cost on top of these."""
+        average = self.curve[-1] / (MOST_ROWS - 1)
+        rows = range(others + 1, others + MOST_ROWS + 1)
+        costs = [self.curve[min(n, MOST_ROWS)] + average * max(n - MOST_ROWS, 0) for n in rows]
+        return RowCosts((0.0, *(cost - costs[0] for cost in costs)), self.adapter)
+
     def in_company(self, others: int) -> RowCosts:
         """Where `others` write in the same forwards: rows are many, so that none comes at no price,
         and a forward is only partly this request's."""

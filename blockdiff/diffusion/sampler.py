@@ -46,7 +46,8 @@ class Sampler(SamplerState):
 
         Raises Cancelled between two forwards.
         """
-        self.prefill(prompt)
+        for forward in self.prefilling(prompt, self.most_left(canvas)):
+            self.alone([forward])
         with self.writing(prompt, canvas) as generation:
             while isinstance(forward := generation.next_forward(), Forward):
                 if (snapshot := generation.take(self.alone([forward])[0])) is not None:
@@ -54,7 +55,8 @@ class Sampler(SamplerState):
 
     @contextmanager
     def writing(self, prompt: Sequence[int], canvas: Canvas = BLANK) -> Iterator[Generation]:
-        """What `run` does behind a prefilled prompt, its forwards left to whoever asks."""
+        """What `run` does behind a prompt of which at most `most_left` tokens are not committed,
+        its forwards left to whoever asks."""
         try:
             if self.own_mask is not None and self.config.mode is not Mode.AR:
                 if self.config.mode is Mode.VERIFY:
@@ -62,26 +64,39 @@ class Sampler(SamplerState):
                 else:
                     yield CausalBlocks(self, prompt, self.own_mask)
                 return
-            denoises = canvas.tokens or self.config.rule is not Rule.TRUST
-            if self.config.mode is Mode.DIFFUSION and denoises:
+            if self._denoises(canvas):
                 yield Denoising(self, prompt[-1], canvas)
             else:
                 yield Verification(self, prompt)
         finally:
-            self.cache.truncate(len(prompt) - 1)
+            self.cache.truncate(min(self.cache.length, len(prompt) - 1))
+
+    def most_left(self, canvas: Canvas = BLANK) -> int:
+        """Tokens at the prompt's end that the first forward of `writing` may take along: a chunk's,
+        so that no forward is run for the last one alone."""
+        own = self.own_mask is not None and self.config.mode is not Mode.AR
+        alone = own or self.block_drafter is not None or self._denoises(canvas)
+        return 1 if alone else self.chunk
+
+    def _denoises(self, canvas: Canvas) -> bool:
+        other = bool(canvas.tokens) or self.config.rule is not Rule.TRUST
+        return self.config.mode is Mode.DIFFUSION and other
 
     def prefill(self, prompt: Sequence[int]) -> None:
-        """Commit all of the prompt but its last token, which the first forward takes along.
+        """Commit all of the prompt but its last token.
 
         Raises Cancelled between two layers; what is committed by then stays, and is exact.
         """
         for forward in self.prefilling(prompt):
             self.alone([forward])
 
-    def prefilling(self, prompt: Sequence[int]) -> Generator[Forward, Tensor, None]:
-        """The forwards of `prefill`, each to be run before the next."""
+    def prefilling(
+        self, prompt: Sequence[int], most_left: int = 1
+    ) -> Generator[Forward, Tensor, None]:
+        """The forwards of `prefill`, each to be run before the next, until no more than `most_left`
+        tokens are not committed."""
         self.cache.truncate(min(self.cache.length, len(prompt) - 1))
-        while self.cache.length < len(prompt) - 1:
+        while len(prompt) - self.cache.length > most_left:
             self.check()
             start = self.cache.length
             chunk = prompt[start : min(start + self.chunk, len(prompt) - 1)]

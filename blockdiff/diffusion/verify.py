@@ -17,7 +17,8 @@ class Verification:
     """One generation in `verify` (TiDAR, arXiv 2511.08923), in `ar`, or in `diffusion`.
 
     A forward carries the last accepted token, its draft (causal, base weights) and groups of masks,
-    each for a number of draft tokens that may turn out accepted (adapter on). The longest agreeing
+    each for a number of draft tokens that may turn out accepted (adapter on). The first one also
+    carries what of the prompt is not committed yet. The longest agreeing
     part of the draft and one further token are accepted; what the `Drafter` makes of the group
     behind them and of the text so far is the next draft. In `diffusion` a drafted token agrees
     where the base holds it for `trust` times as likely as its own choice. With a model of its own
@@ -25,8 +26,9 @@ class Verification:
     """
 
     def __init__(self, sampler: SamplerState, prompt: Sequence[int]) -> None:
-        """Behind a prompt of which all but the last token is committed."""
-        self._sampler, self._last = sampler, prompt[-1]
+        """Behind what is committed of a prompt, never all of it; beside a drafter all but the last
+        token is."""
+        self._sampler, self._fed = sampler, list(prompt[sampler.cache.length :])
         self._drafter: Drafter | None = None
         sampler.departed = None
         self._trust = sampler.config.trust if sampler.config.mode is Mode.DIFFUSION else 1.0
@@ -42,7 +44,7 @@ class Verification:
                 company=sampler.company,
             )
         # the prompt's last token is not committed yet, and says what comes first
-        self._most = min(sampler.config.max_tokens, max(sampler.positions_left, 1))
+        self._most = min(sampler.config.max_tokens, max(self._positions_left + 1, 1))
         self._accepted: list[int] = []
         self._confidence: list[float] = []
         self._ended = False
@@ -60,7 +62,7 @@ class Verification:
             return self._drafting
         plan = self._plan
         return self._sampler.verifying_forward(
-            self._last, self._draft.tokens, plan.lengths, plan.width
+            self._fed, self._draft.tokens, plan.lengths, plan.width
         )
 
     def take(self, answer: Tensor) -> Snapshot | None:
@@ -86,12 +88,12 @@ class Verification:
                 sampler.drafted[self._draft.sources[index].value] += 1
             if self._is_over:
                 break
-        sampler.cache.commit(index + 1)
+        sampler.cache.commit(len(self._fed) + index)
         if self._drafter is not None:
             self._drafter.extend(self._accepted[before:])
         lengths = self._plan.lengths
         groups = logits[1 + len(draft) :].chunk(max(len(lengths), 1))
-        self._last = self._accepted[-1] if self._accepted else self._last
+        self._fed = self._accepted[-1:] or self._fed[-1:]
         self._next_draft(dict(zip(lengths, groups, strict=False)).get(index))
         return self._snapshot() if self._drafting is None else None
 
@@ -121,22 +123,27 @@ class Verification:
         sampler = self._sampler
         if sampler.block_drafter is not None:
             if self._room > 0:
-                self._drafting = sampler.drafting_forward(self._last, self._seen.append)
+                self._drafting = sampler.drafting_forward(self._fed[-1], self._seen.append)
             return
         draft = self._drafter.draft(masks, self._room)
-        left = sampler.positions_left - 1 - len(draft.tokens)
+        left = self._positions_left - len(draft.tokens)
         most = sampler.config.block_size if sampler.adapter is not None else 0  # masks need it
-        self._plan = self._drafter.plan(draft, most, left)
+        self._plan = self._drafter.plan(draft, most, left, len(self._fed) - 1)
         self._draft = draft.first(self._plan.kept)
 
     def _take_block(self, logits: Tensor) -> None:
         """Draft and plan from what the drafter said of its block."""
         drafter = self._sampler.block_drafter
         assert drafter is not None and self._drafter is not None
-        block = drafter.propose(self._last, logits, self._seen.pop())
+        block = drafter.propose(self._fed[-1], logits, self._seen.pop())
         draft = self._drafter.draft(None, self._room, block)
         self._plan, self._drafting = self._drafter.plan(draft, 0, 0), None
         self._draft = draft.first(self._plan.kept)
+
+    @property
+    def _positions_left(self) -> int:
+        """Of the model's context, behind the last token that is known."""
+        return self._sampler.positions_left - len(self._fed)
 
     @property
     def _room(self) -> int:

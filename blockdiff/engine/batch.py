@@ -28,6 +28,7 @@ K = TypeVar("K")
 Told: TypeAlias = Event | Unread | Warmed | Exception | None
 """What a request brings: refinements, and then its result, or what it raised."""
 
+_LEAST_CONTEXT = 16  # positions without logits; others need not wait for fewer
 _LOOK_SECONDS = 0.005  # at whoever may begin, while all requests wait for other threads
 
 
@@ -218,4 +219,8 @@ def _made(making: Future[Steps]) -> Steps:
 
 
 def _prefills(member: _Member[Any]) -> bool:
-    return isinstance(member.waiting, Forward) and member.waiting.wanted is None
+    """Whether its next forward encodes context, perhaps the last of it before the first draft."""
+    waiting = member.waiting
+    if not isinstance(waiting, Forward):
+        return False
+    return waiting.wanted is None or waiting.wanted >= _LEAST_CONTEXT

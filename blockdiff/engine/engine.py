@@ -250,7 +250,9 @@ class Engine:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             self._speed.add(one.size, time.monotonic() - began)
-        elif self._row_times is not None and device.type == "cpu" and not one.drafts:
+        elif self._row_times is None or device.type != "cpu":
+            return
+        elif one.wanted == 0 and not one.drafts:  # nothing but rows
             self._row_times.add(one.size, one.gate is not None, time.monotonic() - began)
             contexts = self.contexts
             contexts.speculation = replace(contexts.speculation, costs=self._row_times.costs())
@@ -323,7 +325,7 @@ class Engine:
             exact = rows - masked
             lengths = (exact - 1,) if masked else ()
             began = time.perf_counter()
-            forward = sampler.verifying_forward(0, [0] * (exact - 1), lengths, masked)
+            forward = sampler.verifying_forward([0], [0] * (exact - 1), lengths, masked)
             logits = self.forward([forward])[0]
             float(logits[0, 0])  # a GPU is done when its answer is there
             return time.perf_counter() - began

@@ -84,9 +84,11 @@ class Infilling:
                 yield from sampler.prefilling(prompt.tokens[: lent.start + 1])
                 self._borrow(sampler.cache, lent, self._source)
                 cached += lent.count
-            yield from sampler.prefilling(prompt.tokens)
             if isinstance(sampler, Sampler):
                 sampler.original = self._original()
+                yield from sampler.prefilling(prompt.tokens, sampler.most_left())
+            else:
+                yield from sampler.prefilling(prompt.tokens)
             with sampler.writing(prompt.tokens) as generation:
                 draft = yield from self._written(generation)
             if isinstance(sampler, Sampler) and self._may_be_mended(sampler, draft):
@@ -192,7 +194,7 @@ class Infilling:
         start = draft.snapshot.first(count)
         tokens = [*prompt, *start.tokens]
         try:
-            yield from exact.prefilling(tokens)
+            yield from exact.prefilling(tokens, exact.most_left())
             with exact.writing(tokens) as generation:
                 return (yield from self._written(generation, start))
         finally:

@@ -49,6 +49,24 @@ def test_dearer_rows_make_shorter_drafts() -> None:
     assert lengths[0] == 32 and lengths[-1] == 0, "where a row costs more than it can bring: none"
 
 
+def test_rows_behind_others_cost_what_they_add() -> None:
+    costs = RowCosts.measured({1: 50.0, 8: 52.0, 16: 400.0}, 3.0)
+    for known in (0, 4, 20):
+        first, *others = costs.curve[known + 1 :]
+        curve = costs.behind(known).curve[1:]
+        assert curve[: len(others) + 1] == pytest.approx([0.0, *(one - first for one in others)])
+    far = costs.behind(200).curve
+    assert far[10] == pytest.approx(9 * far[2]) and far[2] == pytest.approx(costs.curve[48] / 47)
+
+
+def test_what_was_known_before_counts_only_where_the_text_does_not_depend_on_it() -> None:
+    for speculation in (Speculation(INT8, 32), Speculation(INT8, 32, shared=True).steady()):
+        drafter = Drafter([1], speculation)
+        draft = DraftTokens((2,) * 6, (0.5,) * 6, (Source.COPY,) * 6)
+        found = [drafter.plan(draft, 0, 0, known) for known in (0, 6, 100)]
+        assert (len(set(found)) == 1) is speculation.fixed
+
+
 def test_in_company_drafts_are_shorter_where_rows_are_shared() -> None:
     prompt, found = [*LOOP, 10], []
     for others in (0, 1, 7):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -689,8 +689,33 @@ class Switch:
         return self.looked - 1 == self.at
 
 
+def alike(snapshots: Iterable[Snapshot], others: Sequence[Snapshot]) -> bool:
+    """The same but for the rounding of forwards of other sizes: less was left to encode."""
+    return [replace(one, confidence=()) for one in snapshots] == [
+        replace(one, confidence=()) for one in others
+    ]
+
+
 def contents(cache: BlockCache) -> list[torch.Tensor]:
     return [torch.stack(cache.committed(layer)).clone() for layer in range(2)]
+
+
+TRUST = DecodingConfig(mode=Mode.DIFFUSION, block_size=3, max_tokens=12)
+
+
+@pytest.mark.parametrize("decoding", [AR, VERIFY, TRUST], ids=lambda d: d.mode.value)
+def test_what_is_left_of_the_prompt_comes_with_the_first_forward(decoding: DecodingConfig) -> None:
+    """Whatever of it is known: the same text, and no forward for the last token alone."""
+    model, drafter, prompt = MODELS["qwen2"], ADAPTERS["qwen2"], [1, 2, 3, 4, 5, 6]
+    whole = list(sampler(model, drafter, decoding).run(prompt))
+    for known in range(1, len(prompt)):
+        cache = cache_for(model)
+        run = sampler(model, drafter, decoding, cache=cache)
+        run.prefill(prompt[: known + 1])
+        assert cache.length == known
+        assert list(run.prefilling(prompt, run.most_left())) == []
+        assert alike(run.run(prompt), whole)
+        assert cache.length == len(prompt) - 1
 
 
 @MODES
@@ -711,7 +736,7 @@ def test_cancelled_at_any_forward_it_leaves_nothing_behind(decoding: DecodingCon
                 seen.append(snapshot)
         assert seen == whole[: len(seen)]
         assert cache.length < len(prompt)
-        assert list(sampler(model, drafter, decoding, cache=cache).run(prompt)) == whole
+        assert alike(sampler(model, drafter, decoding, cache=cache).run(prompt), whole)
 
 
 @MODES
@@ -724,7 +749,7 @@ def test_a_reader_who_goes_away_leaves_nothing_behind(decoding: DecodingConfig) 
         assert list(itertools.islice(snapshots, taken)) == whole[:taken]
         snapshots.close()
         assert cache.length == len(prompt) - 1
-        assert list(sampler(model, drafter, decoding, cache=cache).run(prompt)) == whole
+        assert alike(sampler(model, drafter, decoding, cache=cache).run(prompt), whole)
 
 
 @MODES
@@ -734,7 +759,8 @@ def test_a_whole_generation_leaves_the_prompt_and_nothing_else(decoding: Decodin
     last(sampler(model, drafter, decoding, cache=used).run(prompt))
     last(sampler(model, drafter, replace(AR, max_tokens=1), cache=fresh).run(prompt))
     assert used.length == fresh.length == 3
-    assert all(map(torch.equal, contents(used), contents(fresh)))
+    for one, other in zip(contents(used), contents(fresh), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
 @MODES
