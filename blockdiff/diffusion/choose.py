@@ -9,8 +9,9 @@ point mass).
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,14 +49,18 @@ class Chosen:
 
     Attributes:
         probability: un-noised.
-        drafted: whether it is the one that was drafted.
+        draft: the place in the draft of the token that it agrees with; None: with none.
         instead_of: the likeliest one, where a drafted one was taken that is less likely.
     """
 
     token: int
     probability: float
-    drafted: bool
+    draft: int | None = None
     instead_of: Chosen | None = None
+
+    @property
+    def drafted(self) -> bool:
+        return self.draft is not None
 
 
 class Chooser:
@@ -86,35 +91,49 @@ class Chooser:
         limits: Sequence[Sequence[int] | None] = (None,),
         trust: float = 1.0,
         ends: Container[int] = (),
+        behind: Sequence[int] | None = None,
     ) -> list[Chosen]:
         """Choose tokens from exact logits (rows, vocab), as far as they agree with what was drafted
         for them, and the one behind those.
 
         Args:
-            draft: the tokens drafted for the first rows.
+            draft: tokens; the first row says what comes first, the others what follows each.
             limits: for each row that counts the ids to choose among; None: all.
             trust: below 1, a drafted token is taken, too, where its probability is at least this
-                share of the likeliest one's: another text, in fewer forwards.
+                share of the likeliest one's: another text, in fewer forwards. Of several ways to
+                go on only the first is looked at then, as in sampling.
             ends: tokens that end a text. Where one is the likeliest no other is taken: what is
                 written past an end costs forwards, however fast.
+            behind: of each drafted token the one that it follows, by its place, -1 for the first
+                ones; None: each follows the one before.
 
         Returns:
-            The tokens; only the last may be another than the drafted one.
+            The tokens; only the last may be another than the drafted ones.
         """
+        following: list[list[int]] = [[] for _ in range(len(draft) + 1)]
+        for index, before in enumerate(range(-1, len(draft) - 1) if behind is None else behind):
+            following[before + 1].append(index)
+        guesses = [draft[some[0]] if some else None for some in following]
         chosen: list[Chosen] = []
         # a CPU pays for every row; elsewhere it is the waiting for a value that costs
         step = 1 if logits.is_cpu or not self._greedy else len(limits)
-        for start in range(0, len(limits), step):
-            rows = _limited(logits[start : start + step], limits[start : start + step])
-            guesses = [*draft[start : start + step], None][: len(rows)]
-            if self._greedy:
-                found = self._greedily(rows, guesses, trust, ends)
-            else:
-                found = [self._drawn(rows[0], guesses[0], trust, ends)]
-            for one in found:
-                chosen.append(one)
-                if not one.drafted:
-                    return _worthwhile(chosen)
+        found: dict[int, Chosen] = {}
+        row = 0
+        while row < len(limits):
+            if row not in found:
+                part = slice(row, row + step) if step == 1 else slice(0, step)
+                rows, some = _limited(logits[part], limits[part]), guesses[part]
+                if self._greedy:
+                    new = self._greedily(rows, some, trust, ends)
+                else:
+                    new = [self._drawn(rows[0], some[0], trust, ends)]
+                found |= dict(enumerate(new, part.start))
+            one = found[row]
+            at = next((i for i in following[row] if draft[i] == one.token), None)
+            chosen.append(replace(one, draft=at))
+            if at is None:
+                break
+            row = at + 1
         return _worthwhile(chosen)
 
     def _greedily(
@@ -132,12 +151,12 @@ class Chooser:
         told = torch.cat([best[:, None].to(shares.dtype), shares], dim=1).tolist()
         found = []
         for guess, (token, most, share) in zip(guesses, told, strict=True):
-            first = Chosen(int(token), most, token == guess)
+            first = Chosen(int(token), most)
             kept = token == guess or first.token in ends or share < trust * most
             if guess is None or kept:
                 found.append(first)
             else:
-                found.append(Chosen(guess, share, True, instead_of=first))
+                found.append(Chosen(guess, share, instead_of=first))
         return found
 
     def _drawn(
@@ -148,9 +167,9 @@ class Chooser:
         if guess is not None and trust < 1.0:
             share, (most, likeliest) = probabilities[guess], probabilities.max(-1)
             if int(likeliest) not in ends and float(share) >= trust * float(most):
-                return Chosen(guess, float(share), True)
+                return Chosen(guess, float(share))
         token = self._draw_verified(self._sharpened(row[None])[0], guess)
-        return Chosen(token, float(probabilities[token]), token == guess)
+        return Chosen(token, float(probabilities[token]))
 
     def sample(self, logits: Tensor) -> BlockProposal:
         """A token for each row (rows, vocab): the most likely one, or a draw."""
@@ -202,6 +221,23 @@ def argmax(rows: Tensor) -> Tensor:
     if rows.is_cpu:
         return torch.from_numpy(rows.numpy().argmax(-1))
     return rows.argmax(-1)
+
+
+def most_likely(rows: Tensor, count: int) -> Tensor:
+    """Of each row the ids of the largest, in order, (rows, count)."""
+    if count == 1:
+        return argmax(rows)[:, None]
+    if not rows.is_cpu:
+        return rows.topk(count, dim=-1).indices
+    values, every = rows.numpy(), np.arange(len(rows))
+    ids, before = [], []
+    for _ in range(count):  # as `argmax` does: `topk` takes far longer
+        ids.append(values.argmax(-1))
+        before.append(values[every, ids[-1]])
+        values[every, ids[-1]] = -np.inf
+    for some, was in zip(ids, before, strict=True):
+        values[every, some] = was
+    return torch.from_numpy(np.stack(ids, 1))
 
 
 def _limited(rows: Tensor, limits: Sequence[Sequence[int] | None]) -> Tensor:

@@ -9,6 +9,8 @@ verified, and where masks stand, is planned by the chances against the costs of 
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from blockdiff.diffusion.choose import argmax
+from blockdiff.diffusion.choose import most_likely
 from blockdiff.diffusion.lookup import LONGEST, Original, TextNgrams
 from blockdiff.diffusion.ngrams import FLOOR, NgramTable
 from blockdiff.diffusion.row_costs import CHEAP, INT8, MOST_ROWS, RowCosts
@@ -25,6 +27,7 @@ from blockdiff.diffusion.row_costs import CHEAP, INT8, MOST_ROWS, RowCosts
 _WEIGHTS = (0.7, 1.0)  # of the n-grams' log-probabilities on the first mask's logits, the others'
 _TOKEN = 0.45  # of a forward of one row: what a token that comes true saves
 _GAINS = (0.6, 0.8, 0.85, 0.85)  # tokens more that come true thanks to 1, 2, ... masks
+_OTHER_WAYS = 8  # tokens of a draft beside the likeliest way
 _LEAST_CHANCE = 0.04  # of a draft to come true as far as a token: less pays nowhere
 _TRUSTED = 0.5  # of the doubt in a token goes where any likely one will do
 
@@ -66,20 +69,78 @@ class Speculation:
 
 @dataclass(frozen=True, slots=True)
 class DraftTokens:
-    """Tokens to verify.
+    """Tokens to verify: a tree of ways to go on (SpecInfer, arXiv 2305.09781), or one way alone.
 
     Attributes:
         confidence: the chance of each, given that those before it come true.
         sources: where each comes from.
+        parents: of each token the one before it, by its place here; -1: the text. Empty: each
+            stands behind the one before.
     """
 
     tokens: tuple[int, ...] = ()
     confidence: tuple[float, ...] = ()
     sources: tuple[Source, ...] = ()
+    parents: tuple[int, ...] = ()
 
-    def first(self, count: int) -> DraftTokens:
-        """Its first `count` tokens."""
-        return DraftTokens(self.tokens[:count], self.confidence[:count], self.sources[:count])
+    @property
+    def behind(self) -> Sequence[int]:
+        """`parents`, whether they are told or not."""
+        return self.parents or range(-1, len(self.tokens) - 1)
+
+    @property
+    def depths(self) -> list[int]:
+        """How many tokens of the draft lie up to the text's end, 0, and up to each token."""
+        found = [0]
+        for parent in self.behind:
+            found.append(found[parent + 1] + 1)
+        return found
+
+    @property
+    def reached(self) -> list[float]:
+        """The chance that all comes true up to the text's end, 1.0, and up to each token."""
+        found = [1.0]
+        for parent, chance in zip(self.behind, self.confidence, strict=True):
+            found.append(found[parent + 1] * chance)
+        return found
+
+    @property
+    def chain(self) -> DraftTokens:
+        """Its first tokens, as far as each stands behind the one before."""
+        pairs = enumerate(self.behind)
+        return self._of(range(next((i for i, p in pairs if p != i - 1), len(self.tokens))))
+
+    def laid_out(self, count: int) -> tuple[DraftTokens, list[int]]:
+        """Its first `count` tokens, those of the likeliest way in front, so that they stand as the
+        text would; and where the text's end, 0, and each of them has gone to.
+
+        Of those behind the same token the likelier one must come first.
+        """
+        way, others, last = [], [], -1
+        for index, parent in enumerate(self.behind[:count]):
+            if parent == last:
+                way.append(index)
+                last = index
+            else:
+                others.append(index)
+        order = [*way, *others]
+        places = [0] * (count + 1)
+        for place, index in enumerate(order, 1):
+            places[index + 1] = place
+        return self._of(order, places), places
+
+    def _of(self, order: Sequence[int], places: Sequence[int] = ()) -> DraftTokens:
+        """Those tokens of it, and where each has gone to if it did."""
+        parents = [self.behind[i] for i in order]
+        if places:
+            parents = [places[parent + 1] - 1 for parent in parents]
+        alone = parents == list(range(-1, len(parents) - 1))
+        return DraftTokens(
+            tuple(self.tokens[i] for i in order),
+            tuple(self.confidence[i] for i in order),
+            tuple(self.sources[i] for i in order),
+            () if alone else tuple(parents),
+        )
 
 
 NO_DRAFT = DraftTokens()
@@ -91,12 +152,13 @@ class Plan:
 
     Attributes:
         kept: tokens of the draft.
-        lengths: accepted lengths of it for which masks draft the next tokens, ascending.
+        ends: where it may end and masks draft the next tokens, ascending: behind the text, 0, or
+            behind its tokens, from 1.
         width: masks for each of them.
     """
 
     kept: int
-    lengths: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
     width: int = 0
 
 
@@ -122,6 +184,7 @@ class Drafter:
         original: Sequence[int] = (),
         *,
         trust: float = 1.0,
+        ways: int = 1,
         drafted: Callable[[int], bool] = lambda token: True,
         company: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -129,11 +192,13 @@ class Drafter:
 
         Args:
             trust: share of the likeliest token's probability that is enough for a drafted one.
+            ways: to go on behind a token, at most.
             drafted: whether a token may be in a draft.
             company: how many others write in the same forwards.
         """
         self._power = 1.0 - _TRUSTED * (1.0 - trust)
         self._speculation, self._drafted, self._company = speculation, drafted, company
+        self._ways = ways
         self._text = TextNgrams(prompt, speculation.tables)
         self._original = Original(original) if original else None
 
@@ -144,41 +209,59 @@ class Drafter:
             self._original.extend(tokens)
 
     def draft(
-        self, logits: Tensor | None, room: int, block: Sequence[tuple[int, float]] = ()
+        self,
+        logits: Tensor | None,
+        room: int,
+        block: Sequence[tuple[int, float]] = (),
+        rows: int = MOST_ROWS - 1,
     ) -> DraftTokens:
-        """What is likely to come next, at most `room` tokens.
+        """What is likely to come next, at most `room` tokens of one way and `rows` of all; the
+        likeliest ones come first, each behind the one that it follows.
 
         Args:
             logits: (masks, vocab) of the adapter, the first for the next token; None without masks.
             block: tokens that a drafter proposes, and the chance of each.
         """
         masks = 0 if logits is None else len(logits)
-        rows = None if logits is None else _MaskRows.of(logits)
-        most = min(room, max(self._speculation.most, masks, len(block)))
-        proposed = [token for token, _ in block]
-        tokens: list[int] = []
-        confidence: list[float] = []
-        sources: list[Source] = []
-        survival = 1.0
+        seen = None if logits is None else _MaskRows.of(logits, self._ways)
+        deepest = min(room, max(self._speculation.most, masks, len(block)))
+        most = min(deepest + (self._ways - 1) * _OTHER_WAYS, rows, MOST_ROWS - 1)
+        least = self._costs().least
         copy, trusted = self._original.draft() if self._original is not None else ((), 0.0)
-        context = self._text.context()
-        while len(tokens) < most:
-            index = len(tokens)
-            if index < len(copy) and self._speculation.most:
-                token, chance, source = copy[index], trusted, Source.ORIGINAL
-            elif index < len(block) and tokens == proposed[:index]:
-                (token, chance), source = block[index], Source.DRAFTER
+        proposed = [token for token, _ in block]
+        made: list[_Drafted] = []
+        likely: list[tuple[float, int, _Drafted]] = []  # what may follow, the likeliest at the top
+        count = itertools.count()
+
+        def follow(parent: int, way: tuple[int, ...], reached: float) -> None:
+            depth = len(way)
+            if depth == deepest:
+                return
+            if depth < len(copy) and self._speculation.most:
+                found = [(copy[depth], trusted, Source.ORIGINAL)]
+            elif depth < len(block) and way == tuple(proposed[:depth]):
+                found = [(*block[depth], Source.DRAFTER)]
             else:
-                token, chance, source = self._next(rows, index, context)
-            chance = chance**self._power
-            survival *= chance
-            if token < 0 or survival < _LEAST_CHANCE or not self._drafted(token):
-                break
-            tokens.append(token)
-            confidence.append(chance)
-            sources.append(source)
-            context = [*context[1 - LONGEST :], token]
-        return DraftTokens(tuple(tokens), tuple(confidence), tuple(sources))
+                found = self._next(seen, depth, (*self._text.context(), *way)[-LONGEST:])
+            for token, chance, source in found:
+                chance = chance**self._power
+                if reached * chance >= _LEAST_CHANCE and self._drafted(token):
+                    one = _Drafted(token, chance, source, parent, way)
+                    heapq.heappush(likely, (-reached * chance, next(count), one))
+
+        follow(-1, (), 1.0)
+        while likely and len(made) < most:
+            reached, _, one = heapq.heappop(likely)
+            if -reached * _TOKEN < least[1 + len(made)]:
+                break  # neither this row nor one behind it would pay
+            made.append(one)
+            follow(len(made) - 1, (*one.way, one.token), -reached)
+        return DraftTokens(
+            tuple(one.token for one in made),
+            tuple(one.chance for one in made),
+            tuple(one.source for one in made),
+            tuple(one.parent for one in made),
+        )._of(range(len(made)))
 
     def plan(self, draft: DraftTokens, most: int, left: int, known: int = 0) -> Plan:
         """What of `draft` a forward verifies, and its masks: what saves most for what it costs.
@@ -191,24 +274,25 @@ class Drafter:
         costs = self._costs().behind(0 if self._speculation.fixed else known)
         curve, adapter = costs.curve, costs.adapter
         best, saved = Plan(0), 0.0
-        reached, expected = [1.0], 0.0
+        reached, behind, expected = draft.reached, draft.behind, 0.0
+        ends: list[float] = []  # how likely it ends behind the text, and behind each token
         for kept in range(min(len(draft.tokens), MOST_ROWS - 1) + 1):
             if kept:
-                reached.append(reached[-1] * draft.confidence[kept - 1])
-                expected += reached[-1]
+                expected += reached[kept]
+                ends[behind[kept - 1] + 1] -= reached[kept]
+            ends.append(reached[kept])
             rows = 1 + kept
             if (net := _TOKEN * expected - curve[rows]) > saved:
                 best, saved = Plan(kept), net
-            ends = [a - b for a, b in zip(reached, [*reached[1:], 0.0], strict=True)]
             likely = sorted(range(len(ends)), key=lambda n: -ends[n])
             for width in range(1, most + 1):
                 gain = _GAINS[min(width, len(_GAINS)) - 1]
                 tokens = expected
-                for groups, length in enumerate(likely, 1):
+                for groups, end in enumerate(likely, 1):
                     masks = groups * width
                     if masks > left or rows + masks > MOST_ROWS:
                         break
-                    tokens += ends[length] * gain
+                    tokens += ends[end] * gain
                     net = _TOKEN * tokens - curve[rows + masks] - adapter
                     if net > saved:
                         best, saved = Plan(kept, tuple(sorted(likely[:groups])), width), net
@@ -221,15 +305,28 @@ class Drafter:
 
     def _next(
         self, rows: _MaskRows | None, index: int, context: Sequence[int]
-    ) -> tuple[int, float, Source]:
-        """The likeliest token, its chance, and what it comes from; -1 where nothing is known."""
+    ) -> list[tuple[int, float, Source]]:
+        """The likeliest tokens, the chance of each, and what it comes from; none where nothing is
+        known."""
         known, of_text = self._text.following(context) if self._speculation.most else ({}, ())
-        if rows is not None and index < len(rows.best):
-            return *rows.corrected(index, ngram_term(known, index)), Source.ADAPTER
-        if not known:
-            return -1, 0.0, Source.TABLE
-        token = max(known, key=known.__getitem__)
-        return token, known[token], Source.COPY if token in of_text else Source.TABLE
+        if rows is not None and index < rows.count:
+            found = rows.corrected(index, ngram_term(known, index))
+            return [(token, chance, Source.ADAPTER) for token, chance in found[: self._ways]]
+        return [
+            (token, known[token], Source.COPY if token in of_text else Source.TABLE)
+            for token in heapq.nlargest(self._ways, known, key=known.__getitem__)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Drafted:
+    """A token of a draft, its place behind `parent`, and the `way` there from the text's end."""
+
+    token: int
+    chance: float
+    source: Source
+    parent: int
+    way: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,32 +334,35 @@ class _MaskRows:
     """Logits of masks, (masks, vocab), and of each row what one transfer for all of them tells.
 
     Attributes:
-        best: the likeliest token.
-        most: its logit.
+        likeliest: tokens and their logits, the likeliest first.
         mass: the logarithm of the sum of all.
     """
 
     logits: Tensor
-    best: list[int]
-    most: list[float]
+    likeliest: list[list[tuple[int, float]]]
     mass: list[float]
 
     @classmethod
-    def of(cls, logits: Tensor) -> _MaskRows:
-        best = argmax(logits)[:, None]
-        found = torch.cat(
-            [best.float(), logits.gather(-1, best), logits.logsumexp(-1, keepdim=True)], dim=1
-        ).tolist()
-        ids, most, mass = zip(*found, strict=True) if found else ((), (), ())
-        return cls(logits, list(map(int, ids)), list(most), list(mass))
+    def of(cls, logits: Tensor, ways: int) -> _MaskRows:
+        """With the `ways` likeliest tokens of each row."""
+        ids = most_likely(logits, ways)
+        values, mass = logits.gather(-1, ids), logits.logsumexp(-1, keepdim=True)
+        told = torch.cat([ids.float(), values, mass], dim=1).tolist()
+        pairs = [zip(map(int, row[:ways]), row[ways:-1], strict=True) for row in told]
+        return cls(logits, list(map(list, pairs)), [row[-1] for row in told])
 
-    def corrected(self, index: int, term: Mapping[int, float]) -> tuple[int, float]:
-        """The likeliest token of a row and its chance, with `ngram_term` added to its logits."""
-        token, most, share = self.best[index], self.most[index], 1.0
-        if term:  # it only adds: the likeliest is the row's own, or one of these
+    @property
+    def count(self) -> int:
+        return len(self.mass)
+
+    def corrected(self, index: int, term: Mapping[int, float]) -> list[tuple[int, float]]:
+        """The likeliest tokens of a row and their chances, with `ngram_term` added to its logits,
+        which only adds: they are the row's own likeliest ones, or some of these."""
+        found, share = dict(self.likeliest[index]), 1.0
+        if term:
             values = self.logits[index, list(term)].tolist()
-            for (other, above), value in zip(term.items(), values, strict=True):
+            for (token, above), value in zip(term.items(), values, strict=True):
                 share += math.exp(value - self.mass[index]) * math.expm1(above)
-                if value + above > most:
-                    token, most = other, value + above
-        return token, math.exp(most - self.mass[index]) / share
+                found[token] = value + above
+        ordered = sorted(found.items(), key=lambda one: -one[1])
+        return [(t, math.exp(value - self.mass[index]) / share) for t, value in ordered]

@@ -175,21 +175,21 @@ class SamplerState:
             )
 
     def verifying_forward(
-        self, known: Sequence[int], draft: Sequence[int], lengths: Sequence[int], width: int
+        self, known: Sequence[int], draft: DraftTokens, ends: Sequence[int], width: int
     ) -> Forward:
-        """Known tokens, at least one, and their draft, then `width` masks for each accepted length.
+        """Known tokens, at least one, and their draft, then `width` masks for each of its `ends`.
 
         Logits are those of the last known token and of all behind it.
         """
         before = len(known) - 1  # the last known one, which the draft follows
-        exact, noisy = len(known) + len(draft), len(lengths) * width
-        ends = [before + n for n in lengths]
-        past = self.cache.length
-        offsets = [*range(exact)] + [n + 1 + i for n in ends for i in range(width)]
+        exact, noisy = len(known) + len(draft.tokens), len(ends) * width
+        past, depths = self.cache.length, draft.depths
+        offsets = [*range(before), *(before + depth for depth in depths)]
+        offsets += [before + depths[end] + 1 + i for end in ends for i in range(width)]
         return Forward(
-            self.ids([*known, *draft] + [0] * noisy),
+            self.ids([*known, *draft.tokens] + [0] * noisy),
             past + torch.tensor(offsets)[None],
-            masks.verifying(past, exact, ends, width),
+            masks.verifying(past, exact, [before + end for end in ends], width, draft.behind),
             self.cache,
             self.gate(exact, noisy),
             wanted=before,

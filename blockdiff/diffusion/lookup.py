@@ -68,18 +68,19 @@ class TextNgrams:
         places = self._places(context)
         if not places:
             return chance, frozenset()
-        known = {token for token, _ in places}
-        for token in known:
-            chance.setdefault(token, _UNKNOWN)
+        said = dict.fromkeys((token for token, _ in places), 0.0)
+        left = 1.0  # to the tables
         for length in range(1, max(match for _, match in places) + 1):
             counts = Counter(token for token, match in places if match >= length)
             total = sum(counts.values())
             rest = _DISCOUNT * len(counts) / total
-            chance = {
-                token: max(counts[token] - _DISCOUNT, 0.0) / total + rest * below
-                for token, below in chance.items()
-            }
-        return {t: min(p, SUREST) for t, p in chance.items()}, frozenset(known)
+            left *= rest
+            for token, below in said.items():
+                said[token] = max(counts[token] - _DISCOUNT, 0.0) / total + rest * below
+        found = {token: min(left * p, SUREST) for token, p in chance.items()}
+        for token, p in said.items():
+            found[token] = min(p + left * chance.get(token, _UNKNOWN), SUREST)
+        return found, frozenset(said)
 
     def _counted(self, context: Sequence[int]) -> dict[int, float]:
         chance: dict[int, float] = {}

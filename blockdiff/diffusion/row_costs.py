@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 MOST_ROWS = 48
 """Rows of a verifying forward; the cache has room for so many behind the text."""
@@ -57,6 +57,12 @@ class RowCosts:
             slope = (seconds[high] - seconds[low]) / (high - low) / one
             curve.append(curve[-1] + min(max(slope, _LEAST_COST), _GREATEST_COST))
         return cls(tuple(curve), min(max(adapter / one, 0.0), 1.0))
+
+    @property
+    def least(self) -> list[float]:
+        """By its place, from 0: what a row and any behind it cost at least."""
+        steps = (after - before for before, after in pairwise(self.curve))
+        return list(accumulate(reversed(list(steps)), min))[::-1]
 
     def behind(self, others: int) -> RowCosts:
         """Where a forward carries `others` anyway: what its further rows cost on top of these."""

@@ -46,8 +46,8 @@ class Sampler(SamplerState):
 
         Raises Cancelled between two forwards.
         """
-        for forward in self.prefilling(prompt, self.most_left(canvas)):
-            self.alone([forward])
+        for chunk in self.prefilling(prompt, self.most_left(canvas)):
+            self.alone([chunk])
         with self.writing(prompt, canvas) as generation:
             while isinstance(forward := generation.next_forward(), Forward):
                 if (snapshot := generation.take(self.alone([forward])[0])) is not None:

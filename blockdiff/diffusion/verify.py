@@ -4,13 +4,16 @@ where the base is content with less than its first choice."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from blockdiff.config import Mode
-from blockdiff.diffusion.drafter import NO_DRAFT, Drafter, Plan
+from blockdiff.diffusion.drafter import NO_DRAFT, Drafter, DraftTokens, Plan
 from blockdiff.diffusion.forwards import SamplerState, Snapshot
 from blockdiff.model.forward import Forward
+
+_WAYS = 2  # to go on behind a token, where the text does not depend on the draft
 
 
 class Verification:
@@ -40,6 +43,7 @@ class Verification:
                 sampler.speculation if free else sampler.speculation.steady(),
                 sampler.original,
                 trust=self._trust,
+                ways=_WAYS if free and sampler.block_drafter is None else 1,
                 drafted=lambda t: not (t in sampler.stop or sampler.chooser.never(t)),
                 company=sampler.company,
             )
@@ -61,9 +65,7 @@ class Verification:
         if self._drafting is not None:
             return self._drafting
         plan = self._plan
-        return self._sampler.verifying_forward(
-            self._fed, self._draft.tokens, plan.lengths, plan.width
-        )
+        return self._sampler.verifying_forward(self._fed, self._draft, plan.ends, plan.width)
 
     def take(self, answer: Tensor) -> Snapshot | None:
         """Accept as far as the base agrees; the next draft is shown behind that, as soon as a
@@ -71,12 +73,15 @@ class Verification:
         if self._drafting is not None:
             self._take_block(answer)
             return self._snapshot()
-        sampler, draft = self._sampler, self._draft.tokens
+        sampler, draft = self._sampler, self._draft
         logits = sampler.counted(answer)
         before = len(self._accepted)
         limits = self._limits()
-        chosen = sampler.chooser.verify(logits, draft, limits, self._trust, sampler.stop)
-        for index, one in enumerate(chosen):
+        chosen = sampler.chooser.verify(
+            logits, draft.tokens, limits, self._trust, sampler.stop, draft.behind
+        )
+        way: list[int] = []  # tokens of the draft that are passed
+        for one in chosen:
             self._ended = one.token in sampler.stop
             if self._ended:
                 break
@@ -84,34 +89,46 @@ class Verification:
                 sampler.departed = len(self._accepted)
             self._accepted.append(one.token)
             self._confidence.append(one.probability)
-            if one.drafted:
-                sampler.drafted[self._draft.sources[index].value] += 1
-            if self._is_over:
+            if one.draft is not None:
+                sampler.drafted[draft.sources[one.draft].value] += 1
+            if self._is_over or one.draft is None:
                 break
-        sampler.cache.commit(len(self._fed) + index)
+            way.append(one.draft)
+        known = next((i for i, place in enumerate(way) if place != i), len(way))
+        sampler.cache.commit(len(self._fed) + known)
         if self._drafter is not None:
             self._drafter.extend(self._accepted[before:])
-        lengths = self._plan.lengths
-        groups = logits[1 + len(draft) :].chunk(max(len(lengths), 1))
-        self._fed = self._accepted[-1:] or self._fed[-1:]
-        self._next_draft(dict(zip(lengths, groups, strict=False)).get(index))
+        # what was accepted on another way stands in the wrong place, and is encoded again
+        self._fed = self._accepted[before + known :] or self._fed[-1:]
+        self._next_draft(self._masks_behind(way, logits[1 + len(draft.tokens) :]))
         return self._snapshot() if self._drafting is None else None
 
+    def _masks_behind(self, way: Sequence[int], masks: Tensor) -> Tensor | None:
+        """Logits of the masks that draft on behind those of the draft's tokens that were accepted:
+        of a group there, or of what is left of one that begins before them."""
+        plan = self._plan
+        groups = dict(zip(plan.ends, masks.chunk(max(len(plan.ends), 1)), strict=False))
+        for passed, end in enumerate(reversed([0, *(place + 1 for place in way)])):
+            if end in groups:
+                return groups[end][passed:] if passed < plan.width else None
+        return None
+
     def _snapshot(self) -> Snapshot:
-        return self._sampler.snapshot(self._accepted, self._confidence, self._draft, self._ended)
+        shown = self._draft.chain
+        return self._sampler.snapshot(self._accepted, self._confidence, shown, self._ended)
 
     def _limits(self) -> list[Sequence[int] | None]:
-        """Ids that may come next, and behind each token of the draft, as far as it keeps to them;
-        None: all."""
-        draft, constraint = self._draft.tokens, self._sampler.constraint
+        """Ids that may come next, and behind each token of the draft; None: all."""
+        draft, constraint = self._draft, self._sampler.constraint
         if constraint is None:
-            return [None] * (len(draft) + 1)
-        limits: list[Sequence[int] | None] = []
-        for index in range(len(draft) + 1):
-            limit = constraint.allowed([*self._accepted, *draft[:index]])
-            limits.append(limit)
-            if limit is not None and draft[index : index + 1] and draft[index] not in limit:
-                break
+            return [None] * (len(draft.tokens) + 1)
+        ways = [self._accepted]
+        limits = [constraint.allowed(self._accepted)]
+        for token, parent in zip(draft.tokens, draft.behind, strict=True):
+            way, limit = ways[parent + 1], limits[parent + 1]
+            ways.append([*way, token])
+            kept = limit is None or token in limit  # else it is not accepted, and nothing behind it
+            limits.append(constraint.allowed(ways[-1]) if kept else ())
         return limits
 
     def _next_draft(self, masks: Tensor | None) -> None:
@@ -125,11 +142,10 @@ class Verification:
             if self._room > 0:
                 self._drafting = sampler.drafting_forward(self._fed[-1], self._seen.append)
             return
-        draft = self._drafter.draft(masks, self._room)
+        draft = self._drafter.draft(masks, self._room, rows=self._positions_left)
         left = self._positions_left - len(draft.tokens)
         most = sampler.config.block_size if sampler.adapter is not None else 0  # masks need it
-        self._plan = self._drafter.plan(draft, most, left, len(self._fed) - 1)
-        self._draft = draft.first(self._plan.kept)
+        self._follow(draft, self._drafter.plan(draft, most, left, len(self._fed) - 1))
 
     def _take_block(self, logits: Tensor) -> None:
         """Draft and plan from what the drafter said of its block."""
@@ -137,8 +153,14 @@ class Verification:
         assert drafter is not None and self._drafter is not None
         block = drafter.propose(self._fed[-1], logits, self._seen.pop())
         draft = self._drafter.draft(None, self._room, block)
-        self._plan, self._drafting = self._drafter.plan(draft, 0, 0), None
-        self._draft = draft.first(self._plan.kept)
+        self._drafting = None
+        self._follow(draft, self._drafter.plan(draft, 0, 0))
+
+    def _follow(self, draft: DraftTokens, plan: Plan) -> None:
+        """Let the next forward carry what was planned."""
+        self._draft, places = draft.laid_out(plan.kept)
+        ends = tuple(sorted(places[end] for end in plan.ends))
+        self._plan = replace(plan, ends=ends)
 
     @property
     def _positions_left(self) -> int:

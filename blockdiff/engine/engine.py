@@ -15,6 +15,7 @@ from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma
+from blockdiff.diffusion.drafter import DraftTokens
 from blockdiff.diffusion.row_costs import RowTimes
 from blockdiff.diffusion.sampler import Sampler
 from blockdiff.engine import published, renoise
@@ -323,9 +324,10 @@ class Engine:
 
         def seconds(rows: int, masked: int = 0) -> float:
             exact = rows - masked
+            draft = DraftTokens((0,) * (exact - 1))
             lengths = (exact - 1,) if masked else ()
             began = time.perf_counter()
-            forward = sampler.verifying_forward([0], [0] * (exact - 1), lengths, masked)
+            forward = sampler.verifying_forward([0], draft, lengths, masked)
             logits = self.forward([forward])[0]
             float(logits[0, 0])  # a GPU is done when its answer is there
             return time.perf_counter() - began

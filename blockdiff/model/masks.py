@@ -60,22 +60,30 @@ def verifying(
     exact: int,
     lengths: Sequence[int],
     width: int,
+    behind: Sequence[int] = (),
 ) -> Tensor:
     """One forward that verifies a draft and drafts the next one (TiDAR, arXiv 2511.08923).
 
     Args:
-        exact: the accepted token and its draft, causal among themselves.
-        lengths: one group of masks for each; that of length n drafts for the case that n draft
-            tokens are accepted: it sees the committed positions, the first 1 + n exact ones, and
-            itself both ways.
+        exact: known tokens and their draft, causal among themselves.
+        lengths: one group of masks for each; that of length n drafts for the case that exact
+            position n is accepted: it sees what that one sees, and itself both ways.
         width: masks of a group.
+        behind: of the last exact positions, where they are a tree, the one that each stands behind,
+            counted from the first of them; -1: the known tokens. It sees what that one sees, and
+            itself (SpecInfer, arXiv 2305.09781, section 4.2).
     """
     new = exact + len(lengths) * width
     allowed = torch.zeros(new, past + new, dtype=torch.bool)
     allowed[:exact, : past + exact] = causal(past, exact)
+    known = exact - len(behind)
+    straight = next((i for i, before in enumerate(behind) if before != i - 1), len(behind))
+    for row in range(straight, len(behind)):
+        allowed[known + row] = allowed[known + behind[row]]
+        allowed[known + row, past + known + row] = True
     for group, length in enumerate(lengths):
         start = exact + group * width
-        allowed[start : start + width, : past + 1 + length] = True
+        allowed[start : start + width] = allowed[length]
         allowed[start : start + width, past + start : past + start + width] = True
     return allowed
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from blockdiff.diffusion.choose import Chooser
+from blockdiff.diffusion.choose import Chooser, most_likely
 
 VOCAB = 7
 LOGITS = torch.tensor([1.0, -0.5, 2.0, 0.3, 0.0, -2.0, 1.2])
@@ -112,6 +112,41 @@ def test_rows_together_are_rows_one_by_one(
     found = Chooser(()).verify(rows, draft, limits, trust, ends)
     assert [(one.token, one.probability, one.drafted) for one in found] == expected
     assert torch.equal(logits, torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(seed)))
+
+
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.tuples(st.integers(0, VOCAB - 1), st.floats(0, 0.999)), max_size=12),
+    st.sampled_from(["cpu", "all at once"]),
+)
+@settings(max_examples=80, deadline=None)
+def test_of_several_ways_the_likeliest_tokens_are_followed(
+    seed: int, drawn: list[tuple[int, float]], where: str
+) -> None:
+    """By the definition: from each row to the drafted token that is its likeliest one, if any."""
+    logits = torch.randn(1 + len(drawn), VOCAB, generator=torch.Generator().manual_seed(seed))
+    draft = [token for token, _ in drawn]
+    behind = [int(x * (i + 1)) - 1 for i, (_, x) in enumerate(drawn)]
+    row, expected = 0, []
+    while True:
+        token = int(logits[row].argmax())
+        pairs = enumerate(zip(draft, behind, strict=True))
+        at = next((i for i, pair in pairs if pair == (token, row - 1)), None)
+        expected.append((token, float(logits[row].softmax(-1)[token]), at))
+        if at is None:
+            break
+        row = at + 1
+    rows = logits if where == "cpu" else logits.as_subclass(Elsewhere)
+    found = Chooser(()).verify(rows, draft, [None] * len(logits), behind=behind)
+    assert [(one.token, one.probability, one.draft) for one in found] == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_most_likely_ones_come_in_order_and_leave_the_rows_alone(count: int) -> None:
+    rows = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(3))
+    before = rows.clone()
+    assert torch.equal(most_likely(rows, count), rows.topk(count, dim=-1).indices)
+    assert torch.equal(rows, before)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockdiff.diffusion.drafter import Drafter, DraftTokens, Plan, Source, Speculation
-from blockdiff.diffusion.row_costs import CHEAP, INT8, MOST_ROWS, RowCosts, RowTimes
+from blockdiff.diffusion.row_costs import CHEAP, FREE, INT8, MOST_ROWS, RowCosts, RowTimes
 from blockdiff.train.ngrams import count, stream
 
 LOOP = [*range(10, 30)] * 2
@@ -96,6 +96,50 @@ def test_without_room_or_with_what_may_not_be_written_a_draft_ends() -> None:
     assert not Drafter(prompt, Speculation(CHEAP, 0)).draft(None, 9).tokens
 
 
+def ways(draft: DraftTokens) -> dict[tuple[int, ...], float]:
+    """Each way through a draft, and the chance that all of it comes true."""
+    found: list[tuple[int, ...]] = [()]
+    for token, parent in zip(draft.tokens, draft.behind, strict=True):
+        found.append((*found[parent + 1], token))
+    assert len(set(found)) == len(found), "no token is drafted twice"
+    return dict(zip(found, draft.reached, strict=True))
+
+
+def test_a_second_way_is_drafted_where_the_text_knows_two() -> None:
+    prompt = [1, 2, 3, 4, 5, 1, 2, 7, 8, 9, 6, 2, 7, 8, 9, 1, 2]
+    masks = logits({7: 0.6, 3: 0.3}, {8: 0.5, 4: 0.4})
+    for seen in (None, masks):
+        alone, both = (Drafter(prompt, Speculation(FREE, 6), ways=n).draft(seen, 6) for n in (1, 2))
+        found = ways(both)
+        assert alone.parents == () and alone.tokens[0] == 7
+        assert ways(alone).items() <= found.items()
+        assert (3,) in found and (7,) in found
+        order = both.reached[1:]
+        assert order == sorted(order, reverse=True)
+        assert all(len(way) <= 6 for way in found)
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.999), st.floats(0.1, 0.9)), max_size=12), st.data())
+def test_the_likeliest_way_is_laid_out_in_front(
+    drawn: list[tuple[float, float]], data: st.DataObject
+) -> None:
+    """So that its keys and values stand where the text's would."""
+    parents = tuple(int(x * (i + 1)) - 1 for i, (x, _) in enumerate(drawn))
+    tokens, chances = tuple(range(len(drawn))), tuple(chance for _, chance in drawn)
+    draft = DraftTokens(tokens, chances, (Source.COPY,) * len(drawn), parents)
+    count_ = data.draw(st.integers(0, len(drawn)))
+    laid, places = draft.laid_out(count_)
+    before = list(ways(draft).items())[: count_ + 1]
+    assert ways(laid) == pytest.approx(dict(before))
+    after = list(ways(laid))
+    assert [after[place] for place in places] == [way for way, _ in before]
+    end, front = -1, []
+    while end in parents[:count_]:
+        end = parents.index(end)
+        front.append(end)
+    assert laid.chain.tokens == tuple(front)
+
+
 CHANCES = st.lists(st.floats(0.01, 0.99), max_size=16)
 
 
@@ -109,9 +153,9 @@ def test_a_plan_fits_the_room(chances: list[float], most: int, left: int, costs:
     count_ = len(chances)
     draft = DraftTokens((1,) * count_, tuple(chances), (Source.COPY,) * count_)
     plan = Drafter([1], Speculation(costs)).plan(draft, most, left)
-    assert list(plan.lengths) == sorted(set(plan.lengths))
-    assert all(0 <= n <= plan.kept <= count_ for n in plan.lengths)
-    rows = len(plan.lengths) * plan.width
+    assert list(plan.ends) == sorted(set(plan.ends))
+    assert all(0 <= n <= plan.kept <= count_ for n in plan.ends)
+    rows = len(plan.ends) * plan.width
     assert plan.width <= most and rows <= left and 1 + plan.kept + rows <= MOST_ROWS
 
 

@@ -81,6 +81,38 @@ def test_verifying_shows_each_group_what_it_drafts_behind(
     assert torch.equal(masks.verifying(past, exact, range(groups), width), expected)
 
 
+TREES = st.lists(st.floats(0, 0.999), max_size=7).map(
+    lambda draws: [int(x * (i + 1)) - 1 for i, x in enumerate(draws)]
+)
+"""Of each token the one that it stands behind, any before it, or -1."""
+
+
+@given(past=PAST, known=st.integers(1, 4), behind=TREES, width=st.integers(1, 3), data=st.data())
+@FEW
+def test_in_a_tree_each_token_sees_those_that_it_stands_behind(
+    past: int, known: int, behind: list[int], width: int, data: st.DataObject
+) -> None:
+    ends = data.draw(st.lists(st.integers(0, len(behind)), unique=True).map(sorted))
+
+    def way(end: int) -> set[int]:
+        """What it sees of the forward: known tokens and those on the way to it, itself included."""
+        seen = set(range(known))
+        while end:
+            seen.add(known + end - 1)
+            end = behind[end - 1] + 1
+        return seen
+
+    exact = known + len(behind)
+    rows = [set(range(row + 1)) for row in range(known)]
+    rows += [way(i + 1) for i in range(len(behind))]
+    for group, end in enumerate(ends):
+        own = range(exact + group * width, exact + (group + 1) * width)
+        rows += [way(end) | set(own)] * width
+    expected = oracle(len(rows), past + len(rows), lambda q, k: k < past or k - past in rows[q])
+    lengths = [known - 1 + end for end in ends]
+    assert torch.equal(masks.verifying(past, exact, lengths, width, behind), expected)
+
+
 @given(clean=st.integers(1, 14), size=BLOCK, data=st.data())
 @FEW
 def test_noisy_blocks_see_the_clean_tokens_before_them_and_themselves(

@@ -29,9 +29,10 @@ from tiny import (
 from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode, Rule
+from blockdiff.diffusion import verify
 from blockdiff.diffusion.canvas import Canvas
 from blockdiff.diffusion.drafter import Speculation
-from blockdiff.diffusion.forwards import Snapshot
+from blockdiff.diffusion.forwards import NOTHING, Snapshot
 from blockdiff.diffusion.revision import MOST_EDITS
 from blockdiff.diffusion.row_costs import CHEAP, FREE, INT8
 from blockdiff.diffusion.sampler import Sampler
@@ -698,6 +699,30 @@ def alike(snapshots: Iterable[Snapshot], others: Sequence[Snapshot]) -> bool:
 
 def contents(cache: BlockCache) -> list[torch.Tensor]:
     return [torch.stack(cache.committed(layer)).clone() for layer in range(2)]
+
+
+def test_a_second_way_that_comes_true_leaves_what_one_alone_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each letter was followed by two, the latest of which the base does not say now."""
+    model, prompt = toy_base(), Letters().encode("egikmo\nabcdefghijklmnop\nac")
+    forwards = {}
+    for ways in (1, 2):
+        monkeypatch.setattr(verify, "_WAYS", ways)
+        decoding, cache = replace(VERIFY, max_tokens=4), cache_for(model)
+        run = sampler(model, None, decoding, cache=cache, speculation=Speculation(FREE, 8))
+        with run.writing(prompt) as generation:
+            snapshot = NOTHING
+            while isinstance(forward := generation.next_forward(), Forward):
+                snapshot = generation.take(run.alone([forward])[0]) or snapshot
+                text = [*prompt, *snapshot.settled_prefix][: cache.length]
+                fresh = sampler(model, None, AR, cache=cache_for(model))
+                fresh.prefill([*text, 0])
+                for one, other in zip(contents(cache), contents(fresh.cache), strict=True):
+                    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+        assert Letters().decode(snapshot.tokens) == "egik"
+        forwards[ways] = run.forwards
+    assert forwards[2] < forwards[1]
 
 
 TRUST = DecodingConfig(mode=Mode.DIFFUSION, block_size=3, max_tokens=12)
