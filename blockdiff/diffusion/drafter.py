@@ -25,7 +25,7 @@ from blockdiff.diffusion.ngrams import FLOOR, NgramTable
 from blockdiff.diffusion.row_costs import CHEAP, INT8, MOST_ROWS, RowCosts
 
 _WEIGHTS = (0.7, 1.0)  # of the n-grams' log-probabilities on the first mask's logits, the others'
-_TOKEN = 0.45  # of a forward of one row: what a token that comes true saves
+_TOKEN = 0.4  # of a forward of one row: what a token that comes true saves
 _GAINS = (0.6, 0.8, 0.85, 0.85)  # tokens more that come true thanks to 1, 2, ... masks
 _OTHER_WAYS = 8  # tokens of a draft beside the likeliest way
 _LEAST_CHANCE = 0.04  # of a draft to come true as far as a token: less pays nowhere

@@ -145,7 +145,7 @@ CHANCES = st.lists(st.floats(0.01, 0.99), max_size=16)
 
 STEPS = RowCosts.measured({1: 50.0, 8: 52.0, 9: 80.0, 16: 110.0}, adapter=5.0)
 """Eight rows at the price of one, and a step behind them."""
-DEAR = RowCosts.linear(0.14, 0.11)
+DEAR = RowCosts.linear(0.14, 0.08)
 
 
 @given(CHANCES, st.integers(0, 8), st.integers(0, 60), st.sampled_from([CHEAP, INT8, STEPS]))
