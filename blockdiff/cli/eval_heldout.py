@@ -80,15 +80,19 @@ def draft_command(
     model: ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Of a folder: load the model and draft with it.")
+    ] = False,
 ) -> None:
     """Draft in held-out files: accuracy by offset, mean accepted run, both by language.
 
     Of a folder: what `blockdiff train personal` brings there. Four fifths of its files are counted,
     nothing is kept, and in the others the next token is guessed from n-grams alone, with and
-    without what was counted. The model is not loaded; with it a draft gains less, for the adapter
-    knows much of that. The last line on standard output is one JSON object.
+    without what was counted. With --adapter the model is loaded and drafts as it does when it
+    writes, which gains less, for the adapter knows much of that. The last line on standard output
+    is one JSON object.
     """
-    if data.is_dir():
+    if data.is_dir() and not adapter:
         _tables(data, limit, model, as_json)
         return
     with interrupt.held():
@@ -101,6 +105,15 @@ def draft_command(
     if point.adapter is None:
         raise InvalidRequest(f"{model} has no adapter to draft with", "name a model that has one")
     size = decoding.block_size or point.drafting.block_size
+    if data.is_dir():
+        root = data.absolute()
+        with parts.CountBar(limit) as bar:
+            figures = draft.personal(point, root, _sources(root), limit, size, seed, bar.update)
+        one, other = (figures[name]["mean_accepted"] for name in ("without", "with_personal"))
+        text = f"mean accepted run {one:.2f} without, {other:.2f} with the personal table"
+        settings = {"eval": "draft", "model": model, "data": str(root), "seed": seed}
+        _report({**settings, "block_size": size}, limit, figures, text, as_json)
+        return
     files = heldout.choose(heldout.load(data), limit, seed)
     more = {"block_size": size, **parts.data_of(data)}
     settings = parts.settings_of("draft", model, seed, device, dtype, **more)
@@ -121,22 +134,30 @@ def _tables(folder: Path, limit: int, model: str, as_json: bool) -> None:
     with interrupt.held():
         from blockdiff.engine.checkpoint import shipped_tables, tokenizer_of
         from blockdiff.eval import tables
-        from blockdiff.train import personal
         from blockdiff.weights import store
 
-    root, rules = folder.absolute(), IgnoreFiles(show)
-    found = personal.find(root, lambda path: rules.verdict(path) is Verdict.OPEN)
+    root = folder.absolute()
+    found = _sources(root)
     files = store.resolve(model)
     tokenizer = tokenizer_of(files)
     general = shipped_tables(files, tokenizer)
     with parts.CountBar(limit) as bar:
-        figures = tables.measure(root, found.files, tokenizer, general, limit, bar.update)
+        figures = tables.measure(root, found, tokenizer, general, limit, bar.update)
     one, other = figures["without"], figures["with_personal"]
     text = (
         f"next token guessed by n-grams: {one['guessed']:.1%} without, {other['guessed']:.1%} with"
         f" the personal table; mean run {one['mean_run']:.2f} and {other['mean_run']:.2f}"
     )
     _report({"eval": "draft", "model": model, "data": str(root)}, limit, figures, text, as_json)
+
+
+def _sources(root: Path) -> Sequence[Path]:
+    """The code of a folder that may be read."""
+    with interrupt.held():
+        from blockdiff.train import personal
+
+    rules = IgnoreFiles(show)
+    return personal.find(root, lambda path: rules.verdict(path) is Verdict.OPEN).files
 
 
 @options.decoding("edit_threshold", "block_size")

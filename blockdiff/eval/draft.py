@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from blockdiff.engine.checkpoint import Checkpoint
+from blockdiff.eval import tables
 from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.results import resampled_ratio
+from blockdiff.syntax.grammars import language_of
 from blockdiff.train.measure import count_drafts
+from blockdiff.train.personal import texts
 from blockdiff.train.sequences import SequenceConfig, sequences
 
 BLOCKS = 24
@@ -46,6 +50,35 @@ def draft(point: Checkpoint, file: HeldOutFile, block_size: int, seed: int) -> D
         if counts is not None:
             return DraftedFile(file.id, file.language, **asdict(counts))
     return DraftedFile(file.id, file.language)
+
+
+def personal(
+    point: Checkpoint,
+    root: Path,
+    files: Sequence[Path],
+    limit: int,
+    block_size: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Draft in files of a folder, with and without what counting its others gives.
+
+    Raises InputFileError for too few files, see `tables.divided`.
+    """
+    counted, judged = tables.divided(root, files, point.tokenizer, limit)
+    own = replace(point, tables=(*point.tables, counted.table))
+    rows: dict[str, list[DraftedFile]] = {"without": [], "with_personal": []}
+    for done, (path, text) in enumerate(texts(judged), 1):
+        name = path.relative_to(root).as_posix()
+        file = HeldOutFile(root.name, "", "", language_of(name), name, text)
+        rows["without"].append(draft(point, file, block_size, seed))
+        rows["with_personal"].append(draft(own, file, block_size, seed))
+        progress(done, len(judged))
+    return {
+        "counted_files": counted.files,
+        "counted_tokens": counted.tokens,
+        **{name: summarise(some) for name, some in rows.items()},
+    }
 
 
 def summarise(rows: Sequence[DraftedFile]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from blockdiff.diffusion.lookup import TextNgrams
 from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.errors import InputFileError
 from blockdiff.train.ngrams import TextEncoder
-from blockdiff.train.personal import count_files, texts
+from blockdiff.train.personal import Counted, count_files, texts
 
 _PARTS = 5  # one of which is left out of counting
 _TOKENS = 1500  # of a file, the first
@@ -53,15 +53,10 @@ def guess(tokens: Sequence[int], tables: Sequence[NgramTable]) -> Guessed:
     return Guessed(len(right), sum(right), runs)
 
 
-def measure(
-    root: Path,
-    files: Sequence[Path],
-    tokenizer: TextEncoder,
-    general: Sequence[NgramTable],
-    limit: int,
-    progress: Callable[[int, int], None],
-) -> dict[str, Any]:
-    """Count four fifths of a folder's files and guess in `limit` (0: all) of the others.
+def divided(
+    root: Path, files: Sequence[Path], tokenizer: TextEncoder, limit: int
+) -> tuple[Counted, list[Path]]:
+    """What counting four fifths of a folder's files gives, and `limit` (0: all) of the others.
 
     Which are left out is decided by a hash of their paths.
 
@@ -75,7 +70,19 @@ def measure(
             "name a folder with more files",
         )
     counted = count_files([p for p in files if p not in left_out], tokenizer, lambda *_: None)
-    judged = ordered[: len(left_out)][: limit or None]
+    return counted, ordered[: len(left_out)][: limit or None]
+
+
+def measure(
+    root: Path,
+    files: Sequence[Path],
+    tokenizer: TextEncoder,
+    general: Sequence[NgramTable],
+    limit: int,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Guess in files of a folder, with and without what the others hold; see `divided`."""
+    counted, judged = divided(root, files, tokenizer, limit)
     without: list[Guessed] = []
     with_personal: list[Guessed] = []
     for done, (_, text) in enumerate(texts(judged), 1):

@@ -21,7 +21,7 @@ from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.diffusion.personal import PersonalTables
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import DiskFull, InputFileError, NotPermitted, OutputFileError
-from blockdiff.eval import tables
+from blockdiff.eval import draft, tables
 from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.train import personal
 from blockdiff.train.ngrams import count, stream
@@ -296,6 +296,10 @@ def test_what_counting_brings_is_measured_on_files_left_out(tmp_path: Path) -> N
     assert tables.measure(tmp_path, files, WORDS, (), 1, quiet)["files"] == 1
     with pytest.raises(InputFileError, match="too few"):
         tables.measure(tmp_path, files[:4], WORDS, (), 0, quiet)
+    drafted = draft.personal(checkpoint(), tmp_path, files, 0, 4, 0, quiet)
+    one, other = drafted["without"], drafted["with_personal"]
+    assert one["files"] == other["files"] == 2 and one["starts"] == other["starts"] > 0
+    assert one["adapter_alone"] == other["adapter_alone"]
 
 
 def test_runs_are_what_a_forward_settles() -> None:
