@@ -101,7 +101,8 @@ class Chooser:
             limits: for each row that counts the ids to choose among; None: all.
             trust: below 1, a drafted token is taken, too, where its probability is at least this
                 share of the likeliest one's: another text, in fewer forwards. Of several ways to
-                go on only the first is looked at then, as in sampling.
+                go on that of the likeliest token is taken, else the first is looked at, and that
+                alone in sampling.
             ends: tokens that end a text. Where one is the likeliest no other is taken: what is
                 written past an end costs forwards, however fast.
             behind: of each drafted token the one that it follows, by its place, -1 for the first
@@ -113,7 +114,7 @@ class Chooser:
         following: list[list[int]] = [[] for _ in range(len(draft) + 1)]
         for index, before in enumerate(range(-1, len(draft) - 1) if behind is None else behind):
             following[before + 1].append(index)
-        guesses = [draft[some[0]] if some else None for some in following]
+        guesses = [[draft[index] for index in some] for some in following]
         chosen: list[Chosen] = []
         # a CPU pays for every row; elsewhere it is the waiting for a value that costs
         step = 1 if logits.is_cpu or not self._greedy else len(limits)
@@ -126,7 +127,7 @@ class Chooser:
                 if self._greedy:
                     new = self._greedily(rows, some, trust, ends)
                 else:
-                    new = [self._drawn(rows[0], some[0], trust, ends)]
+                    new = [self._drawn(rows[0], some[0][0] if some[0] else None, trust, ends)]
                 found |= dict(enumerate(new, part.start))
             one = found[row]
             at = next((i for i in following[row] if draft[i] == one.token), None)
@@ -139,24 +140,24 @@ class Chooser:
     def _greedily(
         self,
         rows: Tensor,
-        guesses: Sequence[int | None],
+        guesses: Sequence[Sequence[int]],
         trust: float,
         ends: Container[int],
     ) -> list[Chosen]:
         """What `verify` says of each row by itself, by one transfer for all of them."""
         best = argmax(rows)
-        drafted = [0 if guess is None else guess for guess in guesses]
+        drafted = [some[0] if some else 0 for some in guesses]
         ids = torch.stack([best, moved(torch.tensor(drafted), best.device)], dim=1)
         shares = rows.softmax(-1).gather(-1, ids)
         told = torch.cat([best[:, None].to(shares.dtype), shares], dim=1).tolist()
         found = []
-        for guess, (token, most, share) in zip(guesses, told, strict=True):
+        for some, (token, most, share) in zip(guesses, told, strict=True):
             first = Chosen(int(token), most)
-            kept = token == guess or first.token in ends or share < trust * most
-            if guess is None or kept:
+            kept = first.token in some or first.token in ends or share < trust * most
+            if not some or kept:
                 found.append(first)
             else:
-                found.append(Chosen(guess, share, instead_of=first))
+                found.append(Chosen(some[0], share, instead_of=first))
         return found
 
     def _drawn(

@@ -13,7 +13,7 @@ from blockdiff.diffusion.drafter import NO_DRAFT, Drafter, DraftTokens, Plan
 from blockdiff.diffusion.forwards import SamplerState, Snapshot
 from blockdiff.model.forward import Forward
 
-_WAYS = 2  # to go on behind a token, where the text does not depend on the draft
+_WAYS = 2  # to go on behind a token, where none is drawn
 
 
 class Verification:
@@ -36,14 +36,14 @@ class Verification:
         sampler.departed = None
         self._trust = sampler.config.trust if sampler.config.mode is Mode.DIFFUSION else 1.0
         if sampler.config.mode is not Mode.AR:
-            # the text does not depend on the drafts
-            free = sampler.config.greedy and sampler.config.mode is Mode.VERIFY
+            greedy = sampler.config.greedy
+            free = greedy and sampler.config.mode is Mode.VERIFY  # the text, of what is drafted
             self._drafter = Drafter(
                 prompt,
                 sampler.speculation if free else sampler.speculation.steady(),
                 sampler.original,
                 trust=self._trust,
-                ways=_WAYS if free and sampler.block_drafter is None else 1,
+                ways=_WAYS if greedy and sampler.block_drafter is None else 1,
                 drafted=lambda t: not (t in sampler.stop or sampler.chooser.never(t)),
                 company=sampler.company,
             )

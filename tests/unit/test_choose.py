@@ -117,27 +117,35 @@ def test_rows_together_are_rows_one_by_one(
 @given(
     st.integers(0, 10_000),
     st.lists(st.tuples(st.integers(0, VOCAB - 1), st.floats(0, 0.999)), max_size=12),
+    st.sampled_from([0.2, 0.7, 1.0]),
     st.sampled_from(["cpu", "all at once"]),
 )
 @settings(max_examples=80, deadline=None)
 def test_of_several_ways_the_likeliest_tokens_are_followed(
-    seed: int, drawn: list[tuple[int, float]], where: str
+    seed: int, drawn: list[tuple[int, float]], trust: float, where: str
 ) -> None:
-    """By the definition: from each row to the drafted token that is its likeliest one, if any."""
+    """By the definition: from each row to the drafted token that is its likeliest one, if any; else
+    to the first that is likely enough, where the draft goes on behind that."""
     logits = torch.randn(1 + len(drawn), VOCAB, generator=torch.Generator().manual_seed(seed))
     draft = [token for token, _ in drawn]
     behind = [int(x * (i + 1)) - 1 for i, (_, x) in enumerate(drawn)]
-    row, expected = 0, []
-    while True:
-        token = int(logits[row].argmax())
-        pairs = enumerate(zip(draft, behind, strict=True))
-        at = next((i for i, pair in pairs if pair == (token, row - 1)), None)
-        expected.append((token, float(logits[row].softmax(-1)[token]), at))
-        if at is None:
-            break
-        row = at + 1
+    at, expected, likeliest = -1, [], []
+    while at is not None:
+        p = logits[at + 1].softmax(-1)
+        token = int(p.argmax())
+        after = {draft[i]: i for i in reversed(range(len(draft))) if behind[i] == at}
+        first = next((draft[i] for i in range(len(draft)) if behind[i] == at), token)
+        likeliest.append((token, float(p[token]), after.get(token)))
+        if trust < 1.0 and token not in after and float(p[first]) >= trust * float(p[token]):
+            token = first
+        at = after.get(token)
+        expected.append((token, float(p[token]), at))
+    for index in reversed(range(len(expected))):
+        behind_it = [one[2] for one in expected[index + 1 :]]
+        if expected[index] != likeliest[index] and not any(one is not None for one in behind_it):
+            expected = [*expected[:index], (*likeliest[index][:2], None)]
     rows = logits if where == "cpu" else logits.as_subclass(Elsewhere)
-    found = Chooser(()).verify(rows, draft, [None] * len(logits), behind=behind)
+    found = Chooser(()).verify(rows, draft, [None] * len(logits), trust, behind=behind)
     assert [(one.token, one.probability, one.draft) for one in found] == expected
 
 
