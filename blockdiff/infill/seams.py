@@ -407,14 +407,13 @@ class Seams:
     @cached_property
     def _line(self) -> RestOfLine:
         below = self._suffix.split("\n", 1)[1] if "\n" in self._suffix else ""
-        following = next((line for line in below.split("\n", 40) if line.strip()), None)
         return RestOfLine(
             tail=self._tail,
             rest=self._rest,
             language=self._language,
             before=self._before,
             line_start=len(self._prefix) - len(self._tail),
-            next_indent=-1 if following is None else indent_width(following),
+            following=next((line for line in below.split("\n", 40) if line.strip()), ""),
             unit=max(4, len((self._unit or self._unshown or " " * 4).expandtabs(8))),
             excess=self._excess,
             missing_elsewhere=excess(

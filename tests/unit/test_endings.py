@@ -139,6 +139,56 @@ def test_the_rest_of_the_line_comes_once(
     assert stop is not None or lines < (4 if extent is Extent.HOLE else 1)
 
 
+PY_CALL = "__all__, ¦, __dir__ = relative_import(\n    __name__,\n    [],\n)\n"
+LUA_LOOP = "while ¦ == new:byte(#new - at) do\n  at = at + 1\nend\n"
+
+
+@pytest.mark.parametrize("extent", [Extent.HOLE, Extent.LINE])
+@pytest.mark.parametrize(
+    ("language", "text", "raw", "kept"),
+    [
+        # nothing but that
+        ("python", PY_CALL, "__dir__ = relative_import(\n    __name__,\n    ['a'],\n    'b", ""),
+        ("python", "class A:\n    def f(self, ¦, timeout=3):\n        pass\n",
+         "timeout=3):\n        pass\n\n    def g(", ""),
+        ("javascript", "export function ¦(date, options) {\n  return date;\n}\n",
+         "date, options) {\n  return date;\n}\n\nexport", ""),
+        ("go", "if err := ¦.fr.Write(p); err != nil {\n\treturn err\n}\n",
+         "fr.Write(p); err != nil {\n\treturn err\n}\n\nif err", ""),
+        ("java", "class A {\n  public ¦ trace(Object m) {\n    log(m);\n  }\n}\n",
+         "trace(Object m) {\n    log(m);\n  }\n\n  public void", ""),
+        ("c", "for (i = 0; ¦ < size; i++) {\n  f(i);\n}\n", "size; i++) {\n  f(i);\n}\nfor (", ""),
+        ("cpp", "set(¦, level::info, [](int x) {\n  f(x);\n});\n",
+         "level::info, [](int x) {\n  f(x);\n});\nset(", ""),
+        ("lua", LUA_LOOP, "new:byte(#new - at) do\n  at = at + 1\nend\nwhile", ""),
+        ("shell", 'while ¦ && test "$n" -gt 0; do\n  f\ndone\n',
+         'test "$n" -gt 0; do\n  f\ndone\nwhile tr', ""),
+        # behind what belongs there
+        ("python", PY_CALL, "__getattr__ = relative_import(\n    'x',\n    y", "__getattr__"),
+        ("javascript", "run.on(¦, options, function () {\n  f();\n});\n",
+         "'end', function () {\n  g();\n});\n\nrun.on('e", "'end'"),
+        ("typescript", "const ¦: Map<string, number> = new Map([\n\t['a', 1],\n]);\n",
+         "ICONS = new Map([\n\t['b', 2],\n\t['c", "ICONS"),
+        ("rust", "let ¦ = object.add(write::Symbol {\n    size: 0,\n});\n",
+         "symbol.add(write::Symbol {\n    kind: 1,\n    siz", "symbol"),
+        ("lua", LUA_LOOP, "old(#new - at) do\n  at = at + 1\nend\nwhile", "old"),
+    ],
+)  # fmt: skip
+def test_the_end_of_the_line_comes_once_without_its_start(
+    language: str, text: str, raw: str, kept: str, extent: Extent
+) -> None:
+    found = seams(language, text, extent)
+    assert found.finish(raw, LENGTH) == kept
+    assert found.finish(raw.split("\n", 1)[0], EOM) == kept
+
+
+def test_generation_stops_where_the_next_line_comes_next() -> None:
+    found = seams("lua", LUA_LOOP)
+    line = "new:byte(#new - at) do\n"
+    assert stopped_at(found, line + "  at = at + 2\n  f(at)\nend\n") is None
+    assert stopped_at(found, line + "  at = at + 1\n  f(at)\nend\n") == len(line) + 13
+
+
 @pytest.mark.parametrize(
     ("language", "text", "raw"),
     [
@@ -154,6 +204,8 @@ def test_the_rest_of_the_line_comes_once(
         ("c", "a = 1; ¦;\n", "b = 2; c = 3"),
         ("cpp", "/*****¦*****/\n", "********"),
         ("typescript", 'import a from "a¦"\nimport c from "c"\n', 'a"\nimport b from "b'),
+        ("python", "x = a + ¦ or b.c\n", "d - b.c"),
+        ("javascript", "f(¦, function () {\n  b();\n});\n", "function () {\n  a();\n}"),
     ],
 )
 def test_what_fits_into_the_line_stays(language: str, text: str, raw: str) -> None:
