@@ -22,7 +22,7 @@ from blockdiff.types import SyntaxState
 OK, SKIPPED, BROKEN = SyntaxState.OK, SyntaxState.SKIPPED, SyntaxState.BROKEN
 
 _MOST_TRIED = 16  # lines at whose end the document is parsed
-TERMINATORS = (";", ",")
+TERMINATORS = (";", ",", "{")
 
 
 @dataclass(frozen=True)

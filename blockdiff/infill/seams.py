@@ -154,7 +154,8 @@ class Seams:
         several = "\n" in text.strip() or (not cut_off and text.rstrip().endswith(TERMINATORS))
         if shown or rewritten or not several:
             return text
-        if not cut_off and (self._replaced or self._extent is not Extent.HOLE):
+        asked = self._extent not in (Extent.HOLE, Extent.BLOCK)
+        if not cut_off and (self._replaced or asked):
             return text
         keep = text[: self._limit.end(text, cut_off)]
         return text if keep == text else self._as_line(keep)

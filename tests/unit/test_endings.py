@@ -518,6 +518,7 @@ def test_a_text_that_was_cut_off_ends_with_a_whole_line(
     assert found.so_far(raw).startswith(kept)
 
 
+@pytest.mark.parametrize("extent", [Extent.HOLE, Extent.BLOCK])
 @pytest.mark.parametrize(
     ("language", "text", "raw", "kept"),
     [
@@ -527,14 +528,16 @@ def test_a_text_that_was_cut_off_ends_with_a_whole_line(
          "json()"),
         ("typescript", "const a = {\n\tb: ¦\n\tc: 3,\n};\n", "f(1),\n\tc: 2,\n\td: 3,\n};",
          "f(1),"),
+        ("c", "void f() {\n\tif (a && ¦\n\t\treturn;\n}\n", "b) {", "b)"),
+        ("lua", "g(function()\n  vim.¦\n  return a\nend)\n", "f(a)\nend)\n", "f(a)"),
         ("python", "if x:\n    # ¦\n    y = 1\n", "Why.\n    y = 2\n\n  z = 3", "Why."),
         ("go", "f(\n\t// ¦\n\ta,\n)\n", "Because.\n\tb,\n)\ng(", "Because."),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_behind_a_statement_goes(
-    language: str, text: str, raw: str, kept: str
+    language: str, text: str, raw: str, kept: str, extent: Extent
 ) -> None:
-    assert seams(language, text).finish(raw, EOM) == kept
+    assert seams(language, text, extent).finish(raw, EOM) == kept
 
 
 @pytest.mark.parametrize(
