@@ -28,6 +28,7 @@ _RULES = frozenset("*-=#/_~+")  # drawn over the page
 _ONCE = frozenset({"=", ":=", "=>", "->", "then", "as", "from", "of"})  # in a line
 _STARTS_STATEMENT = re.compile(r"[\w\"'`@(\[{#/*~$\\-]")
 _HEADER_END = re.compile(r"[)\]\s;]*(?::|\{|\b(?:then|do))$")  # a block follows
+_BLOCK = re.compile(r"(?::|\{|\b(?:then|do))$")
 _LOOP = re.compile(r"\s*(?:async\s+)?for\b|.*\bfor\b[^:]*$")
 _F_STRING = re.compile(r"(?<![A-Za-z0-9_])(?:[fF][rR]?|[rR][fF])(?:\"\"\"|'''|[\"'])")
 _INTERPOLATED = {"javascript": "${", "typescript": "${", "tsx": "${", "ruby": "#{", "kotlin": "${"}
@@ -63,6 +64,7 @@ class RestOfLine:
         unit: columns of one level of indentation.
         excess: how many brackets and strings of the document have no partner with a text in the
             hole; `missing_elsewhere` is what it says of the document without this line.
+        mended: whether the document does not parse with the one text in the hole but the other.
         closed_below: the brackets that the lines below close beyond their own.
     """
 
@@ -75,6 +77,7 @@ class RestOfLine:
     unit: int
     excess: Callable[[str], int]
     missing_elsewhere: int
+    mended: Callable[[str, str], bool]
     closed_below: tuple[str, ...]
 
     def met_at(self, raw: str, final: bool, ended: bool) -> int | None:
@@ -150,6 +153,9 @@ class RestOfLine:
                 return at
         if statement is not None:
             return statement
+        other = self._with_other_names(draft)
+        if other is not None:
+            return other
         left = self._left(draft, len(raw), self._state(raw))
         if left is None and (self._begins_comment or self.language not in LANGUAGES | MARKUP):
             return self._end_of_first(raw)
@@ -242,24 +248,57 @@ class RestOfLine:
             return None
         line = draft.text[: draft.line_end(0)]
         for at, place in same_ends(line, self.rest):
-            skipped = scan(self.rest[:place], self.language, self._at)
-            if not line[:at].strip() or (
-                _same(skipped, self._at) and _same(self._state(line[:at]), self._at)
-            ):
+            if self._fits(line, at, place):
                 return at if self._goes_past(draft, line, at) else None
         return None
 
+    def _with_other_names(self, draft: _Draft) -> int | None:
+        """Where the first line of a draft that never says the rest goes on like it."""
+        if self._at.in_text or not draft.final:
+            return None
+        line = draft.text[: draft.line_end(0)]
+        for at, place in same_ends(line, self.rest, names=False):
+            behind = self.rest[place:]
+            begins = behind == self.rest.lstrip() or TOKEN.findall(behind)[0] in _ONCE
+            if begins and self._fits(line, at, place):
+                return at if self._better(draft, line[:at]) else None
+        return self._header(draft, line)
+
+    def _fits(self, line: str, at: int, place: int) -> bool:
+        """Whether as much is open at an offset of a line, and of the rest, as at the hole."""
+        if not line[:at].strip():
+            return True
+        skipped = scan(self.rest[:place], self.language, self._at)
+        return _same(skipped, self._at) and _same(self._state(line[:at]), self._at)
+
     def _goes_past(self, draft: _Draft, line: str, at: int) -> bool:
         """Whether what the first line of a draft says from `at` on cannot be in the hole: the next
-        line comes next, brackets do without, the statement ends, or it is a lot."""
+        line comes next, the document is better without, the statement ends, or it is a lot."""
         more, following = draft.text[len(line) + 1 :], self.following.strip()
         if more.split("\n", 1)[0].strip() == following and re.search(r"\w", following):
             return True
-        if not draft.final or self.excess(line[:at]) < self.excess(draft.text):
+        if not draft.final or self._better(draft, line[:at]):
             return draft.final
         if more.strip():
             return not draft.ended and len(TOKEN.findall(line[at:])) >= 2 * TELLING_TOKENS
         return line.rstrip().endswith(";") or bool(_HEADER_END.search(line.rstrip()))
+
+    def _header(self, draft: _Draft, line: str) -> int | None:
+        """Where a first line ends that opens the block that the rest of the line does."""
+        mark = _BLOCK.search(self.rest)
+        if mark is None or not line.rstrip().endswith(mark.group()):
+            return None
+        keep = line.rstrip().removesuffix(mark.group()).rstrip(" \t;")
+        more = draft.text[len(line) + 1 :].lstrip("\n")
+        block = mark.group() != "{" and not draft.ended
+        block = block and indent_width(more) > indent_width(self.tail)
+        if not _same(self._state(keep), self._at):
+            return None
+        return len(keep) if not more.strip() or block or self._better(draft, keep) else None
+
+    def _better(self, draft: _Draft, keep: str) -> bool:
+        """Whether brackets or the grammar do with a part of the draft, but not with all of it."""
+        return self.excess(keep) < self.excess(draft.text) or self.mended(draft.text, keep)
 
     def _agrees(self, draft: _Draft, at: int, *, sure: bool) -> bool:
         """Whether the document has room for an end there.

@@ -449,6 +449,7 @@ class Seams:
                 below,
                 self._language,
             ),
+            mended=self._mended,
             closed_below=scan(below, self._language).unmatched,
         )
 

@@ -29,16 +29,17 @@ def telling(words: list[str]) -> bool:
     return len(words) >= TELLING_TOKENS and any(word[0].isalpha() for word in words)
 
 
-def same_ends(line: str, rest: str) -> Iterator[tuple[int, int]]:
+def same_ends(line: str, rest: str, *, names: bool = True) -> Iterator[tuple[int, int]]:
     """Offsets in `line` and in `rest` from which on both say the same to their ends, the longest
-    such end first, as long as it tells something.
+    such end first, as long as it tells something. Without `names`, any word is as good as another.
 
     What stands before it in `line` is nothing or could be an operand that it goes on from.
     """
     ours, theirs = list(TOKEN.finditer(line)), list(TOKEN.finditer(rest))
     count = 0
     for one, other in zip(reversed(ours), reversed(theirs), strict=False):
-        if one.group() != other.group():
+        pair = one.group(), other.group()
+        if pair[0] != pair[1] and (names or not all(word[0].isidentifier() for word in pair)):
             break
         count += 1
     for said in range(count, TELLING_TOKENS - 1, -1):
