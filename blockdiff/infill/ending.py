@@ -26,6 +26,7 @@ _LAST_CLAUSE = re.compile(r"\s*\}?\s*(?:else\b(?!\s*if\b)|finally\b)")
 CLAUSE = re.compile(
     r"\s*\}?\s*(?:else|elif|elseif|elsif|except|catch|rescue|finally|case|default|when)\b"
 )
+_OPENERS = frozenset({"{", "then", "do", "where"})  # often in a line of their own
 _IMPORT = re.compile(r"(?:import|from|use|using|package|require|#include|#!)\b|#include|#!")
 
 
@@ -38,6 +39,7 @@ class Ending:
         before: what is open at the hole.
         last: whether nothing but blanks follows the line of the hole in a document that has text.
         following: the first line behind the hole that has text, from the hole on.
+        next_line: the line behind that of the hole, if the hole is at the end of its own.
     """
 
     extent: Extent
@@ -46,6 +48,7 @@ class Ending:
     before: Nesting
     last: bool
     following: str
+    next_line: str
 
     def left_at(self, raw: str, final: bool) -> int | None:
         """Offset in `raw` from which on it is past the extent, or None.
@@ -58,6 +61,7 @@ class Ending:
             self._at_construct(raw, final),
             self._at_closer(raw, final),
             self._at_clause(raw, final),
+            self._at_opener(raw, final),
         ]
         return min((place for place in found if place is not None), default=None)
 
@@ -111,7 +115,10 @@ class Ending:
         closes it right behind the hole or nothing else was asked for."""
         inside = self.before.inside
         if inside == LINE_COMMENT:
-            return self.end_of_comment(raw) if self.extent is Extent.DELIMITER else None
+            about_next = self.extent is Extent.BLOCK and bool(self.next_line)
+            about_next = about_next and indent_width(self.next_line) >= indent_width(self.tail)
+            ends = about_next or self.extent is Extent.DELIMITER
+            return self.end_of_comment(raw) if ends else None
         if not inside:
             return None
         asked = self.extent is Extent.DELIMITER
@@ -201,6 +208,27 @@ class Ending:
                 if ends or line.rstrip() == self.following:
                     return at if final or number < len(lines) - 1 else None
             state = scan(line + "\n", self.language, state)
+            at += len(line) + 1
+        return None
+
+    def _at_opener(self, raw: str, final: bool) -> int | None:
+        """Before what opens a block, where the next line of the document does that for the
+        statement at the hole."""
+        opener, outside = self.next_line.strip(), self.before.stack
+        if opener not in _OPENERS or self.before.in_text:
+            return None
+        while outside and outside[-1][0] in (")", "]"):
+            outside = outside[:-1]
+        if not self.tail.strip() and outside == self.before.stack:
+            return None
+        at, lines = 0, raw.split("\n")
+        for number, line in enumerate(lines):
+            kept = line.rstrip().removesuffix(opener)
+            whole = kept != line.rstrip() and not (opener.isalpha() and kept[-1:].isalnum())
+            if whole and (final or number < len(lines) - 1):
+                state = scan(raw[: at + len(kept)], self.language, self.before)
+                if len(state.stack) == len(outside) and not state.inside:
+                    return at + len(kept.rstrip(" \t;"))
             at += len(line) + 1
         return None
 

@@ -22,7 +22,7 @@ from blockdiff.types import SyntaxState
 OK, SKIPPED, BROKEN = SyntaxState.OK, SyntaxState.SKIPPED, SyntaxState.BROKEN
 
 _MOST_TRIED = 16  # lines at whose end the document is parsed
-TERMINATORS = (";", ",")
+TERMINATORS = (";", ",", "{")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Limit:
     Attributes:
         tail: what stands before the hole in its line.
         before: what is open at the hole.
-        next_indent: columns before the next line of text; -1 if there is none.
+        following: the next line of text; empty if there is none.
         parses: whether the document does with a text in the hole that ends its line.
         excess: how many brackets and strings of it have no partner then.
         end_of_comment: where in a draft the comment ends that is open at the hole, if it does.
@@ -41,7 +41,7 @@ class Limit:
     language: str
     tail: str
     before: Nesting
-    next_indent: int
+    following: str
     parses: Callable[[str], SyntaxState]
     excess: Callable[[str], int]
     end_of_comment: Callable[[str], int | None]
@@ -87,17 +87,20 @@ class Limit:
         """The first of the ends up to which the document parses, and what is indented below it,
         unless that stands behind the hole."""
         first, column = self._first(draft, ends, *fine), indent_width(self.tail)
-        if first is None or self.next_indent > column:
+        if first is None or indent_width(self.following) > column:
             return first
         below = ends[ends.index(first) + 1 :]
         deeper = list(takewhile(lambda end: indent_width(_line(draft, end)) > column, below))
         return self._first(draft, deeper[::-1], *fine) or first
 
     def _ends(self, draft: str) -> list[int]:
-        """Where lines end that are not blank and not the last one, which may be incomplete."""
-        found, at = [], 0
+        """Where lines end that are not blank and not the last one, which may be incomplete; and
+        where in a line the next one of the document begins."""
+        found, at, next_one = [], 0, f" {self.following.strip()}"
         for line in draft.split("\n")[:-1]:
             at += len(line) + 1
+            if line.rstrip().endswith(next_one) and line.rstrip() != next_one:
+                found.append(at - len(line) - 1 + len(line.rstrip().removesuffix(next_one)))
             if line.strip():
                 found.append(at - 1)
         return found

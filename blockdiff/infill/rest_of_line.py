@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from blockdiff.infill.prose import MARKUP
+from blockdiff.infill.words import TELLING_TOKENS, TOKEN, agreeing, same_ends, telling
 from blockdiff.syntax.grammars import LANGUAGES
 from blockdiff.syntax.nesting import LINE_COMMENT, Nesting, comment_marks, scan
 from blockdiff.syntax.whitespace import indent_width
 
-_TOKEN = re.compile(r"\w+|[^\w\s]")
-_TELLING_TOKENS = 3
 _LOOKED_AT = 4_000  # characters of a draft: a rest of the line that comes later is none
 _LATER_LINES = 3  # behind the end of the line: what they say of brackets counts
 _CLOSING = frozenset(")]}>,;:.")
@@ -29,6 +28,7 @@ _RULES = frozenset("*-=#/_~+")  # drawn over the page
 _ONCE = frozenset({"=", ":=", "=>", "->", "then", "as", "from", "of"})  # in a line
 _STARTS_STATEMENT = re.compile(r"[\w\"'`@(\[{#/*~$\\-]")
 _HEADER_END = re.compile(r"[)\]\s;]*(?::|\{|\b(?:then|do))$")  # a block follows
+_BLOCK = re.compile(r"(?::|\{|\b(?:then|do))$")
 _LOOP = re.compile(r"\s*(?:async\s+)?for\b|.*\bfor\b[^:]*$")
 _F_STRING = re.compile(r"(?<![A-Za-z0-9_])(?:[fF][rR]?|[rR][fF])(?:\"\"\"|'''|[\"'])")
 _INTERPOLATED = {"javascript": "${", "typescript": "${", "tsx": "${", "ruby": "#{", "kotlin": "${"}
@@ -60,10 +60,11 @@ class RestOfLine:
         rest: what stands behind it, not blank, without blanks at its end.
         before: what is open at the hole.
         line_start: offset of the line, as the offsets of the openers in `before` count.
-        next_indent: columns before the next line of text; -1 if there is none.
+        following: the next line of text; empty if there is none.
         unit: columns of one level of indentation.
         excess: how many brackets and strings of the document have no partner with a text in the
             hole; `missing_elsewhere` is what it says of the document without this line.
+        mended: whether the document does not parse with the one text in the hole but the other.
         closed_below: the brackets that the lines below close beyond their own.
     """
 
@@ -72,10 +73,11 @@ class RestOfLine:
     language: str
     before: Nesting
     line_start: int
-    next_indent: int
+    following: str
     unit: int
     excess: Callable[[str], int]
     missing_elsewhere: int
+    mended: Callable[[str, str], bool]
     closed_below: tuple[str, ...]
 
     def met_at(self, raw: str, final: bool, ended: bool) -> int | None:
@@ -134,7 +136,8 @@ class RestOfLine:
     def _meeting(self, draft: _Draft) -> int | None:
         raw, hole = draft.text, self._at
         one_line = hole.in_string and hole.inside in ("'", '"')
-        statement = self._end_of_statement(draft)
+        ends = self._end_of_statement(draft), self._skipping(draft)
+        statement = min((end for end in ends if end is not None), default=None)
         for at in self._candidates(raw):
             if statement is not None and at > statement:
                 break
@@ -150,6 +153,9 @@ class RestOfLine:
                 return at
         if statement is not None:
             return statement
+        other = self._with_other_names(draft)
+        if other is not None:
+            return other
         left = self._left(draft, len(raw), self._state(raw))
         if left is None and (self._begins_comment or self.language not in LANGUAGES | MARKUP):
             return self._end_of_first(raw)
@@ -169,7 +175,7 @@ class RestOfLine:
     def _says_rest(self, draft: _Draft, at: int) -> bool:
         """Whether the draft goes on at `at` as the line does."""
         raw, words = draft.text, self._words
-        count, end = _agreeing(raw, at, words)
+        count, end = agreeing(raw, at, words)
         marks = comment_marks(self.language)
         blank = not raw[:at].strip()
         if self._begins_comment and not self._at.in_text and raw.startswith(marks, at):
@@ -178,16 +184,16 @@ class RestOfLine:
         if quote and self.rest.startswith(quote) and not raw.startswith(quote, at):
             return False
         said, whole = words[:count], count == len(words)
-        if self._within_word and not (whole and _telling(said)):
+        if self._within_word and not (whole and telling(said)):
             return False
         if words[0] in _RULES and words[:2] == [words[0]] * 2 and count < len(words):
             return False
-        if not count or (blank and not (whole and _telling(said))):
+        if not count or (blank and not (whole and telling(said))):
             return False
-        telling = _telling(said) and (whole or "\n" not in raw[:at])
+        sure = telling(said) and (whole or "\n" not in raw[:at])
         if self._at.in_text and not self._at.in_string and not whole:
-            telling = telling and len(said) >= 2 * _TELLING_TOKENS
-        if telling and (whole or draft.final or raw[end:].strip()):
+            sure = sure and len(said) >= 2 * TELLING_TOKENS
+        if sure and (whole or draft.final or raw[end:].strip()):
             return self._agrees(draft, at, sure=True)
         line = raw[end:].split("\n", 1)[0].strip()
         ends_line = draft.ends_line(end) and (not line or (bool(marks) and line.startswith(marks)))
@@ -235,6 +241,65 @@ class RestOfLine:
         place = next(fitting, len(line) - 1)
         return place if self._agrees(draft, place, sure=False) else None
 
+    def _skipping(self, draft: _Draft) -> int | None:
+        """Where the first line of the draft goes on as this one ends, without what the rest of it
+        begins with."""
+        if self._at.in_text or not draft.ends_line(0):
+            return None
+        line = draft.text[: draft.line_end(0)]
+        for at, place in same_ends(line, self.rest):
+            if self._fits(line, at, place):
+                return at if self._goes_past(draft, line, at) else None
+        return None
+
+    def _with_other_names(self, draft: _Draft) -> int | None:
+        """Where the first line of a draft that never says the rest goes on like it."""
+        if self._at.in_text or not draft.final:
+            return None
+        line = draft.text[: draft.line_end(0)]
+        for at, place in same_ends(line, self.rest, names=False):
+            behind = self.rest[place:]
+            begins = behind == self.rest.lstrip() or TOKEN.findall(behind)[0] in _ONCE
+            if begins and self._fits(line, at, place):
+                return at if self._better(draft, line[:at]) else None
+        return self._header(draft, line)
+
+    def _fits(self, line: str, at: int, place: int) -> bool:
+        """Whether as much is open at an offset of a line, and of the rest, as at the hole."""
+        if not line[:at].strip():
+            return True
+        skipped = scan(self.rest[:place], self.language, self._at)
+        return _same(skipped, self._at) and _same(self._state(line[:at]), self._at)
+
+    def _goes_past(self, draft: _Draft, line: str, at: int) -> bool:
+        """Whether what the first line of a draft says from `at` on cannot be in the hole: the next
+        line comes next, the document is better without, the statement ends, or it is a lot."""
+        more, following = draft.text[len(line) + 1 :], self.following.strip()
+        if more.split("\n", 1)[0].strip() == following and re.search(r"\w", following):
+            return True
+        if not draft.final or self._better(draft, line[:at]):
+            return draft.final
+        if more.strip():
+            return not draft.ended and len(TOKEN.findall(line[at:])) >= 2 * TELLING_TOKENS
+        return line.rstrip().endswith(";") or bool(_HEADER_END.search(line.rstrip()))
+
+    def _header(self, draft: _Draft, line: str) -> int | None:
+        """Where a first line ends that opens the block that the rest of the line does."""
+        mark = _BLOCK.search(self.rest)
+        if mark is None or not line.rstrip().endswith(mark.group()):
+            return None
+        keep = line.rstrip().removesuffix(mark.group()).rstrip(" \t;")
+        more = draft.text[len(line) + 1 :].lstrip("\n")
+        block = mark.group() != "{" and not draft.ended
+        block = block and indent_width(more) > indent_width(self.tail)
+        if not _same(self._state(keep), self._at):
+            return None
+        return len(keep) if not more.strip() or block or self._better(draft, keep) else None
+
+    def _better(self, draft: _Draft, keep: str) -> bool:
+        """Whether brackets or the grammar do with a part of the draft, but not with all of it."""
+        return self.excess(keep) < self.excess(draft.text) or self.mended(draft.text, keep)
+
     def _agrees(self, draft: _Draft, at: int, *, sure: bool) -> bool:
         """Whether the document has room for an end there.
 
@@ -245,8 +310,8 @@ class RestOfLine:
         fits = sure or missing <= self.missing_elsewhere or self._opens_more
         if missing and draft.final and draft.ended and self.excess(raw) < missing:
             return False
-        if _HEADER_END.match(self.rest) and self.next_indent > indent_width(self.tail):
-            deeper = self.next_indent - indent_width(self.tail)
+        deeper = indent_width(self.following) - indent_width(self.tail)
+        if _HEADER_END.match(self.rest) and deeper > 0:
             return fits and deeper <= max(self.unit, 1)
         several = "\n" in raw[at:].rstrip()
         if not sure and draft.final and draft.ended and several and self.excess(raw) <= missing:
@@ -258,7 +323,7 @@ class RestOfLine:
 
     @cached_property
     def _words(self) -> list[str]:
-        return _TOKEN.findall(self.rest)
+        return TOKEN.findall(self.rest)
 
     @cached_property
     def _within_word(self) -> bool:
@@ -354,22 +419,3 @@ def _within(state: Nesting, hole: Nesting) -> bool:
     if hole.in_text and state.inside != hole.inside:
         return False
     return state.closers.startswith(hole.closers) and state.unmatched == hole.unmatched
-
-
-def _agreeing(raw: str, at: int, words: list[str]) -> tuple[int, int]:
-    """How many of the words the draft says from an offset on, and where it has said them."""
-    end = at
-    for number, word in enumerate(words):
-        match = _TOKEN.search(raw, end)
-        between = raw[end : match.start()] if match else ""
-        if match is None or "\n" in between:
-            return number, end
-        said = match.group()
-        if said != word:
-            return number, end
-        end = match.end()
-    return len(words), end
-
-
-def _telling(words: list[str]) -> bool:
-    return len(words) >= _TELLING_TOKENS and any(word[0].isalpha() for word in words)

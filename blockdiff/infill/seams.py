@@ -99,6 +99,8 @@ class Seams:
         self._gap = first[: first.rfind("\n") + 1]  # blank lines before the first line of text
         head[0] = first[len(self._gap) :] + head[0]
         self._following = [line.rstrip() for line in head if line.strip()][:_COMPARED_LINES]
+        goes_on = self._gap == "\n" and not self._ends_line and bool(self._following)
+        self._next_line = self._following[0] if goes_on else ""
         self._suffix_scans: dict[str, Nesting] = {}
         self._extent = extent
         self._in_line = bool(self._rest) and not self._ends_line and "\n" not in self._replaced
@@ -147,12 +149,13 @@ class Seams:
     def _whole(self, text: str, cut_off: bool) -> str:
         """Without what is no whole line of a draft that was cut off, nor of one that goes on behind
         its line and does not fit there."""
-        shown = self._extent in (Extent.LINE, Extent.BLOCK) or self._in_line
+        shown = self._extent is Extent.LINE or self._in_line
         rewritten = bool(self._replaced) and self._extent is Extent.HOLE
         several = "\n" in text.strip() or (not cut_off and text.rstrip().endswith(TERMINATORS))
         if shown or rewritten or not several:
             return text
-        if not cut_off and (self._replaced or self._extent is not Extent.HOLE):
+        asked = self._extent not in (Extent.HOLE, Extent.BLOCK)
+        if not cut_off and (self._replaced or asked):
             return text
         keep = text[: self._limit.end(text, cut_off)]
         return text if keep == text else self._as_line(keep)
@@ -216,9 +219,11 @@ class Seams:
     def _without_closer(self, text: str) -> str:
         """Without a last line that closes what the text behind the hole closes anyway."""
         before, _, last = text.rpartition("\n")
-        following = self._following[0].strip() if self._following else ""
-        closes = bool(following) and not following[0].isalnum() and last.strip() == following
-        return before.rstrip() if closes and "\n" in text else text
+        following = self._following[0] if self._following else ""
+        same = "\n" in text and last.strip() == following.strip() and not last.strip()[:1].isalnum()
+        if not same or not (last == following or self._excess(before) < self._excess(text)):
+            return text
+        return before.rstrip()
 
     def _within_line(self, raw: str, final: bool, ended: bool) -> str:
         if not self._in_line:
@@ -272,6 +277,9 @@ class Seams:
             whole = self._all_following and run == len(self._following)
             clause = run > 1 and any(map(CLAUSE.match, same))
             if telling >= (2 if whole or clause else _TELLING_RUN) or (clause and run > 2):
+                return raw[:start]
+            last = lines[i + run - 1]
+            if final and telling and self._closes_twice(raw, start, last.start + len(last.text)):
                 return raw[:start]
         return raw
 
@@ -352,7 +360,7 @@ class Seams:
         if self._gap:  # a line of its own
             same = first.startswith(line.text) if partial else first == line.text
             if not same or (line.start < 0 and self._tail.strip()):
-                return None
+                return None if partial else self._meets_behind(line, raw)
             keep = raw[: max(0, line.start)]
             return len(keep.removesuffix(self._gap) if keep.endswith(self._gap) else keep.rstrip())
         start = line.start + len(line.text) - len(first)
@@ -366,6 +374,25 @@ class Seams:
         if first[0].isspace() and keep != keep.rstrip(" \t") and not several:
             return None  # the same words, indented deeper: another line
         return start
+
+    def _closes_twice(self, raw: str, start: int, end: int) -> bool:
+        """Whether brackets do without what a draft says from `start` to `end` and from there on."""
+        kept = self._excess(raw[:start])
+        return kept < self._excess(raw) and kept < self._excess(raw[:end])
+
+    def _meets_behind(self, line: _Line, raw: str) -> int | None:
+        """Where a line ends that goes on with what the document has in the next one: a brace."""
+        words = self._next_line.strip()
+        start = line.start + len(line.text) - len(words)
+        if not words or not line.text.endswith(words) or self._before.inside:
+            return None
+        if line.text.strip() == words:
+            return None  # a line of its own
+        if start <= 0 or (words[0].isalnum() and not raw[start - 1].isspace()):
+            return None
+        if line.start > 0 and indent_width(line.text) == indent_width(self._next_line):
+            start = line.start if words[0].isalnum() else start  # the same, put differently
+        return len(raw[:start].rstrip())
 
     def _at_end_of(self, text: str) -> Nesting:
         return scan(text, self._language, self._before)
@@ -407,14 +434,13 @@ class Seams:
     @cached_property
     def _line(self) -> RestOfLine:
         below = self._suffix.split("\n", 1)[1] if "\n" in self._suffix else ""
-        following = next((line for line in below.split("\n", 40) if line.strip()), None)
         return RestOfLine(
             tail=self._tail,
             rest=self._rest,
             language=self._language,
             before=self._before,
             line_start=len(self._prefix) - len(self._tail),
-            next_indent=-1 if following is None else indent_width(following),
+            following=next((line for line in below.split("\n", 40) if line.strip()), ""),
             unit=max(4, len((self._unit or self._unshown or " " * 4).expandtabs(8))),
             excess=self._excess,
             missing_elsewhere=excess(
@@ -423,6 +449,7 @@ class Seams:
                 below,
                 self._language,
             ),
+            mended=self._mended,
             closed_below=scan(below, self._language).unmatched,
         )
 
@@ -435,6 +462,7 @@ class Seams:
             before=self._before,
             last=not self._suffix.strip() and bool(self._prefix.strip()) and not self._replaced,
             following=self._following[0] if self._following else "",
+            next_line=self._next_line,
         )
 
     @cached_property
@@ -443,7 +471,7 @@ class Seams:
             language=self._language,
             tail=self._tail,
             before=self._before,
-            next_indent=indent_width(self._following[0]) if self._following else -1,
+            following=self._following[0] if self._following else "",
             parses=lambda text: self._parses(self._as_line(text)),
             excess=lambda text: self._excess(self._as_line(text)),
             end_of_comment=self._ends.end_of_comment,

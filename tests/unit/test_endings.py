@@ -139,6 +139,56 @@ def test_the_rest_of_the_line_comes_once(
     assert stop is not None or lines < (4 if extent is Extent.HOLE else 1)
 
 
+PY_CALL = "__all__, ¦, __dir__ = relative_import(\n    __name__,\n    [],\n)\n"
+LUA_LOOP = "while ¦ == new:byte(#new - at) do\n  at = at + 1\nend\n"
+
+
+@pytest.mark.parametrize("extent", [Extent.HOLE, Extent.LINE])
+@pytest.mark.parametrize(
+    ("language", "text", "raw", "kept"),
+    [
+        # nothing but that
+        ("python", PY_CALL, "__dir__ = relative_import(\n    __name__,\n    ['a'],\n    'b", ""),
+        ("python", "class A:\n    def f(self, ¦, timeout=3):\n        pass\n",
+         "timeout=3):\n        pass\n\n    def g(", ""),
+        ("javascript", "export function ¦(date, options) {\n  return date;\n}\n",
+         "date, options) {\n  return date;\n}\n\nexport", ""),
+        ("go", "if err := ¦.fr.Write(p); err != nil {\n\treturn err\n}\n",
+         "fr.Write(p); err != nil {\n\treturn err\n}\n\nif err", ""),
+        ("java", "class A {\n  public ¦ trace(Object m) {\n    log(m);\n  }\n}\n",
+         "trace(Object m) {\n    log(m);\n  }\n\n  public void", ""),
+        ("c", "for (i = 0; ¦ < size; i++) {\n  f(i);\n}\n", "size; i++) {\n  f(i);\n}\nfor (", ""),
+        ("cpp", "set(¦, level::info, [](int x) {\n  f(x);\n});\n",
+         "level::info, [](int x) {\n  f(x);\n});\nset(", ""),
+        ("lua", LUA_LOOP, "new:byte(#new - at) do\n  at = at + 1\nend\nwhile", ""),
+        ("shell", 'while ¦ && test "$n" -gt 0; do\n  f\ndone\n',
+         'test "$n" -gt 0; do\n  f\ndone\nwhile tr', ""),
+        # behind what belongs there
+        ("python", PY_CALL, "__getattr__ = relative_import(\n    'x',\n    y", "__getattr__"),
+        ("javascript", "run.on(¦, options, function () {\n  f();\n});\n",
+         "'end', function () {\n  g();\n});\n\nrun.on('e", "'end'"),
+        ("typescript", "const ¦: Map<string, number> = new Map([\n\t['a', 1],\n]);\n",
+         "ICONS = new Map([\n\t['b', 2],\n\t['c", "ICONS"),
+        ("rust", "let ¦ = object.add(write::Symbol {\n    size: 0,\n});\n",
+         "symbol.add(write::Symbol {\n    kind: 1,\n    siz", "symbol"),
+        ("lua", LUA_LOOP, "old(#new - at) do\n  at = at + 1\nend\nwhile", "old"),
+    ],
+)  # fmt: skip
+def test_the_end_of_the_line_comes_once_without_its_start(
+    language: str, text: str, raw: str, kept: str, extent: Extent
+) -> None:
+    found = seams(language, text, extent)
+    assert found.finish(raw, LENGTH) == kept
+    assert found.finish(raw.split("\n", 1)[0], EOM) == kept
+
+
+def test_generation_stops_where_the_next_line_comes_next() -> None:
+    found = seams("lua", LUA_LOOP)
+    line = "new:byte(#new - at) do\n"
+    assert stopped_at(found, line + "  at = at + 2\n  f(at)\nend\n") is None
+    assert stopped_at(found, line + "  at = at + 1\n  f(at)\nend\n") == len(line) + 13
+
+
 @pytest.mark.parametrize(
     ("language", "text", "raw"),
     [
@@ -154,12 +204,70 @@ def test_the_rest_of_the_line_comes_once(
         ("c", "a = 1; ¦;\n", "b = 2; c = 3"),
         ("cpp", "/*****¦*****/\n", "********"),
         ("typescript", 'import a from "a¦"\nimport c from "c"\n', 'a"\nimport b from "b'),
+        ("python", "x = a + ¦ or b.c\n", "d - b.c"),
+        ("javascript", "f(¦, function () {\n  b();\n});\n", "function () {\n  a();\n}"),
     ],
 )
 def test_what_fits_into_the_line_stays(language: str, text: str, raw: str) -> None:
     found = seams(language, text)
     assert found.finish(raw) == raw
     assert stopped_at(found, raw) is None
+
+
+@pytest.mark.parametrize("extent", [Extent.HOLE, Extent.BLOCK])
+@pytest.mark.parametrize(
+    ("language", "text", "raw", "kept"),
+    [
+        # a block that the document opens in a line of its own
+        ("c", "int f(¦\n{\n  return 1;\n}\n", "int x) {\n  return x;\n}\n\nint g(void)", "int x)"),
+        ("c", "int f(int a,\n      ¦\n{\n  g();\n}\n", "int b)\n{\n  h();\n}\n", "int b)"),
+        ("java", "class A {\n  int f(¦\n  {\n    g();\n  }\n}\n",
+         "int x) {\n    h();\n  }\n", "int x)"),
+        ("cpp", "if (¦\n{\n  g();\n}\n", "a > b) {\n  g();\n  h();\n}\n", "a > b)"),
+        ("csharp", "while (¦\n{\n  G();\n}\n", "a > b) {\n  H();\n}\n", "a > b)"),
+        ("shell", "if test ¦\nthen\n  f\nfi\n", '"$a" = b; then\n  g\nfi\n', '"$a" = b'),
+        ("shell", "for a in ¦\ndo\n  f\ndone\n", "*.txt; do\n  g\ndone\n", "*.txt"),
+        ("lua", "while ¦\ndo\n  f()\nend\n", "x < 3 do\n  g()\nend\n", "x < 3"),
+        ("rust", "impl<G> ¦\nwhere\n    G: A,\n{\n    fn f() {}\n}\n",
+         "B for C<G> where\n    G: A,\n{\n    fn g() {\n", "B for C<G>"),
+        # what goes on there
+        ("python", "x = f(a,¦\n      b, c)\ny = 1\n", " d, b, c)\n", " d,"),
+        ("python", "x = f(a,¦\n      b, c)\ny = 1\n", " b, c)\ny = 2\n", ""),
+        ("javascript", "const a = f(¦\n  b,\n);\n", "c, b,\n);\n", "c,"),
+        ("javascript", "f¦\n  .then(x => x)\n  .catch(y);\n",
+         "(a).then(x => x)\n  .catch(y);\n", "(a)"),
+    ],
+)  # fmt: skip
+def test_what_the_next_line_says_comes_once(
+    language: str, text: str, raw: str, kept: str, extent: Extent
+) -> None:
+    found = seams(language, text, extent)
+    assert found.finish(raw, LENGTH) == kept
+    assert found.finish(raw, EOM) == kept
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "raw"),
+    [
+        ("cpp", "void f() {\n  ¦\n  {\n    g();\n  }\n}\n", "if (x) {\n    h();\n  }"),
+        ("c", "int f(¦\n{\n  return 1;\n}\n", "struct {int x;} y)"),
+        ("lua", "if x then\n  ¦\nend\n", "for a in b do\n    g(a)\n  end"),
+        ("python", "x = [a, ¦\n     b]\n", "b,\n     c,"),
+        ("shell", "echo ¦\ndo\n", "to do, undo"),
+    ],
+)
+def test_what_only_looks_like_the_next_line_stays(language: str, text: str, raw: str) -> None:
+    assert seams(language, text).finish(raw) == raw
+
+
+def test_a_comment_at_the_cursor_is_about_the_line_below() -> None:
+    raw = "Why.\n    z = 3\n    w = 4\n"
+    for text in ("if x:\n    # ¦\n    y = 1\n", "if x:\n    # ¦\n    # More.\n"):
+        found = seams("python", text, Extent.BLOCK)
+        assert found.finish(raw, EOM) == "Why."
+        assert stopped_at(found, raw) == raw.index("z") + 1
+    for text in ("if x:\n    # ¦\n\n    y = 1\n", "if x:\n    # ¦\ny = 1\n"):
+        assert seams("python", text, Extent.BLOCK).finish(raw, EOM) == raw.rstrip()
 
 
 # --- the end of what is written
@@ -305,6 +413,8 @@ def test_what_belongs_together_stays(language: str, text: str, raw: str) -> None
         (Extent.BLOCK, "python", "def f(a):\n    ¦\n", "return a\n\n\ndef g():\n  x", "return a"),
         (Extent.BLOCK, "python", "x = 1\n\n¦\n\ndef h():\n    pass\n",
          "def f():\n    return 1\n\n\ndef g():\n    return 2\n", "def f():\n    return 1"),
+        (Extent.BLOCK, "go", "func f() {\n\t¦\n}\n",
+         "if x {\n\t\tg()\n\t}\n}\n\nfunc g() {\n", "if x {\n\t\tg()\n\t}"),
         (Extent.BODY, "python", "def f(xs):\n    ¦\n\n\nx = 1\n",
          "s = 0\n    for x in xs:\n        s += x\n    return s\n\n\n# more\ny = 2\n",
          "s = 0\n    for x in xs:\n        s += x\n    return s"),
@@ -343,6 +453,7 @@ JS_HEAD = "function weeks(date, ¦\n  const first = start(date);\n  return first
 PY_END = "def fib(¦"
 
 
+@pytest.mark.parametrize("extent", [Extent.HOLE, Extent.BLOCK])
 @pytest.mark.parametrize(
     ("language", "text", "raw", "kept"),
     [
@@ -396,14 +507,18 @@ PY_END = "def fib(¦"
     ],
 )  # fmt: skip
 def test_a_text_that_was_cut_off_ends_with_a_whole_line(
-    language: str, text: str, raw: str, kept: str
+    language: str, text: str, raw: str, kept: str, extent: Extent
 ) -> None:
-    found = seams(language, text)
+    found = seams(language, text, extent)
+    if extent is Extent.BLOCK and found.has_ended(raw):  # further ones are not begun
+        assert kept.startswith(found.finish(raw, LENGTH))
+        return
     assert found.finish(raw, LENGTH).rstrip() == kept
     assert not found.has_ended(raw)  # and is said to be cut off
     assert found.so_far(raw).startswith(kept)
 
 
+@pytest.mark.parametrize("extent", [Extent.HOLE, Extent.BLOCK])
 @pytest.mark.parametrize(
     ("language", "text", "raw", "kept"),
     [
@@ -413,14 +528,16 @@ def test_a_text_that_was_cut_off_ends_with_a_whole_line(
          "json()"),
         ("typescript", "const a = {\n\tb: ¦\n\tc: 3,\n};\n", "f(1),\n\tc: 2,\n\td: 3,\n};",
          "f(1),"),
+        ("c", "void f() {\n\tif (a && ¦\n\t\treturn;\n}\n", "b) {", "b)"),
+        ("lua", "g(function()\n  vim.¦\n  return a\nend)\n", "f(a)\nend)\n", "f(a)"),
         ("python", "if x:\n    # ¦\n    y = 1\n", "Why.\n    y = 2\n\n  z = 3", "Why."),
         ("go", "f(\n\t// ¦\n\ta,\n)\n", "Because.\n\tb,\n)\ng(", "Because."),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_behind_a_statement_goes(
-    language: str, text: str, raw: str, kept: str
+    language: str, text: str, raw: str, kept: str, extent: Extent
 ) -> None:
-    assert seams(language, text).finish(raw, EOM) == kept
+    assert seams(language, text, extent).finish(raw, EOM) == kept
 
 
 @pytest.mark.parametrize(
@@ -470,7 +587,7 @@ def test_blanks_before_the_cursor_come_once(
 
 def test_text_at_the_cursor_ends_with_a_complete_line() -> None:
     found = seams("yaml", "steps:\n  - ¦\n", Extent.BLOCK)
-    assert found.finish("run: a\n  - run: b\n  - ru", LENGTH) == "run: a\n  - run: b"
+    assert found.finish("run: a\n  - run: b\n  - ru", LENGTH) == "run: a"
     assert found.finish("run: a\n  - run: b\n", EOM) == "run: a\n  - run: b"
     assert found.finish("run: a an", LENGTH) == "run: a an"
     assert not found.has_ended("run: a\n  - run: b\n  - ru")
