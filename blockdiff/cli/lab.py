@@ -64,9 +64,7 @@ def train_command(
     The last line is JSON: the bound on held-out text in bits per byte, with its interval.
     """
     with interrupt.held():
-        from dataclasses import asdict
-
-        from blockdiff.lab.training import Lesson, bits_per_byte, train
+        from blockdiff.lab.training import Lesson, train
 
     with _enough_memory():
         lesson = Lesson(_lab(folder, corpus, preset, seed), family)
@@ -75,15 +73,15 @@ def train_command(
         def spent() -> float:
             return state.tokens / tokens if tokens else state.seconds / (60 * minutes)
 
-        with _bar() as update, interrupt.noticed() as pressed:
+        with _bar() as update, interrupt.noticed(terminate=True) as pressed:
 
             def on_step(_: Lesson, loss: float) -> None:
                 update(spent(), f"{state.tokens:,} tokens, loss {loss:.3f}")
 
             train([lesson], spent, on_step, pressed)
         _obey()
-        bound = bits_per_byte(*lesson.measure(lesson.lab.preset.windows))
-    typer.echo(json.dumps({"family": family} | asdict(state) | bound))
+        bound = lesson.measured(lesson.lab.preset.windows)
+    typer.echo(json.dumps({key: value for key, value in bound.items() if key != "window_bits"}))
 
 
 @app.command("sample")
@@ -128,10 +126,15 @@ def sample_command(
 @reported_errors()
 def compare_command(
     folder: FolderOption = _FOLDER,
-    minutes: Annotated[float, typer.Option(min=0.01, help="Time for all families.")] = 10.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, help="Time for all families, over all pieces.")
+    ] = 10.0,
     hours: Annotated[
         float, typer.Option(min=0.0, help="In place of minutes, with the preset of a night.")
     ] = 0.0,
+    tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens of each family, in place of time where above 0.")
+    ] = 0,
     family: FamiliesOption = None,
     corpus: TextOption = None,
     preset: Annotated[
@@ -141,11 +144,12 @@ def compare_command(
 ) -> None:
     """Train every family on the same tokens and measure it; prints the table of bounds.
 
-    Ctrl-C at any moment: the same command goes on. `ar` always is among them, as the judge.
+    Ctrl-C at any moment: the same command goes on, and with more time a finished run does. `report`
+    has a table at any moment. `ar` always is among them, as the judge.
     """
     began = time.monotonic() - time.process_time()  # the interpreter's start counts, too
     with interrupt.held():
-        from blockdiff.lab.compare import compare
+        from blockdiff.lab.compare import Budget, compare
         from blockdiff.lab.families import FAMILIES
         from blockdiff.lab.report import bounds_table, markdown_table
 
@@ -154,15 +158,13 @@ def compare_command(
     names = [name for name in FAMILIES if name == "ar" or not family or name in family]
     with _enough_memory():
         lab = _lab(folder, corpus, preset or ("night" if hours else "small"), seed)
-        seconds = (60 * hours or minutes) * 60 - (time.monotonic() - began)
-        if seconds <= 0:
-            raise InvalidRequest("the time is over before the text is encoded", "give more of it")
-        with _bar() as update, interrupt.noticed() as pressed:
+        budget = Budget(0.0 if tokens else (60 * hours or minutes) * 60, tokens)
+        with _bar() as update, interrupt.noticed(terminate=True) as pressed:
 
             def on_work(doing: str, share: float) -> None:
                 update(share, doing)
 
-            rows = compare(lab, names, seconds, on_work, pressed)
+            rows = compare(lab, names, budget, on_work, pressed, began)
         _obey()
     typer.echo("\n".join(markdown_table(bounds_table(rows))))
 

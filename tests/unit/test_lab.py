@@ -9,7 +9,10 @@ import argparse
 import inspect
 import json
 import shutil
+import time
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from blockdiff.errors import ExitCode, InputFileError, InvalidRequest, ModelCorr
 from blockdiff.eval.results import share_interval
 from blockdiff.lab.absorbing import Masked
 from blockdiff.lab.ask import QUESTIONS, Asked, reversal
-from blockdiff.lab.compare import compare, results, write_json
+from blockdiff.lab.compare import Budget, compare, results, write_json
 from blockdiff.lab.data import LabData, open_data
 from blockdiff.lab.families import FAMILIES, Setting, create, unigram
 from blockdiff.lab.family import LabFamily, SamplerSettings
@@ -233,6 +236,51 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(lab: Lab) -> None:
 # Comparison
 
 
+class Killed(Exception):
+    """Nothing is saved after it."""
+
+
+@pytest.mark.parametrize("kills", [True, False])
+def test_a_comparison_in_pieces_is_that_at_once(lab: Lab, kills: bool) -> None:
+    """Killed or stopped amid a round: families are at different steps then, not in the end."""
+    whole, parts = (replace(lab, folder=lab.folder / part) for part in ("whole", "parts"))
+    steps = 0
+
+    def compared(lab: Lab, tokens: int, until: int) -> list[dict[str, Any]]:
+        nonlocal steps
+        steps = 0
+
+        def on_work(doing: str, share: float) -> None:
+            nonlocal steps
+            steps += doing.startswith("training")
+            if kills and steps == until:
+                raise Killed
+
+        stop = lambda: steps >= until  # noqa: E731
+        return compare(lab, ["ar", "mdlm", "cdcd"], Budget(tokens=tokens), on_work, stop, 0.0)
+
+    at_once = compared(whole, 20 * 64, 10**9)
+    for until in (2, 4, 17):
+        with pytest.raises(Killed) if kills else nullcontext():
+            compared(parts, 20 * 64, until)
+    in_parts = compared(parts, 20 * 64, 10**9)
+    for one, other in zip(at_once, in_parts, strict=True):
+        assert one | {"seconds": 0, "curve": 0} == other | {"seconds": 0, "curve": 0}
+    further = compared(parts, 22 * 64, 10**9)
+    assert {row["tokens"] for row in further if row["family"] != "unigram"} == {22 * 64}
+
+
+def test_an_unfinished_comparison_has_a_table_at_equal_tokens(lab: Lab) -> None:
+    """At the last doubling that every family has reached, whatever further ones some have."""
+    many = replace(lab, preset=replace(TINY, batch=512))
+    steps = count()
+    stop = lambda: next(steps) >= 9  # noqa: E731
+    rows = compare(many, ["ar", "mdlm"], Budget(tokens=1 << 20), no_op, stop, 0.0)
+    assert {row.get("tokens") for row in rows} == {None, 32768}
+    assert [len(row["curve"]) for row in rows if "curve" in row] == [2, 2]
+    assert write_report(lab.folder)
+
+
 def test_a_comparison_goes_on_where_it_was_stopped(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,12 +291,14 @@ def test_a_comparison_goes_on_where_it_was_stopped(
         """Stopped where it comes to say that."""
         told.clear()
         stop = lambda: any(until in doing for doing, _ in told)  # noqa: E731
-        return compare(lab, names, 3.0, lambda *said: told.append(said), stop)
+        note = lambda *said: told.append(said)  # noqa: E731
+        return compare(lab, names, Budget(3.0), note, stop, time.monotonic())
 
     assert {row["family"] for row in compared("training")} == {"unigram"}
-    assert {row["family"] for row in compared("measuring mdlm")} == {"unigram", "ar", "mdlm"}
+    compared("measuring mdlm")
+    assert not (lab.folder / "results" / "mdlm.json").exists()
     rows = compared("never")
-    assert [doing for doing, _ in told] == ["measuring uniform", "measuring bd3lm-4"]
+    assert [doing for doing, _ in told] == [f"measuring {name}" for name in names[1:]]
     assert len({row["tokens"] for row in rows if row["family"] != "unigram"}) == 1
     floor = next(row["bits"] for row in rows if row["family"] == "unigram")
     for row in rows:
@@ -262,8 +312,8 @@ def test_a_comparison_goes_on_where_it_was_stopped(
     page = (lab.folder / "report.html").read_text("utf-8")
     assert page.count("<svg") == page.count("what a large model would take") > 0
     assert all(path.stat().st_size for path in pages)
-    with pytest.raises(InvalidRequest, match="other families"):
-        compare(lab, ["ar"], 3.0, no_op, lambda: False)
+    with pytest.raises(InvalidRequest, match="families, more seconds"):
+        compare(lab, ["ar"], Budget(2.0), no_op, lambda: False, time.monotonic())
 
 
 def test_the_guide_is_what_was_measured() -> None:
