@@ -185,7 +185,8 @@ def ask_command(
     question: Annotated[
         str,
         typer.Argument(
-            help="steps, revision, infill, anchors, blocks or reversal.", show_default=False
+            help="steps, revision, infill, anchors, blocks, epochs or reversal.",
+            show_default=False,
         ),
     ],
     folder: FolderOption = _FOLDER,
@@ -196,29 +197,22 @@ def ask_command(
 ) -> None:
     """Answer a question by a small experiment; prints a table, every share with its interval.
 
-    All but `reversal` ask the families that were trained in the folder.
+    Asks the families that were trained in the folder; `epochs` and `reversal` train `ar` and `mdlm`
+    unless others are given. After Ctrl-C the same command goes on with the next family.
     """
     with interrupt.held():
-        from blockdiff.lab.ask import QUESTIONS, Asked, reversal
-        from blockdiff.lab.compare import write_json
+        from blockdiff.lab.ask import OWN_MODELS, QUESTIONS, Asked, answer
         from blockdiff.lab.families import FAMILIES
         from blockdiff.lab.report import markdown_table
+        from blockdiff.lab.training import saved
 
-    if question not in (known := [*QUESTIONS, "reversal"]):
-        raise InvalidRequest(f"no question {question!r}", f"known: {', '.join(known)}")
-    with _enough_memory():
-        if question == "reversal":
-            answers = reversal(family or ("ar", "mdlm"), seed)
-        else:
-            trained = [n for n in FAMILIES if (folder / n / "checkpoint.safetensors").is_file()]
-            asked = Asked(_lab(folder, None, preset, seed), family or trained or ["ar"], count)
-            answers = QUESTIONS[question](asked)
-        rows: list[dict[str, Any]] = []
-        with _bar() as update:
-            for row in answers:
-                rows.append(row)
-                update(None, str(next(iter(row.values()))))
-    write_json(folder / "asks" / f"{question}.json", rows)
+    if question not in QUESTIONS:
+        raise InvalidRequest(f"no question {question!r}", f"known: {', '.join(QUESTIONS)}")
+    names = [name for name in FAMILIES if saved(folder / name).tokens]
+    names = family or (["ar", "mdlm"] if question in OWN_MODELS else names or ["ar"])
+    with _enough_memory(), _bar() as update:
+        asked = Asked(_lab(folder, None, preset, seed), count)
+        rows = answer(asked, question, names, lambda row: update(None, row["family"]))
     typer.echo("\n".join(markdown_table(rows)))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from blockdiff.errors import InputFileError, InvalidRequest
 from blockdiff.lab.families import unigram
-from blockdiff.lab.training import Figures, Lab, Lesson, bounds, curve, train
+from blockdiff.lab.training import Figures, Lab, Lesson, bounds, saved, train
 
 _TRAINING, _MEASURING = 0.7, 0.28  # shares of the time; the rest is for the start and the end
 
@@ -102,7 +102,7 @@ def results(folder: Path) -> list[Figures]:
         return []
     rows: dict[str, dict[int, Figures]] = {}
     for name in read_json(folder / "plan.json")["families"]:
-        rows[name] = {row["tokens"]: row for row in curve(folder / name)}
+        rows[name] = {row["tokens"]: row for row in saved(folder / name).curve}
         if (path := _result(folder, name)).is_file():
             row = read_json(path)
             rows[name][row["tokens"]] = row

@@ -211,14 +211,13 @@ def bounds(nats: Tensor, nbytes: Tensor) -> Figures:
     return bits_per_byte(nats, nbytes[: len(nats)]) | {"window_bits": each}
 
 
-def curve(folder: Path) -> list[Figures]:
-    """Bounds along the way of the family that is trained in `folder`. Raises ModelCorrupt."""
+def saved(folder: Path) -> Trained:
+    """How far the family that is trained in `folder` is saved. Raises ModelCorrupt."""
     path = folder / "checkpoint.safetensors"
     if not path.is_file():
-        return []
+        return Trained()
     try:
         with safe_open(path, framework="pt") as stored:
-            found: list[Figures] = json.loads(stored.metadata()["state"])["curve"]
+            return Trained(**json.loads(stored.metadata()["state"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ModelCorrupt(f"{path}: {error}", "delete it to start over") from error
-    return found

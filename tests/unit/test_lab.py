@@ -24,8 +24,8 @@ from blockdiff.cli.app import run
 from blockdiff.errors import ExitCode, InputFileError, InvalidRequest, ModelCorrupt
 from blockdiff.eval.results import share_interval
 from blockdiff.lab.absorbing import Masked
-from blockdiff.lab.ask import QUESTIONS, Asked, reversal
-from blockdiff.lab.compare import Budget, compare, results, write_json
+from blockdiff.lab.ask import Asked, answer, reversal, rows_of
+from blockdiff.lab.compare import Budget, compare, read_json, results
 from blockdiff.lab.data import LabData, open_data
 from blockdiff.lab.families import FAMILIES, Setting, create, unigram
 from blockdiff.lab.family import LabFamily, SamplerSettings
@@ -243,6 +243,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("kills", [True, False])
 def test_a_comparison_in_pieces_is_that_at_once(lab: Lab, kills: bool) -> None:
     """Killed or stopped amid a round: families are at different steps then, not in the end."""
+    lab = replace(lab, preset=replace(TINY, windows=8))
     whole, parts = (replace(lab, folder=lab.folder / part) for part in ("whole", "parts"))
     steps = 0
 
@@ -334,21 +335,61 @@ def test_a_claim_is_settled_by_the_whole_interval(low: float, high: float, found
 
 
 def asked_of(lab: Lab) -> None:
-    """Every question of the folder that was compared has rows with the columns of its table."""
-    columns = {
-        "steps": "ms_per_token",
-        "revision": "steps",
+    """Every question of the folder that was compared has rows with figures and their intervals."""
+    figures = {
+        "steps": "bits",
+        "revision": "mended",
         "infill": "known_length",
         "anchors": "kept",
         "blocks": "cached_ms",
     }
-    asked = Asked(lab, ["mdlm", "uniform", "bd3lm-4"], count=3)
-    for question, answers in QUESTIONS.items():
-        rows = list(answers(asked))
-        assert rows and any(columns[question] in row for row in rows), question
+    asked = Asked(lab, count=3)
+    for question, figure in figures.items():
+        told: list[Any] = []
+        rows = answer(asked, question, ["mdlm", "uniform", "bd3lm-4"], told.append)
+        assert rows == told and any(figure in row for row in rows), question
+        for row in rows:
+            low, high = (row.get(f"{figure}_{end}", row.get(end, 0)) for end in ("low", "high"))
+            assert low <= row.get(figure, low) <= high
         assert len(markdown_table(rows)) == len(rows) + 2
-        write_json(lab.folder / "asks" / f"{question}.json", rows)
-    assert {row.get("kept", 1.0) for row in QUESTIONS["anchors"](asked)} == {1.0}
+    assert {row["kept"] for row in rows_of(read_json(lab.folder / "asks" / "anchors.json"))} == {1}
+
+
+def test_a_question_that_was_interrupted_goes_on(lab: Lab) -> None:
+    """With the next family; what was trained further, or is asked with another seed, anew."""
+    for name in ("ar", "mdlm"):
+        trained(lab, name, 1)
+
+    def told(lab: Lab, stops: bool) -> list[str]:
+        found: list[str] = []
+
+        def on_row(row: dict[str, Any]) -> None:
+            found.append(row["family"])
+            if stops and row["family"] == "mdlm":
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt) if stops else nullcontext():
+            answer(Asked(lab, 2), "anchors", ["ar", "mdlm"], on_row)
+        return found
+
+    assert told(lab, stops=True) == ["real text", "ar", "mdlm"]
+    assert told(lab, stops=False) == ["mdlm"]
+    trained(lab, "mdlm", 2)
+    assert told(lab, stops=False) == ["mdlm"]
+    assert told(replace(lab, seed=1), stops=False) == ["real text", "ar", "mdlm"]
+
+
+def test_passes_over_the_same_text_are_measured(lab: Lab) -> None:
+    """Each time they have doubled, and the same again by the same seed."""
+    text = replace(lab.data, tokens=lab.data.tokens | {"train": lab.data.tokens["train"][:5000]})
+    many = replace(lab, data=text, preset=replace(TINY, batch=256))
+    once, again = (
+        answer(Asked(replace(many, folder=lab.folder / part), 8), "epochs", ["ar"], no_op)
+        for part in ("once", "again")
+    )
+    assert [row["epochs"] for row in once] == [4, 8, 16, 32]
+    assert [row["bits"] for row in once] == [row["bits"] for row in again]
+    assert all(row["low"] <= row["bits"] <= row["high"] for row in once)
 
 
 @pytest.mark.parametrize(
@@ -358,22 +399,21 @@ def asked_of(lab: Lab) -> None:
 def test_whole_lines_of_a_window_are_parsed(lab: Lab, text: str, share: float) -> None:
     trained(lab, "ar", 1)
     tokens = torch.tensor([lab.data.tokenizer.encode(text).ids])
-    assert Asked(lab, ["ar"]).described(tokens)["parses"] == share
+    assert Asked(lab).described(tokens)["parses"] == share
 
 
 def test_a_damaged_result_is_named(lab: Lab) -> None:
-    (lab.folder / "results").mkdir()
-    (lab.folder / "results" / "ar.json").write_text("{")
-    with pytest.raises(InputFileError, match="ar.json"):
+    (lab.folder / "plan.json").write_text("{")
+    with pytest.raises(InputFileError, match="plan.json"):
         results(lab.folder)
 
 
-def test_what_was_told_in_one_direction_is_known_in_it() -> None:
+def test_what_was_told_in_one_direction_is_known_in_it(lab: Lab) -> None:
     """Masked diffusion also answers from behind, within the sentence that it was told."""
     right = {
         (row["family"], row["question"]): row["right"]
         for name, rounds in (("ar", 200), ("mdlm", 800))
-        for row in reversal((name,), seed=0, people=12, rounds=rounds)
+        for row in reversal(Asked(lab, 12), name, rounds)
     }
     assert right["ar", "B, as told"] == right["mdlm", "B, as told"] == 1
     assert right["ar", "A, by the inverse"] == 0
