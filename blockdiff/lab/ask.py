@@ -106,18 +106,19 @@ def share(name: str, count: int | Tensor, of: int | Tensor) -> Figures:
 def steps(asked: Asked, name: str) -> Iterator[Figures]:
     """Samples by each sampler against steps; by the usual one also against batch and length."""
     length, count, family = asked.lab.preset.length, asked.count, asked.lab.trained(name)
-    if name == "ar":
-        yield {"family": "real text", **asked.described(asked.windows())}
     usual, counts = family.samplers[0], [2**i for i in range(9) if 2**i <= 2 * length]
+    counts = [16] if name == "ar" else counts  # it always takes one for each token
     plan = [(sampler, n, count, length) for sampler in family.samplers for n in counts]
     plan += [(usual, 16, 1, length), (usual, 16, max(1, count // 4), length),
              (usual, 16, count, length // 2)]  # fmt: skip
-    for sampler, n, batch, size in plan if name != "ar" else plan[-4:]:  # ar knows no steps
+    for sampler, n, batch, size in plan:
         began = time.perf_counter()
         tokens = family.sample(asked.free(batch, size), asked.how(n, sampler))
         each = 1e3 * (time.perf_counter() - began) / tokens.numel()
         row = {"family": name, "sampler": sampler, "steps": n, "batch": batch, "length": size}
         yield row | {"ms_per_token": each} | asked.described(tokens)
+    if name == "ar":
+        yield {"family": "real text", **asked.described(asked.windows())}
 
 
 def revision(asked: Asked, name: str) -> Iterator[Figures]:
@@ -176,13 +177,13 @@ def anchors(asked: Asked, name: str) -> Iterator[Figures]:
     clean, n, family = asked.windows(), asked.lab.preset.length, asked.lab.trained(name)
     free = asked.free(len(clean))
     known = torch.rand(clean.shape, generator=asked.how(n).g) < 0.25
-    if name == "ar":
-        yield {"family": "real text", **asked.described(clean)}
     made = family.sample(torch.where(known, clean, free), asked.how(n))
     unbound = asked.described(family.sample(free, asked.how(n)))
     row = {"family": name, **share("kept", (made == clean)[known].sum(), known.sum())}
     price = {f"free_{key}": unbound[key] for key in ("bits", "low", "high")}
     yield row | asked.described(made) | price
+    if name == "ar":
+        yield {"family": "real text", **asked.described(clean)}
 
 
 @torch.no_grad()
