@@ -92,7 +92,8 @@ def parts() -> dict[str, list[str]]:
 
 
 def bounds(report: Row) -> list[str]:
-    preset, seconds = report["plan"]["preset"], report["plan"]["training_seconds"]
+    preset = report["plan"]["preset"]
+    seconds = sum(row.get("seconds", 0.0) for row in report["results"])
     said = (
         f"{len(report['plan']['families'])} families, {seconds:,.0f} seconds of training for all"
         f" together, {preset['hidden_size']} wide, {preset['n_layers']} layers, windows of"

@@ -18,8 +18,10 @@ STATUS = 130
 _SHOW_CURSOR = "\x1b[?25h"
 
 _pressed = False
+_terminated = False
 _deferring = False
 _noticing = False
+_noticing_terminate = False
 _holding = False
 
 
@@ -55,10 +57,10 @@ def deferred() -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """A press in here is obeyed at the end, a second one at once.
+    """A press or SIGTERM in here is obeyed at the end, a second one at once.
 
     For the import of libraries such as torch: an exception that reaches the set-up of a C extension
-    can abort the whole process.
+    can abort the whole process, or be swallowed there.
     """
     global _holding
     _holding = True
@@ -66,21 +68,26 @@ def held() -> Iterator[None]:
         yield
     finally:
         _holding = False
+    if _terminated:
+        sys.exit(128 + signal.SIGTERM)
     if _pressed:
         raise KeyboardInterrupt
 
 
 @contextmanager
-def noticed() -> Iterator[Callable[[], bool]]:
-    """For loops that end themselves: a press in here raises nothing, `pressed` turns true."""
-    global _noticing
+def noticed(terminate: bool = False) -> Iterator[Callable[[], bool]]:
+    """For loops that end themselves: a press in here raises nothing, `pressed` turns true.
+
+    `terminate`: so does SIGTERM, for loops that have something to save.
+    """
+    global _noticing, _noticing_terminate
     if _pressed:
         raise KeyboardInterrupt
-    _noticing = True
+    _noticing, _noticing_terminate = True, terminate
     try:
         yield pressed
     finally:
-        _noticing = False
+        _noticing = _noticing_terminate = False
 
 
 def _on_interrupt(signum: int, frame: FrameType | None) -> None:
@@ -99,4 +106,11 @@ def _on_interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _on_terminate(signum: int, frame: FrameType | None) -> None:
+    global _pressed, _terminated
+    if _noticing_terminate and not _pressed:
+        _pressed = True
+        return
+    if _holding and not _terminated:
+        _terminated = True
+        return
     sys.exit(128 + signum)

@@ -64,9 +64,7 @@ def train_command(
     The last line is JSON: the bound on held-out text in bits per byte, with its interval.
     """
     with interrupt.held():
-        from dataclasses import asdict
-
-        from blockdiff.lab.training import Lesson, bits_per_byte, train
+        from blockdiff.lab.training import Lesson, train
 
     with _enough_memory():
         lesson = Lesson(_lab(folder, corpus, preset, seed), family)
@@ -75,15 +73,15 @@ def train_command(
         def spent() -> float:
             return state.tokens / tokens if tokens else state.seconds / (60 * minutes)
 
-        with _bar() as update, interrupt.noticed() as pressed:
+        with _bar() as update, interrupt.noticed(terminate=True) as pressed:
 
             def on_step(_: Lesson, loss: float) -> None:
                 update(spent(), f"{state.tokens:,} tokens, loss {loss:.3f}")
 
             train([lesson], spent, on_step, pressed)
         _obey()
-        bound = bits_per_byte(*lesson.measure(lesson.lab.preset.windows))
-    typer.echo(json.dumps({"family": family} | asdict(state) | bound))
+        bound = lesson.measured(lesson.lab.preset.windows)
+    typer.echo(json.dumps({key: value for key, value in bound.items() if key != "window_bits"}))
 
 
 @app.command("sample")
@@ -128,10 +126,15 @@ def sample_command(
 @reported_errors()
 def compare_command(
     folder: FolderOption = _FOLDER,
-    minutes: Annotated[float, typer.Option(min=0.01, help="Time for all families.")] = 10.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, help="Time for all families, over all pieces.")
+    ] = 10.0,
     hours: Annotated[
         float, typer.Option(min=0.0, help="In place of minutes, with the preset of a night.")
     ] = 0.0,
+    tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens of each family, in place of time where above 0.")
+    ] = 0,
     family: FamiliesOption = None,
     corpus: TextOption = None,
     preset: Annotated[
@@ -141,11 +144,12 @@ def compare_command(
 ) -> None:
     """Train every family on the same tokens and measure it; prints the table of bounds.
 
-    Ctrl-C at any moment: the same command goes on. `ar` always is among them, as the judge.
+    Ctrl-C at any moment: the same command goes on, and with more time a finished run does. `report`
+    has a table at any moment. `ar` always is among them, as the judge.
     """
     began = time.monotonic() - time.process_time()  # the interpreter's start counts, too
     with interrupt.held():
-        from blockdiff.lab.compare import compare
+        from blockdiff.lab.compare import Budget, compare
         from blockdiff.lab.families import FAMILIES
         from blockdiff.lab.report import bounds_table, markdown_table
 
@@ -154,15 +158,13 @@ def compare_command(
     names = [name for name in FAMILIES if name == "ar" or not family or name in family]
     with _enough_memory():
         lab = _lab(folder, corpus, preset or ("night" if hours else "small"), seed)
-        seconds = (60 * hours or minutes) * 60 - (time.monotonic() - began)
-        if seconds <= 0:
-            raise InvalidRequest("the time is over before the text is encoded", "give more of it")
-        with _bar() as update, interrupt.noticed() as pressed:
+        budget = Budget(0.0 if tokens else (60 * hours or minutes) * 60, tokens)
+        with _bar() as update, interrupt.noticed(terminate=True) as pressed:
 
             def on_work(doing: str, share: float) -> None:
                 update(share, doing)
 
-            rows = compare(lab, names, seconds, on_work, pressed)
+            rows = compare(lab, names, budget, on_work, pressed, began)
         _obey()
     typer.echo("\n".join(markdown_table(bounds_table(rows))))
 
@@ -183,7 +185,8 @@ def ask_command(
     question: Annotated[
         str,
         typer.Argument(
-            help="steps, revision, infill, anchors, blocks or reversal.", show_default=False
+            help="steps, revision, infill, anchors, blocks, epochs or reversal.",
+            show_default=False,
         ),
     ],
     folder: FolderOption = _FOLDER,
@@ -194,29 +197,22 @@ def ask_command(
 ) -> None:
     """Answer a question by a small experiment; prints a table, every share with its interval.
 
-    All but `reversal` ask the families that were trained in the folder.
+    Asks the families that were trained in the folder; `epochs` and `reversal` train `ar` and `mdlm`
+    unless others are given. After Ctrl-C the same command goes on with the next family.
     """
     with interrupt.held():
-        from blockdiff.lab.ask import QUESTIONS, Asked, reversal
-        from blockdiff.lab.compare import write_json
+        from blockdiff.lab.ask import OWN_MODELS, QUESTIONS, Asked, answer
         from blockdiff.lab.families import FAMILIES
         from blockdiff.lab.report import markdown_table
+        from blockdiff.lab.training import saved
 
-    if question not in (known := [*QUESTIONS, "reversal"]):
-        raise InvalidRequest(f"no question {question!r}", f"known: {', '.join(known)}")
-    with _enough_memory():
-        if question == "reversal":
-            answers = reversal(family or ("ar", "mdlm"), seed)
-        else:
-            trained = [n for n in FAMILIES if (folder / n / "checkpoint.safetensors").is_file()]
-            asked = Asked(_lab(folder, None, preset, seed), family or trained or ["ar"], count)
-            answers = QUESTIONS[question](asked)
-        rows: list[dict[str, Any]] = []
-        with _bar() as update:
-            for row in answers:
-                rows.append(row)
-                update(None, str(next(iter(row.values()))))
-    write_json(folder / "asks" / f"{question}.json", rows)
+    if question not in QUESTIONS:
+        raise InvalidRequest(f"no question {question!r}", f"known: {', '.join(QUESTIONS)}")
+    names = [name for name in FAMILIES if saved(folder / name).tokens]
+    names = family or (["ar", "mdlm"] if question in OWN_MODELS else names or ["ar"])
+    with _enough_memory(), _bar() as update:
+        asked = Asked(_lab(folder, None, preset, seed), count)
+        rows = answer(asked, question, names, lambda row: update(None, row["family"]))
     typer.echo("\n".join(markdown_table(rows)))
 
 

@@ -1,7 +1,8 @@
 """All families side by side: the same parameters, tokens and windows; resumable at any moment.
 
 All train first, in turn, for most of the time; then the bound of each is measured within its share
-of the rest. What is measured stands in `results/NAME.json`.
+of the rest. What is measured stands in `results/NAME.json`, and at each doubling of the tokens in
+the checkpoints: `results` has a fair table at any time.
 """
 
 from __future__ import annotations
@@ -11,81 +12,106 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from blockdiff.errors import InputFileError, InvalidRequest
 from blockdiff.lab.families import unigram
-from blockdiff.lab.training import Figures, Lab, Lesson, bits_per_byte, train
-from blockdiff.train.plot import read_log
+from blockdiff.lab.training import Figures, Lab, Lesson, bounds, saved, train
 
-_TRAINING = 0.7  # share of the time
+_TRAINING, _MEASURING = 0.7, 0.28  # shares of the time; the rest is for the start and the end
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Of all families together, over all pieces of a run: seconds, or tokens of each family."""
+
+    seconds: float = 0.0
+    tokens: int = 0
 
 
 def compare(
     lab: Lab,
     names: Sequence[str],
-    seconds: float,
+    budget: Budget,
     on_work: Callable[[str, float], None],
     should_stop: Callable[[], bool],
+    began: float,
 ) -> list[Figures]:
-    """Train and measure what is not done yet, and return the results so far. A run that goes on
-    keeps the training time that it began with. `on_work` gets what is done now, and the share of
-    all the work that is over."""
-    deadline, folder = time.monotonic() + 0.98 * seconds, lab.folder
+    """Train and measure what is not done yet, and return the results so far.
+
+    Args:
+        budget: more than a finished run had trains it further.
+        on_work: gets what is done now, and the share of all the work that is over.
+        began: when (monotonic) the seconds began to count.
+    """
+    path, now = lab.folder / "plan.json", asdict(budget)
     plan: Figures = {"preset": asdict(lab.preset), "families": list(names), "seed": lab.seed}
-    if not (folder / "plan.json").is_file():
-        write_json(folder / "results" / "unigram.json", _unigram(lab))
-        write_json(folder / "plan.json", plan | {"training_seconds": _TRAINING * seconds})
-    kept = read_json(folder / "plan.json")
-    if changed := [key for key in plan if kept.get(key) != plan[key]]:
-        raise InvalidRequest(
-            f"{folder} holds a comparison with other {', '.join(changed)}",
-            "use the same settings to go on with it, or another folder",
-        )
+    if not path.is_file():
+        windows = lab.windows(lab.preset.windows)
+        floor = bounds(unigram(lab.data.frequencies, windows), lab.data.nbytes(windows))
+        write_json(_result(lab.folder, "unigram"), {"family": "unigram"} | floor)
+        write_json(path, plan | now)
+    kept = read_json(path)
+    changed = [key for key in plan if kept.get(key) != plan[key]]
+    if changed := changed + [f"more {key}" for key in now if kept.get(key, 0) > now[key]]:
+        problem = f"{lab.folder} holds a comparison with other settings: {', '.join(changed)}"
+        hint = "use the same ones, with as much time or more, to go on with it, or another folder"
+        raise InvalidRequest(problem, hint)
+    write_json(path, plan | now)
     lessons = [Lesson(lab, name) for name in names]
 
     def spent() -> float:
-        return sum(one.state.seconds for one in lessons) / float(kept["training_seconds"])
+        if budget.tokens:
+            return min(one.state.tokens for one in lessons) / budget.tokens
+        return sum(one.state.seconds for one in lessons) / (_TRAINING * budget.seconds)
 
     def on_step(lesson: Lesson, loss: float) -> None:
         on_work(f"training, {lesson.state.tokens:,} tokens each", _TRAINING * min(1.0, spent()))
 
     train(lessons, spent, on_step, should_stop)
-    for i, lesson in enumerate(lessons):
-        path = folder / "results" / f"{lesson.name}.json"
-        if should_stop() or path.is_file():
-            continue
-        on_work(f"measuring {lesson.name}", _TRAINING + (1 - _TRAINING) * i / len(lessons))
-        share = (deadline - time.monotonic()) / (len(lessons) - i)
-        write_json(path, measured(lesson, time.monotonic() + share))
-    return results(folder)
+    due = [one for one in lessons if not _is_measured(lab.folder, one)]
+    end = time.monotonic() + _MEASURING * budget.seconds * len(due) / len(lessons)
+    end = min(end, began + 0.98 * budget.seconds) if budget.seconds else math.inf
+    for i, lesson in enumerate(due):
+        if should_stop():
+            break
+        on_work(f"measuring {lesson.name}", 1 - (1 - _TRAINING) * (len(due) - i) / len(lessons))
+        until = time.monotonic() + (end - time.monotonic()) / (len(due) - i)
+        row = lesson.measured(lab.preset.windows, until=until, should_stop=should_stop)
+        if not should_stop():
+            write_json(_result(lab.folder, lesson.name), row)
+    return results(lab.folder)
 
 
-def measured(lesson: Lesson, until: float) -> Figures:
-    """The bound, in all and of each window, on as many as the clock (monotonic) allows."""
-    nats, nbytes = lesson.measure(lesson.lab.preset.windows, until)
-    return {
-        "family": lesson.name, **bits_per_byte(nats, nbytes), **asdict(lesson.state),
-        "parameters": sum(p.numel() for p in lesson.family.parameters()),
-        "window_bits": [round(bits, 2) for bits in (nats / math.log(2)).tolist()],
-        "curve": read_log(lesson.log) if lesson.log.is_file() else [],
-    }  # fmt: skip
+def _result(folder: Path, name: str) -> Path:
+    return folder / "results" / f"{name}.json"
+
+
+def _is_measured(folder: Path, lesson: Lesson) -> bool:
+    path = _result(folder, lesson.name)
+    return path.is_file() and bool(read_json(path)["tokens"] == lesson.state.tokens)
 
 
 def results(folder: Path) -> list[Figures]:
-    """What is finished, the families in the order of their bounds. Raises InputFileError."""
-    found = [read_json(path) for path in sorted((folder / "results").glob("*.json"))]
+    """All families at the most tokens at which all were measured, in the order of their bounds;
+    before there is such a number, that of independent tokens alone. Each family's row has its
+    `curve`. Raises InputFileError."""
+    if not (folder / "plan.json").is_file():
+        return []
+    rows: dict[str, dict[int, Figures]] = {}
+    for name in read_json(folder / "plan.json")["families"]:
+        rows[name] = {row["tokens"]: row for row in saved(folder / name).curve}
+        if (path := _result(folder, name)).is_file():
+            row = read_json(path)
+            rows[name][row["tokens"]] = row
+    common = set.intersection(*map(set, rows.values()))
+    found = [read_json(_result(folder, "unigram"))]
+    for of in rows.values() if common else ():
+        points = [{k: v for k, v in of[n].items() if k != "window_bits"} for n in sorted(of)]
+        found.append(of[max(common)] | {"curve": points})
     return sorted(found, key=lambda row: float(row["bits"]))
-
-
-def _unigram(lab: Lab) -> Figures:
-    """The bound that none may miss."""
-    windows = lab.windows(lab.preset.windows)
-    nats, nbytes = unigram(lab.data.frequencies, windows), lab.data.nbytes(windows)
-    each = {"window_bits": (nats / math.log(2)).tolist(), "window_bytes": nbytes.tolist()}
-    return {"family": "unigram", **bits_per_byte(nats, nbytes), **each}
 
 
 def read_json(path: Path) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from blockdiff.errors import InputFileError, OutputFileError
+from blockdiff.lab.ask import rows_of
 from blockdiff.lab.compare import read_json, results, write_json
 from blockdiff.lab.training import Figures
 
@@ -39,7 +40,8 @@ def write_report(folder: Path) -> list[Path]:
     rows = results(folder)
     if len(rows) < 2:
         raise InputFileError(f"{folder} holds no results", "run: blockdiff lab compare")
-    asked = {path.stem: read_json(path) for path in sorted((folder / "asks").glob("*.json"))}
+    asks = sorted((folder / "asks").glob("*.json"))
+    asked = {path.stem: rows_of(read_json(path)) for path in asks}
     tables = {"The bound of each family": bounds_table(rows)}
     tables |= {f"Asked: {name}": answers for name, answers in asked.items()}
     parts = [f"## {title}\n\n" + "\n".join(markdown_table(t)) for title, t in tables.items()]

@@ -1,9 +1,9 @@
-"""Training families: resumable at any step, everything of one in one folder.
+"""Training families: resumable at any step, everything of one in one file.
 
-`checkpoint.safetensors` has weights, optimizer and position; `log.jsonl` the bound on held-out text
-along the way. Batches and noise follow from seed and step, so that a run that was stopped goes on
-as if it had not been. Several families train in turn, a step each: at any time all have seen the
-same tokens, and they end together.
+`NAME/checkpoint.safetensors` has weights, optimizer, position, and the bound on held-out text along
+the way. Batches and noise follow from seed and step, so that a run that was stopped goes on as if
+it had not been. Several families train in turn, a step each: at any time all have seen the same
+tokens, and they end together.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from blockdiff.errors import ModelCorrupt, ModelNotFound
@@ -25,11 +26,12 @@ from blockdiff.lab.data import LabData
 from blockdiff.lab.families import Setting, create
 from blockdiff.lab.family import LabFamily
 from blockdiff.train.checkpoint import read_run, write_run
+from blockdiff.types import no_op
 
 Figures = dict[str, Any]
 """A row of a table: columns by name."""
 _FIRST_MEASURE = 1 << 14  # tokens; again each time they have doubled
-_SAVE_SECONDS = 600.0
+_SAVE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,13 @@ class Lab:
 
 @dataclass
 class Trained:
-    """How far training has come, over all its pieces; the seconds are with saving and measuring."""
+    """How far training has come, over all its pieces; the seconds are with saving and measuring.
+    The curve has a row of bounds for each time that the tokens had doubled."""
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    curve: list[Figures] = field(default_factory=list)
 
 
 class Lesson:
@@ -98,8 +102,7 @@ class Lesson:
         )
         self._made = asdict(preset) | {"family": name}
         self._path = lab.folder / name / "checkpoint.safetensors"
-        self.log = self._path.with_name("log.jsonl")
-        self.state, self._saved = Trained(), 0.0
+        self.state = Trained()
         found = read_run(self._path, self.family, self.optimizer, Trained, self._made)
         if found:
             tensors, self.state = found
@@ -110,48 +113,50 @@ class Lesson:
                 raise ModelCorrupt(problem, "delete it to start over") from None
 
     def step(self, spent: float) -> float:
-        """One batch, where the share `spent` of training is over; returns its loss. The bound is
-        measured, and a checkpoint written, each time that the tokens have doubled."""
+        """One batch, where the share `spent` of training is over; returns its loss."""
         began, state, preset = time.monotonic(), self.state, self.lab.preset
         g = torch.Generator().manual_seed(self.lab.seed << 32 | state.step)
         warm = min(1.0, (state.step + 1) / 20)  # and to 5% over the last third
         rate = preset.learning_rate * warm * min(1.0, max(0.05, 3 * (1 - spent)))
         tokens = self.lab.data.batch(preset.batch, preset.length, g)
         loss = update(self.family, self.optimizer, tokens, g, rate)
+        before = state.tokens
         state.step += 1
         state.tokens += tokens.numel()
-        milestone = 1 << (state.tokens.bit_length() - 1)
-        measures = milestone >= _FIRST_MEASURE and state.tokens - tokens.numel() < milestone
-        if measures:
-            bound = bits_per_byte(*self.measure(preset.windows // 8, draws=2))
-            with self.log.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(asdict(state) | bound) + "\n")
+        if before.bit_length() < state.tokens.bit_length() and state.tokens >= _FIRST_MEASURE:
+            state.curve.append(self.measured(preset.windows // 4, draws=2))
         state.seconds += time.monotonic() - began
-        if measures or state.step == 1 or state.seconds - self._saved > _SAVE_SECONDS:
-            self.save()
         return loss
 
     @torch.no_grad()
-    def measure(
-        self, windows: int, until: float = math.inf, draws: int = 8
-    ) -> tuple[Tensor, Tensor]:
-        """Nats and bytes of held-out windows while the clock allows, both (n,); the bound of each
-        is the mean of so many draws, where it is drawn."""
+    def measured(
+        self,
+        windows: int,
+        draws: int = 8,
+        until: float = math.inf,
+        should_stop: Callable[[], object] = no_op,
+    ) -> Figures:
+        """The bound on held-out windows, so many or those that are done when the clock (monotonic)
+        says `until`. That of each is the mean of so many draws, where it is drawn."""
         g, draws = torch.Generator().manual_seed(0), min(draws, self.family.draws)
         nats: list[Tensor] = []
-        texts = self.lab.windows(windows)
+        texts = self.lab.windows(self.lab.preset.windows)[:windows]
         for part in torch.split(texts, max(1, 4 * self.lab.preset.batch // draws)):
-            if nats and time.monotonic() > until:
+            if nats and (time.monotonic() > until or should_stop()):
                 break
             nats.append(self.family.bound(part.repeat(draws, 1), g).view(draws, -1).mean(0))
-        measured = torch.cat(nats)
-        return measured, self.lab.data.nbytes(texts[: len(measured)])
+        return {
+            "family": self.name, **bounds(torch.cat(nats), self.lab.data.nbytes(texts)),
+            "step": self.state.step, "tokens": self.state.tokens, "seconds": self.state.seconds,
+            "parameters": sum(p.numel() for p in self.family.parameters()),
+        }  # fmt: skip
 
     def save(self) -> None:
         """Until the new checkpoint is whole the previous one stays."""
-        tensors, state = self.family.state_dict(), asdict(self.state)
+        began, tensors = time.monotonic(), self.family.state_dict()
+        state = asdict(self.state)
         write_run(self._path, tensors, self.family, self.optimizer, state, self._made)
-        self._saved = self.state.seconds
+        self.state.seconds += time.monotonic() - began
 
 
 def update(
@@ -174,13 +179,21 @@ def train(
     should_stop: Callable[[], bool],
 ) -> None:
     """Train until `spent` reaches 1 and the round is complete, or `should_stop`; a checkpoint of
-    each is written either way. `on_step` gets the lesson and its loss."""
+    each is written then, and every five minutes. `on_step` gets the lesson and its loss."""
+    due = 0.0
     while not should_stop():
         lesson = min(lessons, key=lambda one: one.state.tokens)
         share, ahead = spent(), max(one.state.tokens for one in lessons) - lesson.state.tokens
-        if share >= 1 and ahead != lesson.lab.preset.batch * lesson.lab.preset.length:
+        if not ahead and time.monotonic() > due:
+            _save(lessons)
+            due = time.monotonic() + _SAVE_SECONDS
+        if share >= 1 and (not ahead or share > 1.1):  # far ahead: what was trained alone before
             break
         on_step(lesson, lesson.step(share))
+    _save(lessons)
+
+
+def _save(lessons: Sequence[Lesson]) -> None:
     for lesson in lessons:
         lesson.save()
 
@@ -190,3 +203,21 @@ def bits_per_byte(nats: Tensor, nbytes: Tensor) -> Figures:
     bits, sizes = (nats / math.log(2)).tolist(), nbytes.clamp_min(1).tolist()
     low, high = resampled_ratio(map(str, range(len(bits))), bits, sizes)
     return {"bits": sum(bits) / sum(sizes), "low": low, "high": high, "windows": len(bits)}
+
+
+def bounds(nats: Tensor, nbytes: Tensor) -> Figures:
+    """Of windows (n,), the first of which have `nats`: in all, and the bits of each to compare."""
+    each = [round(bits, 2) for bits in (nats / math.log(2)).tolist()]
+    return bits_per_byte(nats, nbytes[: len(nats)]) | {"window_bits": each}
+
+
+def saved(folder: Path) -> Trained:
+    """How far the family that is trained in `folder` is saved. Raises ModelCorrupt."""
+    path = folder / "checkpoint.safetensors"
+    if not path.is_file():
+        return Trained()
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return Trained(**json.loads(stored.metadata()["state"]))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelCorrupt(f"{path}: {error}", "delete it to start over") from error

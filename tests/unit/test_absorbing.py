@@ -25,7 +25,7 @@ from blockdiff.model import masks
 from blockdiff.model.cuda.graphs import GraphedRunner
 from blockdiff.model.cuda.shapes import GraphShape
 from blockdiff.model.load.kinds import AttentionPattern, Body, DiffusionKind, Family
-from tests.unit import tiny
+from tests.unit import learnt, tiny
 
 MASK, EXPAND, DELETE = 31, 30, 29
 SHAPE = tiny.FAMILIES["qwen3"]
@@ -76,6 +76,38 @@ def test_a_settled_token_never_changes(kind: DiffusionKind, config: DecodingConf
     assert all(snapshot.settled) and MASK not in snapshot.tokens
     if kind is not CANVAS:
         assert len(snapshot.tokens) == config.max_tokens
+
+
+@pytest.mark.parametrize(
+    ("attention", "cache"),
+    [*((AttentionPattern.FULL, cache) for cache in Reuse), (AttentionPattern.BLOCK, Reuse.EXACT)],
+)
+def test_what_was_learned_is_written(attention: AttentionPattern, cache: Reuse) -> None:
+    """Letter for letter by every rule, and with an approximate cache, too: of what a checkpoint has
+    learned that is near enough. Rules that go by confidence take fewer forwards."""
+    canvas = attention is AttentionPattern.FULL
+    model = learnt.masked_diffusion(attention)
+    kind = replace(CANVAS if canvas else BLOCK, mask_token_id=learnt.MASK)
+    size = len(learnt.HOLE)
+    forwards = []
+    for rule in (
+        DIFFUSION,
+        replace(DIFFUSION, denoising_steps=2),
+        replace(DIFFUSION, rule=Rule.THRESHOLD, threshold=0.9),
+        replace(DIFFUSION, rule=Rule.ENTROPY_BOUND, entropy_bound=0.1),
+    ):
+        forwards.append(0)
+        for line in learnt.lines(8):
+            made = sampler(
+                kind, replace(rule, cache=cache, max_tokens=size), model=model,
+                cache=tiny.cache_for(model), chooser=Chooser([learnt.MASK], 0.0, 1.0, 0),
+                after=line[learnt.HOLE.stop :] if canvas else (), length=size if canvas else None,
+            )  # fmt: skip
+            written = texts(list(made.run(line[: learnt.HOLE.start])))
+            assert written == line[learnt.HOLE.start : learnt.HOLE.stop]
+            forwards[-1] += made.forwards
+    one_by_one, *fewer = forwards
+    assert max(fewer) < one_by_one
 
 
 @pytest.mark.parametrize("at", range(10))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import subprocess
@@ -26,7 +27,9 @@ from blockdiff.model.int8 import library as int8_library
 from blockdiff.model.int8.packing import Packed, pack, pack_q4_k, pack_q6_k
 from blockdiff.model.int8.quantized import QuantizedLinear, install_adapter, is_quantized
 from blockdiff.model.load.from_folder import load_transformer
+from blockdiff.model.load.kinds import AttentionPattern
 from blockdiff.model.load.prepare import is_prepared, prepare_gguf
+from tests.unit import learnt
 
 pytestmark = pytest.mark.skipif(
     int8_library.available() != "", reason="no C compiler: " + int8_library.available()
@@ -258,6 +261,28 @@ def test_a_packed_model_answers_like_the_one_it_was_made_of(kind: Kind, tmp_path
     assert is_quantized(packed) and packed.dtype is torch.float32
     tokens = [3, 1, 4, 1, 5, 9, 2, 6]
     assert closeness(forward(packed, tokens), forward(model, tokens)) < 0.05
+
+
+def test_what_was_learned_is_known_in_eight_bits() -> None:
+    """Every letter of a hole at once: the rounded weights are as sure of the same ones."""
+    exact = learnt.masked_diffusion(AttentionPattern.FULL)
+    rounded = copy.deepcopy(exact)
+    for block in rounded.blocks:
+        for part in block.children():
+            for name, layer in part.named_children():
+                if isinstance(layer, torch.nn.Linear):
+                    setattr(part, name, QuantizedLinear([pack(layer.weight)], layer.bias))
+    for line in learnt.lines(16):
+        noisy = list(line)
+        noisy[learnt.HOLE.start : learnt.HOLE.stop] = [learnt.MASK] * len(learnt.HOLE)
+        ours, theirs = (
+            forward(model, noisy, masks.full(0, len(noisy)))[:, : learnt.MASK].softmax(-1)
+            for model in (rounded, exact)
+        )
+        assert ours.argmax(-1)[learnt.HOLE.start : learnt.HOLE.stop].tolist() == [
+            line[at] for at in learnt.HOLE
+        ]
+        assert float((ours - theirs)[list(learnt.HOLE)].abs().max()) < 0.1
 
 
 def test_llamas_permuted_rows_come_out_in_their_order(tmp_path: Path) -> None:

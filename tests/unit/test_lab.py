@@ -9,7 +9,10 @@ import argparse
 import inspect
 import json
 import shutil
+import time
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,8 @@ from blockdiff.cli.app import run
 from blockdiff.errors import ExitCode, InputFileError, InvalidRequest, ModelCorrupt
 from blockdiff.eval.results import share_interval
 from blockdiff.lab.absorbing import Masked
-from blockdiff.lab.ask import QUESTIONS, Asked, reversal
-from blockdiff.lab.compare import compare, results, write_json
+from blockdiff.lab.ask import Asked, answer, reversal, rows_of
+from blockdiff.lab.compare import Budget, compare, read_json, results
 from blockdiff.lab.data import LabData, open_data
 from blockdiff.lab.families import FAMILIES, Setting, create, unigram
 from blockdiff.lab.family import LabFamily, SamplerSettings
@@ -233,6 +236,52 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(lab: Lab) -> None:
 # Comparison
 
 
+class Killed(Exception):
+    """Nothing is saved after it."""
+
+
+@pytest.mark.parametrize("kills", [True, False])
+def test_a_comparison_in_pieces_is_that_at_once(lab: Lab, kills: bool) -> None:
+    """Killed or stopped amid a round: families are at different steps then, not in the end."""
+    lab = replace(lab, preset=replace(TINY, windows=8))
+    whole, parts = (replace(lab, folder=lab.folder / part) for part in ("whole", "parts"))
+    steps = 0
+
+    def compared(lab: Lab, tokens: int, until: int) -> list[dict[str, Any]]:
+        nonlocal steps
+        steps = 0
+
+        def on_work(doing: str, share: float) -> None:
+            nonlocal steps
+            steps += doing.startswith("training")
+            if kills and steps == until:
+                raise Killed
+
+        stop = lambda: steps >= until  # noqa: E731
+        return compare(lab, ["ar", "mdlm", "cdcd"], Budget(tokens=tokens), on_work, stop, 0.0)
+
+    at_once = compared(whole, 20 * 64, 10**9)
+    for until in (2, 4, 17):
+        with pytest.raises(Killed) if kills else nullcontext():
+            compared(parts, 20 * 64, until)
+    in_parts = compared(parts, 20 * 64, 10**9)
+    for one, other in zip(at_once, in_parts, strict=True):
+        assert one | {"seconds": 0, "curve": 0} == other | {"seconds": 0, "curve": 0}
+    further = compared(parts, 22 * 64, 10**9)
+    assert {row["tokens"] for row in further if row["family"] != "unigram"} == {22 * 64}
+
+
+def test_an_unfinished_comparison_has_a_table_at_equal_tokens(lab: Lab) -> None:
+    """At the last doubling that every family has reached, whatever further ones some have."""
+    many = replace(lab, preset=replace(TINY, batch=512))
+    steps = count()
+    stop = lambda: next(steps) >= 9  # noqa: E731
+    rows = compare(many, ["ar", "mdlm"], Budget(tokens=1 << 20), no_op, stop, 0.0)
+    assert {row.get("tokens") for row in rows} == {None, 32768}
+    assert [len(row["curve"]) for row in rows if "curve" in row] == [2, 2]
+    assert write_report(lab.folder)
+
+
 def test_a_comparison_goes_on_where_it_was_stopped(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,12 +292,14 @@ def test_a_comparison_goes_on_where_it_was_stopped(
         """Stopped where it comes to say that."""
         told.clear()
         stop = lambda: any(until in doing for doing, _ in told)  # noqa: E731
-        return compare(lab, names, 3.0, lambda *said: told.append(said), stop)
+        note = lambda *said: told.append(said)  # noqa: E731
+        return compare(lab, names, Budget(3.0), note, stop, time.monotonic())
 
     assert {row["family"] for row in compared("training")} == {"unigram"}
-    assert {row["family"] for row in compared("measuring mdlm")} == {"unigram", "ar", "mdlm"}
+    compared("measuring mdlm")
+    assert not (lab.folder / "results" / "mdlm.json").exists()
     rows = compared("never")
-    assert [doing for doing, _ in told] == ["measuring uniform", "measuring bd3lm-4"]
+    assert [doing for doing, _ in told] == [f"measuring {name}" for name in names[1:]]
     assert len({row["tokens"] for row in rows if row["family"] != "unigram"}) == 1
     floor = next(row["bits"] for row in rows if row["family"] == "unigram")
     for row in rows:
@@ -262,8 +313,8 @@ def test_a_comparison_goes_on_where_it_was_stopped(
     page = (lab.folder / "report.html").read_text("utf-8")
     assert page.count("<svg") == page.count("what a large model would take") > 0
     assert all(path.stat().st_size for path in pages)
-    with pytest.raises(InvalidRequest, match="other families"):
-        compare(lab, ["ar"], 3.0, no_op, lambda: False)
+    with pytest.raises(InvalidRequest, match="families, more seconds"):
+        compare(lab, ["ar"], Budget(2.0), no_op, lambda: False, time.monotonic())
 
 
 def test_the_guide_is_what_was_measured() -> None:
@@ -284,21 +335,61 @@ def test_a_claim_is_settled_by_the_whole_interval(low: float, high: float, found
 
 
 def asked_of(lab: Lab) -> None:
-    """Every question of the folder that was compared has rows with the columns of its table."""
-    columns = {
-        "steps": "ms_per_token",
-        "revision": "steps",
+    """Every question of the folder that was compared has rows with figures and their intervals."""
+    figures = {
+        "steps": "bits",
+        "revision": "mended",
         "infill": "known_length",
         "anchors": "kept",
         "blocks": "cached_ms",
     }
-    asked = Asked(lab, ["mdlm", "uniform", "bd3lm-4"], count=3)
-    for question, answers in QUESTIONS.items():
-        rows = list(answers(asked))
-        assert rows and any(columns[question] in row for row in rows), question
+    asked = Asked(lab, count=3)
+    for question, figure in figures.items():
+        told: list[Any] = []
+        rows = answer(asked, question, ["mdlm", "uniform", "bd3lm-4"], told.append)
+        assert rows == told and any(figure in row for row in rows), question
+        for row in rows:
+            low, high = (row.get(f"{figure}_{end}", row.get(end, 0)) for end in ("low", "high"))
+            assert low <= row.get(figure, low) <= high
         assert len(markdown_table(rows)) == len(rows) + 2
-        write_json(lab.folder / "asks" / f"{question}.json", rows)
-    assert {row.get("kept", 1.0) for row in QUESTIONS["anchors"](asked)} == {1.0}
+    assert {row["kept"] for row in rows_of(read_json(lab.folder / "asks" / "anchors.json"))} == {1}
+
+
+def test_a_question_that_was_interrupted_goes_on(lab: Lab) -> None:
+    """With the next family; what was trained further, or is asked with another seed, anew."""
+    for name in ("ar", "mdlm"):
+        trained(lab, name, 1)
+
+    def told(lab: Lab, stops: bool) -> list[str]:
+        found: list[str] = []
+
+        def on_row(row: dict[str, Any]) -> None:
+            found.append(row["family"])
+            if stops and row["family"] == "mdlm":
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt) if stops else nullcontext():
+            answer(Asked(lab, 2), "anchors", ["ar", "mdlm"], on_row)
+        return found
+
+    assert told(lab, stops=True) == ["ar", "real text", "mdlm"]
+    assert told(lab, stops=False) == ["mdlm"]
+    trained(lab, "mdlm", 2)
+    assert told(lab, stops=False) == ["mdlm"]
+    assert told(replace(lab, seed=1), stops=False) == ["ar", "real text", "mdlm"]
+
+
+def test_passes_over_the_same_text_are_measured(lab: Lab) -> None:
+    """Each time they have doubled, and the same again by the same seed."""
+    text = replace(lab.data, tokens=lab.data.tokens | {"train": lab.data.tokens["train"][:5000]})
+    many = replace(lab, data=text, preset=replace(TINY, batch=256))
+    once, again = (
+        answer(Asked(replace(many, folder=lab.folder / part), 8), "epochs", ["ar"], no_op)
+        for part in ("once", "again")
+    )
+    assert [row["epochs"] for row in once] == [4, 8, 16, 32]
+    assert [row["bits"] for row in once] == [row["bits"] for row in again]
+    assert all(row["low"] <= row["bits"] <= row["high"] for row in once)
 
 
 @pytest.mark.parametrize(
@@ -308,22 +399,21 @@ def asked_of(lab: Lab) -> None:
 def test_whole_lines_of_a_window_are_parsed(lab: Lab, text: str, share: float) -> None:
     trained(lab, "ar", 1)
     tokens = torch.tensor([lab.data.tokenizer.encode(text).ids])
-    assert Asked(lab, ["ar"]).described(tokens)["parses"] == share
+    assert Asked(lab).described(tokens)["parses"] == share
 
 
 def test_a_damaged_result_is_named(lab: Lab) -> None:
-    (lab.folder / "results").mkdir()
-    (lab.folder / "results" / "ar.json").write_text("{")
-    with pytest.raises(InputFileError, match="ar.json"):
+    (lab.folder / "plan.json").write_text("{")
+    with pytest.raises(InputFileError, match="plan.json"):
         results(lab.folder)
 
 
-def test_what_was_told_in_one_direction_is_known_in_it() -> None:
+def test_what_was_told_in_one_direction_is_known_in_it(lab: Lab) -> None:
     """Masked diffusion also answers from behind, within the sentence that it was told."""
     right = {
         (row["family"], row["question"]): row["right"]
         for name, rounds in (("ar", 200), ("mdlm", 800))
-        for row in reversal((name,), seed=0, people=12, rounds=rounds)
+        for row in reversal(Asked(lab, 12), name, rounds)
     }
     assert right["ar", "B, as told"] == right["mdlm", "B, as told"] == 1
     assert right["ar", "A, by the inverse"] == 0
