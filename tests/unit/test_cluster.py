@@ -23,6 +23,7 @@ from blockdiff.types import Finished, InfillRequest, Priority, Refinement
 from tests.unit.cluster_world import Team, checkpoint, request, team
 from tests.unit.scripted_service import collect, run, until
 
+_PATIENCE_SECONDS = 180.0  # until Ray has made a replica of two, or two of one
 DOCUMENT = "def area(w, h):\n    return w * h\n"
 
 
@@ -221,7 +222,7 @@ def test_a_replica_that_is_killed_takes_along_only_what_it_was_writing(world: Te
 
     lost = [end for end in run(story()) if not _is_finished(end)]
     assert 1 <= len(lost) <= 8  # as many as are written at once
-    patience = time.monotonic() + 60.0
+    patience = time.monotonic() + _PATIENCE_SECONDS
     while len(world.pids()) < 2:  # Ray starts another
         assert time.monotonic() < patience
         time.sleep(0.2)
@@ -255,12 +256,12 @@ def test_replicas_come_with_load_and_go_without_and_no_request_is_lost(world: Te
             all_over.set()
             return list(itertools.chain(*await asyncio.gather(*asks)))
 
-    ends = run(story())
+    ends = run(story(), 2 * _PATIENCE_SECONDS)
     assert all(map(_is_finished, ends)) and len(ends) >= 8
 
 
 def _await_replicas(world: Team, count: int) -> None:
-    end = time.monotonic() + 60.0
+    end = time.monotonic() + _PATIENCE_SECONDS
     while world.replicas() != {"RUNNING": count}:
         assert time.monotonic() < end, world.replicas()
         time.sleep(0.2)
