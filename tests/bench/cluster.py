@@ -57,7 +57,7 @@ def main() -> None:
         folder = Path(scratch)
         model = checkpoint(folder / "model", _WIDTH, _LAYERS)
         print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-        with team(folder, model, replicas=1) as world:
+        with team(folder, model) as world:
             rates = {}
             for replicas in (1, 2):
                 if replicas > 1:

@@ -85,8 +85,8 @@ def request(
 
 
 @contextmanager
-def team(folder: Path, model: Path, replicas: int = 2) -> Iterator[Team]:
-    """Nothing of it is left afterwards."""
+def team(folder: Path, model: Path, **options: object) -> Iterator[Team]:
+    """With options of the application; nothing of it is left afterwards."""
     users = UsersFile(folder / "users.json")
     ada, bob = users.add("ada", "", 64), users.add("bob", "3/day", 1)
     with socket.socket() as free:
@@ -98,7 +98,7 @@ def team(folder: Path, model: Path, replicas: int = 2) -> Iterator[Team]:
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         made = Team(f"http://127.0.0.1:{port}", users, ada, bob, model)
-        made.deploy(min_replicas=replicas)
+        made.deploy(**options)
         yield made
     finally:
         serve.shutdown()

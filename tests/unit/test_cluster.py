@@ -30,7 +30,8 @@ DOCUMENT = "def area(w, h):\n    return w * h\n"
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("team")
-    with team(folder, checkpoint(folder / "tiny", width=128, layers=6)) as made:
+    model = checkpoint(folder / "tiny", width=128, layers=6)
+    with team(folder, model, min_replicas=2) as made:
         yield made
 
 
@@ -231,7 +232,7 @@ def test_a_replica_that_is_killed_takes_along_only_what_it_was_writing(world: Te
 def test_replicas_come_with_load_and_go_without_and_no_request_is_lost(world: Team) -> None:
     """Eight people write until there are two replicas, two of them until one is left."""
     world.deploy(
-        min_replicas=1, max_replicas=2, target_ongoing_requests=2,
+        min_replicas=1, max_replicas=2, target_ongoing_requests=3,
         upscale_delay_s=1, downscale_delay_s=2,
     )  # fmt: skip
     _await_replicas(world, 1)  # there were two
