@@ -76,7 +76,7 @@ gpu-train: .venv/.stamp-dev  ## on a GPU: train the adapter for nine minutes, dr
 		--length 1024 --noisy-positions 1024 --workers 12 --ngrams $(SHIPPED)/ngrams.safetensors \
 		--initial $(SHIPPED)/adapter.safetensors --export build/gpu-train/adapter $(ARGS)
 
-cluster-check: .venv/.stamp-cluster  ## a team's engine on Ray: two replicas, one killed, one beside two
+cluster-check: .venv/.stamp-cluster  ## a team's engine on Ray: replicas that die, come and go, one beside two
 	@OMP_NUM_THREADS=1 $(RUN) pytest tests/unit/test_cluster.py $(ARGS)
 	@$(RUN) tests.bench.cluster
 

@@ -102,6 +102,47 @@ models:
         "and `ollama` with `apiBase: URL` work as well, if `qwen2.5-coder` stays in the name of "
         "the model: Continue chooses its prompt by that.",
     ),
+    "Tabby": Client(
+        "~/.tabby/config.toml of its server",
+        "toml",
+        """\
+[model.completion.http]
+kind = "openai/completion"
+model_name = "MODEL"
+api_endpoint = "URL/v1"
+api_key = "TOKEN"
+
+[completion]
+max_input_length = 8192
+""",
+        "Without `max_input_length` it sends the last 1,536 bytes. `mistral/completion` with "
+        '`api_endpoint = "URL"` works as well; `llama.cpp/completion` there, too, and '
+        "`vllm/completion` as above, both with `prompt_template = "
+        '"<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>"`. Tabby ends a text at a '
+        "blank line only where a piece of it ends there, and ours are whole lines: what it shows "
+        "is longer than with other servers, up to 64 tokens (`max_decoding_tokens`).",
+    ),
+    "Zed": Client(
+        "settings.json",
+        "jsonc",
+        """\
+// The key goes into Zed's settings for edit predictions, or into its environment:
+// ZED_OPEN_AI_COMPATIBLE_EDIT_PREDICTION_API_KEY=TOKEN
+{
+  "edit_predictions": {
+    "provider": "open_ai_compatible_api",
+    "open_ai_compatible_api": {
+      "api_url": "URL/v1/completions",
+      "model": "MODEL",
+      "prompt_format": "qwen",
+      "max_output_tokens": 128
+    }
+  }
+}
+""",
+        "It sends some 512 tokens around the cursor, and shows what comes when all of it is there. "
+        "Its provider `ollama` sends no token: with it, only `--no-token` does.",
+    ),
     "openai (Python)": Client(
         "a program",
         "python",

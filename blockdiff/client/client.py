@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 
 from blockdiff.client import endpoint, wire
+from blockdiff.client.connections import Connections
 from blockdiff.client.endpoint import Address, Runtime
 from blockdiff.client.handle import EngineHandle
 from blockdiff.client.starter import Joined, Starter, StartOptions, model_name, silent
@@ -188,7 +189,8 @@ class EngineClient(EngineHandle):
             session = self._session = self._open(joined)
         session = session or await self._join()
         try:
-            endpoint.check(await session.http.post("/v1/stop"))
+            async with session.connections.used() as http:
+                endpoint.check(await http.post("/v1/stop"))
         except httpx.HTTPError as error:
             raise endpoint.unreachable(session.address, error) from error
         finally:
@@ -198,7 +200,8 @@ class EngineClient(EngineHandle):
         for attempt in range(1, _ATTEMPTS + 1):
             session = await self._join(start)
             try:
-                response = await session.http.get(path)
+                async with session.connections.used() as http:
+                    response = await http.get(path)
                 endpoint.check(response)
                 return dict(response.json())
             except (httpx.HTTPError, Unauthorized) as error:
@@ -247,30 +250,28 @@ class EngineClient(EngineHandle):
         """
         session = self._open(joined)
         try:
-            endpoint.check(await session.http.post("/v1/stop", params={"unless_shared": "1"}))
+            async with session.connections.used() as http:
+                endpoint.check(await http.post("/v1/stop", params={"unless_shared": "1"}))
         except EngineBusy as error:
             self._check_model(joined.health, f"; {error.message}")
         except httpx.HTTPError as error:
             raise endpoint.unreachable(joined.address, error) from error
         finally:
-            await session.close_when_unused()
+            await session.connections.leave()
         return await asyncio.to_thread(self._starter.join_or_start)
 
     def _open(self, joined: Joined) -> _Session:
-        options = joined.address.http_options(joined.token)
-        options["headers"]["Blockdiff-Client"] = self._name
-        path = joined.address.socket_path
         _hush_late_readiness(asyncio.get_running_loop())
-        transport = httpx.AsyncHTTPTransport(uds=path, verify=False) if path is not None else None
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=8)
-        http = httpx.AsyncClient(transport=transport, timeout=_TIMEOUT, limits=limits, **options)
-        return _Session(http, joined.address, joined.health)
+        headers = {"Blockdiff-Client": self._name}
+        options = joined.address.engine_options(joined.token, **headers)
+        connections = Connections(joined.address, timeout=_TIMEOUT, **options)
+        return _Session(connections, joined.address, joined.health)
 
     async def _leave(self, session: _Session) -> None:
         """Join anew next time, unless another task has done that already."""
         if self._session is session:
             self._session = None
-        await session.close_when_unused()
+        await session.connections.leave()
 
 
 def _hush_late_readiness(loop: asyncio.AbstractEventLoop) -> None:
@@ -296,34 +297,13 @@ def _hush_late_readiness(loop: asyncio.AbstractEventLoop) -> None:
     loop.set_exception_handler(handle)
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Session:
-    """Connections to one engine process, closed once nobody streams over them any more."""
+    """One engine process, and the way to it."""
 
-    http: httpx.AsyncClient
+    connections: Connections
     address: Address
     health: wire.Health
-    _streams: int = 0
-    _left: bool = False
-
-    @contextlib.asynccontextmanager
-    async def stream(
-        self, path: str, body: bytes, timeout: httpx.Timeout
-    ) -> AsyncIterator[httpx.Response]:
-        self._streams += 1
-        try:
-            sent = self.http.stream("POST", path, content=body, timeout=timeout)
-            async with sent as response:
-                yield response
-        finally:
-            self._streams -= 1
-            if self._left:
-                await self.close_when_unused()
-
-    async def close_when_unused(self) -> None:
-        self._left = True
-        if not self._streams:
-            await self.http.aclose()
 
 
 class _Stream:
@@ -344,7 +324,7 @@ class _Stream:
     async def events(self) -> AsyncGenerator[StreamEvent, None]:
         finished = False
         try:
-            async with self._session.stream(self._path, self._body, self._timeout) as got:
+            async with self._answer() as got:
                 if got.status_code >= 400:
                     await got.aread()
                 endpoint.check(got)
@@ -362,6 +342,13 @@ class _Stream:
             self.lost = self._again and not self._begun and not slow
             if not self.lost:
                 raise _typed(self._session.address, error) from error
+
+    @contextlib.asynccontextmanager
+    async def _answer(self) -> AsyncIterator[httpx.Response]:
+        async with self._session.connections.used() as http:
+            sent = http.stream("POST", self._path, content=self._body, timeout=self._timeout)
+            async with sent as response:
+                yield response
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[StreamEvent, None]:

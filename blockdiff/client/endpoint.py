@@ -73,20 +73,13 @@ class Address:
     def socket_path(self) -> str | None:
         return self.url.removeprefix("unix:") if self.url.startswith("unix:") else None
 
-    def http_options(self, token: str) -> dict[str, Any]:
+    def http_options(self) -> dict[str, Any]:
         """Keyword arguments for an httpx client; no proxy gets between us and our own machine.
 
         Raises InvalidRequest, EngineUnavailable for certificates or a proxy that cannot be used.
         """
-        local = self.socket_path is not None
-        ours = local or is_loopback(urlsplit(self.url).hostname or "")
-        options: dict[str, Any] = {
-            "base_url": "http://engine" if local else self.url,
-            "headers": {
-                "Authorization": f"Bearer {token}", "Blockdiff-Api": str(wire.API_VERSION)
-            },
-            "trust_env": False,
-        }  # fmt: skip
+        ours = self.socket_path is not None or is_loopback(urlsplit(self.url).hostname or "")
+        options: dict[str, Any] = {"trust_env": False}
         if not ours:
             from blockdiff.client import proxies
 
@@ -98,6 +91,12 @@ class Address:
         elif not ours:
             options["verify"] = proxies.trust()
         return options
+
+    def engine_options(self, token: str, **headers: str) -> dict[str, Any]:
+        """Further ones, where an engine of ours listens."""
+        ours = {"Authorization": f"Bearer {token}", "Blockdiff-Api": str(wire.API_VERSION)}
+        local = self.socket_path is not None
+        return {"base_url": "http://engine" if local else self.url, "headers": ours | headers}
 
     def _trust(self) -> ssl.SSLContext:
         from blockdiff.client import proxies
@@ -333,7 +332,8 @@ def sync_client(address: Address, token: str, timeout: float) -> httpx.Client:
 
     path = address.socket_path
     transport = httpx.HTTPTransport(uds=path, verify=False) if path is not None else None
-    return httpx.Client(transport=transport, timeout=timeout, **address.http_options(token))
+    options = address.http_options() | address.engine_options(token)
+    return httpx.Client(transport=transport, timeout=timeout, **options)
 
 
 def health(address: Address, token: str, timeout: float = 2.0) -> wire.Health:

@@ -18,7 +18,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from blockdiff.types import Finished, Refinement
-from tests.unit.cluster_world import Team, checkpoint, deploy, request, team
+from tests.unit.cluster_world import Team, checkpoint, request, team
 
 _CLIENTS = 16
 _WIDTH, _LAYERS = 512, 8  # so that what is measured is the model's work, not Ray's
@@ -57,11 +57,11 @@ def main() -> None:
         folder = Path(scratch)
         model = checkpoint(folder / "model", _WIDTH, _LAYERS)
         print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-        with team(folder, model, replicas=1) as world:
+        with team(folder, model) as world:
             rates = {}
             for replicas in (1, 2):
                 if replicas > 1:
-                    deploy(users=folder / "users.json", model=model, replicas=replicas)
+                    world.deploy(min_replicas=replicas)
                 asyncio.run(tokens_in(world, 1.0))  # until all have their places
                 rates[replicas] = asyncio.run(tokens_in(world, seconds))
                 print(f"{replicas} replicas: {rates[replicas]:.0f} tokens/s")

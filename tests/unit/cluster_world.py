@@ -36,6 +36,7 @@ class Team:
     users: UsersFile
     ada: str
     bob: str
+    model: Path
 
     def client(self, token: str = "") -> EngineClient:
         return EngineClient(EngineOptions(self.url, token or self.ada))
@@ -48,6 +49,17 @@ class Team:
         """Processes of the replicas."""
         states = serve.get_deployment_handle("engine", "default").broadcast("state").results()
         return sorted(state.health.pid for state in states)
+
+    def replicas(self) -> dict[str, int]:
+        """How many there are in each of Ray's states."""
+        deployment = serve.status().applications["default"].deployments["engine"]
+        return {str(state): n for state, n in deployment.replica_states.items() if n}
+
+    def deploy(self, **options: object) -> None:
+        """As `serve run` does, or again with other options."""
+        told = {"device": "cpu", "dtype": "float32", "model": self.model}
+        told |= {"users": self.model.with_name("users.json"), **options}
+        serve.run(app({name: str(value) for name, value in told.items()}))
 
 
 def checkpoint(folder: Path, width: int = 32, layers: int = 2) -> Path:
@@ -73,19 +85,21 @@ def request(
 
 
 @contextmanager
-def team(folder: Path, model: Path, replicas: int = 2) -> Iterator[Team]:
-    """Nothing of it is left afterwards."""
+def team(folder: Path, model: Path, **options: object) -> Iterator[Team]:
+    """With options of the application; nothing of it is left afterwards."""
     users = UsersFile(folder / "users.json")
     ada, bob = users.add("ada", "", 64), users.add("bob", "3/day", 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     before = _processes()
+    os.environ["RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "1"  # 10 is long to wait
     try:
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        deploy(users=folder / "users.json", model=model, replicas=replicas)
-        yield Team(f"http://127.0.0.1:{port}", users, ada, bob)
+        made = Team(f"http://127.0.0.1:{port}", users, ada, bob, model)
+        made.deploy(**options)
+        yield made
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -93,12 +107,6 @@ def team(folder: Path, model: Path, replicas: int = 2) -> Iterator[Team]:
         while (left := _processes() - before) and time.monotonic() < end:
             time.sleep(0.1)
         assert not left, "Ray left processes behind"
-
-
-def deploy(**options: object) -> None:
-    """As `serve run` does, or again with other options."""
-    told = {"device": "cpu", "dtype": "float32"} | {n: str(v) for n, v in options.items()}
-    serve.run(app(told))
 
 
 def _processes() -> set[int]:

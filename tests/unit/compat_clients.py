@@ -2,8 +2,8 @@
 
     python -m tests.unit.compat_clients    # tries each, writes compat_results.json for the guide
 
-llama.vim a1c8e6e, llama.vscode 3938fb3, minuet 479487c, Continue d0a3c0b; openai 3.57,
-mistralai 3.7.
+llama.vim a1c8e6e, llama.vscode 3938fb3, minuet 479487c, Continue d0a3c0b, Tabby 21b2904,
+Zed 09512d2; openai 3.57, mistralai 3.7.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Client:
         shown: what it shows of an error, from status and body.
         warming: the body by which it warms, if it does.
         headers: besides the bearer.
+        shows: where its user finds an error.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Client:
     shown: Callable[[int, str], str]
     warming: dict[str, Any] | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    shows: str = "shown"
 
     @property
     def streams(self) -> bool:
@@ -89,12 +91,41 @@ def events(get: Callable[[dict[str, Any]], Any]) -> Reader:
     return read
 
 
+def tabby(get: Callable[[dict[str, Any]], str], over: Callable[[dict[str, Any]], Any]) -> Reader:
+    """It panics at an event of another form, and reads none behind the one that says it is over."""
+
+    def read(raw: str) -> str:
+        text, end = "", False
+        for line in raw.splitlines():
+            if line.startswith("data: ") and not end:
+                chunk = json.loads(line.removeprefix("data: "))
+                text, end = text + get(chunk), bool(over(chunk))
+        return text
+
+    return read
+
+
+def zed(raw: str) -> str:
+    """Nothing may be missing, nor of another type."""
+    answer = json.loads(raw)
+    for name in ("id", "object", "model"):
+        assert isinstance(answer[name], str)
+    usage = answer["usage"]
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    assert all(isinstance(n, int) for n in (answer["created"], *(usage[name] for name in names)))
+    return str(answer["choices"][0]["text"])
+
+
 def whole(get: Callable[[dict[str, Any]], str]) -> Reader:
     return lambda raw: get(json.loads(raw))
 
 
 def text_of(chunk: dict[str, Any]) -> str:
     return str(chunk["choices"][0]["text"])
+
+
+def finished(chunk: dict[str, Any]) -> bool:
+    return chunk["choices"][0]["finish_reason"] is not None
 
 
 def delta_of(chunk: dict[str, Any]) -> str:
@@ -169,6 +200,9 @@ _CONTINUE = {
     "model": "qwen2.5-coder-1.5b-blockdiff", "temperature": 0.01, "max_tokens": 4096,
     "stop": ["<|endoftext|>", "<|fim_prefix|>", "/src/", "#- coding: utf-8", "```"], "stream": True,
 }  # fmt: skip
+_TABBY = {"temperature": 0.1, "stream": True, "presence_penalty": 0.0}
+_SEED = 1_764_000_000_000  # the time in milliseconds
+_MARKS = ["<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"]
 _FILES = (
     "<|repo_name|>me\n<|file_sep|>volume.py\n" + _EXTRA + "<|file_sep|>area.py\n" + MARKED
 )
@@ -224,6 +258,33 @@ CLIENTS = (
          "raw": False, "keep_alive": 1800,
          "options": {"temperature": 0.01, "num_predict": 4096, "stop": ["/src/"], "num_ctx": 8192}},
         events(lambda line: line["response"]), ollama,
+    ),
+    Client(
+        "Tabby, as llama.cpp", "/completion",
+        {**_TABBY, "prompt": MARKED.removeprefix("<|fim"), "n_predict": 64, "seed": _SEED,
+         "penalty_last_n": 0},
+        tabby(lambda chunk: str(chunk["content"]), lambda chunk: chunk["stop"]), nothing,
+    ),
+    Client(
+        "Tabby, as OpenAI", "/v1/completions",
+        {**_TABBY, "model": "m", "prompt": BEFORE + CURSOR, "suffix": AFTER, "max_tokens": 64},
+        tabby(text_of, finished), thrown, shows="in its log",
+    ),
+    Client(
+        "Tabby, as vLLM", "/v1/completions",
+        {**_TABBY, "model": "m", "prompt": MARKED, "suffix": None, "max_tokens": 64},
+        tabby(text_of, finished), thrown, shows="in its log",
+    ),
+    Client(
+        "Tabby, as Mistral", "/v1/fim/completions",
+        {"model": "codestral-latest", "prompt": BEFORE + CURSOR, "suffix": AFTER,
+         "temperature": 0.1, "max_tokens": 64, "stream": True, "random_seed": _SEED},
+        tabby(delta_of, finished), nothing,
+    ),
+    Client(
+        "Zed", "/v1/completions",
+        {"model": "qwen2.5-coder", "prompt": MARKED, "max_tokens": 64, "stop": _MARKS},
+        zed, thrown, shows="in its log",
     ),
     Client(
         "openai (Python)", "/v1/completions",
@@ -313,7 +374,7 @@ def _errors(world: Compat, client: Client) -> str:
         response = _post(world, client, body, token).getresponse()
         assert response.status in (400, 401)
         shown.append(message in client.shown(response.status, response.read().decode()))
-    return "shown" if all(shown) else "not by the client"
+    return client.shows if all(shown) else "not by the client"
 
 
 if __name__ == "__main__":

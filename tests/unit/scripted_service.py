@@ -247,11 +247,11 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         await asyncio.sleep(0.01)
 
 
-def run(story: Coroutine[Any, Any, Any]) -> Any:
+def run(story: Coroutine[Any, Any, Any], seconds: float = 120.0) -> Any:
     """One test on an event loop; no task may be left."""
 
     async def main() -> Any:
-        result = await asyncio.wait_for(story, 120)
+        result = await asyncio.wait_for(story, seconds)
         await until(lambda: len(asyncio.all_tasks()) == 1, 2.0)  # generators are still closed
         return result
 

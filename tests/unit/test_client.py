@@ -296,7 +296,7 @@ def test_an_engine_of_another_model_or_protocol_is_not_used(
         announced = runtime.announced()
         assert announced is not None
         monkeypatch.setattr(
-            Address, "http_options", _with_protocol(Address.http_options, str(speaks + 1))
+            Address, "engine_options", _with_protocol(Address.engine_options, str(speaks + 1))
         )
         with pytest.raises(EngineMismatch, match="speaks protocol"):
             connected(EngineOptions(), runtime)
@@ -304,12 +304,12 @@ def test_an_engine_of_another_model_or_protocol_is_not_used(
 
 
 def _with_protocol(options_of: Any, protocol: str) -> Any:
-    def http_options(self: Address, token: str) -> Any:
-        options = options_of(self, token)
+    def engine_options(self: Address, token: str, **headers: str) -> Any:
+        options = options_of(self, token, **headers)
         options["headers"]["Blockdiff-Api"] = protocol
         return options
 
-    return http_options
+    return engine_options
 
 
 def test_a_wrong_token_is_a_typed_error(runtime: Runtime) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -22,13 +23,15 @@ from blockdiff.types import Finished, InfillRequest, Priority, Refinement
 from tests.unit.cluster_world import Team, checkpoint, request, team
 from tests.unit.scripted_service import collect, run, until
 
+_PATIENCE_SECONDS = 180.0  # until Ray has made a replica of two, or two of one
 DOCUMENT = "def area(w, h):\n    return w * h\n"
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("team")
-    with team(folder, checkpoint(folder / "tiny", width=128, layers=6)) as made:
+    model = checkpoint(folder / "tiny", width=128, layers=6)
+    with team(folder, model, min_replicas=2) as made:
         yield made
 
 
@@ -220,9 +223,48 @@ def test_a_replica_that_is_killed_takes_along_only_what_it_was_writing(world: Te
 
     lost = [end for end in run(story()) if not _is_finished(end)]
     assert 1 <= len(lost) <= 8  # as many as are written at once
-    patience = time.monotonic() + 60.0
+    patience = time.monotonic() + _PATIENCE_SECONDS
     while len(world.pids()) < 2:  # Ray starts another
         assert time.monotonic() < patience
+        time.sleep(0.2)
+
+
+def test_replicas_come_with_load_and_go_without_and_no_request_is_lost(world: Team) -> None:
+    """Eight people write until there are two replicas, two of them until one is left."""
+    world.deploy(
+        min_replicas=1, max_replicas=2, target_ongoing_requests=3,
+        upscale_delay_s=1, downscale_delay_s=2,
+    )  # fmt: skip
+    _await_replicas(world, 1)  # there were two
+
+    async def write(client: Any, who: int, over: asyncio.Event) -> list[Any]:
+        ends, seeds = [], itertools.count()
+        while not over.is_set():
+            asked = request(f"x{who} = 1\n" * 20, 30, 128, next(seeds), f"{who}.py")
+            ends.append((await collect(client, asked))[-1])
+        return ends
+
+    async def story() -> list[Any]:
+        load, all_over = asyncio.Event(), asyncio.Event()
+        async with world.client() as client:
+            asks = [
+                asyncio.ensure_future(write(client, who, load if who >= 2 else all_over))
+                for who in range(8)
+            ]
+            await asyncio.to_thread(_await_replicas, world, 2)
+            load.set()
+            await asyncio.to_thread(_await_replicas, world, 1)
+            all_over.set()
+            return list(itertools.chain(*await asyncio.gather(*asks)))
+
+    ends = run(story(), 2 * _PATIENCE_SECONDS)
+    assert all(map(_is_finished, ends)) and len(ends) >= 8
+
+
+def _await_replicas(world: Team, count: int) -> None:
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while world.replicas() != {"RUNNING": count}:
+        assert time.monotonic() < end, world.replicas()
         time.sleep(0.2)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,11 @@ from blockdiff.errors import AddressInUse, InvalidRequest
 from blockdiff.service import launcher
 from blockdiff.service.launcher import ServeOptions
 from tests.unit.compat_world import WRITING, Compat, compat, message_of
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 @pytest.fixture(scope="module")
@@ -170,5 +177,11 @@ def test_a_port_that_is_taken_leaves_nothing_behind(tmp_path: Path, world: Compa
 def test_what_is_printed_is_what_its_client_reads() -> None:
     settings = json.loads(SETTINGS["llama.vscode"].settings)
     assert set(settings) == {"llama-vscode.endpoint", "llama-vscode.api_key"}
+    tabby = tomllib.loads(SETTINGS["Tabby"].settings)
+    assert set(tabby["model"]["completion"]["http"]) == {
+        "kind", "model_name", "api_endpoint", "api_key"
+    }  # fmt: skip
+    zed = json.loads(re.sub("^//.*", "", SETTINGS["Zed"].settings, flags=re.M))["edit_predictions"]
+    assert set(zed[zed["provider"]]) == {"api_url", "model", "prompt_format", "max_output_tokens"}
     for name in ("openai (Python)", "mistralai (Python)"):
         compile(SETTINGS[name].settings, name, "exec")

@@ -27,7 +27,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def proxy_of(url: str) -> str:
-    options = Address(url).http_options("t")
+    options = Address(url).http_options()
     httpx.Client(**options).close()  # takes all of them
     proxy = options.get("proxy")
     return str(proxy.url) if proxy else ""

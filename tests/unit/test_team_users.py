@@ -95,10 +95,14 @@ def test_quotas_are_counted_and_given_back(users: UsersFile) -> None:
         ({}, "users=FILE is missing"),
         ({"users": "nowhere.json"}, "no file"),
         ({"replica": "2"}, "no option 'replica'"),
-        ({"replicas": "two"}, "replicas"),
-        ({"replicas": "0"}, "replicas must be 1 or more"),
-        ({"replicas": "3", "most_replicas": "2"}, "most_replicas must be 3 or more"),
-        ({"gpus": "-1"}, "too small"),
+        ({"min_replicas": "two"}, "min_replicas"),
+        ({"min_replicas": "0"}, "min_replicas must be 1 or more, got 0"),
+        ({"min_replicas": "3", "max_replicas": "2"}, "max_replicas must be 3 or more, got 2"),
+        ({"max_replicas": "-1"}, "max_replicas must be 1 or more, got -1"),
+        ({"target_ongoing_requests": "0"}, "target_ongoing_requests must be 1 or more"),
+        ({"upscale_delay_s": "-1"}, "upscale_delay_s must be 0 or more"),
+        ({"downscale_delay_s": "nan"}, "downscale_delay_s must be 0 or more"),
+        ({"gpus": "-1"}, "gpus must be 0 or more"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(
@@ -114,7 +118,7 @@ def test_options_that_mean_nothing_are_refused(
 def test_options_may_all_be_strings(tmp_path: Path) -> None:
     file = tmp_path / "users.json"
     file.write_text("{}")
-    told = {"users": str(file), "gpus": "0.5", "replicas": "2", "download": "false"}
+    told = {"users": str(file), "gpus": "0.5", "min_replicas": "2", "download": "false"}
     options = ClusterOptions.of(told)
-    assert (options.gpus, options.replicas, options.download) == (0.5, 2, False)
-    assert options.most_replicas == 0 and Path(options.users) == file
+    assert (options.gpus, options.min_replicas, options.download) == (0.5, 2, False)
+    assert options.max_replicas == 0 and Path(options.users) == file

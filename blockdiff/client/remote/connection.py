@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from blockdiff.client.connections import Connections
 from blockdiff.client.endpoint import unreachable
 from blockdiff.client.remote import keys
 from blockdiff.client.remote.calls import HttpCall, Sent
@@ -57,27 +58,18 @@ class Connection:
 
     def __init__(self, options: BackendOptions) -> None:
         self._options = options
-        self._http: httpx.AsyncClient | None = None
+        self._connections = Connections(options.address)
         self._key: Key | None = None
-        self._opening = asyncio.Lock()
+        self._looking = asyncio.Lock()
         self._limited_until = 0.0
-        self._running = 0
-        self._is_left = False
 
     async def aclose(self) -> None:
         """Cut it as soon as nothing runs over it any more."""
-        self._is_left = True
-        await self._close_if_unused()
-
-    async def _close_if_unused(self) -> None:
-        if self._is_left and not self._running:
-            http, self._http = self._http, None
-            if http is not None:
-                await http.aclose()
+        await self._connections.leave()
 
     async def key(self) -> Key:
         """Raises Unauthorized where there is none and nothing goes without, InvalidRequest."""
-        async with self._opening:
+        async with self._looking:
             if self._key is None:
                 origin = self._options.origin
                 found = await asyncio.to_thread(keys.find, origin)
@@ -117,19 +109,15 @@ class Connection:
             RateLimited, Unauthorized, ModelNotFound, ModelUnsupported, InvalidRequest: it says so.
         """
         key = await self.key()
-        self._running += 1
-        try:
-            async with contextlib.aclosing(self._tried(call, key, patient)) as found:
+        async with self._connections.used() as http:
+            async with contextlib.aclosing(self._tried(http, call, key, patient)) as found:
                 async for value in found:
                     yield value
-        finally:
-            self._running -= 1
-            await self._close_if_unused()
 
     async def _tried(
-        self, call: HttpCall, key: Key, patient: bool
+        self, http: httpx.AsyncClient, call: HttpCall, key: Key, patient: bool
     ) -> AsyncGenerator[dict[str, Any] | Waiting, None]:
-        http, began = await self._open(), time.monotonic()
+        began = time.monotonic()
         pause, started = _FIRST_PAUSE, False
         if not patient and (left := self._limited_until - began) > 0:
             raise self._limited("", left)
@@ -149,15 +137,6 @@ class Connection:
             yield Waiting(refused.error.message, seconds)
             await asyncio.sleep(seconds)
             pause = min(2 * pause, _LONGEST_PAUSE)
-
-    async def _open(self) -> httpx.AsyncClient:
-        async with self._opening:
-            if self._http is None:
-                made = self._options.address.http_options("")
-                del made["base_url"], made["headers"]
-                limits = httpx.Limits(max_connections=None, max_keepalive_connections=4)
-                self._http = httpx.AsyncClient(limits=limits, **made)
-            return self._http
 
     @contextlib.asynccontextmanager
     async def _posted(

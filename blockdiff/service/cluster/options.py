@@ -11,21 +11,23 @@ import msgspec
 from blockdiff.errors import InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
-_HINT = "such as: serve run blockdiff.service.cluster:app users=users.json gpus=1 replicas=2"
+_HINT = "such as: serve run blockdiff.service.cluster:app users=users.json gpus=1 min_replicas=2"
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """A team's engine.
+    """A team's engine. What is named as in Ray's `AutoscalingConfig` is what it is there.
 
     Attributes:
         users: the file of `blockdiff users`: who may ask, and how much.
         model, device, dtype, download, cache_mib: as of `blockdiff serve`, for each replica.
-        replicas: copies of the model that always run.
-        most_replicas: copies that run while many ask; 0: no more than `replicas`.
+        min_replicas: copies of the model that always run.
+        max_replicas: copies that run while many ask; 0: no more than `min_replicas`.
+        target_ongoing_requests: of one replica, those that wait included; more start another one.
+        upscale_delay_s: seconds that there have to be more of them before one is started.
+        downscale_delay_s: seconds that there have to be fewer before one is stopped.
         gpus: of one replica, also a part of one; 0: it runs on processors.
         cpus: of one replica; its threads.
-        running: requests that one replica is meant to have at once; more start another replica.
         waiting: requests that wait when no replica takes another one; more are refused.
     """
 
@@ -35,20 +37,25 @@ class ClusterOptions:
     dtype: str = "auto"
     download: bool = True
     cache_mib: int = 512
-    replicas: int = 1
-    most_replicas: int = 0
+    min_replicas: int = 1
+    max_replicas: int = 0
+    target_ongoing_requests: int = 8
+    upscale_delay_s: float = 30.0
+    downscale_delay_s: float = 600.0
     gpus: float = 0.0
     cpus: float = 1.0
-    running: int = 8
     waiting: int = 256
 
     def __post_init__(self) -> None:
-        if self.replicas < 1:
-            raise InvalidRequest(f"replicas must be 1 or more, got {self.replicas}")
-        if self.most_replicas and self.most_replicas < self.replicas:
-            raise InvalidRequest(f"most_replicas must be {self.replicas} or more, or 0")
-        if min(self.gpus, self.cpus, self.cache_mib) < 0 or min(self.running, self.waiting) < 1:
-            raise InvalidRequest("a number is too small", _HINT)
+        least = {
+            "min_replicas": 1, "target_ongoing_requests": 1, "waiting": 1, "upscale_delay_s": 0,
+            "downscale_delay_s": 0, "gpus": 0, "cpus": 0, "cache_mib": 0,
+        }  # fmt: skip
+        if self.max_replicas:
+            least["max_replicas"] = self.min_replicas
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:  # a NaN neither
+                raise InvalidRequest(f"{name} must be {bound} or more, got {getattr(self, name)}")
 
     @classmethod
     def of(cls, args: dict[str, Any]) -> ClusterOptions:

@@ -24,6 +24,7 @@ _T = TypeVar("_T")
 _MOST_STOPS = 128  # each is looked for in every piece of an answer
 
 _FIM_PREFIX, _FIM_SUFFIX, _FIM_MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
+_CUT_MARKS = tuple(_FIM_PREFIX[at:] for at in range(1, len(_FIM_PREFIX) - 2))  # `|>` is also code
 _REPO_NAME, _FILE_SEP = "<|repo_name|>", "<|file_sep|>"
 # What they look for has bounds: they read text of any size on the loop that serves everybody.
 _MINUET = re.compile(
@@ -163,11 +164,15 @@ class Text:
 
 
 def _at_marks(prompt: str) -> Text | None:
-    """A prompt as Qwen2.5-Coder sees it, taken apart; None for any other."""
+    """A prompt as Qwen2.5-Coder sees it, taken apart; None for any other. The first mark may be
+    missing: Tabby cuts long prompts off at their beginning, wherever that falls."""
     head, marked, rest = prompt.partition(_FIM_PREFIX)
+    if not marked:
+        head, rest = "", prompt
+        rest = rest.removeprefix(next((c for c in _CUT_MARKS if rest.startswith(c)), ""))
     prefix, found, rest = rest.partition(_FIM_SUFFIX)
     suffix, ends, begun = rest.rpartition(_FIM_MIDDLE)
-    if not (marked and found and ends):
+    if not (found and ends):
         return None
     leading, *files = head.split(_FILE_SEP)
     path = ""
