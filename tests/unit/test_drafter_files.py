@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny_gguf
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -18,14 +19,24 @@ from blockdiff.cli import app as cli
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.drafter import Speculation
 from blockdiff.diffusion.row_costs import FREE
+from blockdiff.engine import checkpoint as checkpoints
+from blockdiff.engine import devices
+from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.engine import Engine
-from blockdiff.errors import BlockdiffError, ModelCorrupt, ModelNotFound, ModelUnsupported
+from blockdiff.errors import (
+    BlockdiffError,
+    ModelCorrupt,
+    ModelNotFound,
+    ModelUnsupported,
+    OutOfMemory,
+)
 from blockdiff.model.int8 import library
-from blockdiff.model.load.drafters import drafter_config, load_drafter
+from blockdiff.model.int8.quantized import QuantizedLinear
+from blockdiff.model.load.drafters import check_drafter, drafter_config, load_drafter
 from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.hub_config import read_json
 from blockdiff.model.transformer import Transformer
-from blockdiff.types import Finished, Hole, InfillRequest
+from blockdiff.types import Finished, Hole, InfillRequest, no_op
 from blockdiff.weights import catalog, store
 from tests.parity.drafter_checkpoints import DRAFTERS, TARGET
 from tests.parity.family_checkpoints import VOCABULARY, WIDTH
@@ -279,3 +290,73 @@ def test_info_says_what_one_costs(cache: Path) -> None:
     assert "drafter   qwen3-8b-dspark (dspark)" in shown["qwen3-8b"]
     assert "a draft reads 23% of the weights" in shown["qwen3-8b-dspark"]
     assert "draft 5 tokens for a model of 2 layers, width 32" in shown[str(drafter)]
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+@needs_int8
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", ["dflash", "dspark"])
+def test_what_a_drafter_takes_is_known_before_it_is_read(
+    kind: str, dtype: torch.dtype, cache: Path
+) -> None:
+    """Without embedding and head, which are its target's."""
+    model, folder = gguf_pair(cache)
+    if kind == "dflash":
+        _without_ends(folder)
+    point = Checkpoint.load(str(model), torch.device("cpu"), dtype, no_op, str(folder))
+    made, target = point.drafter, point.transformer
+    assert made is not None
+    own = [m for m in made.modules() if isinstance(m, QuantizedLinear)]
+    ends = {id(m) for m in target.modules()}
+    floats = {p.data_ptr(): p.nbytes for p in made.parameters()}
+    for parameter in target.parameters():
+        floats.pop(parameter.data_ptr(), None)
+    held = sum(m.nbytes for m in own if id(m) not in ends) + sum(floats.values())
+    needed = check_drafter(folder, target.config, "it", dtype=dtype)
+    assert needed == pytest.approx(held, rel=0.05)
+
+
+def _without_ends(folder: Path) -> None:
+    """Make the drafter of `gguf_pair` one of DFlash."""
+    config = read_json(folder / "config.json")
+    config |= {"architectures": ["DFlashDraftModel"], "markov_rank": 0,
+               "enable_confidence_head": False, "confidence_head_with_markov": False}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    kept = {
+        name: tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+        if not name.startswith(("markov", "confidence", "embed", "lm_head"))
+    }
+    save_file(kept, folder / "model.safetensors")
+
+
+def test_a_pair_that_does_not_fit_into_memory_is_refused(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any weight is read, where the model alone would fit; likewise a pair that is none."""
+    model, drafter = gguf_pair(cache)
+    Engine.load(str(model), device="cpu", dtype="float32")  # unpacked now
+    asked: list[tuple[int, int]] = []
+    known = devices.check_memory
+
+    def noted(needed: int, device: torch.device, drafter: int = 0) -> None:
+        asked.append((needed, drafter))
+        known(needed, device, drafter)
+
+    monkeypatch.setattr(checkpoints, "check_memory", noted)
+    Engine.load(str(model), device="cpu", dtype="float32", drafter=str(drafter))
+    ((needed, beside),) = asked
+    free = SimpleNamespace(available=needed + beside + devices._HEADROOM - 1)
+    monkeypatch.setattr(devices.psutil, "virtual_memory", lambda: free)
+    Engine.load(str(model), device="cpu", dtype="float32")
+    monkeypatch.setattr(checkpoints, "load_transformer", None)
+    monkeypatch.setattr(checkpoints, "load_drafter", None)
+    with pytest.raises(OutOfMemory, match="of it for the drafter") as caught:
+        Engine.load(str(model), device="cpu", dtype="float32", drafter=str(drafter))
+    assert "leave --drafter out" in caught.value.hint
+    config = read_json(drafter / "config.json") | {"rope_theta": 1e6}
+    (drafter / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelUnsupported, match="rope_theta is 1000000.0"):
+        Engine.load(str(model), device="cpu", dtype="float32", drafter=str(drafter))
