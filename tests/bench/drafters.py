@@ -1,4 +1,4 @@
-"""What a drafter costs beside its target, and what it brings, on a CPU: true shapes, random weights.
+"""What a drafter costs beside its target and what it brings, on a CPU: true shapes, random weights.
 
     python -m tests.bench.drafters qwen3-4b-dspark --dtype int8
 
@@ -14,9 +14,9 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from blockdiff.model.transformer import Transformer
 from blockdiff.weights.catalog import drafters, published
 
 CONTEXT, TRIES, ACCEPTED = 512, 6, range(1, 7)
+Propose = Callable[[int, Tensor, Tensor], list[tuple[int, float]]]
 _QWEN3 = {"rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 40_960}
 _HEADS = {
     "dflash": {"architectures": ["DFlashDraftModel"], "block_size": 16, "mask_token_id": 3},
@@ -96,6 +97,7 @@ def drafter(
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))
         save_file(weights, f"{folder}/model.safetensors")
+        weights.clear()  # there is no room for them twice
         return load_drafter(Path(folder), base, "random", dtype=dtype)
 
 
@@ -166,6 +168,19 @@ def forwards(base: Transformer, made: BlockDrafter, cache: BlockCache, bare: Blo
         print(f"{name:<40} {milliseconds:7.1f} ms  {milliseconds / times['target, rows: 1']:5.2f}")
 
 
+def told(own: Propose, text: Sequence[int], accepted: int, whole: bool) -> Propose:
+    """A `BlockDrafter.propose` that takes its time, and then says what comes next in `text`."""
+    starts = count(0, accepted + 1)
+
+    def propose(last: int, logits: Tensor, hidden: Tensor) -> list[tuple[int, float]]:
+        wrong = len(own(last, logits, hidden)) - accepted
+        at = next(starts)
+        true, miss = text[at : at + accepted], (text[at + accepted] + 1) % 256
+        return [(token, 1.0) for token in [*true, *[miss] * (wrong if whole else 0)]]
+
+    return propose
+
+
 def speeds(base: Transformer, made: BlockDrafter, cache: BlockCache, rounds: int) -> None:
     """Tokens per second: median of the rounds, each a draft and the forward that verifies it."""
     prompt = [7 * i % 500 for i in range(CONTEXT + 1)]
@@ -178,32 +193,21 @@ def speeds(base: Transformer, made: BlockDrafter, cache: BlockCache, rounds: int
             cancelled=lambda: False, speculation=Speculation(FREE, most=0), block_drafter=drafting,
         )  # fmt: skip
 
-    def seconds(sampler: Sampler, count: int) -> tuple[float, tuple[int, ...]]:
+    def seconds(sampler: Sampler, steps: int) -> tuple[float, tuple[int, ...]]:
         """Between snapshots, after the first, and the tokens of the last."""
         sampler.prefill(prompt)
-        marks = []
-        for snapshot in islice(sampler.run(prompt), count + 1):
-            marks.append(time.perf_counter())
-        between = [b - a for a, b in zip(marks, marks[1:], strict=False)]
-        settled = [t for t, s in zip(snapshot.tokens, snapshot.settled, strict=True) if s]
-        return statistics.median(between), tuple(settled)
+        shown = [(time.perf_counter(), one) for one in islice(sampler.run(prompt), steps + 1)]
+        _, last = shown[-1]
+        settled = [t for t, s in zip(last.tokens, last.settled, strict=True) if s]
+        return statistics.median(b - a for (a, _), (b, _) in pairwise(shown)), tuple(settled)
 
     most = (ACCEPTED[-1] + 1) * (rounds + 1)
     step, text = seconds(writes(Mode.AR, most + 1, None), most)
     print(f"{'ar':<40} {1 / step:7.2f} tokens per second")
-    propose = made.propose
+    own = made.propose
     for whole in (False, True):
         for accepted in ACCEPTED:
-            at = 0
-
-            def told(last: int, logits: Tensor, hidden: Tensor, n: int = accepted) -> Any:
-                nonlocal at
-                size = len(propose(last, logits, hidden))
-                true, at = list(text[at : at + n]), at + n + 1
-                wrong = [(text[at - 1] + 1) % 256] * (size - n) if whole else []
-                return [(token, 1.0) for token in true + wrong]
-
-            made.propose = told  # type: ignore[method-assign]
+            made.propose = told(own, text, accepted, whole)  # type: ignore[method-assign]
             step, written = seconds(writes(Mode.VERIFY, 2 * most, made), rounds)
             assert written == text[: (accepted + 1) * rounds], "another text than that of ar"
             name = f"{accepted} of a whole block" if whole else f"{accepted} of {accepted}"
@@ -226,10 +230,9 @@ def main() -> None:
     base, ends = target(config_from_hf(theirs, entry.target), dtype)
     made = drafter(own, base, ends, dtype)
     del ends
-    shared = weight_bytes(base.embedding)
-    beside = weight_bytes(made) - shared
+    whole, both = weight_bytes(base), weight_bytes(torch.nn.ModuleList([base, made]))
     print(f"{entry.name}, {options.dtype}, {torch.get_num_threads()} threads")
-    print(f"target {weight_bytes(base) / 1e9:.2f} GB, drafter {beside / 1e9:.2f} GB beside it")
+    print(f"target {whole / 1e9:.2f} GB, drafter {(both - whole) / 1e9:.2f} GB beside it")
     cache = BlockCache(base.config, dtype=base.dtype, companion=made.cache())
     bare = BlockCache(base.config, dtype=base.dtype)
     for one, by in ((cache, made), (bare, None)):
