@@ -16,6 +16,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from blockdiff.cli import app as cli
+from blockdiff.cli import doctor
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.drafter import Speculation
 from blockdiff.diffusion.row_costs import FREE
@@ -281,6 +282,38 @@ def test_every_drafter_of_the_catalogue_fits_its_target() -> None:
         assert one.config["num_target_layers"] == target["num_hidden_layers"], name
 
 
+def test_a_drafter_is_listed_under_its_target(cache: Path) -> None:
+    listed = CliRunner().invoke(cli.app, ["models", "list"]).output.splitlines()
+    names = [line.split()[0] for line in listed]
+    at = names.index("qwen3-8b")
+    assert names[at + 1 : at + 3] == ["qwen3-8b-dflash", "qwen3-8b-dspark"]
+    assert "draft for qwen3-8b" in listed[at + 1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "value", "fix"),
+    [
+        ("qwen3-8b-dspark", "qwen3-8b-dspark is not downloaded",
+         "download it: blockdiff models pull qwen3-8b-dspark"),
+        ("./nothing", "there is no folder", "check --drafter"),
+        ("drafter", "", ""),
+    ],
+)  # fmt: skip
+def test_doctor_looks_for_a_drafter(asked: str, value: str, fix: str, cache: Path) -> None:
+    _, folder = gguf_pair(cache)
+    name = str(folder) if asked == "drafter" else asked
+    checks = {check.name: check for check in doctor.examine("qwen3-8b", name)}
+    found = checks["drafter"]
+    assert found.ok is (fix == "") and found.fix == fix and (value or name) in found.value
+
+
+def test_doctor_counts_a_drafters_memory(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "available_memory", lambda: 11_000_000_000)
+    assert doctor._memory("qwen3-8b").ok
+    both = doctor._memory("qwen3-8b", "qwen3-8b-dspark")
+    assert not both.ok and "the model and its drafter need 11.3" in both.value
+
+
 def test_info_says_what_one_costs(cache: Path) -> None:
     _, drafter = gguf_pair(cache)
     shown = {
@@ -289,6 +322,7 @@ def test_info_says_what_one_costs(cache: Path) -> None:
     }
     assert "drafter   qwen3-8b-dspark (dspark)" in shown["qwen3-8b"]
     assert "a draft reads 23% of the weights" in shown["qwen3-8b-dspark"]
+    assert "in int8, 19.48 GB in bfloat16, with qwen3-8b" in shown["qwen3-8b-dspark"]
     assert "draft 5 tokens for a model of 2 layers, width 32" in shown[str(drafter)]
 
 
