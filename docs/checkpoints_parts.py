@@ -120,7 +120,9 @@ def memory() -> list[str]:
         sizes = " | ".join(_gigabytes(entry, dtype) for dtype in DTYPES)
         licence = f"{entry.licence}: {entry.terms}" if entry.terms else entry.licence
         rows.append(f"| `{name}` | `{entry.repo}` | {licence} | {sizes} |")
-    return rows
+    known = [*catalogue().values(), *known_drafters().values()]
+    loose = ", ".join(f"`{entry.name}`" for entry in known if not entry.revision)
+    return [*rows, "", f"Fetched as they are now, since no public code names a commit: {loose}."]
 
 
 def _gigabytes(entry: Published, dtype: str) -> str:

@@ -44,6 +44,9 @@ class EngineSettings:
     """The engine that answers: one for all windows of a user, started when it is first needed."""
 
     model: Annotated[str, about("Name or path of the model. Empty: the default one.")] = ""
+    drafter: Annotated[
+        str, about("Name or path of a drafter made for the model: fewer forwards. Empty: none.")
+    ] = ""
     device: Annotated[str, about("Where it runs: auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     dtype: Annotated[
         str, about("Numbers it computes in: auto, int8, bfloat16, float16 or float32.")
@@ -92,6 +95,11 @@ class EngineSettings:
         """The backend in the place of our own engine, if one is chosen. Raises InvalidRequest."""
         if self.backend is Backend.LOCAL:
             return None
+        if self.drafter:
+            raise InvalidRequest(
+                f"engine.drafter is for our own engine, engine.backend is {self.backend.value}",
+                "leave one of them out",
+            )
         return BackendOptions(
             self.backend,
             self.url,
@@ -110,6 +118,7 @@ class EngineSettings:
             allow_plain_http=self.allow_plain_http,
             start=StartOptions(
                 model=self.model,
+                drafter=self.drafter,
                 device=self.device,
                 dtype=self.dtype,
                 idle_seconds=60.0 * self.idle_minutes,

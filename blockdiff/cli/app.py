@@ -163,6 +163,7 @@ _delegated("rewrite", "Rewrite a part of a file and print the diff.")
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
     model: Annotated[str, typer.Option(help="name of the model to look for")] = DEFAULT_MODEL,
+    drafter: options.DrafterOption = "",
     backend: options.BackendOption = Backend.LOCAL,
     backend_url: options.BackendUrlOption = "",
     fim: options.FimOption = Fim.AUTO,
@@ -178,7 +179,7 @@ def doctor(
 
     asked = options.backend(backend, backend_url, model, fim, allow_plain_http)
     if asked is None:
-        checks = diagnosis.examine(model)
+        checks = diagnosis.examine(model, drafter)
     else:
         from blockdiff.cli.backend import examine
 

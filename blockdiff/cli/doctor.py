@@ -16,10 +16,11 @@ from typing import Any
 import blockdiff
 from blockdiff.cli import console
 from blockdiff.errors import BlockdiffError, ExitCode
+from blockdiff.model.load.hub_config import read_json
 from blockdiff.syntax.grammars import LANGUAGES, grammar_of
 from blockdiff.weights import folders, store
-from blockdiff.weights.catalog import DEFAULT_MODEL, find, published
-from blockdiff.weights.footprint import shape_of
+from blockdiff.weights.catalog import DEFAULT_MODEL, catalog, drafters, find, published
+from blockdiff.weights.footprint import StackShape, drafter_shape, shape_of
 
 _GIB = 2**30
 _FAST_FEATURES = (
@@ -50,8 +51,8 @@ class Check:
         return {"name": self.name, "value": self.value, "ok": self.ok, "fix": self.fix}
 
 
-def examine(model: str = DEFAULT_MODEL) -> list[Check]:
-    """Every check, in the order they are shown."""
+def examine(model: str = DEFAULT_MODEL, drafter: str = "") -> list[Check]:
+    """Every check, in the order they are shown; of a drafter, by name or folder, where one is."""
     torch, torch_check = _torch()
     checks = [
         Check("blockdiff", blockdiff.__version__),
@@ -61,7 +62,10 @@ def examine(model: str = DEFAULT_MODEL) -> list[Check]:
     ]
     if torch is not None:
         checks += [*_devices(torch), _int8(), _default_device()]
-    return [*checks, _grammars(), *_model(model), _memory(model), *_disk(model)]
+    checks += [_grammars(), *_model(model)]
+    if drafter:
+        checks.append(_drafter(drafter, model))
+    return [*checks, _memory(model, drafter), *_disk(model)]
 
 
 def exit_code(checks: list[Check]) -> ExitCode:
@@ -186,7 +190,28 @@ def _model(name: str) -> list[Check]:
     return checks
 
 
-def _memory(model: str) -> Check:
+def _drafter(name: str, model: str) -> Check:
+    try:
+        folder = store.resolve_drafter(name)
+        _shape_of_drafter(name)
+    except BlockdiffError as error:
+        return Check("drafter", error.message, error.hint, error.exit_code)
+    known = drafters().get(name)
+    if known and model in {**catalog(), **published()} and known.target != model:
+        value = f"{name} drafts for {known.target}, not {model}"
+        return Check("drafter", value, f"use --model {known.target}", ExitCode.MODEL)
+    return Check("drafter", f"{name}, downloaded" if known else str(folder))
+
+
+def _shape_of_drafter(name: str) -> StackShape:
+    """By what the catalogue says of it, else by its `config.json`. Raises as `resolve_drafter`."""
+    if known := drafters().get(name):
+        return drafter_shape(known.config, name)
+    folder = store.resolve_drafter(name)
+    return drafter_shape(read_json(folder / "config.json"), str(folder))
+
+
+def _memory(model: str, drafter: str = "") -> Check:
     free = available_memory()
     if free is None:
         return Check("memory", "unknown")
@@ -195,11 +220,18 @@ def _memory(model: str) -> Check:
         other = published().get(model)
         if other is not None:
             shape = shape_of(other.config, model)
-            need = min(shape.footprint(dtype).total for dtype in shape.dtypes if dtype != "int4")
+            dtypes = [dtype for dtype in shape.dtypes if dtype != "int4"]
+            needs = {dtype: shape.footprint(dtype).total for dtype in dtypes}
         else:
-            need = min(find(model).memory.values())
+            needs = dict(find(model).memory)
+        what = "the model needs"
+        if drafter:
+            beside, what = _shape_of_drafter(drafter), "the model and its drafter need"
+            both = [dtype for dtype in beside.dtypes if dtype in needs]
+            needs = {dtype: needs[dtype] + beside.footprint(dtype).total for dtype in both}
+        need = min(needs.values())
         if free < need:
-            value += f", the model needs {need / _GIB:.1f}"
+            value += f", {what} {need / _GIB:.1f}"
             return Check("memory", value, "close other programs", ExitCode.RESOURCE)
     return Check("memory", value)
 

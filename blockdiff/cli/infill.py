@@ -51,10 +51,8 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """Which model, where it runs, whether it may be downloaded, and whether to join an engine that
-    has it loaded; or the `backend` to ask in place of an engine.
-
-    A `drafter` needs an engine of its own: one that runs may have been started without it.
+    """Which model and drafter, where they run, whether the model may be downloaded, and whether to
+    join an engine that has both loaded; or the `backend` to ask in place of an engine.
     """
 
     name: str
@@ -189,7 +187,7 @@ def apply(
     silent = output.quiet or output.as_json
     if model.backend is not None and model.drafter:
         raise InvalidRequest("--drafter is for our own engine", "leave --backend or --drafter out")
-    if (model.join and not model.drafter) or model.backend is not None:
+    if model.join or model.backend is not None:
         from blockdiff.cli import join
         from blockdiff.cli.tui import ProgressBar
 
@@ -197,7 +195,9 @@ def apply(
         if model.backend is not None:
             edit = replace(edit, mode=model.backend.backend.value)
             return _deliver(ask(join.remote(model.backend, bars), interrupt.pressed), edit, output)
-        running = join.running_engine(model.name, model.device, model.dtype, bars)
+        running = join.running_engine(
+            model.name, model.drafter, model.device, model.dtype, bars
+        )
         if running is not None:
             try:
                 return _deliver(ask(running, interrupt.pressed), edit, output)

@@ -131,11 +131,13 @@ async def _next(
             await asyncio.wait({waiting})
 
 
-def running_engine(model: str, device: str, dtype: str, bars: Bars) -> RunningEngine | None:
+def running_engine(
+    model: str, drafter: str, device: str, dtype: str, bars: Bars
+) -> RunningEngine | None:
     """The engine that runs, if it serves this model on this device in this precision.
 
-    `auto` stands for whatever it has. One that cannot be used, for whatever reason, is as good as
-    none: the command then loads the model itself.
+    `auto` stands for whatever it has, and so does an empty `drafter`. One that cannot be used, for
+    whatever reason, is as good as none: the command then loads the model itself.
     """
     runtime = Runtime.default()
     try:
@@ -145,12 +147,12 @@ def running_engine(model: str, device: str, dtype: str, bars: Bars) -> RunningEn
     if joined is None or joined.health.state is wire.EngineState.ERROR:
         return None
     health = joined.health
-    if health.model != model_name(model):
+    if health.model != model_name(model) or drafter and health.drafter != model_name(drafter):
         return None
     for wanted, found in ((device, health.device), (dtype, health.dtype)):
         if wanted not in ("auto", found):
             return None
-    client = EngineClient(EngineOptions(start=StartOptions(model=model)), runtime)
+    client = EngineClient(EngineOptions(start=StartOptions(model=model, drafter=drafter)), runtime)
     return RunningEngine(client, bars)
 
 

@@ -70,7 +70,7 @@ def pull_command(
 @app.command("list")
 @reported_errors()
 def list_command() -> None:
-    """Show the models known by name and which of them are downloaded."""
+    """Show the models known by name, each with its drafters, and which of them are downloaded."""
     from rich.console import Console
     from rich.table import Table
 
@@ -85,7 +85,8 @@ def list_command() -> None:
             entry.licence,
             ", ".join(skill.value for skill in Skill),
         )
-    for other in [*published().values(), *drafters().values()]:
+    known = [one for target in published().values() for one in (target, *_drafters_of(target.name))]
+    for other in known:
         licence = f"{other.licence} (!)" if other.terms else other.licence
         size = byte_size(store.state(other.name).total)
         can = ", ".join(skill.value for skill in other.can)
@@ -145,7 +146,13 @@ def _published_rows(entry: Published) -> list[tuple[str, str]]:
         ends = base.vocab_size * base.hidden_size
         share = (shape.matrices + ends) / (base.matrices - base.ends + ends)
         reads = f"a draft reads {share:.0%} of the weights that a forward of its model does"
-        costs = [("cost", reads)]
+        whole = shape_of(target.config, target.name)
+        both = [
+            f"{byte_size(shape.footprint(dtype).total + whole.footprint(dtype).total)} in {dtype}"
+            for dtype in shape.dtypes
+            if dtype in whole.dtypes
+        ]
+        costs = [("pair", f"{', '.join(both)}, with {target.name}"), ("cost", reads)]
         skills = f"draft for {entry.target}"
     else:
         shape, costs = shape_of(entry.config, entry.name), []
@@ -169,10 +176,12 @@ def _published_rows(entry: Published) -> list[tuple[str, str]]:
 def _drafter_rows(name: str) -> list[tuple[str, str]]:
     """The drafters of a model."""
     return [
-        ("drafter", f"{one.name} ({one.family}): {one.summary}")
-        for one in drafters().values()
-        if one.target == name
+        ("drafter", f"{one.name} ({one.family}): {one.summary}") for one in _drafters_of(name)
     ]
+
+
+def _drafters_of(name: str) -> list[Published]:
+    return [one for one in drafters().values() if one.target == name]
 
 
 def _folder_rows(folder: Path) -> list[tuple[str, str]]:

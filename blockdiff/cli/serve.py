@@ -193,6 +193,7 @@ def _describe(health: wire.Health, address: Address) -> list[str]:
     lines = [
         f"state    {health.state.value}{doing}",
         f"model    {health.model} ({where})",
+        *([f"drafter  {health.drafter}"] if health.drafter else []),
         f"waiting  {health.waiting}",
         f"process  {health.pid}, blockdiff {health.version}",
         f"address  {address.url}",

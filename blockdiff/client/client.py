@@ -219,7 +219,7 @@ class EngineClient(EngineHandle):
                     joined = Joined(self._remote, token, health)
                 elif start:
                     joined = await asyncio.to_thread(self._starter.join_or_start, patience)
-                    if not self._serves(joined.health):
+                    if self._lacks(joined.health):
                         joined = await self._replaced(joined)
                 else:
                     found = await asyncio.to_thread(self._starter.join)
@@ -230,21 +230,26 @@ class EngineClient(EngineHandle):
                 self._session = self._open(joined)
             return self._session
 
-    def _serves(self, health: wire.Health) -> bool:
-        """Whether it is the model that is wanted."""
-        wanted = self._options.start.model
-        return not wanted or health.model == model_name(wanted)
+    def _lacks(self, health: wire.Health) -> str:
+        """What it does in place of what is wanted; empty: it has the model and the drafter."""
+        start = self._options.start
+        if start.model and health.model != (model := model_name(start.model)):
+            return f"serves {health.model}, not {model}"
+        if start.drafter and health.drafter != (drafter := model_name(start.drafter)):
+            other = f"with {health.drafter}, not {drafter}"
+            return "drafts " + (other if health.drafter else f"without {drafter}")
+        return ""
 
     def _check_model(self, health: wire.Health, why: str = "") -> None:
-        if not self._serves(health):
-            wanted = model_name(self._options.start.model)
+        if lacks := self._lacks(health):
             raise EngineMismatch(
-                f"the engine that runs serves {health.model}, not {wanted}" + why,
+                f"the engine that runs {lacks}" + why,
                 "stop it, so that the next request starts the right one: blockdiff stop",
             )
 
     async def _replaced(self, joined: Joined) -> Joined:
-        """An engine of the model that is wanted in place of one that only this client uses.
+        """An engine of the model and drafter that are wanted in place of one that only this client
+        uses.
 
         Raises EngineMismatch if others use it.
         """

@@ -49,6 +49,7 @@ class StartOptions:
 
     Attributes:
         model: name or path; empty takes the default, or whatever runs already.
+        drafter: name or path of one made for the model; empty: none, or whatever runs already.
         idle_seconds: the engine stops after so long without a request; 0: never.
         cache_mib: of encoded context it keeps for later requests; 0: none.
         disk_cache_mib: of it are kept on disk for later engines; 0: none.
@@ -57,6 +58,7 @@ class StartOptions:
     """
 
     model: str = ""
+    drafter: str = ""
     device: str = "auto"
     dtype: str = "auto"
     idle_seconds: float = 1800.0
@@ -71,6 +73,7 @@ class StartOptions:
         return [
             *self.command, "serve", "--json",
             "--model", model_name(self.model or DEFAULT_MODEL),
+            *(["--drafter", model_name(self.drafter)] if self.drafter else []),
             "--device", self.device, "--dtype", self.dtype,
             "--idle-stop", str(self.idle_seconds), "--cache-mib", str(self.cache_mib),
             "--disk-cache-mib", str(self.disk_cache_mib),

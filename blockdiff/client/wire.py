@@ -26,7 +26,7 @@ from blockdiff.types import (
     Warmed,
 )
 
-API_VERSION = 6
+API_VERSION = 7
 """Of the engine service; raised whenever a message changes."""
 
 MOST_BYTES = 2 * MAX_BYTES + (1 << 20)
@@ -53,6 +53,7 @@ class Health:
         api: `API_VERSION` of the engine.
         version: of its blockdiff.
         model: as it was asked for: a name of the catalogue or a path.
+        drafter: what it was told to draft with, likewise; empty: nothing.
         device, dtype: empty until the model is loaded.
         message: why the model did not load; empty otherwise.
         doing: what is going on while it starts, `share` (0 to 1) of it is done.
@@ -65,6 +66,7 @@ class Health:
     pid: int
     state: EngineState
     model: str
+    drafter: str = ""
     device: str = ""
     dtype: str = ""
     message: str = ""

@@ -18,8 +18,14 @@ from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.block_drafter import BlockDrafter
 from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.int8.quantized import install_adapter
-from blockdiff.model.load.drafters import load_drafter
-from blockdiff.model.load.from_folder import DraftingConfig, load_adapter, load_transformer
+from blockdiff.model.load.drafters import check_drafter, load_drafter
+from blockdiff.model.load.from_folder import (
+    DraftingConfig,
+    bytes_in_memory,
+    config_in,
+    load_adapter,
+    load_transformer,
+)
 from blockdiff.model.load.hub_config import kind_of
 from blockdiff.model.load.hub_tokenizer import load_tokenizer
 from blockdiff.model.load.kinds import DiffusionKind
@@ -82,15 +88,10 @@ class Checkpoint:
 
         With a `drafter`, by name or folder, that too, for a model that writes from left to right.
         """
-        folder = store.resolve_drafter(drafter) if drafter else None  # before minutes of loading
-        point = cls._read(name_or_path, device, dtype, progress, with_adapter=True)
+        folder = store.resolve_drafter(drafter) if drafter else None
+        point = cls._read(name_or_path, device, dtype, progress, with_adapter=True, drafter=folder)
         if folder is None:
             return point
-        if published.is_diffusion(point.kind):
-            raise ModelUnsupported(
-                f"{point.name} is a diffusion model, which no drafter drafts for",
-                "leave --drafter out",
-            )
         progress("loading the drafter", 0.0)
         made = load_drafter(folder, point.transformer, point.name, dtype=dtype, device=device)
         return replace(point, drafter=made)
@@ -111,27 +112,36 @@ class Checkpoint:
         progress: OnProgress,
         *,
         with_adapter: bool,
+        drafter: Path | None = None,
     ) -> Checkpoint:
+        """Without the `drafter`: what can be refused of the two is, before weights are read."""
         files = store.resolve(
             name_or_path, lambda phase, done, size: progress(phase, done / max(size, 1))
         )
         int8 = dtype is torch.int8 and device.type == "cpu"  # packed, with arithmetic in it
-        weights, stored = files.base, 2  # bytes of a number in published safetensors
-        kind, from_gguf = None, None
+        weights, kind, from_gguf = files.base, None, None
         if files.base.is_file():
             from_gguf = Tokenizer.cached(files.base, files.tokenizer)  # before weights are unpacked
             weights = files.packed if int8 else files.prepared
-            stored = dtype.itemsize if int8 else 2
             if not is_prepared(weights):
                 with folders.locked(weights.parent.name):
                     if not is_prepared(weights):
                         prepare_gguf(files.base, weights, progress, int8=int8)
         else:
             kind = kind_of(files.base)
-        size = _weight_bytes(weights) // stored
-        check_memory(size * dtype.itemsize, device)
+        beside = 0
+        if drafter is not None:
+            if published.is_diffusion(kind) or published.own_mask(kind) is not None:
+                raise ModelUnsupported(
+                    f"{files.name} is a diffusion model, which no drafter drafts for",
+                    "leave --drafter out",
+                )
+            shape = config_in(weights)
+            beside = check_drafter(drafter, shape, files.name, dtype=dtype, device=device)
+        check_memory(bytes_in_memory(weights, dtype, device), device, beside)
         if dtype is torch.int8 and not int8:  # rounded on the device, from numbers that lie here
-            check_memory(size * floats_for(device).itemsize, torch.device("cpu"))
+            here = torch.device("cpu")
+            check_memory(bytes_in_memory(weights, floats_for(device), here), here)
         progress("loading weights", 0.0)
         adapter, drafting = None, DraftingConfig(Layout.PSM, 1, 1, None)
         model: Transformer | DiffusionGemma
@@ -190,7 +200,3 @@ def _looks(weights: Path) -> str:
     """Paths, sizes and times of weights: others where the files are others."""
     found = [(shard, shard.stat()) for shard in shard_files(weights)]
     return repr([(str(shard), of.st_size, of.st_mtime_ns) for shard, of in found])
-
-
-def _weight_bytes(weights: Path) -> int:
-    return sum(shard.stat().st_size for shard in shard_files(weights))

@@ -84,19 +84,25 @@ def choose_dtype(wanted: str, device: torch.device | None = None) -> torch.dtype
     return DTYPES[wanted]
 
 
-def check_memory(needed: int, device: torch.device) -> None:
-    """Raise OutOfMemory when `needed` bytes of weights and some room do not fit on `device`."""
+def check_memory(needed: int, device: torch.device, drafter: int = 0) -> None:
+    """Raise OutOfMemory when `needed` bytes of weights and some room do not fit on `device`.
+
+    `drafter` bytes are needed on top.
+    """
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     elif device.type == "cpu":
         free = psutil.virtual_memory().available
     else:
         return
-    if free < needed + _HEADROOM:
+    if free < (total := needed + drafter + _HEADROOM):
+        what = f"{total / 1e9:.1f} GB on {device.type}"
+        if drafter:
+            what += f", {drafter / 1e9:.1f} GB of it for the drafter"
         raise OutOfMemory(
-            f"the model needs {(needed + _HEADROOM) / 1e9:.1f} GB on {device.type}, "
-            f"{free / 1e9:.1f} GB are free",
-            "close other programs, or use a smaller --dtype or model",
+            f"the model needs {what}; {free / 1e9:.1f} GB are free",
+            "close other programs, use a smaller --dtype or model"
+            + (", or leave --drafter out" if drafter else ""),
         )
 
 

@@ -37,15 +37,16 @@ class Service:
         model: str,
         stop: Callable[[], None],
         stops_by_itself: bool = False,
+        drafter: str = "",
     ) -> None:
-        """`model` is the name as it was asked for; `stop` begins the shutdown.
+        """`model` and `drafter` are names as they were asked for; `stop` begins the shutdown.
 
         One that `stops_by_itself` was started for editors: the only one of them may change it.
         """
         self._stops_by_itself = stops_by_itself
         self._asked: dict[str, float] = {}  # when each client asked last, by the monotonic clock
         self._scheduler, self._worker, self._model, self._stop = scheduler, worker, model, stop
-        self._metrics = Metrics(scheduler, worker)
+        self._drafter, self._metrics = drafter, Metrics(scheduler, worker)
         self.bodies = Bodies()
 
     def health(self) -> wire.Health:
@@ -57,6 +58,7 @@ class Service:
             pid=os.getpid(),
             state=worker.state,
             model=self._model,
+            drafter=self._drafter,
             device=engine.device if engine else "",
             dtype=engine.dtype if engine else "",
             message=worker.failure.message if worker.failure else "",

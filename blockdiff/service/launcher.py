@@ -218,8 +218,10 @@ class _Process:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         stops = self._options.idle_seconds > 0
-        service = Service(self._scheduler, self._worker, self._options.model, self.stop, stops)
         options = self._options
+        service = Service(
+            self._scheduler, self._worker, options.model, self.stop, stops, options.drafter
+        )
         app = Endpoints(service).app(only(self._runtime.make_token()))
         serving = [(listener, server(app, *options.certificate(tls=options.tcp)))]
         if compat is not None:

@@ -284,6 +284,13 @@ def test_what_is_wrong_with_settings_is_said_once_and_the_rest_is_used(scripted:
             while len(editor.messages) < 2:
                 await asyncio.sleep(0.01)
             assert "engine.url needs the token" in editor.messages[1].message
+            both = {"backend": "ollama", "drafter": "its-dspark"}
+            editor.workspace_did_change_configuration(
+                types.DidChangeConfigurationParams({"blockdiff": {"engine": both}})
+            )
+            while len(editor.messages) < 3:
+                await asyncio.sleep(0.01)
+            assert "engine.drafter is for our own engine" in editor.messages[2].message
 
     run(story())
 
@@ -296,6 +303,8 @@ def test_what_is_wrong_with_settings_is_said_once_and_the_rest_is_used(scripted:
         ({"inline": {"max_tokens": 3}}, ""),
         ({"context": {"latencySeconds": 0}}, "context.latencySeconds must be 0.1 to 60; using 1.5"),
         ({"decoding": {"mode": "quick"}}, "decoding.mode must be one of ar, verify, diffusion"),
+        ({"engine": {"drafter": "qwen3-8b-dspark"}}, ""),
+        ({"engine": {"drafter": 5}}, "engine.drafter must be a string, not an integer; using ''"),
         ([], ""),
         ([1], "must be an object"),
         ({"engine": 5}, "unknown setting engine"),
@@ -304,6 +313,13 @@ def test_what_is_wrong_with_settings_is_said_once_and_the_rest_is_used(scripted:
 def test_settings_are_read_leniently_and_never_silently(value: Any, complaint: str) -> None:
     _, complaints = parse(value)
     assert (complaint in "; ".join(complaints)) if complaint else complaints == []
+
+
+def test_the_engine_is_started_as_the_settings_say() -> None:
+    chosen = {"model": "./m", "drafter": "./d", "device": "cpu", "dtype": "int8", "download": False}
+    settings, complaints = parse({"engine": chosen})
+    start = settings.engine.options().start
+    assert complaints == [] and {key: getattr(start, key) for key in chosen} == chosen
 
 
 def test_the_schema_holds_for_the_defaults_and_names_every_setting() -> None:

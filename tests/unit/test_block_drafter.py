@@ -131,10 +131,10 @@ class _Known:
 
 def test_what_was_learned_is_accepted() -> None:
     """More than three tokens a forward come true of the language that it was fitted to, and the
-    text is that of `ar`."""
+    text is that of `ar`, over 200 prompts."""
     target, drafter, rng = toy_base(), fitted(), random.Random(9)
     tokens = forwards = 0
-    for _ in range(20):
+    for _ in range(200):
         prompt = Letters().encode("\n".join(toy_line(rng, 24) for _ in range(2))[:-16])
         expected = last(sampler(target, None, replace(AR, max_tokens=16)).run(prompt))
         written = writing(target, drafter, replace(VERIFY, max_tokens=16))

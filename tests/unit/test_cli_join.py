@@ -84,7 +84,10 @@ def test_several_holes_are_asked_for_together(runtime: Runtime, blockdiff: Any) 
 
 @pytest.mark.parametrize(
     "options",
-    [("--no-engine",), ("--model", "another"), ("--device", "cuda"), ("--dtype", "bfloat16")],
+    [
+        ("--no-engine",), ("--model", "another"), ("--device", "cuda"), ("--dtype", "bfloat16"),
+        ("--drafter", "another"),
+    ],
 )
 def test_otherwise_the_command_loads_the_model_itself(
     options: tuple[str, ...], runtime: Runtime, blockdiff: Any
@@ -95,8 +98,9 @@ def test_otherwise_the_command_loads_the_model_itself(
 
 
 def test_what_the_engine_has_may_be_named(runtime: Runtime, blockdiff: Any) -> None:
-    with served(runtime):
-        assert blockdiff(*INFILL, "--device", "cpu", "--dtype", "float32")[0] == 0
+    with served(runtime, drafter="its-dspark"):
+        for options in (("--device", "cpu", "--dtype", "float32"), ("--drafter", "its-dspark")):
+            assert blockdiff(*INFILL, *options)[0] == 0
 
 
 def test_no_engine_is_started_where_none_runs(runtime: Runtime, blockdiff: Any) -> None:

@@ -284,6 +284,27 @@ def connected(options: EngineOptions, runtime: Runtime) -> Any:
     return run(story())
 
 
+@pytest.mark.parametrize(
+    ("runs", "wanted", "said"),
+    [
+        ("", "its-dspark", "drafts without its-dspark"),
+        ("its-dspark", "its-dflash", "drafts with its-dspark, not its-dflash"),
+        ("its-dspark", "its-dspark", ""),
+        ("its-dspark", "", ""),  # the text is the same
+    ],
+)
+def test_an_engine_with_another_drafter_is_not_used(
+    runs: str, wanted: str, said: str, runtime: Runtime
+) -> None:
+    options = EngineOptions(start=StartOptions(model="scripted", drafter=wanted))
+    with served(runtime, drafter=runs):
+        if said:
+            with pytest.raises(EngineMismatch, match=said):
+                connected(options, runtime)
+        else:
+            assert connected(options, runtime).drafter == runs
+
+
 def test_an_engine_of_another_model_or_protocol_is_not_used(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,7 +476,10 @@ def test_the_command_that_starts_an_engine_names_everything(tmp_path: Path) -> N
     arguments = start.arguments()
     assert arguments[:3] == [sys.executable, "-m", "blockdiff"]
     assert arguments[arguments.index("--model") + 1] == str(Path("my.gguf").absolute())
-    assert "--no-download" in arguments and COMMAND
+    assert "--no-download" in arguments and "--drafter" not in arguments
+    for drafter, expected in (("its-dspark", "its-dspark"), ("./d", str(Path("d").absolute()))):
+        arguments = replace(start, drafter=drafter).arguments()
+        assert arguments[arguments.index("--drafter") + 1] == expected
 
 
 def test_a_start_leaves_a_private_log(runtime: Runtime) -> None:

@@ -10,6 +10,7 @@ import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from hub_folder import write
+from safetensors.torch import load_file, save_file
 
 from blockdiff.cli.app import run
 from blockdiff.config import DecodingConfig, Rule
@@ -18,14 +19,36 @@ from blockdiff.errors import ExitCode, ModelUnsupported, OutputFileError
 from blockdiff.model import masks
 from blockdiff.model.int8 import library
 from blockdiff.model.int8.four_bits import quantize_q4_k
+from blockdiff.model.int8.quantized import QuantizedLinear
 from blockdiff.model.load.convert import convert
-from blockdiff.model.load.from_folder import load_transformer
+from blockdiff.model.load.from_folder import bytes_in_memory, load_transformer
 from blockdiff.model.load.hub_config import kind_of
 from blockdiff.types import Finished, Hole, InfillRequest
 from tests.unit import tiny
 
 DOCUMENT = "def f(x):\n    y = \n    return y\n"
 pytestmark = pytest.mark.skipif(bool(library.available()), reason="no int8 library here")
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("bits", [0, 8, 4])
+def test_what_a_folder_takes_in_memory_is_known_before_it_is_read(
+    stored: torch.dtype, bits: int, tmp_path: Path
+) -> None:
+    """Whatever its numbers are stored in, and converted or not."""
+    folder = write(tmp_path / "it", "dream", ffn=512, wide=True)
+    file = folder / "model.safetensors"
+    save_file({name: tensor.to(stored) for name, tensor in load_file(file).items()}, file)
+    if bits:
+        convert(folder, tmp_path / "packed", quiet, bits=bits)
+        folder = tmp_path / "packed"
+    dtypes = [torch.int8] if bits else [torch.int8, torch.bfloat16, torch.float32]
+    for dtype in dtypes:
+        model = load_transformer(folder, dtype=dtype)
+        matrices = {id(m): m.nbytes for m in model.modules() if isinstance(m, QuantizedLinear)}
+        floats = sum(p.nbytes for p in model.parameters())
+        expected = bytes_in_memory(folder, dtype, torch.device("cpu"))
+        assert expected == pytest.approx(sum(matrices.values()) + floats, rel=0.02), dtype
 
 
 def quiet(what: str, share: float) -> None:

@@ -5,27 +5,39 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny_gguf
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
 from blockdiff.cli import app as cli
+from blockdiff.cli import doctor
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.drafter import Speculation
 from blockdiff.diffusion.row_costs import FREE
+from blockdiff.engine import checkpoint as checkpoints
+from blockdiff.engine import devices
+from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.engine import Engine
-from blockdiff.errors import BlockdiffError, ModelCorrupt, ModelNotFound, ModelUnsupported
+from blockdiff.errors import (
+    BlockdiffError,
+    ModelCorrupt,
+    ModelNotFound,
+    ModelUnsupported,
+    OutOfMemory,
+)
 from blockdiff.model.int8 import library
-from blockdiff.model.load.drafters import drafter_config, load_drafter
+from blockdiff.model.int8.quantized import QuantizedLinear
+from blockdiff.model.load.drafters import check_drafter, drafter_config, load_drafter
 from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.hub_config import read_json
 from blockdiff.model.transformer import Transformer
-from blockdiff.types import Finished, Hole, InfillRequest
+from blockdiff.types import Finished, Hole, InfillRequest, no_op
 from blockdiff.weights import catalog, store
 from tests.parity.drafter_checkpoints import DRAFTERS, TARGET
 from tests.parity.family_checkpoints import VOCABULARY, WIDTH
@@ -270,6 +282,38 @@ def test_every_drafter_of_the_catalogue_fits_its_target() -> None:
         assert one.config["num_target_layers"] == target["num_hidden_layers"], name
 
 
+def test_a_drafter_is_listed_under_its_target(cache: Path) -> None:
+    listed = CliRunner().invoke(cli.app, ["models", "list"]).output.splitlines()
+    names = [line.split()[0] for line in listed]
+    at = names.index("qwen3-8b")
+    assert names[at + 1 : at + 3] == ["qwen3-8b-dflash", "qwen3-8b-dspark"]
+    assert "draft for qwen3-8b" in listed[at + 1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "value", "fix"),
+    [
+        ("qwen3-8b-dspark", "qwen3-8b-dspark is not downloaded",
+         "download it: blockdiff models pull qwen3-8b-dspark"),
+        ("./nothing", "there is no folder", "check --drafter"),
+        ("drafter", "", ""),
+    ],
+)  # fmt: skip
+def test_doctor_looks_for_a_drafter(asked: str, value: str, fix: str, cache: Path) -> None:
+    _, folder = gguf_pair(cache)
+    name = str(folder) if asked == "drafter" else asked
+    checks = {check.name: check for check in doctor.examine("qwen3-8b", name)}
+    found = checks["drafter"]
+    assert found.ok is (fix == "") and found.fix == fix and (value or name) in found.value
+
+
+def test_doctor_counts_a_drafters_memory(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "available_memory", lambda: 11_000_000_000)
+    assert doctor._memory("qwen3-8b").ok
+    both = doctor._memory("qwen3-8b", "qwen3-8b-dspark")
+    assert not both.ok and "the model and its drafter need 11.3" in both.value
+
+
 def test_info_says_what_one_costs(cache: Path) -> None:
     _, drafter = gguf_pair(cache)
     shown = {
@@ -278,4 +322,75 @@ def test_info_says_what_one_costs(cache: Path) -> None:
     }
     assert "drafter   qwen3-8b-dspark (dspark)" in shown["qwen3-8b"]
     assert "a draft reads 23% of the weights" in shown["qwen3-8b-dspark"]
+    assert "in int8, 19.48 GB in bfloat16, with qwen3-8b" in shown["qwen3-8b-dspark"]
     assert "draft 5 tokens for a model of 2 layers, width 32" in shown[str(drafter)]
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+@needs_int8
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", ["dflash", "dspark"])
+def test_what_a_drafter_takes_is_known_before_it_is_read(
+    kind: str, dtype: torch.dtype, cache: Path
+) -> None:
+    """Without embedding and head, which are its target's."""
+    model, folder = gguf_pair(cache)
+    if kind == "dflash":
+        _without_ends(folder)
+    point = Checkpoint.load(str(model), torch.device("cpu"), dtype, no_op, str(folder))
+    made, target = point.drafter, point.transformer
+    assert made is not None
+    own = [m for m in made.modules() if isinstance(m, QuantizedLinear)]
+    ends = {id(m) for m in target.modules()}
+    floats = {p.data_ptr(): p.nbytes for p in made.parameters()}
+    for parameter in target.parameters():
+        floats.pop(parameter.data_ptr(), None)
+    held = sum(m.nbytes for m in own if id(m) not in ends) + sum(floats.values())
+    needed = check_drafter(folder, target.config, "it", dtype=dtype)
+    assert needed == pytest.approx(held, rel=0.05)
+
+
+def _without_ends(folder: Path) -> None:
+    """Make the drafter of `gguf_pair` one of DFlash."""
+    config = read_json(folder / "config.json")
+    config |= {"architectures": ["DFlashDraftModel"], "markov_rank": 0,
+               "enable_confidence_head": False, "confidence_head_with_markov": False}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    kept = {
+        name: tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+        if not name.startswith(("markov", "confidence", "embed", "lm_head"))
+    }
+    save_file(kept, folder / "model.safetensors")
+
+
+def test_a_pair_that_does_not_fit_into_memory_is_refused(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any weight is read, where the model alone would fit; likewise a pair that is none."""
+    model, drafter = gguf_pair(cache)
+    Engine.load(str(model), device="cpu", dtype="float32")  # unpacked now
+    asked: list[tuple[int, int]] = []
+    known = devices.check_memory
+
+    def noted(needed: int, device: torch.device, drafter: int = 0) -> None:
+        asked.append((needed, drafter))
+        known(needed, device, drafter)
+
+    monkeypatch.setattr(checkpoints, "check_memory", noted)
+    Engine.load(str(model), device="cpu", dtype="float32", drafter=str(drafter))
+    ((needed, beside),) = asked
+    free = SimpleNamespace(available=needed + beside + devices._HEADROOM - 1)
+    monkeypatch.setattr(devices.psutil, "virtual_memory", lambda: free)
+    Engine.load(str(model), device="cpu", dtype="float32")
+    monkeypatch.setattr(checkpoints, "load_transformer", None)
+    monkeypatch.setattr(checkpoints, "load_drafter", None)
+    with pytest.raises(OutOfMemory, match="of it for the drafter") as caught:
+        Engine.load(str(model), device="cpu", dtype="float32", drafter=str(drafter))
+    assert "leave --drafter out" in caught.value.hint
+    config = read_json(drafter / "config.json") | {"rope_theta": 1e6}
+    (drafter / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelUnsupported, match="rope_theta is 1000000.0"):
+        Engine.load(str(model), device="cpu", dtype="float32", drafter=str(drafter))

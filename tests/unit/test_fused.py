@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -42,6 +43,16 @@ def packed(shape: TransformerConfig, seed: int = 0) -> Transformer:
     state = dict(transformer(shape, seed).named_parameters())
     matrices = {name: [pack(t.detach())] for name, t in state.items() if t.dim() == 2}
     return build(shape, {n: t for n, t in state.items() if n not in matrices}, "", matrices)
+
+
+def test_packed_matrices_are_not_kept_beside_their_copies() -> None:
+    """Else a model would need twice its size to be loaded."""
+    state = dict(transformer(SHAPES["qwen2"], 0).named_parameters())
+    matrices = {name: [pack(t.detach())] for name, t in state.items() if t.dim() == 2}
+    seen = [weakref.ref(part.data) for parts in matrices.values() for part in parts]
+    floats = {n: t for n, t in state.items() if n not in matrices}
+    model = build(SHAPES["qwen2"], floats, "", matrices)
+    assert model.fused is not None and not any(ref() is not None for ref in seen)
 
 
 def packed_adapter(shape: TransformerConfig) -> GatedAdapter:

@@ -31,6 +31,7 @@ from blockdiff.model.cuda.weight_only import (
 )
 from blockdiff.model.load.convert import convert
 from blockdiff.model.load.from_folder import load_transformer
+from blockdiff.model.load.shards import Shards, shard_files
 from blockdiff.types import Finished, Hole, InfillRequest, no_op
 from tests.unit.tiny_checkpoint import checkpoint
 
@@ -131,13 +132,14 @@ def test_weights_that_are_rounded_on_a_device_have_to_fit_here_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(tmp_path / "it", "dream", ffn=64)
-    size = sum(shard.stat().st_size for shard in folder.glob("*.safetensors"))
+    stored = Shards(shard_files(folder)).all()
+    numbers = sum(tensor.numel() for tensor in stored.values())
     asked = []
     monkeypatch.setattr(
-        checkpoints, "check_memory", lambda needed, device: asked.append((device.type, needed))
+        checkpoints, "check_memory", lambda needed, device, _=0: asked.append((device, needed))
     )
     Checkpoint.load(str(folder), META, torch.int8, no_op)
-    assert asked == [("meta", size // 2), ("cpu", size)]  # published numbers have 16 bits
+    assert asked == [(META, numbers), (CPU, 2 * numbers)]
 
 
 def test_a_checkpoint_is_loaded_in_8_bits_on_devices_other_than_a_cpu(tmp_path: Path) -> None:

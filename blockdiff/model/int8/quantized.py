@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -100,13 +100,16 @@ def install_adapter(adapter: GatedAdapter) -> None:
             pairs[name] = QuantizedLowRank(cast(LowRank, pair))
 
 
-def install(model: Transformer, weights: Mapping[str, Sequence[Packed]]) -> None:
+def install(model: Transformer, weights: dict[str, list[Packed]]) -> None:
     """Put packed matrices in the places of `weights`, by the names of the tensors they replace.
 
-    A head that is not named is the embedding. Raises DeviceUnavailable.
+    Each is taken out of `weights` and copied, so that they are never there twice. A head that is
+    not named is the embedding. Raises DeviceUnavailable.
     """
     arena = arena_for(part for parts in weights.values() for part in parts)
-    for name, parts in weights.items():
+    tied = "head.weight" not in weights
+    for name in list(weights):
+        parts = weights.pop(name)
         owner_name, _, leaf = name.removesuffix(".weight").rpartition(".")
         owner = model.get_submodule(owner_name)
         bias = getattr(getattr(owner, leaf), "bias", None)
@@ -115,7 +118,7 @@ def install(model: Transformer, weights: Mapping[str, Sequence[Packed]]) -> None
             assert isinstance(layer, QuantizedLinear)
             layer = QuantizedEmbedding(layer)
         setattr(owner, leaf, layer)
-    if "head.weight" not in weights:
+    if tied:
         assert isinstance(model.embedding, QuantizedEmbedding)
         model.head = cast(nn.Linear, model.embedding.matrix)
 

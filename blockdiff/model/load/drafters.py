@@ -23,12 +23,7 @@ from blockdiff.model.block_drafter import BlockDrafter, BlockDrafterConfig, Mark
 from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.int8.fused import fuse
 from blockdiff.model.int8.packing import Packed, pack
-from blockdiff.model.int8.quantized import (
-    QuantizedEmbedding,
-    QuantizedLinear,
-    install,
-    is_quantized,
-)
+from blockdiff.model.int8.quantized import QuantizedEmbedding, QuantizedLinear, install
 from blockdiff.model.load.families import config_from_hf
 from blockdiff.model.load.from_folder import refuse_absurd
 from blockdiff.model.load.hub_config import read_json
@@ -36,12 +31,13 @@ from blockdiff.model.load.kinds import Body, published
 from blockdiff.model.load.shards import Shards, check_shape, refuse_unread, shard_files
 from blockdiff.model.load.tensor_names import HUB, TensorSources, sources
 from blockdiff.model.transformer import Transformer
+from blockdiff.weights.footprint import drafter_shape
 
 MOST_POSITIONS = 64
 """Of a block."""
 
 _SAMPLED = 64  # rows of a matrix that say whether it is the target's
-_SAME, _SAME_IN_INT8, _OTHERS = 1e-3, 0.15, 0.5  # relative distance of these rows
+_SAME, _OTHERS = 0.15, 0.5  # relative distance of these rows: a target's may have 4 bits
 _STACK, _ENDS = "stack.", ("stack.embedding.weight", "stack.head.weight")
 
 
@@ -138,6 +134,27 @@ def drafter_config(config: Mapping[str, Any], source: str) -> BlockDrafterConfig
     )
 
 
+def check_drafter(
+    folder: Path,
+    target: TransformerConfig,
+    target_name: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> int:
+    """Bytes of the weights of the drafter in a folder, once it is loaded beside its target; those
+    that come with an embedding and a head hold copies of the target's, and keep none.
+
+    Raises ModelNotFound, ModelUnsupported and ModelCorrupt as `load_drafter` for what its
+    `config.json` says: no weight is opened.
+    """
+    _, raw = _checked_config(folder, target, target_name)
+    shape = drafter_shape(raw, str(folder))
+    if _packs(dtype, device):
+        return shape.footprint("int8").weights
+    return shape.parameters * _floats(dtype, device).itemsize
+
+
 def load_drafter(
     folder: Path,
     target: Transformer,
@@ -162,11 +179,7 @@ def load_drafter(
         DeviceUnavailable: int8 where its library cannot be had.
     """
     source = str(folder)
-    if not (folder / "config.json").is_file():
-        raise ModelNotFound(f"{folder} holds no config.json", "give a drafter's folder")
-    raw = read_json(folder / "config.json")
-    config = drafter_config(raw, source)
-    _refuse_mismatch(config, raw, target.config, target_name, source)
+    config, raw = _checked_config(folder, target.config, target_name)
     config = replace(
         config, stack=replace(config.stack, max_positions=target.config.max_positions)
     )
@@ -182,9 +195,7 @@ def load_drafter(
     for ours in _ENDS:
         if ours in names and _is_copy(stored, names[ours][0], target, target_name, source):
             del names[ours]
-    packs = dtype is torch.int8 and torch.device(device).type == "cpu"
-    if dtype is torch.int8:
-        dtype = torch.float32 if packs else floats_for(torch.device(device))
+    packs, dtype = _packs(dtype, device), _floats(dtype, device)
     packed = {name for name in names if packs and _is_packed(name, shapes[name])}
     state = {
         ours: stored.join(theirs, dtype, device)
@@ -198,6 +209,29 @@ def load_drafter(
         _take_ends(drafter, target, names)  # a head that is not packed would be the embedding
         fuse(drafter.stack)
     return drafter.eval().requires_grad_(False)
+
+
+def _checked_config(
+    folder: Path, target: TransformerConfig, target_name: str
+) -> tuple[BlockDrafterConfig, dict[str, Any]]:
+    """Shape of the drafter in a folder, and its `config.json`, which fits the target."""
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(f"{folder} holds no config.json", "give a drafter's folder")
+    raw = read_json(folder / "config.json")
+    config = drafter_config(raw, str(folder))
+    _refuse_mismatch(config, raw, target, target_name, str(folder))
+    return config, raw
+
+
+def _packs(dtype: torch.dtype, device: torch.device | str) -> bool:
+    return dtype is torch.int8 and torch.device(device).type == "cpu"
+
+
+def _floats(dtype: torch.dtype, device: torch.device | str) -> torch.dtype:
+    """Of what is not packed."""
+    if dtype is not torch.int8:
+        return dtype
+    return torch.float32 if _packs(dtype, device) else floats_for(torch.device(device))
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -302,7 +336,7 @@ def _is_copy(
             " it was made for another model",
             "`blockdiff models info NAME` lists the drafters of a model",
         )
-    return distance < (_SAME_IN_INT8 if is_quantized(target) else _SAME)
+    return distance < _SAME
 
 
 def _take_ends(drafter: BlockDrafter, target: Transformer, names: TensorSources) -> None:
@@ -322,9 +356,9 @@ def _packed(stored: Shards, name: str) -> Packed:
     return pack(stored.join([name], torch.float32, "cpu"))
 
 
-def _pack(drafter: BlockDrafter, packed: Mapping[str, Sequence[Packed]]) -> None:
-    """Put packed matrices in the places of those of these names."""
-    own = {n.removeprefix(_STACK): parts for n, parts in packed.items() if n.startswith(_STACK)}
+def _pack(drafter: BlockDrafter, packed: dict[str, list[Packed]]) -> None:
+    """Put packed matrices in the places of those of these names; those of layers are taken out."""
+    own = {n.removeprefix(_STACK): packed.pop(n) for n in list(packed) if n.startswith(_STACK)}
     install(drafter.stack, own)
     drafter.fusion = cast(nn.Linear, QuantizedLinear(packed["fusion.weight"]))
     if drafter.markov is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from blockdiff.model.load.tensor_names import HUB, TensorSources, sources
 from blockdiff.model.transformer import Transformer
 
 FORMAT = 1  # of a prepared folder; raise it when the layout of the tensors changes
+_PACKED = 1.125  # bytes of a number in 8 bits, with its share of scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,33 @@ def load_transformer(
         model = load(folder, raw, stored, floats_for(target), "cpu")
         return in_eight_bits(model, target, str(folder))
     return load(folder, raw, stored, dtype, device)
+
+
+def config_in(folder: Path) -> TransformerConfig:
+    """Shape of what `load_transformer` would read. Raises as it does for keys of `config.json`."""
+    raw = read_json(folder / "config.json")
+    if raw.get("blockdiff_format") == FORMAT:
+        return config_from_prepared(raw.get("transformer"), str(folder))
+    return config_from_hf(raw, str(folder))
+
+
+def bytes_in_memory(folder: Path, dtype: torch.dtype, device: torch.device) -> int:
+    """Of the weights in a folder once they are loaded, by the headers of its files.
+
+    Raises ModelNotFound, ModelUnsupported and ModelCorrupt as `load_transformer` for its files.
+    """
+    stored, needed = Shards(shard_files(folder)), 0.0
+    packs = dtype is torch.int8 and device.type == "cpu"
+    for name in stored.names:
+        shape = stored.shape(name)
+        if stored.is_packed(name):
+            size = 1.0
+        elif packs:
+            size = _PACKED if len(shape) == 2 else 4.0
+        else:
+            size = dtype.itemsize
+        needed += size * math.prod(shape)
+    return round(needed)
 
 
 def _load_prepared(
@@ -211,11 +240,11 @@ def build(
     config: TransformerConfig,
     state: Mapping[str, Tensor],
     source: str,
-    packed: Mapping[str, Sequence[Packed]] | None = None,
+    packed: dict[str, list[Packed]] | None = None,
 ) -> Transformer:
     """A `Transformer` that owns the tensors of `state`; every shape is checked first.
 
-    Matrices that are `packed` need not be there.
+    Matrices that are `packed` need not be there, and are taken out of it.
     """
     packed = packed or {}
     for name, shape in parameter_shapes(config).items():

@@ -100,6 +100,10 @@ class Shards:
         """Of a tensor, from its header. Raises ModelCorrupt where it is missing."""
         return tuple(self._find(name).get_slice(name).get_shape())
 
+    def is_packed(self, name: str) -> bool:
+        """Whether a tensor holds bytes and no numbers, by its header. Raises as `shape`."""
+        return bool(self._find(name).get_slice(name).get_dtype() == "U8")
+
     def get(self, name: str) -> Tensor:
         """A tensor, mapped. Raises ModelCorrupt where it is missing."""
         tensor: Tensor = self._find(name).get_tensor(name)

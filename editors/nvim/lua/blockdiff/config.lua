@@ -46,6 +46,7 @@ local defaults = {
   server = {
     engine = {
       model = "", -- name or path; empty: the default one
+      drafter = "", -- name or path of a drafter made for the model; empty: none
       device = "auto", -- auto, cpu, cuda, cuda:1 or mps
       dtype = "auto", -- auto, int8, bfloat16, float16 or float32
       idleMinutes = 30, -- stop the engine after so long without a request; 0: never
