@@ -12,7 +12,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -105,12 +105,12 @@ class Index:
         """The definitions that bear one of these names, in languages of this family; those of a
         very common name only in the files `paths`."""
         found: list[Definition] = self._asked(lambda kept: kept.named(names, paths), [])
-        return [one for one in found if _is_of(one, language)]
+        return _of_family(found, language)
 
     def members(self, container: str, language: str, path: str = "") -> list[Definition]:
         """What belongs to a class; of the one in the file `path`, if that is given."""
         found: list[Definition] = self._asked(lambda kept: kept.members(container, path), [])
-        return [one for one in found if _is_of(one, language)]
+        return _of_family(found, language)
 
     def of_file(self, path: str) -> list[Definition]:
         """All definitions of a file."""
@@ -155,14 +155,20 @@ class Index:
         changed = {path for path, stamp in there.items() if not is_as_known(known.get(path), stamp)}
         return sorted(changed | (known.keys() - there.keys()))
 
-    def is_open(self, path: str) -> bool:
-        """Whether the signatures of a file may be shown to a model at this moment.
+    def open_files(self) -> Callable[[str], bool]:
+        """Tells of a file whether its signatures may be shown to a model at this moment.
 
         Those of installed packages may although git does not track them.
         """
-        if os.path.isabs(path):
-            return self._ignored.verdict(Path(path)) is not Verdict.CLOSED
-        return self._ignored.verdict(self.root / path) is Verdict.OPEN
+        lists = self._ignored.now()
+
+        @cache
+        def is_open(path: str) -> bool:
+            if os.path.isabs(path):
+                return lists.verdict(Path(path)) is not Verdict.CLOSED
+            return lists.verdict(self.root / path) is Verdict.OPEN
+
+        return is_open
 
     def name_of(self, path: Path) -> str:
         """A file as definitions name it: relative to the workspace; else as it is."""
@@ -246,8 +252,9 @@ def _ends(path: str) -> Iterator[str]:
         yield path
 
 
-def _is_of(definition: Definition, language: str) -> bool:
-    return _family_of_file(definition.path) == family_of(language)
+def _of_family(found: list[Definition], language: str) -> list[Definition]:
+    family = family_of(language)
+    return [one for one in found if _family_of_file(one.path) == family]
 
 
 @lru_cache(maxsize=8192)

@@ -8,6 +8,7 @@ may have the same file open (write-ahead log): one of them builds, all read.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sqlite3
@@ -58,6 +59,17 @@ CREATE TRIGGER removed AFTER DELETE ON definitions BEGIN
 END;
 """
 _COLUMNS = "d.name, d.kind, d.signature, d.doc, d.container, d.line, f.path"
+_KINDS = {kind.value: kind for kind in TagKind}
+# All names of a place at once; of each no more are counted than tell that it is common.
+_COUNTED = f"""
+SELECT value, (SELECT COUNT(*) FROM (
+  SELECT 1 FROM definitions WHERE name = value LIMIT {_COMMON + 1}
+)) AS count FROM json_each(?) WHERE count > 0 ORDER BY key
+"""
+_NAMED = f"""
+SELECT {_COLUMNS} FROM json_each(?) asked JOIN definitions d ON d.name = asked.value
+JOIN files f ON f.id = d.file ORDER BY asked.key, d.file, d.id
+"""
 
 
 class Store:
@@ -174,14 +186,10 @@ class Store:
 
     def named(self, names: Sequence[str], paths: Sequence[str] = ()) -> list[Definition]:
         """All that bear one of these names; those of a very common name only in these files."""
-        found: list[Definition] = []
-        common = []
-        for name in names:
-            here = self._definitions(f"d.name = ? LIMIT {_COMMON + 1}", name)
-            if len(here) <= _COMMON:
-                found += here
-            else:
-                common.append(name)
+        counts = dict(self._all(_COUNTED, json.dumps(list(names))))
+        rare = [name for name, count in counts.items() if count <= _COMMON]
+        found = self._made(self._all(_NAMED, json.dumps(rare))) if rare else []
+        common = [name for name, count in counts.items() if count > _COMMON]
         if common and paths:
             names_, files = (",".join("?" * len(given)) for given in (common, paths))
             where = f"d.name IN ({names_}) AND f.path IN ({files}) LIMIT 500"
@@ -245,8 +253,12 @@ class Store:
             f"SELECT {_COLUMNS} FROM definitions d JOIN files f ON f.id = d.file WHERE {where}",
             *given,
         )
+        return self._made(rows)
+
+    @staticmethod
+    def _made(rows: list[Any]) -> list[Definition]:
         return [
-            Definition(name, TagKind(kind), signature, doc, container, line, path)
+            Definition(name, _KINDS[kind], signature, doc, container, line, path)
             for name, kind, signature, doc, container, line, path in rows
         ]
 

@@ -124,7 +124,7 @@ def test_a_list_that_comes_later_takes_files_out(root: Path) -> None:
     found = Index(root)
     found.refresh()
     write(root, {".blockdiffignore": "store.py\n"})
-    assert not found.is_open("store.py")  # at once
+    assert not found.open_files()("store.py")  # at once
     assert found.refresh().removed == 1
     assert names(found) == {"Open"}
 
