@@ -11,7 +11,7 @@ from pathlib import Path
 
 from blockdiff.system.ignored import IgnoreFiles, IgnoreMoment
 from blockdiff.types import OnProgress
-from blockdiff.workspace import store
+from blockdiff.workspace import tables
 from blockdiff.workspace.definitions import definitions
 from blockdiff.workspace.files import (
     WorkspaceFile,
@@ -178,7 +178,7 @@ def _forget_old(file: Path) -> None:
         os.utime(file)
         for other in file.parent.glob("*.sqlite"):
             if time.time() - other.stat().st_mtime > _KEPT_SECONDS:
-                store.remove(other)
+                tables.remove(other)
 
 
 def _python_imports(data: bytes, file: WorkspaceFile) -> list[tuple[str, str]]:

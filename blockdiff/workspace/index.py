@@ -20,7 +20,7 @@ from blockdiff.syntax.grammars import language_of
 from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.types import OnProgress, no_op
 from blockdiff.weights.folders import cache_root
-from blockdiff.workspace import store
+from blockdiff.workspace import tables
 from blockdiff.workspace.build import Build, Refreshed, is_as_known
 from blockdiff.workspace.definitions import Definition
 from blockdiff.workspace.files import (
@@ -193,12 +193,12 @@ class Index:
         left as it is."""
         if isinstance(error, sqlite3.ProgrammingError):  # it was closed meanwhile
             return False
-        if self.file is None or not store.is_damage(error):
+        if self.file is None or not tables.is_damage(error):
             self._tell(f"the index cannot be brought up to date now ({error})")
             return False
         self._store.close()
         with contextlib.suppress(OSError):
-            store.remove(self._file)
+            tables.remove(self._file)
         self._store = Store.open(self._file)
         self._tell(self._store.trouble or "the index was damaged: it is built again")
         return True
