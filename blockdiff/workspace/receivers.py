@@ -30,6 +30,7 @@ _BEHIND = (
     ),
     (4, re.compile(r"\s+\[?\]?\*?([\w.]+)\s*(?:[,)=\n]|$)")),  # Go: `store *Store`
 )
+_MAY_BIND = re.compile(r"[\s:=;,)\[{(]|$")  # what any of these begins with
 _DECLARED = re.compile(r"\s*(?:[=;,)\[{(]|$)")
 _TYPE = re.compile(r"\b([\w:]{1,80})(?:<[^<>;\n]{0,200}>)?(?:\s+|\s*[*&]+\s*)\Z")
 _LONGEST_TYPE = 80 + 202  # characters
@@ -105,17 +106,19 @@ def _bound(name: str, text: str) -> Iterator[str]:
     declared = 0  # likewise
     at, is_opened = text.find(name), False
     while at >= 0:
-        before, behind = text[max(0, at - 9) : at], at + len(name)
+        here, at = at, text.find(name, at + 1)
+        before, behind = text[max(0, here - 9) : here], here + len(name)
+        is_opened = is_opened or before.split()[-1:] == ["as"]
+        if not _MAY_BIND.match(text, behind):
+            continue
         if not (before[-1:].isalnum() or before.endswith(("_", "."))):
             for number, (rank, pattern) in enumerate(_BEHIND):
-                if at >= ends[number] and (found := pattern.match(text, behind)):
+                if here >= ends[number] and (found := pattern.match(text, behind)):
                     ends[number] = found.end()
-                    places.append((at, rank, found[1]))
-        if (rest := _DECLARED.match(text, behind)) and (found := _type(text, declared, at)):
+                    places.append((here, rank, found[1]))
+        if (rest := _DECLARED.match(text, behind)) and (found := _type(text, declared, here)):
             declared = rest.end()
             places.append((found.start(), 3, found[1]))
-        is_opened = is_opened or before.split()[-1:] == ["as"]
-        at = text.find(name, at + 1)
     if is_opened:
         opened = re.finditer(rf"{_OPENED}{re.escape(name)}\b", text)
         places += [(found.start(), 2, found[1]) for found in opened]
