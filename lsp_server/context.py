@@ -126,7 +126,7 @@ class Places:
         path = file_of(document.uri)
         index = self._workspaces.index_of(path)
         paths = {key[0] for key in held.pieces.shown}
-        if index is not None and not all(map(index.is_open, paths)):
+        if index is not None and not all(map(index.open_files(), paths)):
             return False
         return all(map(self._is_open, held.uris))
 

@@ -11,7 +11,7 @@ import typer
 from blockdiff.cli import source_file
 from blockdiff.cli.infill import print_json
 from blockdiff.errors import IndexUnusable, InputFileError, InvalidRequest
-from blockdiff.workspace import store
+from blockdiff.workspace import tables
 from blockdiff.workspace.definitions import Definition
 from blockdiff.workspace.files import MOST_FILES
 from blockdiff.workspace.index import Index, file_of
@@ -60,7 +60,7 @@ def index(
         raise InputFileError(f"there is no folder {folder}", "name the folder of a workspace")
     root = folder.resolve()
     if remove or rebuild:
-        store.remove(file_of(root))
+        tables.remove(file_of(root))
         if remove:
             return
     found = Index(root, say=lambda text: _warn(text, quiet))

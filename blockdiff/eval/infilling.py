@@ -144,7 +144,6 @@ def evaluate(
     filler: Callable[[], Filler],
     settings: dict[str, Any],
     out: Path | None = None,
-    limits: sandbox.Limits | None = None,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> list[InfillResult]:
     """Fills and scores every task; with `out` it goes on where an earlier run ended.
@@ -174,7 +173,7 @@ def evaluate(
                 continue
             worker = worker or filler()
             filled = worker(task.prefix, task.suffix, task.canonical)
-            result = score(task, filled, limits or sandbox.Limits())
+            result = score(task, filled, sandbox.Limits())
             done[task.id] = result
             passed += result.passed
             if results_file:

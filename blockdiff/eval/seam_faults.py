@@ -59,6 +59,11 @@ def is_fenced(written: str, before: str, after: str) -> bool:
     return bool(_FENCE.search(written)) and not _FENCE.search(f"{before}\n{after}")
 
 
+def is_sentence(line: str) -> bool:
+    """Whether a line, or the rest of one, reads as a sentence, whatever it stands in."""
+    return _SENTENCE.fullmatch(line.strip()) is not None
+
+
 def is_prose(written: str, before: str, after: str, language: str) -> bool:
     """Whether a line of it is a sentence that stands in no comment and in no string."""
     fenced = is_fenced(written, before, after)  # to a grammar it may open a string
@@ -68,7 +73,7 @@ def is_prose(written: str, before: str, after: str, language: str) -> bool:
     for number, line in enumerate(written.split("\n")):
         start, at = at + len(line) - len(line.lstrip()), at + len(line) + 1
         whole = (number > 0 or not before.rpartition("\n")[2].strip()) and bool(line.strip())
-        if not whole or not _SENTENCE.fullmatch(line.strip()) or line.strip().startswith(_REMARK):
+        if not whole or not is_sentence(line) or line.strip().startswith(_REMARK):
             continue
         if tree is None:
             return True

@@ -12,7 +12,7 @@ from blockdiff.config import DecodingConfig
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import BlockdiffError
 from blockdiff.eval.results import ResultsFile, gone_through, resampled_ratio
-from blockdiff.eval.seam_faults import is_fenced, is_prose
+from blockdiff.eval.seam_faults import is_fenced, is_prose, is_sentence
 from blockdiff.eval.workspace_holes import HeldOutPackages, OtherFiles, WorkspaceHole
 from blockdiff.syntax.check import check
 from blockdiff.types import Extent, Finished, Hole, InfillRequest, SyntaxState
@@ -30,7 +30,8 @@ class FilledLine:
         exact: the line is what it was, blanks at its end aside.
         identifiers: its names are, in their order.
         named: the name of the other file is among them.
-        prose: a sentence outside of comments and strings, or a fence.
+        prose: a sentence outside of comments and strings, or a fence. Holes begin within a line:
+            the rest of that is one if it reads so, and the document does not parse with it.
         syntax: a `SyntaxState` of the whole document.
         shown: about as many tokens of other files' definitions as the context had.
     """
@@ -132,6 +133,9 @@ def judge(
     line = text.replace("\r\n", "\n").split("\n", 1)[0].rstrip()
     names = _NAME.findall(line)
     start = len(before)
+    syntax = check(before + text + after, start, start + len(text), hole.language)
+    talks = syntax is SyntaxState.BROKEN and line != hole.text and is_sentence(line)
+    prose = is_prose(text, before, after, hole.language)
     return FilledLine(
         task_id=_id(hole, way),
         way=way.value,
@@ -141,8 +145,8 @@ def judge(
         exact=line == hole.text,
         identifiers=names == _NAME.findall(hole.text),
         named=hole.name in names,
-        prose=is_prose(text, before, after, hole.language) or is_fenced(text, before, after),
-        syntax=check(before + text + after, start, start + len(text), hole.language).value,
+        prose=talks or prose or is_fenced(text, before, after),
+        syntax=syntax.value,
         tokens=tokens,
         shown=shown,
         ms=round(ms, 1),

@@ -52,9 +52,9 @@ def run(
     return subprocess.CompletedProcess(done.args, done.returncode, *texts)
 
 
-def read(command: Sequence[str], *, seconds: float | None = None) -> bytes:
+def read(command: Sequence[str]) -> bytes:
     """What a command prints. Raises as `run`, and Failed for an exit status that is not 0."""
-    done = _run(command, seconds, _NOTHING)
+    done = _run(command, None, _NOTHING)
     done.check_returncode()
     return done.stdout
 

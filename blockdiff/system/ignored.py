@@ -68,7 +68,7 @@ class IgnoreFiles:
     def __init__(self, report: Callable[[IgnoreListUnreadable], None] = no_op) -> None:
         """`report` is told once of each list that cannot be read as a whole."""
         self._report = report
-        self._rules: dict[Path, _Rules] = {}
+        self._rules: dict[str, _Rules] = {}  # by their file
 
     def strictest(self, paths: Iterable[Path]) -> Verdict:
         """The strictest verdict for any of the files that a text may be of."""
@@ -78,51 +78,30 @@ class IgnoreFiles:
 
     def verdict(self, path: Path | None) -> Verdict:
         """For a file by one of its names; None, an untitled document, is open."""
-        if path is None:
-            return Verdict.OPEN
-        if self._matches(path, OURS, list(path.parents)):
-            return Verdict.CLOSED
-        return Verdict.NOT_AS_CONTEXT if self._matches(path, GIT, _tracked(path)) else Verdict.OPEN
+        return Verdict.OPEN if path is None else self.now().verdict(path)
 
-    def skips(self, folder: Path) -> bool:
-        """Whether nothing in a folder is open, so that nobody need enter it."""
-        ours, tracked = list(folder.parents), _tracked(folder)
-        return self._matches(folder, OURS, ours, is_folder=True) or self._matches(
-            folder, GIT, tracked, is_folder=True
-        )
+    def now(self) -> IgnoreMoment:
+        """For many files at once."""
+        return IgnoreMoment(self._read)
 
-    def _matches(
-        self, path: Path, name: str, folders: list[Path], *, is_folder: bool = False
-    ) -> bool:
-        """As git has it: from the uppermost folder down, the last pattern that fits wins; what is
-        in a folder that is ignored cannot be taken out again."""
-        lists: list[tuple[Path, _Rules]] = []
-        for folder in reversed(folders):
-            if lists and _ignores(lists, folder, is_folder=True):
-                return True
-            rules = self._read(folder / name)
-            if rules is not None:
-                lists.append((folder, rules))
-        return _ignores(lists, path, is_folder=is_folder)
-
-    def _read(self, file: Path) -> _Rules | None:
+    def _read(self, file: str) -> _Rules | None:
         """The rules of a list, if there is one. Raises nothing.
 
         Of a list with lines that mean nothing, the others hold; one of ours that cannot be read
         at all closes everything below it.
         """
         try:
-            status = file.stat()
+            status = os.stat(file)
             stamp = (status.st_mtime_ns, status.st_size)
         except (OSError, ValueError) as error:
             may_be_link = getattr(error, "errno", 0) in (errno.ENOENT, errno.ELOOP)
-            if not (may_be_link and file.name == OURS and os.path.islink(file)):
+            if not (may_be_link and file.endswith(OURS) and os.path.islink(file)):
                 self._rules.pop(file, None)
                 return None
             stamp = (0, -1)  # a link that leads nowhere
         known = self._rules.get(file)
         if known is None or known.stamp != stamp:
-            known = self._rules[file] = self._made(file, stamp)
+            known = self._rules[file] = self._made(Path(file), stamp)
         return known
 
     def _made(self, file: Path, stamp: tuple[int, int]) -> _Rules:
@@ -150,11 +129,54 @@ class IgnoreFiles:
         return _Rules.of(stamp, good, ignores_case)
 
 
-def _ignores(lists: list[tuple[Path, _Rules]], path: Path, *, is_folder: bool = False) -> bool:
+class IgnoreMoment:
+    """Verdicts by the lists as they are at one moment: each is looked at once."""
+
+    def __init__(self, read: Callable[[str], _Rules | None]) -> None:
+        self._read = read
+        self._above: dict[tuple[str, str], list[tuple[str, _Rules]] | None] = {}
+
+    def verdict(self, path: Path) -> Verdict:
+        """See `IgnoreFiles.verdict`."""
+        if self._matches(path, OURS):
+            return Verdict.CLOSED
+        return Verdict.NOT_AS_CONTEXT if self._matches(path, GIT) else Verdict.OPEN
+
+    def skips(self, folder: Path) -> bool:
+        """Whether nothing in a folder is open, so that nobody need enter it."""
+        return any(self._matches(folder, name, is_folder=True) for name in (OURS, GIT))
+
+    def _matches(self, path: Path, name: str, *, is_folder: bool = False) -> bool:
+        """As git has it: from the uppermost folder down, the last pattern that fits wins; what is
+        in a folder that is ignored cannot be taken out again."""
+        lists = self._lists(str(path.parent), name) if path.parent != path else []
+        return lists is None or _ignores(lists, str(path), is_folder=is_folder)
+
+    def _lists(self, folder: str, name: str) -> list[tuple[str, _Rules]] | None:
+        """Those for what is in a folder, the uppermost first; None: the folder is ignored."""
+        todo = []
+        while (name, folder) not in self._above:
+            todo.append(folder)
+            parent = os.path.dirname(folder)
+            if parent == folder or (name == GIT and _is_repository(folder)):
+                break
+            folder = parent
+        lists = self._above.get((name, folder), [])
+        for folder in reversed(todo):
+            if lists is not None:
+                if lists and _ignores(lists, folder, is_folder=True):
+                    lists = None
+                elif (rules := self._read(os.path.join(folder, name))) is not None:
+                    lists = [*lists, (folder, rules)]
+            self._above[name, folder] = lists
+        return lists
+
+
+def _ignores(lists: list[tuple[str, _Rules]], path: str, *, is_folder: bool = False) -> bool:
     """What the lists of the folders above say: the last pattern that fits."""
     ignored = False
     for folder, rules in lists:
-        relative = path.relative_to(folder).as_posix()
+        relative = Path(path).relative_to(folder).as_posix()
         relative = folded(relative) if rules.ignores_case else relative
         spec: PathSpec[Any]
         spec, mark = (rules.folders, "/") if is_folder else (rules.spec, "")
@@ -226,11 +248,6 @@ def _ignores_case(file: Path) -> bool:
         return False
 
 
-def _tracked(path: Path) -> list[Path]:
-    """Folders of a file, the nearest first, up to its repository or the root of the disk."""
-    folders = []
-    for folder in path.parents:
-        folders.append(folder)
-        if os.path.exists(folder / ".git"):  # false for names that no system takes
-            break
-    return folders
+def _is_repository(folder: str) -> bool:
+    """Git looks for lists from there on downwards, no further up."""
+    return os.path.exists(os.path.join(folder, ".git"))  # false for names that no system takes

@@ -112,18 +112,17 @@ class Corpus:
         split: Split,
         seed: int,
         epoch: int,
-        weights: Mapping[str, float] | None = LANGUAGE_WEIGHTS,
+        weights: Mapping[str, float] = LANGUAGE_WEIGHTS,
     ) -> Iterator[CorpusFile]:
         """As many shuffled documents as the split holds; the same arguments give the same order.
 
-        With `weights` a language's expected share of the *text* is its weight (languages without
-        a weight are left out, those without documents share theirs among the rest); documents of
-        a language are not repeated before all of them were seen. Held-out documents, and all with
-        `weights=None`, come exactly once each.
+        A language's expected share of the *text* is its weight (languages without a weight are
+        left out, those without documents share theirs among the rest); documents of a language are
+        not repeated before all of them were seen. Held-out documents come exactly once each.
         """
         pool = self._documents[split]
         chance = random.Random(f"{seed}/{epoch}/{split}")
-        if weights is None or split == "heldout":
+        if split == "heldout":
             yield from chance.sample(pool, len(pool))
             return
         by_language: dict[str, list[CorpusFile]] = defaultdict(list)

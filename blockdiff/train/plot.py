@@ -8,6 +8,8 @@ from typing import Any
 
 from blockdiff.errors import InputFileError
 
+_WINDOW = 25  # steps that a loss is the mean of
+
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Records of `log.jsonl`; a line cut short by an interruption is left out."""
@@ -25,8 +27,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def plot_run(log: Path, target: Path, window: int = 25) -> None:
-    """Loss against masked targets (running mean over `window` steps), and held-out drafts."""
+def plot_run(log: Path, target: Path) -> None:
+    """Loss against masked targets, and held-out drafts."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -40,7 +42,7 @@ def plot_run(log: Path, target: Path, window: int = 25) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     targets = [r["targets"] / 1e3 for r in steps]
     for key, label in (("cross_entropy", "true token"), ("distillation", "KL to the base")):
-        left.plot(targets, _running_mean([r[key] for r in steps], window), label=label)
+        left.plot(targets, _running_mean([r[key] for r in steps]), label=label)
     left.set(xlabel="masked targets (thousands)", ylabel="nats per target", title="training loss")
     left.legend()
     for record in _evenly(measured, 5):
@@ -63,9 +65,9 @@ def _evenly(records: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     return records[::-1][::stride][::-1]
 
 
-def _running_mean(values: list[float], window: int) -> list[float]:
+def _running_mean(values: list[float]) -> list[float]:
     means = []
     for end in range(1, len(values) + 1):
-        part = values[max(0, end - window) : end]
+        part = values[max(0, end - _WINDOW) : end]
         means.append(sum(part) / len(part))
     return means

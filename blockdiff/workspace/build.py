@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from blockdiff.system.ignored import IgnoreFiles
+from blockdiff.system.ignored import IgnoreFiles, IgnoreMoment
 from blockdiff.types import OnProgress
-from blockdiff.workspace import store
+from blockdiff.workspace import tables
 from blockdiff.workspace.definitions import definitions
 from blockdiff.workspace.files import (
     WorkspaceFile,
@@ -128,8 +128,9 @@ class Build:
     def update(self, relative: str) -> bool:
         """Read one file again, if it has changed; whether that changed the index."""
         known = self.store.stamp(relative)
-        file = source_file(self.root, relative, self.ignored)
-        if file is None or not self._is_entered(relative):
+        lists = self.ignored.now()
+        file = source_file(self.root, relative, lists)
+        if file is None or not self._is_entered(relative, lists):
             if known is None:
                 return False
             self.store.remove([relative])
@@ -141,10 +142,10 @@ class Build:
             write()
         return True
 
-    def _is_entered(self, relative: str) -> bool:
+    def _is_entered(self, relative: str, lists: IgnoreMoment) -> bool:
         parts = relative.split("/")[:-1]
         return all(
-            is_entered(self.root, "/".join(parts[: i + 1]), self.ignored)
+            is_entered(self.root, "/".join(parts[: i + 1]), lists)
             for i in range(len(parts))
         )
 
@@ -177,7 +178,7 @@ def _forget_old(file: Path) -> None:
         os.utime(file)
         for other in file.parent.glob("*.sqlite"):
             if time.time() - other.stat().st_mtime > _KEPT_SECONDS:
-                store.remove(other)
+                tables.remove(other)
 
 
 def _python_imports(data: bytes, file: WorkspaceFile) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from blockdiff.syntax.grammars import language_of
 from blockdiff.syntax.written import SKIPPED_FOLDERS, not_by_hand, path_allowed
-from blockdiff.system.ignored import IgnoreFiles, Verdict
+from blockdiff.system.ignored import IgnoreFiles, IgnoreMoment, Verdict
 from blockdiff.workspace.queries import TAGS
 
 MOST_FILES = 20_000
@@ -42,6 +42,7 @@ class WorkspaceFile:
 
 def source_files(root: Path, ignored: IgnoreFiles) -> Iterator[WorkspaceFile]:
     """Those below `root`. Folders that cannot be read are left out."""
+    lists = ignored.now()
     todo = deque([""])
     found = looked_at = 0
     while todo and found < MOST_FILES and looked_at < _MOST_ENTRIES:
@@ -55,26 +56,26 @@ def source_files(root: Path, ignored: IgnoreFiles) -> Iterator[WorkspaceFile]:
         for entry in inside:
             path = f"{folder}/{entry.name}" if folder else entry.name
             if _is_folder(entry):
-                if is_entered(root, path, ignored):
+                if is_entered(root, path, lists):
                     todo.append(path)
-            elif (file := source_file(root, path, ignored)) is not None:
+            elif (file := source_file(root, path, lists)) is not None:
                 found += 1
                 yield file
                 if found >= MOST_FILES:
                     break
 
 
-def is_entered(root: Path, folder: str, ignored: IgnoreFiles) -> bool:
+def is_entered(root: Path, folder: str, lists: IgnoreMoment) -> bool:
     """Whether there may be source files in a folder, given as a path relative to `root`."""
     name = folder.rpartition("/")[2]
     if name.startswith(".") or name in _MADE or name in SKIPPED_FOLDERS:
         return False
     full = root / folder
     made = (full / "pyvenv.cfg", full / "CACHEDIR.TAG")
-    return not any(map(os.path.exists, made)) and not ignored.skips(full)
+    return not any(map(os.path.exists, made)) and not lists.skips(full)
 
 
-def source_file(root: Path, path: str, ignored: IgnoreFiles) -> WorkspaceFile | None:
+def source_file(root: Path, path: str, lists: IgnoreMoment) -> WorkspaceFile | None:
     """A file as it is at this moment; None for one that does not belong into an index."""
     language = language_of(path)
     if language not in TAGS or not path_allowed(path):
@@ -86,7 +87,7 @@ def source_file(root: Path, path: str, ignored: IgnoreFiles) -> WorkspaceFile | 
         return None
     if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
         return None
-    if ignored.verdict(full) is not Verdict.OPEN:
+    if lists.verdict(full) is not Verdict.OPEN:
         return None
     return WorkspaceFile(path, language, (status.st_mtime_ns, status.st_size))
 

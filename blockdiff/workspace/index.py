@@ -12,7 +12,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from blockdiff.syntax.grammars import language_of
 from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.types import OnProgress, no_op
 from blockdiff.weights.folders import cache_root
-from blockdiff.workspace import store
+from blockdiff.workspace import tables
 from blockdiff.workspace.build import Build, Refreshed, is_as_known
 from blockdiff.workspace.definitions import Definition
 from blockdiff.workspace.files import (
@@ -105,12 +105,12 @@ class Index:
         """The definitions that bear one of these names, in languages of this family; those of a
         very common name only in the files `paths`."""
         found: list[Definition] = self._asked(lambda kept: kept.named(names, paths), [])
-        return [one for one in found if _is_of(one, language)]
+        return _of_family(found, language)
 
     def members(self, container: str, language: str, path: str = "") -> list[Definition]:
         """What belongs to a class; of the one in the file `path`, if that is given."""
         found: list[Definition] = self._asked(lambda kept: kept.members(container, path), [])
-        return [one for one in found if _is_of(one, language)]
+        return _of_family(found, language)
 
     def of_file(self, path: str) -> list[Definition]:
         """All definitions of a file."""
@@ -155,14 +155,20 @@ class Index:
         changed = {path for path, stamp in there.items() if not is_as_known(known.get(path), stamp)}
         return sorted(changed | (known.keys() - there.keys()))
 
-    def is_open(self, path: str) -> bool:
-        """Whether the signatures of a file may be shown to a model at this moment.
+    def open_files(self) -> Callable[[str], bool]:
+        """Tells of a file whether its signatures may be shown to a model at this moment.
 
         Those of installed packages may although git does not track them.
         """
-        if os.path.isabs(path):
-            return self._ignored.verdict(Path(path)) is not Verdict.CLOSED
-        return self._ignored.verdict(self.root / path) is Verdict.OPEN
+        lists = self._ignored.now()
+
+        @cache
+        def is_open(path: str) -> bool:
+            if os.path.isabs(path):
+                return lists.verdict(Path(path)) is not Verdict.CLOSED
+            return lists.verdict(self.root / path) is Verdict.OPEN
+
+        return is_open
 
     def name_of(self, path: Path) -> str:
         """A file as definitions name it: relative to the workspace; else as it is."""
@@ -187,12 +193,12 @@ class Index:
         left as it is."""
         if isinstance(error, sqlite3.ProgrammingError):  # it was closed meanwhile
             return False
-        if self.file is None or not store.is_damage(error):
+        if self.file is None or not tables.is_damage(error):
             self._tell(f"the index cannot be brought up to date now ({error})")
             return False
         self._store.close()
         with contextlib.suppress(OSError):
-            store.remove(self._file)
+            tables.remove(self._file)
         self._store = Store.open(self._file)
         self._tell(self._store.trouble or "the index was damaged: it is built again")
         return True
@@ -246,8 +252,9 @@ def _ends(path: str) -> Iterator[str]:
         yield path
 
 
-def _is_of(definition: Definition, language: str) -> bool:
-    return _family_of_file(definition.path) == family_of(language)
+def _of_family(found: list[Definition], language: str) -> list[Definition]:
+    family = family_of(language)
+    return [one for one in found if _family_of_file(one.path) == family]
 
 
 @lru_cache(maxsize=8192)

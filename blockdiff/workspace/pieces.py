@@ -107,14 +107,12 @@ def _size(snippet: Snippet) -> int:
 def _packed(index: Index, found: Selection, language: str, room: int) -> list[Snippet]:
     """As many as find room, by weight; those of one file together, the weightiest file first."""
     files: dict[str, list[_Shown]] = {}
-    is_open: dict[str, bool] = {}
+    is_open = index.open_files()
     for key, (definition, _) in sorted(found.chosen.items(), key=lambda item: -item[1][1]):
         if key in found.packed:
             continue
         path = definition.path
-        if path not in is_open:
-            is_open[path] = index.is_open(path)
-        if not is_open[path]:
+        if not is_open(path):
             continue
         head = len(path) + 4 if path not in files else 0
         for members in _less_and_less(found.members.get(key, [])):

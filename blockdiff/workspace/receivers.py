@@ -18,6 +18,23 @@ _CLASS = re.compile(
 )
 _GO_RECEIVER = re.compile(r"^func\s*\(\s*(\w+)\s+\*?(\w+)", re.MULTILINE)
 _ASSIGNED = re.compile(r"(?<![\w.])([^\W\d]\w{1,80})\s*(?::\s*[^=\n]{1,80})?:?=(?!=)")
+# What binds a name: these stand behind it. They do not have the name in them, as a pattern that is
+# compiled for each name costs far more than it finds.
+_BEHIND = (
+    (0, re.compile(r"\s*:\s*([^=,;(){}\n]{1,200})")),  # annotated
+    (
+        1,  # made
+        re.compile(
+            r"\s*:?=\s*(?:await\s+)?(?:new\s+)?&?([\w.:]{1,200})\s*(?:<[^>\n]{0,200}>)?\s*[({]"
+        ),
+    ),
+    (4, re.compile(r"\s+\[?\]?\*?([\w.]+)\s*(?:[,)=\n]|$)")),  # Go: `store *Store`
+)
+_MAY_BIND = re.compile(r"[\s:=;,)\[{(]|$")  # what any of these begins with
+_DECLARED = re.compile(r"\s*(?:[=;,)\[{(]|$)")
+_TYPE = re.compile(r"\b([\w:]{1,80})(?:<[^<>;\n]{0,200}>)?(?:\s+|\s*[*&]+\s*)\Z")
+_LONGEST_TYPE = 80 + 202  # characters
+_OPENED = r"\bwith\s+([\w.]{1,200})\([^\n]{0,300}\)\s+as\s+"
 _IMPORT_LINES = re.compile(r"^[ \t]*(?:#[ \t]*include|import|from|use|package)\b.*$", re.MULTILINE)
 _NAME = re.compile(r"[^\W\d]\w*")
 _SEARCHED = 20_000  # characters before the hole
@@ -72,9 +89,9 @@ def _types(receiver: str, before: str, language: str) -> Iterator[str]:
     if len(parts) == 1 and language == "go":
         yield from (type_ for name, type_ in reversed(_GO_RECEIVER.findall(text)) if name == last)
     lines = "\n".join(line for line in text.split("\n") if last in line)
-    yield from reversed(list(_bound(r"\.".join(map(re.escape, parts)), lines)))
+    yield from reversed(list(_bound(".".join(parts), lines)))
     if len(parts) > 1:
-        yield from reversed(list(_bound(re.escape(last), lines)))
+        yield from reversed(list(_bound(last, lines)))
     if last[:1].isupper():
         yield last
     else:
@@ -84,24 +101,37 @@ def _types(receiver: str, before: str, language: str) -> Iterator[str]:
 
 def _bound(name: str, text: str) -> Iterator[str]:
     """Types in the places where a text binds a name, in its order."""
-    alone = rf"(?<![\w.]){name}"
-    annotated = rf"{alone}\s*:\s*([^=,;(){{}}\n]{{1,200}})"
-    made = (
-        rf"{alone}\s*:?=\s*(?:await\s+)?(?:new\s+)?&?([\w.:]{{1,200}})"
-        r"\s*(?:<[^>\n]{0,200}>)?\s*[({]"
-    )
-    opened = rf"\bwith\s+([\w.]{{1,200}})\([^\n]{{0,300}}\)\s+as\s+{name}\b"
-    declared = (
-        rf"\b([\w:]{{1,80}})(?:<[^<>;\n]{{0,200}}>)?(?:\s+|\s*[*&]+\s*){name}"
-        r"\s*(?:[=;,)\[{(]|$)"
-    )
-    after = rf"{alone}\s+\[?\]?\*?([\w.]+)\s*(?:[,)=\n]|$)"  # Go: `store *Store`
-    places: list[tuple[int, list[str]]] = []
-    for pattern in (annotated, made, opened, declared, after):
-        for found in re.finditer(pattern, text):
-            places.append((found.start(), list(reversed(_NAME.findall(found[1])))))
-    for _, names in sorted(places, key=lambda place: place[0]):
-        yield from reversed(names)
+    places: list[tuple[int, int, str]] = []  # and the rank of a pattern
+    ends = [0] * len(_BEHIND)  # of the last match of each: the next one begins there or later
+    declared = 0  # likewise
+    at, is_opened = text.find(name), False
+    while at >= 0:
+        here, at = at, text.find(name, at + 1)
+        before, behind = text[max(0, here - 9) : here], here + len(name)
+        is_opened = is_opened or before.split()[-1:] == ["as"]
+        if not _MAY_BIND.match(text, behind):
+            continue
+        if not (before[-1:].isalnum() or before.endswith(("_", "."))):
+            for number, (rank, pattern) in enumerate(_BEHIND):
+                if here >= ends[number] and (found := pattern.match(text, behind)):
+                    ends[number] = found.end()
+                    places.append((here, rank, found[1]))
+        if (rest := _DECLARED.match(text, behind)) and (found := _type(text, declared, here)):
+            declared = rest.end()
+            places.append((found.start(), 3, found[1]))
+    if is_opened:
+        opened = re.finditer(rf"{_OPENED}{re.escape(name)}\b", text)
+        places += [(found.start(), 2, found[1]) for found in opened]
+    for _, _, type_ in sorted(places):
+        yield from _NAME.findall(type_)
+
+
+def _type(text: str, start: int, end: int) -> re.Match[str] | None:
+    """The type that ends, with blanks or marks of a pointer, where a name begins."""
+    last = end
+    while last > start and (text[last - 1] in "*&" or text[last - 1].isspace()):
+        last -= 1
+    return _TYPE.search(text, max(start, last - _LONGEST_TYPE), end) if last < end else None
 
 
 def enclosing(text: str, language: str) -> list[str]:

@@ -64,14 +64,16 @@ class Search:
         self._modules: dict[str, list[str]] = {}  # files by the alias of a module
         self._module_files: frozenset[str] = frozenset()
         self._asked = completed(place.before, place.language)
+        aliases = (found.name or found.alias for found in place.imports)
+        self._aliases = [name for name in dict.fromkeys(aliases) if name]  # in the text's order
 
     def found(self) -> Selection:
         place = self._place
         self._resolve_imports()
         guesses = self._types()
         near = sorted(place.weights, key=lambda name: -place.weights[name])[:_MOST_NAMES]
-        aliased = {found.name or found.alias for found in place.imports} - {""}
-        names = list(dict.fromkeys((*(n for _, types in guesses for n in types), *near, *aliased)))
+        names = [*(name for _, types in guesses for name in types), *near, *self._aliases]
+        names = list(dict.fromkeys(names))
         by_name: dict[str, list[Definition]] = {}
         files = {place.path, *self._module_files}
         files.update(path for paths in self._imported.values() for path in paths)
@@ -188,10 +190,11 @@ class Search:
     def _add_names(self, by_name: dict[str, list[Definition]]) -> None:
         """Names near the hole, and names that are imported."""
         place = self._place
-        imported = {found.name or found.alias for found in place.imports} - {""}
-        for name in (*place.weights, *(imported - place.weights.keys())):
+        for name in dict.fromkeys((*place.weights, *self._aliases)):
+            if name not in by_name:
+                continue
             weight = place.weights.get(name, 0.0) or _IMPORTED
-            for definition in self._meant(name, by_name.get(name, [])):
+            for definition in self._meant(name, by_name[name]):
                 if not self._is_seen(definition):
                     self._found.add(definition, weight, name in place.nearest)
                     if definition.kind is TagKind.CLASS and weight >= _CLOSE:

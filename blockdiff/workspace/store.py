@@ -1,14 +1,9 @@
-"""Where an index lies: one SQLite file for a workspace, in the user's cache folder.
-
-An index is made from files that are still there: one that is damaged, or of another version, is
-thrown away and built again. Where nothing can be written it is kept in memory. Several processes
-may have the same file open (write-ahead log): one of them builds, all read.
-"""
+"""The files and definitions of one workspace, as SQLite has them: written and looked up."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import json
 import re
 import sqlite3
 import threading
@@ -16,48 +11,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from blockdiff.workspace import tables
 from blockdiff.workspace.definitions import Definition, TagKind
-
-VERSION = 1
-"""Of the tables and of what the tag queries find; another one is built anew."""
 
 Stamp = tuple[int, int, bytes]
 """Time of change, size and digest of a file."""
 
-_BUSY_SECONDS = 5.0  # to wait for another process that writes
-_OPEN_SECONDS = 0.2  # the same before there is anything to write
-_CACHE_KIB = 4_096
 _COMMON = 24  # definitions of a name that say nothing of which is meant
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
-_SCHEMA = """
-CREATE TABLE files (
-  id INTEGER PRIMARY KEY, path TEXT UNIQUE NOT NULL, language TEXT NOT NULL, module TEXT NOT NULL,
-  mtime INTEGER NOT NULL, size INTEGER NOT NULL, digest BLOB NOT NULL, package INTEGER NOT NULL
-);
-CREATE INDEX by_module ON files(module);
-CREATE TABLE definitions (
-  id INTEGER PRIMARY KEY, file INTEGER NOT NULL REFERENCES files(id) ON DELETE CASCADE,
-  name TEXT NOT NULL, kind TEXT NOT NULL, signature TEXT NOT NULL, doc TEXT NOT NULL,
-  container TEXT NOT NULL, line INTEGER NOT NULL, words TEXT NOT NULL
-);
-CREATE INDEX by_name ON definitions(name, file);
-CREATE INDEX by_container ON definitions(container, file);
-CREATE INDEX by_file ON definitions(file);
-CREATE TABLE imports (
-  file INTEGER NOT NULL REFERENCES files(id) ON DELETE CASCADE,
-  module TEXT NOT NULL, name TEXT NOT NULL
-);
-CREATE INDEX imports_of ON imports(file);
-CREATE VIRTUAL TABLE by_words USING fts5(words, content='definitions', content_rowid='id');
-CREATE TRIGGER added AFTER INSERT ON definitions BEGIN
-  INSERT INTO by_words(rowid, words) VALUES (new.id, new.words);
-END;
-CREATE TRIGGER removed AFTER DELETE ON definitions BEGIN
-  INSERT INTO by_words(by_words, rowid, words) VALUES ('delete', old.id, old.words);
-END;
-"""
 _COLUMNS = "d.name, d.kind, d.signature, d.doc, d.container, d.line, f.path"
+_KINDS = {kind.value: kind for kind in TagKind}
+# All names of a place at once; of each no more are counted than tell that it is common.
+_COUNTED = f"""
+SELECT value, (SELECT COUNT(*) FROM (
+  SELECT 1 FROM definitions WHERE name = value LIMIT {_COMMON + 1}
+)) AS count FROM json_each(?) WHERE count > 0 ORDER BY key
+"""
+_NAMED = f"""
+SELECT {_COLUMNS} FROM json_each(?) asked JOIN definitions d ON d.name = asked.value
+JOIN files f ON f.id = d.file ORDER BY asked.key, d.file, d.id
+"""
 
 
 class Store:
@@ -78,7 +52,7 @@ class Store:
         self._reader, self._file = connection, 0
         if path is not None:
             self._file = path.stat().st_ino
-            self._reader, self._read_lock = _connect(str(path)), threading.RLock()
+            self._reader, self._read_lock = tables.connect(str(path)), threading.RLock()
 
     @classmethod
     def open(cls, path: Path | None) -> Store:
@@ -87,14 +61,11 @@ class Store:
         if path is not None:
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                connection, trouble = _opened(path)
-                connection.execute(f"PRAGMA busy_timeout = {int(1e3 * _BUSY_SECONDS)}")
+                connection, trouble = tables.opened(path)
                 return cls(connection, path, trouble)
             except (OSError, sqlite3.Error) as error:
                 trouble = f"the index cannot be kept on disk ({error}): it is kept in memory"
-        connection = _connect(":memory:")
-        connection.executescript(_SCHEMA)
-        return cls(connection, None, trouble)
+        return cls(tables.in_memory(), None, trouble)
 
     def close(self) -> None:
         with self._lock, self._read_lock:
@@ -174,14 +145,10 @@ class Store:
 
     def named(self, names: Sequence[str], paths: Sequence[str] = ()) -> list[Definition]:
         """All that bear one of these names; those of a very common name only in these files."""
-        found: list[Definition] = []
-        common = []
-        for name in names:
-            here = self._definitions(f"d.name = ? LIMIT {_COMMON + 1}", name)
-            if len(here) <= _COMMON:
-                found += here
-            else:
-                common.append(name)
+        counts = dict(self._all(_COUNTED, json.dumps(list(names))))
+        rare = [name for name, count in counts.items() if count <= _COMMON]
+        found = self._made(self._all(_NAMED, json.dumps(rare))) if rare else []
+        common = [name for name, count in counts.items() if count > _COMMON]
         if common and paths:
             names_, files = (",".join("?" * len(given)) for given in (common, paths))
             where = f"d.name IN ({names_}) AND f.path IN ({files}) LIMIT 500"
@@ -245,8 +212,12 @@ class Store:
             f"SELECT {_COLUMNS} FROM definitions d JOIN files f ON f.id = d.file WHERE {where}",
             *given,
         )
+        return self._made(rows)
+
+    @staticmethod
+    def _made(rows: list[Any]) -> list[Definition]:
         return [
-            Definition(name, TagKind(kind), signature, doc, container, line, path)
+            Definition(name, _KINDS[kind], signature, doc, container, line, path)
             for name, kind, signature, doc, container, line, path in rows
         ]
 
@@ -269,85 +240,3 @@ def module_of(path: str, language: str) -> str:
     if len(parts) > 1 and (language == "go" or stem in ("__init__", "index", "mod", "init", "lib")):
         return parts[-2]
     return stem
-
-
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error says that the file is no index, and not that it cannot be had just now."""
-    plain = type(error) is sqlite3.DatabaseError  # "malformed", "file is not a database"
-    return plain or "no such" in str(error) or "malformed" in str(error)
-
-
-def _connect(name: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        name, timeout=_OPEN_SECONDS, isolation_level=None, check_same_thread=False
-    )
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    return connection
-
-
-def _opened(path: Path) -> tuple[sqlite3.Connection, str]:
-    """Raises sqlite3.Error for one that is locked or cannot be written, OSError likewise."""
-    trouble = ""
-    try:
-        connection = _read(path)
-        if connection is not None:
-            return connection, trouble
-        if path.exists():
-            trouble = "the index was of another version: it is built again"
-    except sqlite3.DatabaseError as error:
-        if not is_damage(error):
-            raise
-        trouble = "the index was damaged: it is built again"
-    remove(path)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    connection = _connect(str(path))
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("BEGIN IMMEDIATE")
-        if not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-            for statement in _statements():
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {VERSION}")
-        connection.execute("COMMIT")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection, trouble
-
-
-def _read(path: Path) -> sqlite3.Connection | None:
-    """An index of this version; None if there is none, or one of another version."""
-    if not path.exists() or path.stat().st_size == 0:
-        return None
-    connection = _connect(str(path))
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == VERSION:
-            connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-            connection.execute("SELECT path FROM files LIMIT 1").fetchone()
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            return connection
-    except sqlite3.Error:
-        connection.close()
-        raise
-    connection.close()
-    return None
-
-
-def remove(path: Path) -> None:
-    """The file of an index, and what SQLite keeps beside it."""
-    for name in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
-        name.unlink(missing_ok=True)
-
-
-def _statements() -> Iterator[str]:
-    """The statements of the schema: `executescript` would end the transaction."""
-    statement = ""
-    for line in _SCHEMA.strip().splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

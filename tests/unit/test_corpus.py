@@ -281,14 +281,14 @@ def test_order_of_documents(archives: Path, tmp_path: Path) -> None:
     build(tmp_path / "out", Sources(archives=(archives,)), (), BuildOptions(heldout_share=0.1))
     corpus = Corpus.open(tmp_path / "out")
 
-    def paths(seed: int, epoch: int, weights: dict[str, float] | None) -> list[str]:
+    def paths(seed: int, epoch: int, weights: dict[str, float]) -> list[str]:
         return [d.path for d in corpus.iter_documents("train", seed, epoch, weights)]
 
-    plain = paths(1, 0, None)
-    assert sorted(plain) == sorted(d.path for d in corpus.documents("train"))
-    assert plain == paths(1, 0, None) != paths(1, 1, None)
-    half = paths(1, 0, {"python": 0.5, "javascript": 0.5})
-    assert len(half) == len(plain) and 0.25 < half.count("index.js") / len(half) < 0.75
+    both = {"python": 0.5, "javascript": 0.5}
+    half = paths(1, 0, both)
+    assert half == paths(1, 0, both) != paths(1, 1, both)
+    assert len(half) == len(corpus.documents("train"))
+    assert 0.25 < half.count("index.js") / len(half) < 0.75
     assert "index.js" not in paths(1, 0, {"python": 1.0})
     held = [d.path for d in corpus.iter_documents("heldout", 0, 0)]
     assert sorted(held) == sorted(d.path for d in corpus.documents("heldout"))

@@ -92,6 +92,22 @@ def test_what_counts(text: str, exact: int, identifiers: int, named: int) -> Non
     assert (row.exact, row.identifiers, row.named) == (exact, identifiers, named)
 
 
+@pytest.mark.parametrize(
+    "text, prose",
+    [
+        ("load(key)", False),
+        ("Here is the missing part of it.", True),
+        ("load(key)\n```\n", True),
+        ("```python\n", True),
+        ("load(key)\nThe rest of the line reads the key.", True),
+        ("load is not None and key in s", False),
+        ("load('Here is the missing part')", False),
+    ],
+)
+def test_prose_and_fences_count_within_a_line_too(text: str, prose: bool) -> None:
+    assert judge(HOLE, OtherFiles.RING, text, 3, 0, 1.0).prose is prose
+
+
 def test_gains_are_of_holes_filled_in_every_way() -> None:
     right, wrong = "load(key)", "read(key)"
     texts = {OtherFiles.NONE: wrong, OtherFiles.INDEX: right}

@@ -13,7 +13,7 @@ import pytest
 
 from blockdiff.system import child
 from blockdiff.types import Hole
-from blockdiff.workspace import build, files, store
+from blockdiff.workspace import build, files, tables
 from blockdiff.workspace.index import Index, file_of
 from blockdiff.workspace.pieces import context_pieces
 
@@ -124,7 +124,7 @@ def test_a_list_that_comes_later_takes_files_out(root: Path) -> None:
     found = Index(root)
     found.refresh()
     write(root, {".blockdiffignore": "store.py\n"})
-    assert not found.is_open("store.py")  # at once
+    assert not found.open_files()("store.py")  # at once
     assert found.refresh().removed == 1
     assert names(found) == {"Open"}
 
@@ -206,7 +206,7 @@ def foreign(path: Path) -> None:
     path.unlink()
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE files (other TEXT)")
-        connection.execute(f"PRAGMA user_version = {store.VERSION}")
+        connection.execute(f"PRAGMA user_version = {tables.VERSION}")
     connection.close()
 
 
@@ -244,7 +244,7 @@ def test_damage_while_it_is_open_is_survived(root: Path) -> None:
 def test_one_that_another_process_locks_is_left_alone(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(tables, "_BUSY_SECONDS", 0.05)
     said: list[str] = []
     found = Index(root, say=said.append)
     found.refresh()
@@ -276,7 +276,7 @@ def test_two_windows_share_one_index_and_one_of_them_builds_it(root: Path) -> No
     write(root, {"store.py": STORE + "def added(): pass\n"})
     one.update(root / "store.py")
     assert "added" in names(other)
-    store.remove(file_of(root))  # `blockdiff index --remove`
+    tables.remove(file_of(root))  # `blockdiff index --remove`
     assert other.named(["load"], "python") == []
     other.refresh()
     assert [d.name for d in one.named(["load"], "python")] == ["load"]

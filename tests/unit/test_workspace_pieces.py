@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from blockdiff.types import Hole, Snippet
@@ -156,6 +158,19 @@ def test_the_budget_holds_and_what_matters_most_comes_first(index: Index, budget
         assert "def load" in shown(found)
     if budget >= 128:
         assert edit in found.snippets
+
+
+def test_names_of_one_weight_come_in_the_order_of_their_imports(tmp_path: Path) -> None:
+    """In every process: contexts that were encoded are found again by what they begin with."""
+    names = [f"part{number * 7 % 12}" for number in range(12)]
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(f"def {name}(): pass\n")
+    index = Index(tmp_path, file=tmp_path.parent / "order.sqlite")
+    index.refresh()
+    imports = "".join(f"from {name} import {name}\n" for name in names)
+    found = pieces(index, f"{imports}{50 * chr(10)}<HOLE>", "main.py")
+    index.close()
+    assert [snippet.path for snippet in found.snippets] == [f"{name}.py" for name in names]
 
 
 def test_an_edit_that_the_ring_shows_is_not_shown_again(index: Index) -> None:

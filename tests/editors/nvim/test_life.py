@@ -116,6 +116,17 @@ def test_why_nothing_came_is_told_by_status_and_health(editor: Open, engine: Scr
         assert "did not come: it is switched off in comments" in "\n".join(nvim.lines)
 
 
+def test_a_cursor_that_rests_is_enough(editor: Open, engine: Scripted) -> None:
+    engine.writes("rested()")
+    with editor("x = \ny = \n", setup=GHOST) as nvim:
+        attached(nvim)
+        nvim.keys("A")
+        nvim.sees("x = rested()")
+        nvim.keys("<Down><End>")
+        nvim.sees("y = rested()")
+        assert nvim.lines == ["x = ", "y = "]
+
+
 def test_one_line_or_several_by_a_key(editor: Open, engine: Scripted) -> None:
     engine.writes("several()")
     with editor("x = \n", setup=GHOST) as nvim:
