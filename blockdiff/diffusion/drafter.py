@@ -14,12 +14,12 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import torch
 from torch import Tensor
 
 from blockdiff.diffusion.choose import most_likely
+from blockdiff.diffusion.draft_tokens import DraftTokens, Source
 from blockdiff.diffusion.lookup import LONGEST, Original, TextNgrams
 from blockdiff.diffusion.ngrams import FLOOR, NgramTable
 from blockdiff.diffusion.row_costs import CHEAP, INT8, MOST_ROWS, RowCosts
@@ -30,16 +30,6 @@ _GAINS = (0.6, 0.8, 0.85, 0.85)  # tokens more that come true thanks to 1, 2, ..
 _OTHER_WAYS = 8  # tokens of a draft beside the likeliest way
 _LEAST_CHANCE = 0.04  # of a draft to come true as far as a token: less pays nowhere
 _TRUSTED = 0.5  # of the doubt in a token goes where any likely one will do
-
-
-class Source(str, Enum):
-    """What a drafted token comes from."""
-
-    ADAPTER = "adapter"
-    DRAFTER = "drafter"
-    COPY = "copy"
-    TABLE = "table"
-    ORIGINAL = "original"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,85 +55,6 @@ class Speculation:
         """The same on any machine and in any company, where what is written depends on what was
         drafted: a seed must say what is drawn, and `diffusion` write the same again."""
         return replace(self, costs=INT8 if self.shared else CHEAP, shared=False, fixed=True)
-
-
-@dataclass(frozen=True, slots=True)
-class DraftTokens:
-    """Tokens to verify: a tree of ways to go on (SpecInfer, arXiv 2305.09781), or one way alone.
-
-    Attributes:
-        confidence: the chance of each, given that those before it come true.
-        sources: where each comes from.
-        parents: of each token the one before it, by its place here; -1: the text. Empty: each
-            stands behind the one before.
-    """
-
-    tokens: tuple[int, ...] = ()
-    confidence: tuple[float, ...] = ()
-    sources: tuple[Source, ...] = ()
-    parents: tuple[int, ...] = ()
-
-    @property
-    def behind(self) -> Sequence[int]:
-        """`parents`, whether they are told or not."""
-        return self.parents or range(-1, len(self.tokens) - 1)
-
-    @property
-    def depths(self) -> list[int]:
-        """How many tokens of the draft lie up to the text's end, 0, and up to each token."""
-        found = [0]
-        for parent in self.behind:
-            found.append(found[parent + 1] + 1)
-        return found
-
-    @property
-    def reached(self) -> list[float]:
-        """The chance that all comes true up to the text's end, 1.0, and up to each token."""
-        found = [1.0]
-        for parent, chance in zip(self.behind, self.confidence, strict=True):
-            found.append(found[parent + 1] * chance)
-        return found
-
-    @property
-    def chain(self) -> DraftTokens:
-        """Its first tokens, as far as each stands behind the one before."""
-        pairs = enumerate(self.behind)
-        return self._of(range(next((i for i, p in pairs if p != i - 1), len(self.tokens))))
-
-    def laid_out(self, count: int) -> tuple[DraftTokens, list[int]]:
-        """Its first `count` tokens, those of the likeliest way in front, so that they stand as the
-        text would; and where the text's end, 0, and each of them has gone to.
-
-        Of those behind the same token the likelier one must come first.
-        """
-        way, others, last = [], [], -1
-        for index, parent in enumerate(self.behind[:count]):
-            if parent == last:
-                way.append(index)
-                last = index
-            else:
-                others.append(index)
-        order = [*way, *others]
-        places = [0] * (count + 1)
-        for place, index in enumerate(order, 1):
-            places[index + 1] = place
-        return self._of(order, places), places
-
-    def _of(self, order: Sequence[int], places: Sequence[int] = ()) -> DraftTokens:
-        """Those tokens of it, and where each has gone to if it did."""
-        parents = [self.behind[i] for i in order]
-        if places:
-            parents = [places[parent + 1] - 1 for parent in parents]
-        alone = parents == list(range(-1, len(parents) - 1))
-        return DraftTokens(
-            tuple(self.tokens[i] for i in order),
-            tuple(self.confidence[i] for i in order),
-            tuple(self.sources[i] for i in order),
-            () if alone else tuple(parents),
-        )
-
-
-NO_DRAFT = DraftTokens()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +172,7 @@ class Drafter:
             tuple(one.chance for one in made),
             tuple(one.source for one in made),
             tuple(one.parent for one in made),
-        )._of(range(len(made)))
+        ).only(range(len(made)))
 
     def plan(self, draft: DraftTokens, most: int, left: int, known: int = 0) -> Plan:
         """What of `draft` a forward verifies, and its masks: what saves most for what it costs.

@@ -19,7 +19,8 @@ from torch import Tensor
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.canvas import BLANK, Canvas
 from blockdiff.diffusion.choose import Chooser, Proposal
-from blockdiff.diffusion.drafter import DraftTokens, Speculation
+from blockdiff.diffusion.draft_tokens import DraftTokens
+from blockdiff.diffusion.drafter import Speculation
 from blockdiff.errors import Cancelled, ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter

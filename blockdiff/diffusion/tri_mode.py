@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.choose import Proposal, argmax
-from blockdiff.diffusion.drafter import Source
+from blockdiff.diffusion.draft_tokens import Source
 from blockdiff.diffusion.forwards import SamplerState, Snapshot
 from blockdiff.diffusion.unmask import to_unmask
 from blockdiff.errors import InvalidRequest

@@ -9,7 +9,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from blockdiff.config import Mode
-from blockdiff.diffusion.drafter import NO_DRAFT, Drafter, DraftTokens, Plan
+from blockdiff.diffusion.draft_tokens import NO_DRAFT, DraftTokens
+from blockdiff.diffusion.drafter import Drafter, Plan
 from blockdiff.diffusion.forwards import SamplerState, Snapshot
 from blockdiff.model.forward import Forward
 

@@ -6,28 +6,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from blockdiff.config import DecodingConfig, Mode
+from blockdiff.config import DecodingConfig
 from blockdiff.diffusion.dllm.diffusion_gemma import DiffusionGemma
-from blockdiff.diffusion.drafter import DraftTokens
-from blockdiff.diffusion.row_costs import RowTimes
 from blockdiff.diffusion.sampler import Sampler
 from blockdiff.engine import published, renoise
 from blockdiff.engine.batch import Batch, Steps, events_of
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.contexts import Contexts, never, resolved
 from blockdiff.engine.devices import choose_device, choose_dtype, choose_runner
+from blockdiff.engine.forward_times import ForwardTimes
 from blockdiff.engine.infilling import Infilling
 from blockdiff.engine.multi_hole import MultiHole
 from blockdiff.engine.prefix_store import DEFAULT_BYTES
 from blockdiff.engine.stored_contexts import StoredContexts, model_digest
-from blockdiff.infill.layout import Prompt, build_prompt, with_language
+from blockdiff.infill.layout import build_prompt, with_language
 from blockdiff.infill.rewrite import Frame
 from blockdiff.model import masks
 from blockdiff.model.cuda.weight_only import is_weight_only
@@ -49,11 +47,6 @@ from blockdiff.weights.catalog import DEFAULT_MODEL
 
 R = TypeVar("R")
 
-_ROWS, _TRIES = (1, 4, 8, 12, 16), 2  # of forwards that are timed: kernels take rows in groups
-_MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
-_LEAST_TOKENS = 32  # fewer say more about one forward than about the speed of many
-_HALF_LIFE = 1024  # tokens after which a measurement counts half
-
 
 class Engine:
     """Serves requests one by one, or several by a `Batch`; what one prefilled the next reuses.
@@ -73,10 +66,9 @@ class Engine:
         floats = str(checkpoint.model.dtype).removeprefix("torch.")
         packed = is_quantized(checkpoint.model)
         self.dtype = "int8" if packed or is_weight_only(checkpoint.model) else floats
-        self._speed = MovingRate()
-        self._row_times: RowTimes | None = None
         self._runner = choose_runner(checkpoint.model, checkpoint.adapter, checkpoint.drafter)
         self.contexts = Contexts(checkpoint, cache_bytes, self._runner)
+        self._times = ForwardTimes(self.contexts)
 
     @classmethod
     def load(
@@ -99,13 +91,13 @@ class Engine:
         where = choose_device(device)
         precision = choose_dtype(dtype, where)
         engine = cls(Checkpoint.load(model, where, precision, progress, drafter), cache_bytes)
-        engine._measure()
+        engine.measure()
         return engine
 
     @property
     def context_speed(self) -> float:
         """Context tokens prefilled per second, lately; 0.0 while unknown."""
-        return self._speed.per_second
+        return self._times.context.per_second
 
     @property
     def context_size(self) -> int:
@@ -237,26 +229,12 @@ class Engine:
         with self.contexts.passing:
             answers = self._runner(waiting)
         if len(waiting) == 1:
-            self._time(waiting[0], began)
+            self._times.add(waiting[0], began)
         return answers
 
-    def _time(self, one: Forward, began: float) -> None:
-        """Learn from a forward how fast context is prefilled, or what rows cost.
-
-        The latter on a CPU only: elsewhere rows cost next to nothing, and it would have to be
-        waited for each forward.
-        """
-        device = self.checkpoint.model.device
-        if one.wanted is None:
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            self._speed.add(one.size, time.monotonic() - began)
-        elif self._row_times is None or device.type != "cpu":
-            return
-        elif one.wanted == 0 and not one.drafts:  # nothing but rows
-            self._row_times.add(one.size, one.gate is not None, time.monotonic() - began)
-            contexts = self.contexts
-            contexts.speculation = replace(contexts.speculation, costs=self._row_times.costs())
+    def measure(self) -> None:
+        """Find out how fast context is prefilled and what rows cost."""
+        self._times.measure(self.forward)
 
     def _events(self, steps: Steps) -> Iterator[Event]:
         """What a request brings that runs alone, every refinement built."""
@@ -300,62 +278,6 @@ class Engine:
         ids, positions = torch.zeros(1, 2, dtype=torch.long), torch.arange(2)[None]
         one = Forward(ids, positions, masks.causal(0, 2), self.contexts.empty_cache())
         self._runner([one])[0].cpu()  # a GPU tells of its faults only when it is waited for
-
-    @torch.inference_mode()
-    def _measure(self) -> None:
-        """Find out how fast context is prefilled. The first forward reads the weights in."""
-        decoding = DecodingConfig(mode=Mode.AR)
-        contexts, nothing = self.contexts, Prompt((), "", 0)
-        sampler = contexts.sampler(contexts.empty_cache(), nothing, decoding, never)
-        for length in _MEASURED_LENGTHS:
-            for forward in sampler.prefilling([0] * (length + 1)):
-                self.forward([forward])
-        if self.checkpoint.kind is None:
-            self._row_times = self._time_rows()
-            contexts.speculation = replace(contexts.speculation, costs=self._row_times.costs())
-
-    def _time_rows(self) -> RowTimes:
-        """What rows of a small forward take here to begin with, the fastest of a few tries."""
-        contexts, nothing = self.contexts, Prompt((), "", 0)
-        some, adapted = _ROWS[2], self.checkpoint.adapter is not None
-        verify = DecodingConfig(mode=Mode.VERIFY, block_size=some // 2)
-        sampler = contexts.sampler(contexts.empty_cache(), nothing, verify, never)
-        assert isinstance(sampler, Sampler)  # one of ours
-
-        def seconds(rows: int, masked: int = 0) -> float:
-            exact = rows - masked
-            draft = DraftTokens((0,) * (exact - 1))
-            lengths = (exact - 1,) if masked else ()
-            began = time.perf_counter()
-            forward = sampler.verifying_forward([0], draft, lengths, masked)
-            logits = self.forward([forward])[0]
-            float(logits[0, 0])  # a GPU is done when its answer is there
-            return time.perf_counter() - began
-
-        masked = some // 2 if adapted else 0
-        tries = [({n: seconds(n) for n in _ROWS}, seconds(some, masked)) for _ in range(_TRIES)]
-        exact = {rows: min(found[rows] for found, _ in tries) for rows in _ROWS}
-        return RowTimes(exact, min(taken for _, taken in tries) - exact[some])
-
-
-class MovingRate:
-    """Tokens per second, the latest measurements counting most."""
-
-    def __init__(self) -> None:
-        self._tokens = self._seconds = 0.0
-
-    @property
-    def per_second(self) -> float:
-        """0.0 while nothing was measured."""
-        return self._tokens / self._seconds if self._seconds else 0.0
-
-    def add(self, tokens: int, seconds: float) -> None:
-        """Count `tokens` that took so long; too few to tell are not counted."""
-        if tokens < _LEAST_TOKENS or seconds <= 0.0:
-            return
-        keep = 0.5 ** (tokens / _HALF_LIFE)
-        self._tokens = keep * self._tokens + tokens
-        self._seconds = keep * self._seconds + seconds
 
 
 def _framed(frame: Frame, steps: Steps) -> Steps:

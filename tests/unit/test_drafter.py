@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockdiff.diffusion.drafter import Drafter, DraftTokens, Plan, Source, Speculation
+from blockdiff.diffusion.draft_tokens import DraftTokens, Source
+from blockdiff.diffusion.drafter import Drafter, Plan, Speculation
 from blockdiff.diffusion.row_costs import CHEAP, FREE, INT8, MOST_ROWS, RowCosts, RowTimes
 from blockdiff.train.ngrams import count, stream
 

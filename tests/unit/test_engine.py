@@ -16,7 +16,8 @@ from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.engine.contexts import resolved
 from blockdiff.engine.draft_text import DraftText, draft_text
-from blockdiff.engine.engine import Engine, MovingRate
+from blockdiff.engine.engine import Engine
+from blockdiff.engine.forward_times import MovingRate
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.types import Finished, FinishReason, Hole, InfillRequest, Refinement, SyntaxState
 from tests.unit.tiny_checkpoint import checkpoint
@@ -164,7 +165,7 @@ def test_the_speed_of_encoding_is_unknown_until_something_was_encoded() -> None:
     finish(engine, request())
     assert engine.context_speed > 0.0
     measured = Engine(checkpoint())
-    measured._measure()
+    measured.measure()
     assert measured.context_speed > 0.0 and measured.cache_entries == 0
 
 

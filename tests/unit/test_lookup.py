@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from blockdiff.diffusion.drafter import Drafter, Source, Speculation
+from blockdiff.diffusion.draft_tokens import Source
+from blockdiff.diffusion.drafter import Drafter, Speculation
 from blockdiff.diffusion.lookup import LONGEST, SUREST, TextNgrams
 from blockdiff.diffusion.ngrams import STEP
 from blockdiff.diffusion.row_costs import CHEAP
