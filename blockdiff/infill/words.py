@@ -31,7 +31,8 @@ def telling(words: list[str]) -> bool:
 
 def same_ends(line: str, rest: str, *, names: bool = True) -> Iterator[tuple[int, int]]:
     """Offsets in `line` and in `rest` from which on both say the same to their ends, the longest
-    such end first, as long as it tells something. Without `names`, any word is as good as another.
+    such end first, as long as it tells something or is all of `rest`. Without `names`, any word is
+    as good as another.
 
     What stands before it in `line` is nothing or could be an operand that it goes on from.
     """
@@ -42,8 +43,9 @@ def same_ends(line: str, rest: str, *, names: bool = True) -> Iterator[tuple[int
         if pair[0] != pair[1] and (names or not all(word[0].isidentifier() for word in pair)):
             break
         count += 1
-    for said in range(count, TELLING_TOKENS - 1, -1):
-        if not telling([match.group() for match in ours[-said:]]):
+    for said in range(count, 0, -1):
+        whole = names and said == len(theirs)
+        if not whole and not telling([match.group() for match in ours[-said:]]):
             return
         at = ours[-said].start()
         if not line[:at].strip() or _ENDS_OPERAND.search(line[:at].rstrip()):

@@ -182,6 +182,33 @@ def test_the_end_of_the_line_comes_once_without_its_start(
     assert found.finish(raw.split("\n", 1)[0], EOM) == kept
 
 
+@pytest.mark.parametrize(
+    ("language", "text", "raw", "kept"),
+    [
+        ("python", "a, ¦, c = f(\n    1,\n    2,\n)\n", "b = g(\n    1,\n)\nx = 1\ny = 2\n", "b"),
+        ("python", "if ¦ and y:\n    f()\n", "x:\n    g()\nelse:\n    k()\n", "x"),
+        ("python", "while g.size¦ > 0:\n    f()\n", "() > 0:\n    h()\n\n\ndef i():\n", "()"),
+        ("javascript", "app.get(¦, auth, (req, res) => {\n  f();\n});\n",
+         "'/', (req, res) => {\n  g();\n});\n", "'/'"),
+        ("typescript", "const a: ¦ = {\n  b: 1,\n};\n",
+         "Map<string, number> = {\n  c: 1,\n};\n", "Map<string, number>"),
+        ("go", "func f() {\n\tif ¦ && b {\n\t\tg()\n\t}\n}\n", "a > 0 {\n\t\th()\n\t}\n", "a > 0"),
+        ("rust", "impl ¦ for B {\n    fn f() {}\n}\n", "A for C {\n    fn g() {}\n}\n", "A"),
+        ("java", "class A {\n  public ¦ f(int a) {\n    return 1;\n  }\n}\n",
+         "int g(int b) {\n    return 2;\n  }\n", "int"),
+        ("c", "static ¦ f(int a) {\n  return 1;\n}\n", "int g(int b) {\n  return 2;\n}\n", "int"),
+        ("cpp", "each(¦, [](int a) {\n  f();\n});\n", "v, [](int b) {\n  g();\n});\n", "v"),
+        ("lua", "if ¦ and x then\n  f()\nend\n", "y then\n  g()\nend\n", "y"),
+        ("shell", 'for a in ¦ "$b"; do\n  f\ndone\n', "x y; do\n  g\ndone\n", "x y"),
+    ],
+)  # fmt: skip
+def test_a_head_with_other_names_comes_once(language: str, text: str, raw: str, kept: str) -> None:
+    for extent in Extent.HOLE, Extent.LINE:
+        found = seams(language, text, extent)
+        assert found.finish(raw, LENGTH) == kept
+        assert found.finish(raw, EOM) == kept
+
+
 def test_generation_stops_where_the_next_line_comes_next() -> None:
     found = seams("lua", LUA_LOOP)
     line = "new:byte(#new - at) do\n"
@@ -206,6 +233,7 @@ def test_generation_stops_where_the_next_line_comes_next() -> None:
         ("typescript", 'import a from "a¦"\nimport c from "c"\n', 'a"\nimport b from "b'),
         ("python", "x = a + ¦ or b.c\n", "d - b.c"),
         ("javascript", "f(¦, function () {\n  b();\n});\n", "function () {\n  a();\n}"),
+        ("rust", "f(¦, |a| {\n    g(a)\n});\n", "|b| {\n    h(b)\n}"),
     ],
 )
 def test_what_fits_into_the_line_stays(language: str, text: str, raw: str) -> None:
