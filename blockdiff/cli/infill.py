@@ -15,7 +15,7 @@ from blockdiff.cli import interrupt, source_file
 from blockdiff.cli.source_file import SourceFile
 from blockdiff.cli.textdiff import Stretch, unified_diff
 from blockdiff.client import wire
-from blockdiff.config import DecodingConfig
+from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import BlockdiffError, InvalidRequest, ModelNotFound
 from blockdiff.types import (
     Event,
@@ -187,6 +187,8 @@ def apply(
     silent = output.quiet or output.as_json
     if model.backend is not None and model.drafter:
         raise InvalidRequest("--drafter is for our own engine", "leave --backend or --drafter out")
+    if model.drafter and edit.mode == Mode.AR.value:
+        raise InvalidRequest("--mode ar takes no drafts", "leave --mode ar or --drafter out")
     if model.join or model.backend is not None:
         from blockdiff.cli import join
         from blockdiff.cli.tui import ProgressBar

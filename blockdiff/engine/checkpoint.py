@@ -18,7 +18,7 @@ from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.block_drafter import BlockDrafter
 from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.int8.quantized import install_adapter
-from blockdiff.model.load.drafters import check_drafter, load_drafter
+from blockdiff.model.load.drafters import check_drafter, load_drafter, refuse_drafter
 from blockdiff.model.load.from_folder import (
     DraftingConfig,
     bytes_in_memory,
@@ -129,6 +129,7 @@ class Checkpoint:
                         prepare_gguf(files.base, weights, progress, int8=int8)
         else:
             kind = kind_of(files.base)
+            refuse_drafter(files.base)
         beside = 0
         if drafter is not None:
             if published.is_diffusion(kind) or published.own_mask(kind) is not None:

@@ -119,6 +119,11 @@ class Published:
     config: Mapping[str, Any]
     target: str = ""
 
+    @property
+    def option(self) -> str:
+        """What it is given by on the command line."""
+        return "--drafter" if self.target else "--model"
+
 
 def bundled_models() -> Path:
     """Folder of `catalog.toml` and the adapters."""

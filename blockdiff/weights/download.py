@@ -86,7 +86,7 @@ def pull(
         if source is not None:
             raise InvalidRequest(
                 f"{name} is a folder of files, --from takes one file",
-                f"use the folder itself: --model {source}",
+                f"use the folder itself: {other.option} {source.absolute()}",
             )
         return _pull_published(other, progress)
     entry = find(name)

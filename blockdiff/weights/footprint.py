@@ -125,16 +125,16 @@ def shape_of(config: Mapping[str, Any], source: str) -> StackShape:
     if layers > 1000:
         raise ModelCorrupt(f"{source}: config.json: {layers} layers are not plausible")
     heads = need("num_attention_heads", "n_heads")
-    kv_heads = config.get("num_key_value_heads") or config.get("n_kv_heads") or heads
-    head_dim = config.get("head_dim") or hidden // heads
-    experts = config.get("num_experts") or 0
+    kv_heads = need.optional(heads, "num_key_value_heads", "n_kv_heads")
+    head_dim = need.optional(hidden // heads, "head_dim")
+    experts = need.optional(0, "num_experts")
     if experts:
         expert = need("moe_intermediate_size")
-        shared = (config.get("num_shared_experts") or 0) * expert
-        dense = config.get("first_k_dense_replace") or 0
+        shared = need.optional(0, "num_shared_experts") * expert
+        dense = need.optional(0, "first_k_dense_replace")
         wide = need("intermediate_size") if dense else 0
         ffn_sizes = (wide,) * dense + (experts * expert + shared,) * (layers - dense)
-        active = max(wide, (config.get("num_experts_per_tok") or 1) * expert + shared)
+        active = max(wide, need.optional(1, "num_experts_per_tok") * expert + shared)
     else:
         active = need("intermediate_size", "mlp_hidden_size")
         ffn_sizes, dense = (active,) * layers, layers
@@ -161,11 +161,12 @@ def shape_of(config: Mapping[str, Any], source: str) -> StackShape:
 def drafter_shape(config: Mapping[str, Any], source: str) -> StackShape:
     """Of a drafter, beside its target. Raises ModelCorrupt as `shape_of`."""
     shape, need = shape_of(config, source), _Numbers(config, source)
-    inner = {**config, **(config.get("dflash_config") or {})}
+    inner = config.get("dflash_config")
+    inner = {**config, **inner} if isinstance(inner, Mapping) else config
     named = inner.get("target_layer_ids")  # else as many as it has of its own
     read = len(named) if isinstance(named, list) else need("num_hidden_layers")
     fusion = read * shape.hidden_size**2
-    markov = 2 * need("vocab_size") * config["markov_rank"] if config.get("markov_rank") else 0
+    markov = 2 * need("vocab_size") * need.optional(0, "markov_rank")
     return replace(shape, attention=shape.attention + fusion + markov, shares_ends=True)
 
 
@@ -183,6 +184,11 @@ class _Numbers:
         raise ModelCorrupt(
             f"{self._source}: config.json: {names[0]} is missing or no plausible number"
         )
+
+    def optional(self, default: int, *names: str) -> int:
+        """`default` where none of them is given, or is null or 0."""
+        given = [name for name in names if self._config.get(name)]
+        return self(*given) if given else default
 
 
 def _diffusion_gemma(config: object, canvas: int, source: str) -> StackShape:

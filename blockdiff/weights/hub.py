@@ -123,7 +123,7 @@ def _listed(entry: Published) -> tuple[str, list[RemoteFile]]:
     if is_offline():
         raise DownloadFailed(
             f"{entry.name} is not here, and HF_HUB_OFFLINE forbids to fetch it",
-            "unset it, or give a folder that holds the repository: --model PATH",
+            f"unset it, or give a folder that holds the repository: {entry.option} PATH",
         )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi
@@ -139,7 +139,8 @@ def _listed(entry: Published) -> tuple[str, list[RemoteFile]]:
     except Exception as error:  # its errors come from three libraries
         raise DownloadFailed(
             f"no source of {entry.name} answered\n  hub {entry.repo}: {one_line(error)}",
-            "try again, or download the repository yourself and give its folder: --model PATH",
+            "try again, or download the repository yourself and give its folder: "
+            f"{entry.option} PATH",
         ) from error
     found = [_remote(sibling) for sibling in info.siblings or []]
     wanted = [file for file in found if _matches(file.name, _WANTED)]

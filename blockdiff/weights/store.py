@@ -170,10 +170,15 @@ def files_in(name: str) -> ModelFiles:
 def resolve_drafter(name_or_path: str) -> Path:
     """Folder of a drafter, by catalogue name or path, which may not be one.
 
-    Raises ModelNotFound where it is unknown, not downloaded, or only half.
+    Raises ModelNotFound where it is unknown, not downloaded, or only half, ModelUnsupported for a
+    file.
     """
     if is_path(name_or_path):
         folder = Path(name_or_path).expanduser().absolute()
+        if folder.is_file():
+            raise ModelUnsupported(
+                f"{folder} is a file", "a drafter is a folder of safetensors with a config.json"
+            )
         if not folder.is_dir():
             raise ModelNotFound(f"there is no folder {folder}", "check --drafter")
         return folder

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-REPO, NAME = "someone/tiny-diffusion", "tiny-diffusion"
+REPO, NAME, DRAFTER = "someone/tiny-diffusion", "tiny-diffusion", "tiny-drafter"
 COMMIT = "c" * 40
 
 
@@ -108,7 +108,7 @@ class Repository:
 
 
 def write_catalog(folder: Path, revision: str = COMMIT, terms: str = "") -> None:
-    """One published checkpoint, and no model of ours."""
+    """One published checkpoint with a drafter, and no model of ours."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "catalog.toml").write_text(f"""
 model = []
@@ -124,4 +124,16 @@ can = ["infill"]
 context_length = 64
 config = {{ model_type = "Dream", vocab_size = 64, hidden_size = 16, num_hidden_layers = 2, \
 num_attention_heads = 4, num_key_value_heads = 2, intermediate_size = 24 }}
+[[drafter]]
+name = "{DRAFTER}"
+summary = "of the tests"
+repo = "{REPO}"
+revision = "{revision}"
+licence = "MIT"
+terms = "not for the tests of others"
+family = "dflash"
+target = "{NAME}"
+context_length = 64
+config = {{ vocab_size = 64, hidden_size = 16, num_hidden_layers = 1, num_attention_heads = 4, \
+intermediate_size = 24 }}
 """)

@@ -257,6 +257,19 @@ def test_the_command_takes_one(cache: Path) -> None:
     assert texts[0] == texts[1]
 
 
+def test_what_does_not_go_together_is_refused(cache: Path) -> None:
+    _, drafter = gguf_pair(cache)
+    source = cache / "a.py"
+    source.write_text("x = 1\n\ny = 2\n")
+    asked = ["infill", str(source), "--at", "2:1", "--device", "cpu", "--dtype", "float32"]
+    for more, said in (
+        (["--mode", "ar", "--drafter", str(drafter)], "--mode ar takes no drafts"),
+        (["--model", str(drafter), "--no-engine"], "is a drafter and writes nothing by itself"),
+    ):
+        done = CliRunner().invoke(cli.app, [*asked, *more])
+        assert said in str(done.exception or done.output), done.output
+
+
 # --- names -------------------------------------------------------------------------------------
 
 
@@ -271,6 +284,9 @@ def test_a_drafter_is_no_model_and_a_model_no_drafter(cache: Path) -> None:
         store.resolve_drafter("qwen3-8b-dflash")
     with pytest.raises(ModelNotFound, match="there is no folder"):
         store.resolve_drafter(str(cache / "nothing"))
+    (cache / "drafter.gguf").touch()
+    with pytest.raises(ModelUnsupported, match=r"drafter\.gguf is a file"):
+        store.resolve_drafter(str(cache / "drafter.gguf"))
 
 
 def test_every_drafter_of_the_catalogue_fits_its_target() -> None:

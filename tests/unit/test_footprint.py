@@ -7,8 +7,8 @@ import pytest
 from blockdiff.errors import ModelCorrupt
 from blockdiff.model.load.hub_config import read_kind
 from blockdiff.model.load.kinds import Family
-from blockdiff.weights.catalog import Skill, published
-from blockdiff.weights.footprint import DTYPES, shape_of
+from blockdiff.weights.catalog import Skill, drafters, published
+from blockdiff.weights.footprint import DTYPES, drafter_shape, shape_of
 
 # Parameters as the publishers count them, in billions.
 PUBLISHED = {
@@ -56,7 +56,8 @@ def test_seven_billion_fit_the_cards_they_are_meant_for(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "change",
     [{"vocab_size": 10**10}, {"hidden_size": -1}, {"num_hidden_layers": 10**6}, {"d": 1},
-     {"hidden_size": "8"}, {"num_hidden_layers": None}],
+     {"hidden_size": "8"}, {"num_hidden_layers": None}, {"head_dim": "8"},
+     {"num_key_value_heads": [1]}, {"num_experts": "4"}],
 )  # fmt: skip
 def test_an_implausible_shape_is_refused(change: dict[str, object]) -> None:
     config = {"vocab_size": 10, "hidden_size": 8, "num_hidden_layers": 1,
@@ -65,6 +66,14 @@ def test_an_implausible_shape_is_refused(change: dict[str, object]) -> None:
         del config["intermediate_size"]
     with pytest.raises(ModelCorrupt, match=r"config\.json"):
         shape_of({**config, **change}, "x")
+
+
+@pytest.mark.parametrize("change", [{"markov_rank": "8"}, {"num_attention_heads": None}])
+def test_an_implausible_drafter_is_refused(change: dict[str, object]) -> None:
+    config = {**drafters()["qwen3-4b-dspark"].config, **change}
+    with pytest.raises(ModelCorrupt, match=next(iter(change))):
+        drafter_shape(config, "x")
+    assert drafter_shape({**config, **dict.fromkeys(change, 8), "dflash_config": []}, "x")
 
 
 def test_the_shipped_catalogue_knows_the_families_as_the_loader_does(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_world import COMMIT, NAME, REPO, Repository, write_catalog
+from hub_world import COMMIT, DRAFTER, NAME, REPO, Repository, write_catalog
 
 from blockdiff.cli.app import run
 from blockdiff.errors import (
@@ -123,6 +123,22 @@ def test_a_folder_at_hand_is_used_where_it_is(hub: Repository, tmp_path: Path) -
     with pytest.raises(InvalidRequest) as caught:
         download.pull(NAME, source=tmp_path)
     assert f"--model {tmp_path}" in caught.value.hint
+    with pytest.raises(InvalidRequest) as caught:
+        download.pull(DRAFTER, source=Path("relative"))
+    assert f"--drafter {Path('relative').absolute()}" in caught.value.hint
+
+
+def test_with_a_drafter_comes_its_target(
+    hub: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "pull", DRAFTER, "--no-target"]) == ExitCode.OK
+    assert "not for the tests of others" in capsys.readouterr().err
+    assert [store.state(name).status for name in (DRAFTER, NAME)] == [
+        Status.PRESENT, Status.ABSENT
+    ]  # fmt: skip
+    assert run(["models", "pull", DRAFTER]) == ExitCode.OK
+    assert store.state(NAME).status is Status.PRESENT
+    assert (store.resolve_drafter(DRAFTER) / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_no_hub_is_one_line_and_a_status(

@@ -86,6 +86,15 @@ def is_drafter(config: Mapping[str, Any]) -> bool:
     return _architecture(config) in _FAMILIES
 
 
+def refuse_drafter(folder: Path) -> None:
+    """Raises ModelUnsupported for the folder of a drafter, where a model is wanted."""
+    if is_drafter(read_json(folder / "config.json")):
+        raise ModelUnsupported(
+            f"{folder} is a drafter and writes nothing by itself",
+            "give its model as --model, and this folder as --drafter",
+        )
+
+
 def family_of(config: Mapping[str, Any], source: str) -> str:
     """Name of a drafter's family. Raises ModelUnsupported."""
     return _family(config, source).name
