@@ -312,6 +312,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(
     assert f"| unigram | {floor:.3f} |" in guide and "`mdlm` over `ar`" in guide
     page = (lab.folder / "report.html").read_text("utf-8")
     assert page.count("<svg") == page.count("what a large model would take") > 0
+    assert page.count("a step of one family is not one of another") == page.count('id="axes_') > 5
     assert all(path.stat().st_size for path in pages)
     with pytest.raises(InvalidRequest, match="families, more seconds"):
         compare(lab, ["ar"], Budget(2.0), no_op, lambda: False, time.monotonic())
