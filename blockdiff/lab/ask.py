@@ -228,13 +228,13 @@ def epochs(asked: Asked, name: str) -> Iterator[Figures]:
             yield {"family": name, "epochs": passes} | shown
 
 
-def reversal(asked: Asked, name: str, rounds: int = 3000) -> Iterator[Figures]:
+def reversal(asked: Asked, name: str, rounds: int = 0) -> Iterator[Figures]:
     """The reversal curse (arXiv 2309.12288) on `count` made-up facts, "A parent B" and "B child A",
     names of two tokens. Half of the pairs are told in both directions, so that the inverse is
     learnt. Of the others is asked: B as told, A in the other sentence, and A in the sentence told.
-    Trains a model of its own."""
+    Trains a model of its own, 100 steps for each fact unless said."""
     people, g = asked.count, torch.Generator().manual_seed(asked.lab.seed)
-    parts, half = 2 * people, people // 2
+    parts, half, rounds = 2 * people, people // 2, rounds or 100 * people
     picked = torch.randperm(parts * parts, generator=g)[: 2 * people]
     a, b = torch.split(torch.stack([picked // parts, picked % parts], dim=1), people)
     parent, child = torch.tensor([[parts], [parts + 1]]).expand(-1, people)[..., None]

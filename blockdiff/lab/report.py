@@ -19,12 +19,14 @@ _FOOTNOTE = (
     " batch enter, not what a large model would take; a step of one family does not buy what a step"
     " of another does, and low bits of samples that repeat themselves are no quality.*"
 )
+_UNDER = "small networks in float32 on this machine; a step of one family is not one of another"
 _STYLE = (
     "<!doctype html><meta charset='utf-8'><title>The laboratory</title><style>body{font:15px "
     "sans-serif;margin:2em auto;max-width:70em}td,th{padding:.1em .6em}svg{max-width:100%}</style>"
 )
 _PLOTS = (  # title, x and y
     ("Bits per byte of held-out text", "tokens", "bits"),
+    ("Bits per byte of held-out text", "seconds", "bits"),
     ("Bits per byte of samples by `ar`", "steps", "bits"),
     ("Milliseconds per token", "steps", "ms_per_token"),
     ("Milliseconds per token", "batch", "ms_per_token"),
@@ -86,23 +88,25 @@ def _plot(target: Path, rows: Sequence[Figures], samples: Sequence[Figures]) -> 
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
     from matplotlib import pyplot
 
     curves = {row["family"]: row["curve"] for row in rows if "curve" in row}
-    figure, all_axes = pyplot.subplots(len(_PLOTS), figsize=(9, 20), layout="constrained")
+    figure, all_axes = pyplot.subplots(len(_PLOTS), figsize=(9, 24), layout="constrained")
     colours = pyplot.get_cmap("tab20").colors  # type: ignore[attr-defined]
     for axes, (title, x, y) in zip(all_axes, _PLOTS, strict=True):
         for (name, curve), colour in zip(curves.items(), colours, strict=False):
-            points = curve if x == "tokens" else _usual(samples, name, x)
+            points = curve if x in ("tokens", "seconds") else _usual(samples, name, x)
             if points:
                 places, heights = zip(*((p[x], p[y]) for p in points), strict=True)
                 axes.plot(places, heights, "o-", ms=3, label=name, color=colour)
-        axes.set(xlabel=x, ylabel=y, title=title, xscale="log")
+        axes.set(xlabel=f"{x}\n{_UNDER}", ylabel=y, title=title, xscale="log")
         axes.grid(alpha=0.25)
         if axes.lines:
             axes.legend(fontsize=7, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
     floor = next(row["bits"] for row in rows if row["family"] == "unigram")
-    all_axes[0].axhline(floor, color="grey", linestyle=":")
+    for axes in all_axes[:2]:
+        axes.axhline(floor, color="grey", linestyle=":")
     figure.savefig(target, format="svg", metadata={"Date": None})
     pyplot.close(figure)
 

@@ -8,7 +8,6 @@ tokens, and they end together.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from blockdiff.errors import ModelCorrupt, ModelNotFound
@@ -25,7 +23,7 @@ from blockdiff.eval.results import resampled_ratio
 from blockdiff.lab.data import LabData
 from blockdiff.lab.families import Setting, create
 from blockdiff.lab.family import LabFamily
-from blockdiff.train.checkpoint import read_run, write_run
+from blockdiff.train.checkpoint import read_position, read_run, write_run
 from blockdiff.types import no_op
 
 Figures = dict[str, Any]
@@ -214,10 +212,4 @@ def bounds(nats: Tensor, nbytes: Tensor) -> Figures:
 def saved(folder: Path) -> Trained:
     """How far the family that is trained in `folder` is saved. Raises ModelCorrupt."""
     path = folder / "checkpoint.safetensors"
-    if not path.is_file():
-        return Trained()
-    try:
-        with safe_open(path, framework="pt") as stored:
-            return Trained(**json.loads(stored.metadata()["state"]))
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelCorrupt(f"{path}: {error}", "delete it to start over") from error
+    return read_position(path, Trained)[0] if path.is_file() else Trained()

@@ -43,6 +43,16 @@ def write_run(
     os.replace(scratch, path)
 
 
+def read_position(path: Path, state: Callable[..., S]) -> tuple[S, dict[str, Any]]:
+    """The state and the configuration of a run, without its tensors. Raises ModelCorrupt."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            meta = stored.metadata()
+        return state(**json.loads(meta["state"])), dict(json.loads(meta["config"]))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelCorrupt(f"{path}: {error}", "delete it to start over") from error
+
+
 def read_run(
     path: Path,
     module: nn.Module,
@@ -62,13 +72,8 @@ def read_run(
     """
     if not path.is_file():
         return None
-    try:
-        with safe_open(path, framework="pt") as stored:
-            meta = stored.metadata()
-        tensors = load_file(path)
-        reached, before = state(**json.loads(meta["state"])), dict(json.loads(meta["config"]))
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelCorrupt(f"{path}: {error}", "delete it to start over") from error
+    reached, before = read_position(path, state)
+    tensors = load_file(path)
     now = json.loads(json.dumps(config))
     changed = sorted(k for k in now if now[k] != before.get(k) and k not in may_change)
     if changed:

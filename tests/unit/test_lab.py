@@ -312,6 +312,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(
     assert f"| unigram | {floor:.3f} |" in guide and "`mdlm` over `ar`" in guide
     page = (lab.folder / "report.html").read_text("utf-8")
     assert page.count("<svg") == page.count("what a large model would take") > 0
+    assert page.count("a step of one family is not one of another") == page.count('id="axes_') > 5
     assert all(path.stat().st_size for path in pages)
     with pytest.raises(InvalidRequest, match="families, more seconds"):
         compare(lab, ["ar"], Budget(2.0), no_op, lambda: False, time.monotonic())
@@ -349,8 +350,9 @@ def asked_of(lab: Lab) -> None:
         rows = answer(asked, question, ["mdlm", "uniform", "bd3lm-4"], told.append)
         assert rows == told and any(figure in row for row in rows), question
         for row in rows:
-            low, high = (row.get(f"{figure}_{end}", row.get(end, 0)) for end in ("low", "high"))
-            assert low <= row.get(figure, low) <= high
+            ends = [f"{figure}_{end}" if figure != "bits" else end for end in ("low", "high")]
+            low, value, high = (row.get(key, 0.0) for key in (ends[0], figure, ends[1]))
+            assert low <= value <= high
         assert len(markdown_table(rows)) == len(rows) + 2
     assert {row["kept"] for row in rows_of(read_json(lab.folder / "asks" / "anchors.json"))} == {1}
 
