@@ -76,7 +76,7 @@ def answer(
     path = asked.lab.folder / "asks" / f"{question}.json"
     made: Figures = {"count": asked.count, "seed": asked.lab.seed}
     kept: Figures = read_json(path) if path.is_file() else {}
-    if any(kept.get(key) != value for key, value in made.items()):
+    if "families" not in kept or any(kept.get(key) != value for key, value in made.items()):
         kept = made | {"families": {}}
     for name in names:
         trained = {"tokens": saved(asked.lab.folder / name).tokens}
@@ -92,8 +92,8 @@ def answer(
 
 
 def rows_of(kept: Figures) -> list[Figures]:
-    """The table of what `asks/QUESTION.json` holds."""
-    return [row for family in kept["families"].values() for row in family["rows"]]
+    """The table of what `asks/QUESTION.json` holds; of one that is laid out otherwise, nothing."""
+    return [row for family in kept.get("families", {}).values() for row in family["rows"]]
 
 
 def share(name: str, count: int | Tensor, of: int | Tensor) -> Figures:

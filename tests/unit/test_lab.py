@@ -379,6 +379,10 @@ def test_a_question_that_was_interrupted_goes_on(lab: Lab) -> None:
     trained(lab, "mdlm", 2)
     assert told(lab, stops=False) == ["mdlm"]
     assert told(replace(lab, seed=1), stops=False) == ["ar", "real text", "mdlm"]
+    path = lab.folder / "asks" / "anchors.json"
+    path.write_text('{"count": 2, "seed": 0, "rows": []}')  # as another version kept it
+    assert rows_of(read_json(path)) == []
+    assert told(lab, stops=False) == ["ar", "real text", "mdlm"]
 
 
 def test_passes_over_the_same_text_are_measured(lab: Lab) -> None:
