@@ -229,6 +229,7 @@ def test_a_replica_that_is_killed_takes_along_only_what_it_was_writing(world: Te
         time.sleep(0.2)
 
 
+@pytest.mark.timeout(5 * _PATIENCE_SECONDS)
 def test_replicas_come_with_load_and_go_without_and_no_request_is_lost(world: Team) -> None:
     """Eight people write until there are two replicas, two of them until one is left."""
     world.deploy(
