@@ -253,14 +253,17 @@ class RestOfLine:
         return None
 
     def _with_other_names(self, draft: _Draft) -> int | None:
-        """Where the first line of a draft that never says the rest goes on like it."""
+        """Where the first line of a draft that never says the whole rest ends like it."""
         if self._at.in_text or not draft.final:
             return None
         line = draft.text[: draft.line_end(0)]
-        for at, place in same_ends(line, self.rest, names=False):
-            behind = self.rest[place:]
-            begins = behind == self.rest.lstrip() or TOKEN.findall(behind)[0] in _ONCE
-            if begins and self._fits(line, at, place):
+        like = (
+            (at, place)
+            for at, place in same_ends(line, self.rest, names=False)
+            if not self.rest[:place].strip() or TOKEN.findall(self.rest, place)[0] in _ONCE
+        )
+        for at, place in (*same_ends(line, self.rest), *like):
+            if self._fits(line, at, place):
                 return at if self._better(draft, line[:at]) else None
         return self._header(draft, line)
 
@@ -273,11 +276,11 @@ class RestOfLine:
 
     def _goes_past(self, draft: _Draft, line: str, at: int) -> bool:
         """Whether what the first line of a draft says from `at` on cannot be in the hole: the next
-        line comes next, the document is better without, the statement ends, or it is a lot."""
+        line comes next, brackets do without, the statement ends, or it is a lot."""
         more, following = draft.text[len(line) + 1 :], self.following.strip()
         if more.split("\n", 1)[0].strip() == following and re.search(r"\w", following):
             return True
-        if not draft.final or self._better(draft, line[:at]):
+        if not draft.final or self.excess(line[:at]) < self.excess(draft.text):
             return draft.final
         if more.strip():
             return not draft.ended and len(TOKEN.findall(line[at:])) >= 2 * TELLING_TOKENS

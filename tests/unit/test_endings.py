@@ -192,7 +192,7 @@ def test_the_end_of_the_line_comes_once_without_its_start(
          "'/', (req, res) => {\n  g();\n});\n", "'/'"),
         ("typescript", "const a: ¦ = {\n  b: 1,\n};\n",
          "Map<string, number> = {\n  c: 1,\n};\n", "Map<string, number>"),
-        ("go", "func f() {\n\tif ¦ && b {\n\t\tg()\n\t}\n}\n", "a > 0 {\n\t\th()\n\t}\n", "a > 0"),
+        ("go", "func f() {\n\tif ¦ && b {\n\t\tg()\n\t}\n}\n", "a > 0 {\n\t\th()\n\t}", "a > 0"),
         ("rust", "impl ¦ for B {\n    fn f() {}\n}\n", "A for C {\n    fn g() {}\n}\n", "A"),
         ("java", "class A {\n  public ¦ f(int a) {\n    return 1;\n  }\n}\n",
          "int g(int b) {\n    return 2;\n  }\n", "int"),
