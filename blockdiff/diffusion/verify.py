@@ -20,11 +20,11 @@ _WAYS = 2  # to go on behind a token, where none is drawn
 class Verification:
     """One generation in `verify` (TiDAR, arXiv 2511.08923), in `ar`, or in `diffusion`.
 
-    A forward carries the last accepted token, its draft (causal, base weights) and groups of masks,
-    each for a number of draft tokens that may turn out accepted (adapter on). The first one also
-    carries what of the prompt is not committed yet. The longest agreeing
-    part of the draft and one further token are accepted; what the `Drafter` makes of the group
-    behind them and of the text so far is the next draft. In `diffusion` a drafted token agrees
+    A forward carries the last accepted token, its draft (a tree, base weights) and groups of masks,
+    each for a token of the draft that may be the last one accepted (adapter on). The first one also
+    carries what of the prompt is not committed yet. The way through the draft that agrees longest
+    and one further token are accepted; what the `Drafter` makes of the group behind them and of the
+    text so far is the next draft. In `diffusion` a drafted token agrees
     where the base holds it for `trust` times as likely as its own choice. With a model of its own
     to draft, no forward carries masks: a forward of that model comes before each.
     """
