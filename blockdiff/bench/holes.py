@@ -141,7 +141,7 @@ def _attempt(
 
     def runner(waiting: Sequence[Forward]) -> list[Tensor]:
         nonlocal encoded, passes
-        encoded += sum(one.size for one in waiting if one.wanted is None)
+        encoded += sum(one.encoded for one in waiting)
         passes += any(one.wanted is not None for one in waiting)
         return engine.forward(waiting)
 

@@ -221,6 +221,6 @@ def _made(making: Future[Steps]) -> Steps:
 def _prefills(member: _Member[Any]) -> bool:
     """Whether its next forward encodes context, perhaps the last of it before the first draft."""
     waiting = member.waiting
-    if not isinstance(waiting, Forward):
-        return False
-    return waiting.wanted is None or waiting.wanted >= _LEAST_CONTEXT
+    return isinstance(waiting, Forward) and (
+        waiting.wanted is None or waiting.encoded >= _LEAST_CONTEXT
+    )

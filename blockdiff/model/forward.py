@@ -50,6 +50,11 @@ class Forward:
         """Positions."""
         return self.tokens.shape[1]
 
+    @property
+    def encoded(self) -> int:
+        """Positions whose logits nobody asks for: context, as a rule."""
+        return self.size if self.wanted is None else self.wanted
+
 
 Runner = Callable[[Sequence[Forward]], list[Tensor]]
 """Runs forwards together: for each its logits (wanted positions, vocab), float32."""

@@ -200,7 +200,7 @@ def test_what_is_lent_is_encoded_once_and_only_what_is_exact_is_kept() -> None:
     encoded: list[int] = []
 
     def counting(waiting: Sequence[Forward]) -> list[Tensor]:
-        encoded.extend(one.size if one.wanted is None else one.wanted for one in waiting)
+        encoded.extend(one.encoded for one in waiting)
         return engine.forward(waiting)
 
     *_, end = events_of(engine.steps(wanted, never), counting)
@@ -308,7 +308,7 @@ def test_context_is_encoded_once_and_forwards_are_shared() -> None:
     wrote: list[int] = []
 
     def counting(waiting: Sequence[Forward]) -> list[Tensor]:
-        encoded.extend(one.size if one.wanted is None else one.wanted for one in waiting)
+        encoded.extend(one.encoded for one in waiting)
         wrote.append(sum(one.wanted is not None for one in waiting))
         return engine.forward(waiting)
 
