@@ -146,7 +146,7 @@ class Drafter:
 
         def follow(parent: int, way: tuple[int, ...], reached: float) -> None:
             depth = len(way)
-            if depth == deepest:
+            if depth >= deepest:
                 return
             if depth < len(copy) and self._speculation.most:
                 found = [(copy[depth], trusted, Source.ORIGINAL)]
