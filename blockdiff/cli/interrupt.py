@@ -21,7 +21,6 @@ _pressed = False
 _terminated = False
 _deferring = False
 _noticing = False
-_noticing_terminate = False
 _holding = False
 
 
@@ -75,19 +74,22 @@ def held() -> Iterator[None]:
 
 
 @contextmanager
-def noticed(terminate: bool = False) -> Iterator[Callable[[], bool]]:
-    """For loops that end themselves: a press in here raises nothing, `pressed` turns true.
+def noticed() -> Iterator[Callable[[], bool]]:
+    """For loops that end themselves: a press or SIGTERM in here raises nothing, `pressed` is true.
 
-    `terminate`: so does SIGTERM, for loops that have something to save.
+    For what must be saved first, and for event loops: an exception of a signal lands in whichever
+    task or callback runs, which is not the one that waits for it. SIGTERM is obeyed at the end.
     """
-    global _noticing, _noticing_terminate
+    global _noticing
     if _pressed:
         raise KeyboardInterrupt
-    _noticing, _noticing_terminate = True, terminate
+    _noticing = True
     try:
         yield pressed
     finally:
-        _noticing = _noticing_terminate = False
+        _noticing = False
+        if _terminated:
+            sys.exit(128 + signal.SIGTERM)
 
 
 def _on_interrupt(signum: int, frame: FrameType | None) -> None:
@@ -107,10 +109,8 @@ def _on_interrupt(signum: int, frame: FrameType | None) -> None:
 
 def _on_terminate(signum: int, frame: FrameType | None) -> None:
     global _pressed, _terminated
-    if _noticing_terminate and not _pressed:
-        _pressed = True
-        return
-    if _holding and not _terminated:
+    if (_noticing or _holding) and not _terminated:
         _terminated = True
+        _pressed = _pressed or _noticing
         return
     sys.exit(128 + signum)

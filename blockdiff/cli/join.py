@@ -79,7 +79,7 @@ class RunningEngine:
         shown, bar = ExitStack(), None
         try:
             while True:
-                # raised anywhere in the loop, Ctrl-C would leave tasks behind
+                # raised anywhere in the loop, it would be lost or leave tasks behind
                 with interrupt.noticed():
                     event = loop.run_until_complete(_next(stream, cancelled))
                 if event is None:
@@ -97,9 +97,6 @@ class RunningEngine:
             raise EngineGone from error
         finally:
             shown.close()
-            for task in asyncio.all_tasks(loop):  # left by SIGTERM, which is raised within one
-                task.cancel()
-                loop.run_until_complete(asyncio.wait({task}))
             loop.run_until_complete(stream.aclose())
             loop.run_until_complete(self._client.aclose())
             loop.close()

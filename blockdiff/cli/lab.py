@@ -73,7 +73,7 @@ def train_command(
         def spent() -> float:
             return state.tokens / tokens if tokens else state.seconds / (60 * minutes)
 
-        with _bar() as update, interrupt.noticed(terminate=True) as pressed:
+        with _bar() as update, interrupt.noticed() as pressed:
 
             def on_step(_: Lesson, loss: float) -> None:
                 update(spent(), f"{state.tokens:,} tokens, loss {loss:.3f}")
@@ -159,7 +159,7 @@ def compare_command(
     with _enough_memory():
         lab = _lab(folder, corpus, preset or ("night" if hours else "small"), seed)
         budget = Budget(0.0 if tokens else (60 * hours or minutes) * 60, tokens)
-        with _bar() as update, interrupt.noticed(terminate=True) as pressed:
+        with _bar() as update, interrupt.noticed() as pressed:
 
             def on_work(doing: str, share: float) -> None:
                 update(share, doing)

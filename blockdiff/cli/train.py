@@ -283,7 +283,7 @@ def _train(trainer: Trainer) -> None:
                 f"{report.bits_per_byte:.3f} bits per byte held out"
             )
 
-        with interrupt.noticed(terminate=True) as pressed:
+        with interrupt.noticed() as pressed:
             trainer.run(on_step, pressed, on_held_out)
     if interrupt.pressed():
         raise KeyboardInterrupt
