@@ -89,8 +89,8 @@ def draft_command(
     Of a folder: what `blockdiff train personal` brings there. Four fifths of its files are counted,
     nothing is kept, and in the others the next token is guessed from n-grams alone, with and
     without what was counted. With --adapter the model is loaded and drafts as it does when it
-    writes, which gains less, for the adapter knows much of that. The last line on standard output
-    is one JSON object.
+    writes, which gains less, for the adapter knows much of that; and with an adapter that was
+    trained on the folder, if there is one. The last line on standard output is one JSON object.
     """
     if data.is_dir() and not adapter:
         _tables(data, limit, model, as_json)
@@ -111,6 +111,8 @@ def draft_command(
             figures = draft.personal(point, root, _sources(root), limit, size, seed, bar.update)
         one, other = (figures[name]["mean_accepted"] for name in ("without", "with_personal"))
         text = f"mean accepted run {one:.2f} without, {other:.2f} with the personal table"
+        if trained := figures.get("with_trained"):
+            text += f", {trained['mean_accepted']:.2f} with the adapter trained on it, too"
         settings = {"eval": "draft", "model": model, "data": str(root), "seed": seed}
         _report({**settings, "block_size": size}, limit, figures, text, as_json)
         return

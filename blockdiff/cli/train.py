@@ -13,6 +13,8 @@ import typer
 from blockdiff.cli import interrupt, options, train_tables
 from blockdiff.cli.console import reported_errors
 from blockdiff.cli.options import DeviceOption
+from blockdiff.cli.train_bar import training_bar
+from blockdiff.cli.train_tables import TrainDtypeOption
 from blockdiff.config import AdapterConfig
 from blockdiff.errors import InvalidRequest
 from blockdiff.train.corpus import BuildOptions, build
@@ -30,9 +32,6 @@ _RANKS = "qkv=24,o=24,gate_up=8,down=8"
 CorpusOption = Annotated[Path, typer.Option("--corpus", help="Folder that `train corpus` wrote.")]
 RunArgument = Annotated[Path, typer.Argument(help="Folder of the run; an unfinished one goes on.")]
 BaseOption = Annotated[str, typer.Option("--model", help="Base to adapt.")]
-TrainDtypeOption = Annotated[
-    str, typer.Option("--dtype", help="auto, bfloat16, float16 or float32.")
-]
 RanksOption = Annotated[str, typer.Option("--ranks", help="Rank of the low-rank pair by target.")]
 
 
@@ -176,7 +175,10 @@ def run_command(
     )
     adapter = AdapterConfig(ranks=_parse_ranks(ranks))
     trainer = _trainer(folder, corpus, config, adapter, model, device, dtype, initial, ngrams)
-    _train(trainer)
+    with training_bar(config.minutes) as (on_step, on_held_out), interrupt.noticed() as pressed:
+        trainer.run(on_step, pressed, on_held_out)
+    if interrupt.pressed():
+        raise KeyboardInterrupt
     typer.echo(json.dumps(dataclasses.asdict(trainer.measure())))
     if export is not None:
         export_adapter(trainer, drafting_config(adapter, config), export)
@@ -251,42 +253,6 @@ def _trainer(
     known = point.tokenizer.vocab_size
     tables = [NgramTable.load(ngrams, known)] if ngrams is not None else []
     return trainer(base, point.tokenizer, documents, adapter, config, folder, initial, tables)
-
-
-def _train(trainer: Trainer) -> None:
-    """Run to the end of the budget or to Ctrl-C, with a progress bar on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    budget = trainer.config.minutes * 60
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[targets]:,} targets"),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("{task.fields[rate]:.1f} targets/s"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("train", total=budget, targets=0, loss=float("nan"), rate=0.0)
-
-        def on_step(state: Any, parts: Any, rate: float) -> None:
-            bar.update(
-                task, completed=state.seconds, targets=state.targets, loss=parts.loss, rate=rate
-            )
-
-        def on_held_out(report: Any) -> None:
-            bar.console.print(
-                f"{trainer.state.seconds / 60:.1f} min, {trainer.state.targets:,} targets: "
-                f"{report.mean_accepted:.3f} tokens a forward, served {report.served:.3f}, "
-                f"{report.bits_per_byte:.3f} bits per byte held out"
-            )
-
-        with interrupt.noticed() as pressed:
-            trainer.run(on_step, pressed, on_held_out)
-    if interrupt.pressed():
-        raise KeyboardInterrupt
 
 
 def _parse_ranks(text: str) -> dict[str, int]:

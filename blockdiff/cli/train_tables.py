@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blockdiff.cli import interrupt
 from blockdiff.cli.console import as_error, reported_errors, show
+from blockdiff.cli.options import DeviceOption
+from blockdiff.cli.train_bar import training_bar
 from blockdiff.errors import DiskFull, ModelUnsupported, OutputFileError
 from blockdiff.system.ignored import IgnoreFiles, Verdict
+from blockdiff.types import no_op
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
+if TYPE_CHECKING:
+    from blockdiff.weights.store import ModelFiles
+
 _ENTRIES = 1_400_000
+
+TrainDtypeOption = Annotated[
+    str, typer.Option("--dtype", help="auto, bfloat16, float16 or float32.")
+]
 
 CountedModelOption = Annotated[str, typer.Option("--model", help="Model whose tokens are counted.")]
 
@@ -79,8 +89,13 @@ def personal_command(
     path: Annotated[Path, typer.Argument(help="Folder of a workspace.")],
     model: CountedModelOption = DEFAULT_MODEL,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Remove what was counted of it, for all models.")
+        bool, typer.Option("--forget", help="Remove what was made of it, for all models.")
     ] = False,
+    hours: Annotated[
+        float, typer.Option(min=0.0, help="Train the adapter on it, too, for so long.")
+    ] = 0.0,
+    device: DeviceOption = "auto",
+    dtype: TrainDtypeOption = "auto",
 ) -> None:
     """Count a workspace of yours, so that drafts in its files know your names and habits.
 
@@ -93,6 +108,11 @@ def personal_command(
     node_modules, virtual environments). The table is kept in the cache folder, for you alone to
     read; it holds no text, but whoever has it can test what is likely in your code. Nothing leaves
     this machine.
+
+    With --hours the adapter is trained on these files, too, from where it was: for a night, or on a
+    GPU; hours of two cores bring little. Ctrl-C writes a checkpoint, and the same command goes on
+    from it. At the end drafts are measured in a fifth of the files, which it never saw; it is kept
+    where they hold at least as long as before.
 
     `blockdiff eval draft --data PATH` says what it brings. The last line on standard output is one
     JSON object.
@@ -118,21 +138,56 @@ def personal_command(
         typer.echo(f"{counted.left_out} files that changed earlier are left out: it is 20 MB")
     if not found.whole:
         typer.echo("the workspace is too large to look through; name a folder of it for the rest")
-    typer.echo(
-        json.dumps(
-            {
-                "workspace": str(path.absolute()),
-                "model": files.name,
-                "files": counted.files,
-                "left_out": counted.left_out,
-                "text_bytes": counted.nbytes,
-                "tokens": counted.tokens,
-                "entries": len(counted.table.entries),
-                "table": str(file),
-                "bytes": file.stat().st_size,
-            }
-        )
+    figures: dict[str, Any] = {
+        "workspace": str(path.absolute()),
+        "model": files.name,
+        "files": counted.files,
+        "left_out": counted.left_out,
+        "text_bytes": counted.nbytes,
+        "tokens": counted.tokens,
+        "entries": len(counted.table.entries),
+        "table": str(file),
+        "bytes": file.stat().st_size,
+    }
+    if hours:
+        figures["training"] = _train(path.absolute(), found.files, files, hours, device, dtype)
+    typer.echo(json.dumps(figures))
+
+
+def _train(
+    root: Path, found: Sequence[Path], files: ModelFiles, hours: float, device: str, dtype: str
+) -> dict[str, Any]:
+    """What training on a workspace brought. Raises KeyboardInterrupt where it was stopped."""
+    with interrupt.held():
+        from blockdiff.engine.checkpoint import Checkpoint, shipped_tables
+        from blockdiff.engine.devices import choose_device, choose_dtype
+        from blockdiff.train.personal_adapter import PersonalTraining
+
+    assert files.adapter is not None
+    where = choose_device(device)
+    precision = choose_dtype(dtype, None if dtype == "auto" else where)
+    point = Checkpoint.load_base(files.name, where, precision, no_op)
+    tables = shipped_tables(files, point.tokenizer)
+    training = PersonalTraining(
+        point.transformer, point.name, point.tokenizer, files.adapter, tables, root, found, hours
     )
+    with training_bar(60 * hours) as (on_step, on_held_out), interrupt.noticed() as pressed:
+        ended = training.train(on_step, pressed, on_held_out)
+    if not ended:
+        raise KeyboardInterrupt
+    typer.echo("measuring drafts with and without it", err=True)
+    outcome = training.finish()
+    before, after = outcome.before, outcome.after
+    if outcome.file is None:
+        typer.echo("its drafts hold no longer than before: the adapter is not kept")
+    return {
+        "seconds": round(outcome.state.seconds, 1),
+        "targets": outcome.state.targets,
+        "mean_accepted": [round(before.served, 4), round(after.served, 4)],
+        "adapter_alone": [round(before.mean_accepted, 4), round(after.mean_accepted, 4)],
+        "starts": after.starts,
+        "adapter": None if outcome.file is None else str(outcome.file),
+    }
 
 
 @contextmanager

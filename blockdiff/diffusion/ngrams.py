@@ -12,7 +12,6 @@ which `verify` refuses, and never a wrong text.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blockdiff.errors import ModelCorrupt
+from blockdiff.system import private
 
 ORDERS = (1, 2, 3)
 """Tokens before; an n-gram has one more."""
@@ -136,15 +136,7 @@ class NgramTable:
             {"format": "blockdiff-ngrams", "version": _VERSION, "vocab_size": str(self.vocab_size)},
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            scratch.unlink(missing_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            with open(os.open(scratch, flags, mode), "wb") as file:
-                file.write(data)
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        private.write(path, data, mode)
 
     @classmethod
     def load(cls, path: Path, vocab_size: int) -> NgramTable:

@@ -17,7 +17,7 @@ from blockdiff.errors import ModelCorrupt, ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.block_drafter import BlockDrafter
 from blockdiff.model.cuda.weight_only import floats_for
-from blockdiff.model.int8.quantized import install_adapter
+from blockdiff.model.int8.quantized import install_adapter, is_quantized
 from blockdiff.model.load.drafters import check_drafter, load_drafter, refuse_drafter
 from blockdiff.model.load.from_folder import (
     DraftingConfig,
@@ -25,6 +25,7 @@ from blockdiff.model.load.from_folder import (
     config_in,
     load_adapter,
     load_transformer,
+    read_adapter,
 )
 from blockdiff.model.load.hub_config import kind_of
 from blockdiff.model.load.hub_tokenizer import load_tokenizer
@@ -74,6 +75,15 @@ class Checkpoint:
                 "use another model of `blockdiff models list`",
             )
         return self.model
+
+    def adapter_from(self, file: Path) -> GatedAdapter:
+        """Another adapter of the shape of its own, ready to act. Raises ModelCorrupt."""
+        own = self.drafting.adapter
+        assert own is not None
+        adapter = read_adapter(file, self.model.config, own).to(self.model.device, self.model.dtype)
+        if is_quantized(self.model):
+            install_adapter(adapter)
+        return adapter
 
     @classmethod
     def load(

@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from blockdiff.config import DecodingConfig, Mode
+from blockdiff.diffusion import personal
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.drafter import Speculation
-from blockdiff.diffusion.personal import PersonalTables
 from blockdiff.diffusion.row_costs import CHEAP, INT8
 from blockdiff.diffusion.sampler import Sampler
 from blockdiff.engine import published
@@ -26,6 +26,7 @@ from blockdiff.engine.published import PublishedSampler
 from blockdiff.errors import ModelUnsupported, OutOfMemory, is_out_of_memory
 from blockdiff.infill.healing import HealingConstraint
 from blockdiff.infill.layout import Prompt
+from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.forward import Runner
 from blockdiff.model.int8.quantized import is_quantized
@@ -72,7 +73,8 @@ class Contexts:
             INT8 if dear else CHEAP, tables=checkpoint.tables, shared=dear
         )
         self.open = 0
-        self._personal = PersonalTables(checkpoint.name, checkpoint.tokenizer.vocab_size)
+        self._tables = personal.tables(checkpoint.name, checkpoint.tokenizer.vocab_size)
+        self._adapters = personal.adapters(checkpoint.name, checkpoint.adapter_from)
         self.passing = threading.Lock()
         self._banned = _banned(checkpoint)
         self._aside = ThreadPoolExecutor(
@@ -189,7 +191,7 @@ class Contexts:
             )
         return Sampler(
             model=point.transformer,
-            adapter=point.adapter,
+            adapter=self._adapter_for(path, decoding),
             cache=cache,
             chooser=chooser,
             stop=frozenset(tokenizer.special.stop),
@@ -202,15 +204,21 @@ class Contexts:
             own_mask=published.own_mask(point.kind),
         )
 
-    def _drafting_for(self, path: str, decoding: DecodingConfig) -> Speculation:
-        """With what was counted of the workspace of a file.
+    # Where tokens are sampled, a seed says what is drawn, whatever was made of a workspace since.
 
-        Not where tokens are sampled: a seed says what is drawn, whatever was counted since.
-        """
-        if decoding.temperature > 0:
+    def _drafting_for(self, path: str, decoding: DecodingConfig) -> Speculation:
+        """With what was counted of the workspace of a file, for greedy decoding."""
+        own = self._tables.of(path) if decoding.temperature == 0 else None
+        if own is None:
             return self.speculation
-        personal = self._personal.of(path)
-        return replace(self.speculation, tables=(*self.speculation.tables, *personal))
+        return replace(self.speculation, tables=(*self.speculation.tables, own))
+
+    def _adapter_for(self, path: str, decoding: DecodingConfig) -> GatedAdapter | None:
+        """The one that was trained on the workspace of a file, for greedy decoding."""
+        shipped = self.checkpoint.adapter
+        if shipped is None or decoding.temperature > 0:
+            return shipped
+        return self._adapters.of(path) or shipped
 
     def empty_cache(self) -> BlockCache:
         model, drafter = self.checkpoint.model, self.checkpoint.drafter

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from blockdiff.diffusion.personal import adapters
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.eval import tables
 from blockdiff.eval.heldout import HeldOutFile
@@ -63,16 +64,21 @@ def personal(
 ) -> dict[str, Any]:
     """Draft in files of a folder, with and without what counting its others gives.
 
+    Where an adapter was trained on the folder, with that, too: it never saw these files.
+
     Raises InputFileError for too few files, see `tables.divided`.
     """
     counted, judged = tables.divided(root, files, point.tokenizer, limit)
     own = replace(point, tables=(*point.tables, counted.table))
-    rows: dict[str, list[DraftedFile]] = {"without": [], "with_personal": []}
+    points = {"without": point, "with_personal": own}
+    if trained := adapters(point.name, point.adapter_from).of(str(root / "_")):
+        points["with_trained"] = replace(own, adapter=trained)
+    rows: dict[str, list[DraftedFile]] = {name: [] for name in points}
     for done, (path, text) in enumerate(texts(judged), 1):
         name = path.relative_to(root).as_posix()
         file = HeldOutFile(root.name, "", "", language_of(name), name, text)
-        rows["without"].append(draft(point, file, block_size, seed))
-        rows["with_personal"].append(draft(own, file, block_size, seed))
+        for by, one in points.items():
+            rows[by].append(draft(one, file, block_size, seed))
         progress(done, len(judged))
     return {
         "counted_files": counted.files,

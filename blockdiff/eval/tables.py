@@ -6,7 +6,6 @@ served draft gains less than this.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,9 @@ from typing import Any
 
 from blockdiff.diffusion.lookup import TextNgrams
 from blockdiff.diffusion.ngrams import NgramTable
-from blockdiff.errors import InputFileError
 from blockdiff.train.ngrams import TextEncoder
-from blockdiff.train.personal import Counted, count_files, texts
+from blockdiff.train.personal import Counted, count_files, left_out, texts
 
-_PARTS = 5  # one of which is left out of counting
 _TOKENS = 1500  # of a file, the first
 _LONGEST = 16  # tokens of a run
 
@@ -58,19 +55,12 @@ def divided(
 ) -> tuple[Counted, list[Path]]:
     """What counting four fifths of a folder's files gives, and `limit` (0: all) of the others.
 
-    Which are left out is decided by a hash of their paths.
-
     Raises InputFileError for too few files.
     """
-    ordered = sorted((path for path, _ in texts(files)), key=lambda path: _digest(path, root))
-    left_out = set(ordered[: len(ordered) // _PARTS])
-    if not left_out:
-        raise InputFileError(
-            f"{len(ordered)} source files are too few: a fifth is left out of counting",
-            "name a folder with more files",
-        )
-    counted = count_files([p for p in files if p not in left_out], tokenizer, lambda *_: None)
-    return counted, ordered[: len(left_out)][: limit or None]
+    judged = left_out(root, files)
+    without = set(judged)
+    counted = count_files([p for p in files if p not in without], tokenizer, lambda *_: None)
+    return counted, judged[: limit or None]
 
 
 def measure(
@@ -106,8 +96,3 @@ def _figures(rows: Sequence[Guessed]) -> dict[str, float]:
         "guessed": round(sum(row.right for row in rows) / places, 4),
         "mean_run": round(sum(row.runs for row in rows) / places, 4),
     }
-
-
-def _digest(path: Path, root: Path) -> bytes:
-    name = path.relative_to(root).as_posix().encode("utf-8", "surrogatepass")
-    return hashlib.sha256(name).digest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ Runner = Callable[[Sequence[Forward]], list[Tensor]]
 def run(
     model: Transformer, forwards: Sequence[Forward], drafter: BlockDrafter | None = None
 ) -> list[Tensor]:
-    """Run forwards in one pass, all on one adapter; see `Runner`.
+    """Run forwards in one pass, or in one for each adapter that acts in them; see `Runner`.
 
     Those that draft have a pass of their own, over the weights of the `drafter`. For the others it
     reads what the model's layers put out, into the companions of their caches.
@@ -71,23 +72,30 @@ def run(
     What they are made of is copied to the model's device without waiting for it. Raises what
     `on_layer` of a lone forward raises.
     """
+    first = next((one.gate.adapter for one in forwards if one.gate is not None), None)
+    others = [one.gate is not None and one.gate.adapter is not first for one in forwards]
+    if any(others):
+        each: Runner = partial(run, model, drafter=drafter)
+        return apart(forwards, others, each, each)
     if drafter is None:
         return _pass(model, forwards)
     return apart(
         forwards,
+        [one.drafts for one in forwards],
         lambda own: _pass(model, own, drafter),
         lambda drafts: _pass(drafter.stack, drafts),
     )
 
 
-def apart(forwards: Sequence[Forward], own: Runner, drafts: Runner) -> list[Tensor]:
-    """The answers of forwards: those that draft are run by `drafts`, the others by `own`."""
-    kinds = [[one for one in forwards if one.drafts is kind] for kind in (False, True)]
-    answers = [
-        iter(runner(some)) if some else iter(())
-        for runner, some in zip((own, drafts), kinds, strict=True)
-    ]
-    return [next(answers[one.drafts]) for one in forwards]
+def apart(
+    forwards: Sequence[Forward], others: Sequence[bool], own: Runner, other: Runner
+) -> list[Tensor]:
+    """The answers of forwards: `others` are run by `other`, the rest by `own`."""
+    answers = []
+    for kind, runner in ((False, own), (True, other)):
+        some = [one for one, which in zip(forwards, others, strict=True) if which is kind]
+        answers.append(iter(runner(some)) if some else iter(()))
+    return [next(answers[which]) for which in others]
 
 
 def companions(forwards: Sequence[Forward]) -> list[BlockCache | None]:

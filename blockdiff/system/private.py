@@ -66,6 +66,19 @@ def read_bytes(folder: Path, name: str, forbidden: int, most: int) -> bytearray:
             return data
 
 
+def write(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file in one step, with `mode` from the first byte on. Raises OSError."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        scratch.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        with open(os.open(scratch, flags, mode), "wb") as file:
+            file.write(data)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 @contextmanager
 def pinned(path: Path) -> Iterator[Path]:
     """A name for a file that is ours, in a folder of ours that others cannot write to.

@@ -20,7 +20,7 @@ from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.transformer import Transformer
 from blockdiff.train.config import TrainConfig
-from blockdiff.train.corpus import Corpus, CorpusFile
+from blockdiff.train.corpus import LANGUAGE_WEIGHTS, Corpus, CorpusFile
 from blockdiff.train.loop import SequenceStream, Trainer
 from blockdiff.train.sequences import Sequence, TextCodec, sequences
 
@@ -51,15 +51,17 @@ def trainer(
     folder: Path,
     initial: Path | None = None,
     tables: Many[NgramTable] = (),
+    weights: Mapping[str, float] = LANGUAGE_WEIGHTS,
 ) -> Trainer:
     """Put a run together; it goes on where a checkpoint in `folder` stopped.
 
     A new run starts from the adapter file `initial`, cut to the ranks asked for where its own are
-    larger, or from nothing. With `tables` it learns what those do not know.
+    larger, or from nothing. With `tables` it learns what those do not know; `weights` are those of
+    `Corpus.iter_documents`.
     """
 
     def epoch(number: int) -> Iterator[CorpusFile]:
-        return corpus.iter_documents("train", config.seed, number)
+        return corpus.iter_documents("train", config.seed, number, weights)
 
     adapter = new_adapter(model, adapter_config, config.seed)
     if initial is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,8 +26,9 @@ MOST_BYTES = 20 << 20
 """Of source text, that which changed last."""
 ENTRIES = 600_000
 _LEAST = 1  # what stands once in a workspace comes again, see docs/LOG.md
+_PARTS = 5  # one of which is left out where it is to be seen what the others bring
 _LOOKED_AT = 200_000  # names of files and folders
-_TABLES = 64  # kept; with one more, that which was counted longest ago goes
+_MOST = {personal.TABLE: 64, personal.ADAPTER: 8}  # kept; with one more, the oldest goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,32 +149,70 @@ def count_files(
     return Counted(table, len(documents), tokens, nbytes, left_out)
 
 
+def left_out(root: Path, files: Sequence[Path]) -> list[Path]:
+    """A fifth of a folder's files with code, decided and ordered by a hash of their paths.
+
+    Raises InputFileError for too few files.
+    """
+
+    def digest(path: Path) -> bytes:
+        return hashlib.sha256(os.fsencode(path.relative_to(root))).digest()
+
+    ordered = sorted((path for path, _ in texts(files)), key=digest)
+    if len(ordered) < _PARTS:
+        raise InputFileError(
+            f"{len(ordered)} source files are too few: a fifth of them is left out",
+            "name a folder with more files",
+        )
+    return ordered[: len(ordered) // _PARTS]
+
+
 def save(table: NgramTable, workspace: Path, model: str) -> Path:
     """Write a workspace's table where the engine looks for it, and drop the oldest of too many.
 
     Raises NotPermitted where others could read it, DiskFull, OutputFileError.
     """
+    return keep(lambda file: table.save(file, mode=0o600), workspace, model, personal.TABLE)
+
+
+def keep(write: Callable[[Path], None], workspace: Path, model: str, ending: str) -> Path:
+    """Have `write` make what belongs to a workspace, under each of its names; see `save`."""
+    folder = prepared_folder()
+    with folders.writing_errors():
+        for name in names_of(workspace):
+            write(personal.file_of(name, model, ending))
+        of_adapters = ending == personal.ADAPTER
+        written = [
+            path
+            for path in folder.glob(f"*{ending}")
+            if path.name.endswith(personal.ADAPTER) is of_adapters
+        ]
+        for path in sorted(written, key=lambda path: -path.stat().st_mtime_ns)[_MOST[ending] :]:
+            path.unlink(missing_ok=True)
+    return personal.file_of(workspace, model, ending)
+
+
+def prepared_folder() -> Path:
+    """The folder for what belongs to workspaces. Raises NotPermitted, DiskFull, OutputFileError."""
     folder = personal.folder()
     with folders.writing_errors():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         private.check_folder(folder)
-        for name in names_of(workspace):
-            table.save(personal.file_of(name, model), mode=0o600)
-        written = sorted(folder.glob("*.safetensors"), key=lambda path: -path.stat().st_mtime_ns)
-        for path in written[_TABLES:]:
-            path.unlink(missing_ok=True)
-    return personal.file_of(workspace, model)
+    return folder
 
 
 def forget(workspace: Path) -> bool:
-    """Remove the tables of a workspace, for all models; whether there were any.
+    """Remove what was made of a workspace, for all models; whether there was anything.
 
     Raises OutputFileError.
     """
     files = [file for name in names_of(workspace) for file in personal.files_of(name)]
     with folders.writing_errors():
         for file in files:
-            file.unlink(missing_ok=True)
+            if file.is_dir() and not file.is_symlink():
+                shutil.rmtree(file)
+            else:
+                file.unlink(missing_ok=True)
     return bool(files)
 
 

@@ -40,7 +40,7 @@ from tests.unit.tiny_checkpoint import checkpoint
 
 DOCUMENT = "def area(width, height):\n    \n\nprint(area(3, 4))\n"
 MODELS = {name: transformer(shape, seed=11) for name, shape in FAMILIES.items()}
-ADAPTERS = {name: adapter(shape, 12) for name, shape in FAMILIES.items()}
+ADAPTERS = {name: (adapter(shape, 12), adapter(shape, 13)) for name, shape in FAMILIES.items()}
 
 
 def infill(number: int, **changes: object) -> InfillRequest:
@@ -126,8 +126,8 @@ class Reader:
 def test_forwards_together_are_forwards_alone(
     family: str, shapes: list[tuple[int, int, int, bool]]
 ) -> None:
-    """For any pasts, numbers of exact and noisy positions, and rows that are asked for."""
-    model, pairs = MODELS[family], ADAPTERS[family]
+    """For any pasts, numbers of exact and noisy positions, rows asked for, and two adapters."""
+    model, adapters = MODELS[family], ADAPTERS[family]
 
     def forwards() -> list[Forward]:
         draw, made = torch.Generator().manual_seed(5), []
@@ -146,7 +146,7 @@ def test_forwards_together_are_forwards_alone(
                     places[:, past:],
                     masks.opening(past, exact, noisy),
                     cache,
-                    Gate(pairs, masked, exact) if noisy else None,
+                    Gate(adapters[noisy % 2], masked, exact) if noisy else None,
                     exact - 1 if wants else None,
                 )
             )

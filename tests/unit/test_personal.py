@@ -18,7 +18,6 @@ from blockdiff.cli.app import run
 from blockdiff.config import DecodingConfig
 from blockdiff.diffusion import personal as stored
 from blockdiff.diffusion.ngrams import NgramTable
-from blockdiff.diffusion.personal import PersonalTables
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import DiskFull, InputFileError, NotPermitted, OutputFileError
 from blockdiff.eval import draft, tables
@@ -162,7 +161,7 @@ def test_a_file_has_the_table_of_the_innermost_workspace(tmp_path: Path) -> None
     outer, inner = tmp_path / "a", tmp_path / "a" / "b"
     personal.save(table(3), outer, "m")
     personal.save(table(4), inner, "m")
-    known = PersonalTables("m", SIZE)
+    known = stored.tables("m", SIZE)
     for path, tokens in {
         f"{outer}/x.py": [3],
         f"{outer}/c/../x.py": [3],
@@ -173,20 +172,22 @@ def test_a_file_has_the_table_of_the_innermost_workspace(tmp_path: Path) -> None
         "a/b/x.py": [],
         "": [],
     }.items():
-        assert [t for one in known.of(path) for t in one.behind([1, 2])[0]] == tokens, path
-    assert not PersonalTables("another", SIZE).of(f"{inner}/x.py")
+        one = known.of(path)
+        assert (one.behind([1, 2])[0] if one else []) == tokens, path
+    assert not stored.tables("another", SIZE).of(f"{inner}/x.py")
 
 
 def test_a_table_is_read_anew_when_it_was_counted_again(tmp_path: Path) -> None:
-    known, path = PersonalTables("m", SIZE), str(tmp_path / "x.py")
-    assert known.of(path) == ()
+    known, path = stored.tables("m", SIZE), str(tmp_path / "x.py")
+    assert known.of(path) is None
     file = personal.save(table(3), tmp_path, "m")
-    (first,) = known.of(path)
-    assert known.of(path)[0] is first, "it is kept"
+    first = known.of(path)
+    assert first is not None and known.of(path) is first, "it is kept"
     personal.save(table(4), tmp_path, "m")
     os.utime(file, ns=(1, 1))
-    assert known.of(path)[0].behind([1, 2])[0] == [4]
-    assert personal.forget(tmp_path) and known.of(path) == ()
+    again = known.of(path)
+    assert again is not None and again.behind([1, 2])[0] == [4]
+    assert personal.forget(tmp_path) and known.of(path) is None
     assert not personal.forget(tmp_path)
 
 
@@ -195,18 +196,18 @@ def test_a_workspace_is_known_by_its_links_too(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     personal.save(table(), tmp_path / "link", "m")
-    known = PersonalTables("m", SIZE)
+    known = stored.tables("m", SIZE)
     assert known.of(f"{tmp_path}/link/x.py") and known.of(f"{tmp_path}/real/x.py")
     personal.forget(tmp_path / "link")
     assert not list(stored.folder().iterdir())
 
 
 def test_only_so_many_tables_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(personal, "_TABLES", 2)
+    monkeypatch.setattr(personal, "_MOST", {stored.TABLE: 2})
     for number in range(3):
         os.utime(personal.save(table(), tmp_path / str(number), "m"), (number, number))
     personal.save(table(), tmp_path / "last", "m")
-    known = PersonalTables("m", SIZE)
+    known = stored.tables("m", SIZE)
     kept = [bool(known.of(f"{tmp_path}/{name}/x.py")) for name in ("0", "1", "2", "last")]
     assert kept == [False, False, True, True]
 
@@ -217,7 +218,7 @@ def test_a_table_is_its_owners_alone(tmp_path: Path, caplog: pytest.LogCaptureFi
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)]
     assert modes == [0o600, 0o700]
     file.chmod(0o666)
-    assert PersonalTables("m", SIZE).of(f"{tmp_path}/x.py") == () and "write to it" in caplog.text
+    assert stored.tables("m", SIZE).of(f"{tmp_path}/x.py") is None and "write to it" in caplog.text
     file.parent.chmod(0o755)
     with pytest.raises(NotPermitted, match="open"):
         personal.save(table(), tmp_path, "m")
@@ -233,9 +234,9 @@ def test_a_table_that_cannot_be_used_is_done_without(
         replace(table(SIZE + 9), vocab_size=SIZE).save(file, 0o600)
     elif damage != "vocabulary":
         file.write_bytes(data[:-8] if damage == "cut" else data + bytes(stored.MOST_BYTES))
-    known = PersonalTables("m", SIZE + (damage == "vocabulary"))
+    known = stored.tables("m", SIZE + (damage == "vocabulary"))
     with caplog.at_level(logging.WARNING):
-        assert [known.of(f"{tmp_path}/x.py") for _ in range(3)] == [()] * 3
+        assert [known.of(f"{tmp_path}/x.py") for _ in range(3)] == [None] * 3
     assert len(caplog.records) == 1 and "train personal" in caplog.text
 
 

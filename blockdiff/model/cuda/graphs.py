@@ -216,7 +216,7 @@ class GraphedRunner:
     @torch.inference_mode()
     def __call__(self, forwards: Sequence[Forward]) -> list[Tensor]:
         """See `Runner`. Raises what `on_layer` of a lone forward raises."""
-        return apart(forwards, self._run, self._draft)
+        return apart(forwards, [one.drafts for one in forwards], self._run, self._draft)
 
     def _draft(self, forwards: Sequence[Forward]) -> list[Tensor]:
         return run(self._model, forwards, self._drafter)

@@ -285,7 +285,12 @@ def load_adapter(folder: Path, config: TransformerConfig, drafting: DraftingConf
     path = folder / "adapter.safetensors"
     if not path.is_file():
         raise ModelNotFound(f"{path} is missing", "pull the model again, or train an adapter")
-    adapter = GatedAdapter(config, drafting.adapter)
+    return read_adapter(path, config, drafting.adapter)
+
+
+def read_adapter(path: Path, config: TransformerConfig, shape: AdapterConfig) -> GatedAdapter:
+    """Read an adapter of that shape. Raises ModelCorrupt."""
+    adapter = GatedAdapter(config, shape)
     adapter.load(Shards([path]).all(), str(path))
     return adapter.eval().requires_grad_(False)
 
