@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import blockdiff
-from blockdiff.client.endpoint import is_loopback
+from blockdiff.client.connections import is_loopback
 from blockdiff.client.wire import EngineState, affordable_context
 from blockdiff.errors import (
     BlockdiffError,
