@@ -13,8 +13,8 @@ import typer
 from blockdiff.cli import interrupt, options, train_tables
 from blockdiff.cli.console import reported_errors
 from blockdiff.cli.options import DeviceOption
-from blockdiff.config import AdapterConfig
 from blockdiff.errors import InvalidRequest
+from blockdiff.model.config import AdapterConfig
 from blockdiff.train.corpus import BuildOptions, build
 from blockdiff.train.sources import Sources
 from blockdiff.types import no_op

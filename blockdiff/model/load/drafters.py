@@ -17,9 +17,9 @@ import torch
 from msgspec import Meta
 from torch import nn
 
-from blockdiff.config import TransformerConfig
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.block_drafter import BlockDrafter, BlockDrafterConfig, Markov
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.int8.fused import fuse
 from blockdiff.model.int8.packing import Packed, pack

@@ -12,8 +12,8 @@ from dataclasses import fields
 from reprlib import repr  # a value may be a list of millions
 from typing import Any
 
-from blockdiff.config import ExpertsConfig, RopeScaling, TransformerConfig
 from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
+from blockdiff.model.config import ExpertsConfig, RopeScaling, TransformerConfig
 from blockdiff.model.load.kinds import MOST_TOKENS, Body, published
 
 MOST_SIZE = 1 << 17  # of a width or count without a limit of its own; the largest known: 53,248

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockdiff.config import AdapterConfig, Layout, TransformerConfig
+from blockdiff.config import Layout
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.config import AdapterConfig, TransformerConfig
 from blockdiff.model.cuda.weight_only import floats_for, in_eight_bits
 from blockdiff.model.int8.fused import fuse
 from blockdiff.model.int8.packing import ROWS, Format, Packed, pack

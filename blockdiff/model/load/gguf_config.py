@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockdiff.config import TransformerConfig
 from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.load.families import (
     MOST_BASE,
     MOST_EPS,
