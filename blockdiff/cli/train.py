@@ -15,7 +15,7 @@ from blockdiff.cli.console import reported_errors
 from blockdiff.cli.options import DeviceOption
 from blockdiff.errors import InvalidRequest
 from blockdiff.model.config import AdapterConfig
-from blockdiff.train.corpus import BuildOptions, build
+from blockdiff.train.build_corpus import BuildOptions, build
 from blockdiff.train.sources import Sources
 from blockdiff.types import no_op
 from blockdiff.weights.catalog import DEFAULT_MODEL
