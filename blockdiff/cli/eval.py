@@ -61,8 +61,8 @@ def infilling_command(
     def filler() -> Filler:
         return _filler(mode, decoding, context_tokens, model, device, dtype, threads)
 
-    with parts.CountBar(len(tasks)) as bar:
-        results = evaluate(tasks, filler, settings, out, progress=bar.update)
+    with parts.count_bar(len(tasks)) as counted:
+        results = evaluate(tasks, filler, settings, out, progress=counted)
     figures = summarise(tasks, results)
     report = {"mode": mode.value, "model": settings["model"], "data": data.name, "limit": limit}
     report |= {"seed": seed, "max_tokens": decoding.max_tokens}

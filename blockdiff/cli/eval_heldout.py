@@ -107,8 +107,8 @@ def draft_command(
     size = decoding.block_size or point.drafting.block_size
     if data.is_dir():
         root = data.absolute()
-        with parts.CountBar(limit) as bar:
-            figures = draft.personal(point, root, _sources(root), limit, size, seed, bar.update)
+        with parts.count_bar(limit) as counted:
+            figures = draft.personal(point, root, _sources(root), limit, size, seed, counted)
         one, other = (figures[name]["mean_accepted"] for name in ("without", "with_personal"))
         text = f"mean accepted run {one:.2f} without, {other:.2f} with the personal table"
         settings = {"eval": "draft", "model": model, "data": str(root), "seed": seed}
@@ -141,8 +141,8 @@ def _tables(folder: Path, limit: int, model: str, as_json: bool) -> None:
     files = store.resolve(model)
     tokenizer = tokenizer_of(files)
     general = shipped_tables(files, tokenizer)
-    with parts.CountBar(limit) as bar:
-        figures = tables.measure(root, found, tokenizer, general, limit, bar.update)
+    with parts.count_bar(limit) as counted:
+        figures = tables.measure(root, found, tokenizer, general, limit, counted)
     one, other = figures["without"], figures["with_personal"]
     text = (
         f"next token guessed by n-grams: {one['guessed']:.1%} without, {other['guessed']:.1%} with"
@@ -314,8 +314,8 @@ def _through(
         from blockdiff.eval.results import ResultsFile, gone_through
 
     results: ResultsFile[Any] | None = ResultsFile(out, settings, row) if out else None
-    with parts.CountBar(len(files)) as bar:
-        return gone_through([file.id for file in files], work, results, bar.update)
+    with parts.count_bar(len(files)) as counted:
+        return gone_through([file.id for file in files], work, results, counted)
 
 
 def _report(

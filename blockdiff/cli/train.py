@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blockdiff.cli import interrupt, options, train_tables
-from blockdiff.cli.console import reported_errors
+from blockdiff.cli.console import SHARE, bar, reported_errors
 from blockdiff.cli.options import DeviceOption
 from blockdiff.errors import InvalidRequest
 from blockdiff.model.config import AdapterConfig
@@ -79,15 +79,11 @@ def corpus_command(
         system_headers=found.system_headers,
     )
     options = BuildOptions(package_bytes=package_bytes, heldout_share=heldout_share)
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("looking for packages", total=None)
+    columns = ("bar", "count", "{task.description}")
+    with bar(*columns, description="looking for packages") as update:
 
         def on_package(name: str, done: int, total: int) -> None:
-            bar.update(task, description=name, completed=done, total=total)
+            update(done, total, description=name)
 
         manifest = build(out, sources, tuple(exclude or ()), options, on_package)
     typer.echo(json.dumps({k: manifest[k] for k in ("documents", "bytes", "dropped", "packages")}))
@@ -255,32 +251,22 @@ def _trainer(
 
 def _train(trainer: Trainer) -> None:
     """Run to the end of the budget or to Ctrl-C, with a progress bar on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    budget = trainer.config.minutes * 60
     columns = (
-        TextColumn("training"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[targets]:,} targets"),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("{task.fields[rate]:.1f} targets/s"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("train", total=budget, targets=0, loss=float("nan"), rate=0.0)
+        "training", "bar", SHARE, "{task.fields[targets]:,} targets",
+        "loss {task.fields[loss]:.3f}", "{task.fields[rate]:.1f} targets/s", "elapsed",
+    )  # fmt: skip
+    budget = trainer.config.minutes * 60
+    with bar(*columns, total=budget, targets=0, loss=float("nan"), rate=0.0) as update:
 
         def on_step(state: Any, parts: Any, rate: float) -> None:
-            bar.update(
-                task, completed=state.seconds, targets=state.targets, loss=parts.loss, rate=rate
-            )
+            update(state.seconds, targets=state.targets, loss=parts.loss, rate=rate)
 
         def on_held_out(report: Any) -> None:
-            bar.console.print(
+            print(
                 f"{trainer.state.seconds / 60:.1f} min, {trainer.state.targets:,} targets: "
                 f"{report.mean_accepted:.3f} tokens a forward, served {report.served:.3f}, "
-                f"{report.bits_per_byte:.3f} bits per byte held out"
+                f"{report.bits_per_byte:.3f} bits per byte held out",
+                file=sys.stderr,
             )
 
         with interrupt.noticed() as pressed:
