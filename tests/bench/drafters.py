@@ -38,8 +38,8 @@ from blockdiff.model.forward import Forward, run
 from blockdiff.model.int8.packing import Packed, pack
 from blockdiff.model.int8.quantized import QuantizedLinear
 from blockdiff.model.load.drafters import load_drafter
-from blockdiff.model.load.families import config_from_hf
 from blockdiff.model.load.from_folder import build, parameter_shapes
+from blockdiff.model.load.stack_config import config_from_hf
 from blockdiff.model.transformer import Transformer
 from blockdiff.weights.catalog import drafters, published
 

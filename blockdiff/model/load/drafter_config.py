@@ -11,8 +11,8 @@ from msgspec import Meta
 
 from blockdiff.errors import ModelCorrupt, ModelUnsupported
 from blockdiff.model.block_drafter import BlockDrafterConfig, Markov
-from blockdiff.model.load.families import config_from_hf
 from blockdiff.model.load.kinds import Body, published
+from blockdiff.model.load.stack_config import config_from_hf
 
 MOST_POSITIONS = 64
 """Of a block."""

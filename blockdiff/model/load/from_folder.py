@@ -20,10 +20,10 @@ from blockdiff.model.cuda.weight_only import floats_for, in_eight_bits
 from blockdiff.model.int8.fused import fuse
 from blockdiff.model.int8.packing import ROWS, Format, Packed, pack
 from blockdiff.model.int8.quantized import install
-from blockdiff.model.load.families import config_from_hf, config_from_prepared
 from blockdiff.model.load.hub_config import read_json
 from blockdiff.model.load.kinds import Body, published
 from blockdiff.model.load.shards import Shards, check_shape, refuse_unread, shard_files
+from blockdiff.model.load.stack_config import config_from_hf, config_from_prepared
 from blockdiff.model.load.tensor_names import HUB, TensorSources, sources
 from blockdiff.model.transformer import Transformer
 

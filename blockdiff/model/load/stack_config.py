@@ -1,4 +1,4 @@
-"""What shape the published checkpoints of each family have.
+"""What shape a `config.json` says that the decoder stack has, in the keys of every family of them.
 
 A configuration file is believed in nothing: every number has a type and a limit here, because it
 decides how much memory is asked for before the first tensor is looked at.
