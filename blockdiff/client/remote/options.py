@@ -86,8 +86,11 @@ class BackendOptions:
         """Whether it listens on this machine."""
         return self.address.is_here
 
+    def at(self, path: str) -> str:
+        """The full URL of a path."""
+        return self.address.url.rstrip("/") + path
+
     def under(self, path: str) -> str:
         """The full URL of a path of the OpenAI kind; a URL with a path of its own has that in place
         of `/v1`."""
-        base = self.address.url.rstrip("/")
-        return f"{base}{path}" if urlsplit(base).path else f"{base}/v1{path}"
+        return self.at(path if urlsplit(self.at("")).path else f"/v1{path}")
