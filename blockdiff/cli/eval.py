@@ -31,7 +31,7 @@ _OURS = {mode.value for mode in Mode}
 
 @app.command("infilling")
 @reported_errors()
-@options.decoding(*_DECODING)
+@options.grouped(*_DECODING)
 def infilling_command(
     data: Annotated[Path, typer.Option(help="HumanEval-Infilling, .jsonl or .jsonl.gz.")],
     mode: Annotated[EvalMode, typer.Option(help="Who fills the holes.")] = EvalMode.VERIFY,

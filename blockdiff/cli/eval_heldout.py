@@ -67,7 +67,7 @@ def held_out_command(
     typer.echo(json.dumps({"files": len(chosen), "languages": counts, "of": len(files)}))
 
 
-@options.decoding("block_size")
+@options.grouped("block_size")
 def draft_command(
     data: Annotated[
         Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz; or a folder of source code.")
@@ -160,7 +160,7 @@ def _sources(root: Path) -> Sequence[Path]:
     return personal.find(root, lambda path: rules.verdict(path) is Verdict.OPEN).files
 
 
-@options.decoding("edit_threshold", "block_size")
+@options.grouped("edit_threshold", "block_size")
 def revise_command(
     data: parts.DataOption,
     limit: LimitOption = 0,
@@ -216,7 +216,7 @@ def revise_command(
     _report(settings, limit, figures, text, as_json)
 
 
-@options.decoding("mode")
+@options.grouped("mode")
 def rewrite_command(
     data: parts.DataOption,
     limit: Annotated[int, typer.Option(min=1, help="Most tasks of a kind.")] = 8,

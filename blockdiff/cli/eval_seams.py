@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
     app.command("seams")(reported_errors()(seams_command))
 
 
-@options.decoding("mode")
+@options.grouped("mode")
 def seams_command(
     data: Annotated[
         list[Path],

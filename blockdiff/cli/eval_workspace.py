@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command("workspace")(reported_errors()(workspace_command))
 
 
-@options.decoding("mode")
+@options.grouped("mode")
 def workspace_command(
     data: Annotated[
         list[Path],

@@ -267,9 +267,11 @@ def check_command(
     ] = "auto",
 ) -> None:
     """Load a model, run one forward and one small infill with it, or a rewrite."""
-    from blockdiff.cli.infill import ModelChoice, load_engine
+    from blockdiff.cli.infill import load_engine
+    from blockdiff.cli.options import ModelChoice
 
-    engine = load_engine(ModelChoice(name, device, dtype, download=False), silent=False)
+    choice = ModelChoice(name, device=device, dtype=dtype, download=False)
+    engine = load_engine(choice, silent=False)
     with interrupt.held():
         from blockdiff.eval.smoke import checked
 
