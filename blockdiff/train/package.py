@@ -56,14 +56,18 @@ def is_source(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in _EXTENSIONS and not path.endswith(".d.ts")
 
 
-def python_licence(metadata: Any, texts: list[str]) -> tuple[str, bool]:
+def python_package(
+    metadata: Any, texts: list[str], fallback: str, files: Callable[[], Iterator[PackageFile]]
+) -> Package:
     classifiers = [c for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
-    return from_metadata(
+    licence, permissive = from_metadata(
         metadata.get("License-Expression") or "",
         (metadata.get("License") or "").strip(),
         classifiers,
         texts,
     )
+    name, version = metadata.get("Name") or fallback, metadata.get("Version") or ""
+    return Package(name, version, "python", licence, permissive, files)
 
 
 def npm_package(manifest: bytes, files: Callable[[], Iterator[PackageFile]]) -> Package | None:
