@@ -17,7 +17,6 @@ import json
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 
@@ -116,7 +115,18 @@ class EngineClient(EngineHandle):
         Raises EngineUnavailable, EngineMismatch, Unauthorized, NotPermitted, and what keeps an
         engine from starting, such as NotInstalled.
         """
-        return wire.Health.from_json(await self._get("/health", start))
+        for attempt in range(1, _ATTEMPTS + 1):
+            session = await self._join(start)
+            try:
+                async with session.connections.used() as http:
+                    response = await http.get("/health")
+                endpoint.check(response)
+                return wire.Health.from_json(dict(response.json()))
+            except (httpx.HTTPError, Unauthorized) as error:
+                await self._leave(session)
+                if attempt == _ATTEMPTS:
+                    raise _typed(session.address, error) from error
+        raise AssertionError("unreachable")
 
     async def _events(self, call: wire.Call, start: bool) -> AsyncGenerator[StreamEvent, None]:
         """A request that the engine had not begun to answer when it went away is sent once more.
@@ -182,20 +192,6 @@ class EngineClient(EngineHandle):
             await session.stop()
         finally:
             await self._leave(session)
-
-    async def _get(self, path: str, start: bool = True) -> dict[str, Any]:
-        for attempt in range(1, _ATTEMPTS + 1):
-            session = await self._join(start)
-            try:
-                async with session.connections.used() as http:
-                    response = await http.get(path)
-                endpoint.check(response)
-                return dict(response.json())
-            except (httpx.HTTPError, Unauthorized) as error:
-                await self._leave(session)
-                if attempt == _ATTEMPTS:
-                    raise _typed(session.address, error) from error
-        raise AssertionError("unreachable")
 
     async def _join(self, start: bool = True, patience: float = _PATIENCE_SECONDS) -> _Session:
         async with self._connecting:
