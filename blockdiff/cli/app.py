@@ -13,8 +13,6 @@ from blockdiff.cli import console, interrupt
 from blockdiff.cli import infill as infill_command
 from blockdiff.cli import options as options
 from blockdiff.client import wire
-from blockdiff.client.remote.fim import Fim
-from blockdiff.client.remote.options import Backend
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import BlockdiffError, Cancelled, ExitCode, InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
@@ -76,7 +74,7 @@ def _main(context: typer.Context) -> None:
 
 
 @app.command(epilog=_EXIT_CODES)
-@options.decoding()
+@options.grouped()
 def infill(
     file: options.FileArgument,
     at: Annotated[
@@ -95,10 +93,9 @@ def infill(
             metavar="L:C-L:C", help="replace from the first position up to before the second"
         ),
     ] = None,
-    write: options.WriteOption = False,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    decoding: DecodingConfig = options.DEFAULTS,
+    *,
+    output: options.Output,
+    decoding: DecodingConfig,
     context_tokens: options.ContextTokensOption = options.CONTEXT_TOKENS,
     revise: Annotated[
         bool,
@@ -107,16 +104,8 @@ def infill(
         ),
     ] = False,
     language: options.LanguageOption = "",
-    model: options.ModelOption = DEFAULT_MODEL,
-    drafter: options.DrafterOption = "",
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
-    download: options.DownloadOption = True,
-    engine: options.EngineOption = True,
-    backend: options.BackendOption = Backend.LOCAL,
-    backend_url: options.BackendUrlOption = "",
-    fim: options.FimOption = Fim.AUTO,
-    allow_plain_http: options.PlainHttpOption = False,
+    choice: options.ModelChoice,
+    server: options.BackendChoice,
 ) -> None:
     """Fill a hole of a file, or up to eight together, and print the diff.
 
@@ -127,7 +116,7 @@ def infill(
     after the last character of a line is valid. The file changes only with --write, and then in
     one step.
     """
-    asked = options.backend(backend, backend_url, model, fim, allow_plain_http)
+    backend = server.options(choice.model)
     infill_command.infill(
         file,
         infill_command.hole_finder(at or (), lines or (), hole or ()),
@@ -135,8 +124,9 @@ def infill(
         language=language,
         context_tokens=context_tokens,
         revise=revise,
-        model=infill_command.ModelChoice(model, device, dtype, download, engine, asked, drafter),
-        output=infill_command.Output(write=write, as_json=as_json, quiet=quiet),
+        choice=choice,
+        backend=backend,
+        output=output,
     )
 
 
@@ -160,14 +150,13 @@ _delegated("rewrite", "Rewrite a part of a file and print the diff.")
 
 
 @app.command()
+@options.grouped()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
     model: Annotated[str, typer.Option(help="name of the model to look for")] = DEFAULT_MODEL,
     drafter: options.DrafterOption = "",
-    backend: options.BackendOption = Backend.LOCAL,
-    backend_url: options.BackendUrlOption = "",
-    fim: options.FimOption = Fim.AUTO,
-    allow_plain_http: options.PlainHttpOption = False,
+    *,
+    server: options.BackendChoice,
 ) -> None:
     """Show what this machine has and what to fix.
 
@@ -177,7 +166,7 @@ def doctor(
     """
     from blockdiff.cli import doctor as diagnosis
 
-    asked = options.backend(backend, backend_url, model, fim, allow_plain_http)
+    asked = server.options(model)
     if asked is None:
         checks = diagnosis.examine(model, drafter)
     else:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 
 from blockdiff.cli.doctor import Check
 from blockdiff.cli.options import group
-from blockdiff.client import endpoint
+from blockdiff.client.connections import address_of
 from blockdiff.client.endpoint import Runtime
 from blockdiff.client.remote import allowed, keys
 from blockdiff.client.remote.client import RemoteClient
@@ -58,10 +57,10 @@ def listed() -> None:
 
 
 def _origin(url: str) -> str:
-    address = endpoint.remote(url, allow_plain_http=True, with_path=True)
-    if endpoint.is_loopback(urlsplit(address.url).hostname or ""):
+    address = address_of(url, allow_plain_http=True, with_path=True)
+    if address.is_here:
         raise InvalidRequest("a server on this machine needs no leave")
-    return endpoint.origin(address.url)
+    return address.origin
 
 
 def examine(options: BackendOptions) -> list[Check]:

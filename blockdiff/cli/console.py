@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from blockdiff import errors
 from blockdiff.cli import interrupt
 from blockdiff.errors import BlockdiffError, Cancelled, ExitCode
+
+SHARE = "{task.percentage:>3.0f}%"
+_COLUMNS = {"bar": "BarColumn", "count": "MofNCompleteColumn", "elapsed": "TimeElapsedColumn",
+            "left": "TimeRemainingColumn"}  # fmt: skip
 
 
 def show(error: BlockdiffError) -> None:
@@ -63,3 +67,29 @@ def byte_size(count: int) -> str:
             return f"{value:.0f} {unit}"
         value /= 1000
     return f"{value:.2f} GB"
+
+
+@contextmanager
+def bar(*columns: str, total: float | None = None, **fields: Any) -> Iterator[Callable[..., None]]:
+    """Progress on standard error, where that is a terminal: standard output is for the report.
+
+    Called with what is done, of how much, and whatever else changes: `description` or one of
+    `fields`. The columns are those of `_COLUMNS`, or texts in which `task` has all of that.
+    """
+    from rich import progress
+    from rich.console import Console
+
+    made = [
+        getattr(progress, _COLUMNS[name])() if name in _COLUMNS else progress.TextColumn(name)
+        for name in columns
+    ]
+    quiet = not sys.stderr.isatty()
+    with progress.Progress(*made, console=Console(stderr=True), disable=quiet) as shown:
+        task = shown.add_task(fields.pop("description", ""), total=total, **fields)
+
+        def update(
+            completed: float | None = None, total: float | None = None, **changed: Any
+        ) -> None:
+            shown.update(task, completed=completed, total=total, **changed)
+
+        yield update

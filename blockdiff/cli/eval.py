@@ -31,7 +31,7 @@ _OURS = {mode.value for mode in Mode}
 
 @app.command("infilling")
 @reported_errors()
-@options.decoding(*_DECODING)
+@options.grouped(*_DECODING)
 def infilling_command(
     data: Annotated[Path, typer.Option(help="HumanEval-Infilling, .jsonl or .jsonl.gz.")],
     mode: Annotated[EvalMode, typer.Option(help="Who fills the holes.")] = EvalMode.VERIFY,
@@ -61,8 +61,8 @@ def infilling_command(
     def filler() -> Filler:
         return _filler(mode, decoding, context_tokens, model, device, dtype, threads)
 
-    with parts.CountBar(len(tasks)) as bar:
-        results = evaluate(tasks, filler, settings, out, progress=bar.update)
+    with parts.count_bar(len(tasks)) as counted:
+        results = evaluate(tasks, filler, settings, out, progress=counted)
     figures = summarise(tasks, results)
     report = {"mode": mode.value, "model": settings["model"], "data": data.name, "limit": limit}
     report |= {"seed": seed, "max_tokens": decoding.max_tokens}

@@ -67,7 +67,7 @@ def held_out_command(
     typer.echo(json.dumps({"files": len(chosen), "languages": counts, "of": len(files)}))
 
 
-@options.decoding("block_size")
+@options.grouped("block_size")
 def draft_command(
     data: Annotated[
         Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz; or a folder of source code.")
@@ -107,8 +107,8 @@ def draft_command(
     size = decoding.block_size or point.drafting.block_size
     if data.is_dir():
         root = data.absolute()
-        with parts.CountBar(limit) as bar:
-            figures = draft.personal(point, root, _sources(root), limit, size, seed, bar.update)
+        with parts.count_bar(limit) as counted:
+            figures = draft.personal(point, root, _sources(root), limit, size, seed, counted)
         one, other = (figures[name]["mean_accepted"] for name in ("without", "with_personal"))
         text = f"mean accepted run {one:.2f} without, {other:.2f} with the personal table"
         if trained := figures.get("with_trained"):
@@ -143,8 +143,8 @@ def _tables(folder: Path, limit: int, model: str, as_json: bool) -> None:
     files = store.resolve(model)
     tokenizer = tokenizer_of(files)
     general = shipped_tables(files, tokenizer)
-    with parts.CountBar(limit) as bar:
-        figures = tables.measure(root, found, tokenizer, general, limit, bar.update)
+    with parts.count_bar(limit) as counted:
+        figures = tables.measure(root, found, tokenizer, general, limit, counted)
     one, other = figures["without"], figures["with_personal"]
     text = (
         f"next token guessed by n-grams: {one['guessed']:.1%} without, {other['guessed']:.1%} with"
@@ -162,7 +162,7 @@ def _sources(root: Path) -> Sequence[Path]:
     return personal.find(root, lambda path: rules.verdict(path) is Verdict.OPEN).files
 
 
-@options.decoding("edit_threshold", "block_size")
+@options.grouped("edit_threshold", "block_size")
 def revise_command(
     data: parts.DataOption,
     limit: LimitOption = 0,
@@ -218,7 +218,7 @@ def revise_command(
     _report(settings, limit, figures, text, as_json)
 
 
-@options.decoding("mode")
+@options.grouped("mode")
 def rewrite_command(
     data: parts.DataOption,
     limit: Annotated[int, typer.Option(min=1, help="Most tasks of a kind.")] = 8,
@@ -316,8 +316,8 @@ def _through(
         from blockdiff.eval.results import ResultsFile, gone_through
 
     results: ResultsFile[Any] | None = ResultsFile(out, settings, row) if out else None
-    with parts.CountBar(len(files)) as bar:
-        return gone_through([file.id for file in files], work, results, bar.update)
+    with parts.count_bar(len(files)) as counted:
+        return gone_through([file.id for file in files], work, results, counted)
 
 
 def _report(

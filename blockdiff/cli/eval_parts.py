@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from blockdiff.cli.console import bar
 from blockdiff.errors import InputFileError
 
 DataOption = Annotated[Path, typer.Option(help="Held-out files, .jsonl or .jsonl.gz.")]
@@ -62,37 +63,14 @@ def cells(row: Mapping[str, Any], columns: Sequence[tuple[str, str]], width: int
     return "".join(f"{'-' if v is None else format(v, form):>{width}}" for v, form in values)
 
 
-class CountBar:
-    """Progress on standard error, so that standard output stays for the report."""
+@contextmanager
+def count_bar(total: int) -> Iterator[Callable[..., None]]:
+    """Progress of an evaluation; called with what is done, of how much, and how much passed."""
+    columns = ("evaluating", "bar", "count", "{task.fields[passed]}", "left")
+    with bar(*columns, total=total, passed="") as update:
 
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        def counted(done: int, total: int, passed: int = -1) -> None:
+            note = f"passed {passed}" if passed >= 0 else ""
+            update(done, total, passed=note)
 
-        self._bar = Progress(
-            TextColumn("evaluating"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[passed]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._bar.add_task("tasks", total=total, passed="")
-
-    def __enter__(self) -> CountBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def update(self, done: int, total: int, passed: int = -1) -> None:
-        note = f"passed {passed}" if passed >= 0 else ""
-        self._bar.update(self._task, completed=done, total=total, passed=note)
+        yield counted

@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
     app.command("seams")(reported_errors()(seams_command))
 
 
-@options.decoding("mode")
+@options.grouped("mode")
 def seams_command(
     data: Annotated[
         list[Path],
@@ -98,8 +98,8 @@ def seams_command(
     engine = Engine.load(model, device=device, dtype=dtype)
     results = ResultsFile(out, settings, seams.Seamed) if out else None
     ways = way or list(Caller)
-    with parts.CountBar(len(holes) * len(ways)) as bar:
-        rows = seams.measure(engine, holes, ways, decoding, context_tokens, results, bar.update)
+    with parts.count_bar(len(holes) * len(ways)) as counted:
+        rows = seams.measure(engine, holes, ways, decoding, context_tokens, results, counted)
     figures = seams.summarise(rows)
     if not as_json:
         for name, part in figures["ways"].items():

@@ -69,7 +69,7 @@ def tune_command(
         context_tokens=context_tokens, **parts.data_of(data),
     )  # fmt: skip
     results = ResultsFile(out, settings, tune.Tuned) if out else None
-    with parts.CountBar(len(drawn) * len(configurations)) as bar:
+    with parts.count_bar(len(drawn) * len(configurations)) as counted:
         rows = tune.tune(
             engine,
             drawn,
@@ -77,7 +77,7 @@ def tune_command(
             max_tokens=max_tokens,
             context_tokens=context_tokens,
             results=results,
-            progress=bar.update,
+            progress=counted,
         )
     figures = tune.summarise(rows, engine.drafting)
     if plot:

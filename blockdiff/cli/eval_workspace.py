@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command("workspace")(reported_errors()(workspace_command))
 
 
-@options.decoding("mode")
+@options.grouped("mode")
 def workspace_command(
     data: Annotated[
         list[Path],
@@ -100,10 +100,10 @@ def workspace_command(
             )  # fmt: skip
             engine = Engine.load(model, device=device, dtype=dtype)
             results = ResultsFile(out, settings, workspace.FilledLine) if out else None
-            with parts.CountBar(len(holes) * len(ways)) as bar:
+            with parts.count_bar(len(holes) * len(ways)) as counted:
                 rows = workspace.measure(
                     engine, spaces, holes, ways, decoding, context_tokens, share, results,
-                    bar.update,
+                    counted,
                 )  # fmt: skip
         finally:
             spaces.close()

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blockdiff.cli import interrupt, source_file
+from blockdiff.cli.options import ModelChoice, Output
 from blockdiff.cli.source_file import SourceFile
 from blockdiff.cli.textdiff import Stretch, unified_diff
 from blockdiff.client import wire
@@ -32,36 +33,6 @@ if TYPE_CHECKING:
     from blockdiff.cli.tui import View
     from blockdiff.client.remote.options import BackendOptions
     from blockdiff.engine.engine import Engine
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Where the result goes.
-
-    Attributes:
-        write: change the file; otherwise a diff is printed.
-        as_json: print events, one per line.
-        quiet: no progress and no live view.
-    """
-
-    write: bool
-    as_json: bool
-    quiet: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ModelChoice:
-    """Which model and drafter, where they run, whether the model may be downloaded, and whether to
-    join an engine that has both loaded; or the `backend` to ask in place of an engine.
-    """
-
-    name: str
-    device: str
-    dtype: str
-    download: bool
-    join: bool = False
-    backend: BackendOptions | None = None
-    drafter: str = ""
 
 
 class Answering(Protocol):
@@ -107,7 +78,8 @@ def infill(
     language: str,
     context_tokens: int,
     revise: bool,
-    model: ModelChoice,
+    choice: ModelChoice,
+    backend: BackendOptions | None,
     output: Output,
 ) -> None:
     """Fill the holes of one file. Everything that can be refused is refused before the model loads.
@@ -141,7 +113,7 @@ def infill(
         stretch = Stretch(request)
         unchanged = "the model left the holes as they are"
         edit = Edit(source, stretch.hole, request.decoding.mode.value, unchanged, stretch)
-    apply(edit, lambda engine, stop: engine.infill(request, stop), model, output)
+    apply(edit, lambda engine, stop: engine.infill(request, stop), choice, backend, output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +148,8 @@ class Edit:
 def apply(
     edit: Edit,
     ask: Callable[[Answering, Callable[[], bool]], Iterator[Event]],
-    model: ModelChoice,
+    choice: ModelChoice,
+    backend: BackendOptions | None,
     output: Output,
 ) -> None:
     """Join the engine that runs or load the model, `ask` it with a cancel flag, and bring its
@@ -185,27 +158,27 @@ def apply(
     Raises as `infill`.
     """
     silent = output.quiet or output.as_json
-    if model.backend is not None and model.drafter:
+    if backend is not None and choice.drafter:
         raise InvalidRequest("--drafter is for our own engine", "leave --backend or --drafter out")
-    if model.drafter and edit.mode == Mode.AR.value:
+    if choice.drafter and edit.mode == Mode.AR.value:
         raise InvalidRequest("--mode ar takes no drafts", "leave --mode ar or --drafter out")
-    if model.join or model.backend is not None:
+    if choice.engine or backend is not None:
         from blockdiff.cli import join
         from blockdiff.cli.tui import ProgressBar
 
         bars = partial(ProgressBar, silent)
-        if model.backend is not None:
-            edit = replace(edit, mode=model.backend.backend.value)
-            return _deliver(ask(join.remote(model.backend, bars), interrupt.pressed), edit, output)
+        if backend is not None:
+            edit = replace(edit, mode=backend.backend.value)
+            return _deliver(ask(join.remote(backend, bars), interrupt.pressed), edit, output)
         running = join.running_engine(
-            model.name, model.drafter, model.device, model.dtype, bars
+            choice.model, choice.drafter, choice.device, choice.dtype, bars
         )
         if running is not None:
             try:
                 return _deliver(ask(running, interrupt.pressed), edit, output)
             except join.EngineGone:
                 pass  # it had said nothing yet
-    _deliver(ask(load_engine(model, silent=silent), interrupt.pressed), edit, output)
+    _deliver(ask(load_engine(choice, silent=silent), interrupt.pressed), edit, output)
 
 
 def _deliver(answer: Iterator[Event], edit: Edit, output: Output) -> None:
@@ -216,37 +189,37 @@ def _deliver(answer: Iterator[Event], edit: Edit, output: Output) -> None:
         _show(events, edit, output)
 
 
-def load_engine(model: ModelChoice, *, silent: bool) -> Engine:
+def load_engine(choice: ModelChoice, *, silent: bool) -> Engine:
     """The engine with its model; a known model that is missing is downloaded first."""
     from blockdiff.cli.tui import ProgressBar
 
-    _ensure_downloaded(model, silent)
+    _ensure_downloaded(choice, silent)
     with ProgressBar(silent) as bar:
         bar.share("starting the engine", 0.0)
         with interrupt.held():
             from blockdiff.engine.engine import Engine
 
         return Engine.load(
-            model.name,
-            device=model.device,
-            dtype=model.dtype,
+            choice.model,
+            device=choice.device,
+            dtype=choice.dtype,
             progress=bar.share,
-            drafter=model.drafter,
+            drafter=choice.drafter,
         )
 
 
-def _ensure_downloaded(model: ModelChoice, silent: bool) -> None:
+def _ensure_downloaded(choice: ModelChoice, silent: bool) -> None:
     from blockdiff.cli.tui import ProgressBar
     from blockdiff.weights import catalog, download
 
     def missing(error: ModelNotFound) -> None:
         if find_spec("torch") is None:  # before the download, not after it
             raise ModuleNotFoundError(name="torch") from None
-        size = catalog.find(model.name).base.size / 1e6
+        size = catalog.find(choice.model).base.size / 1e6
         print(f"{error.message}; downloading {size:.0f} MB, once", file=sys.stderr, flush=True)
 
     with ProgressBar(silent) as bar:
-        download.ensure(model.name, model.download, bar.transfer, missing)
+        download.ensure(choice.model, choice.download, bar.transfer, missing)
 
 
 def _stream(events: Iterator[Event]) -> Iterator[Event]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blockdiff.cli import interrupt
-from blockdiff.cli.console import reported_errors
+from blockdiff.cli.console import SHARE, bar, reported_errors
 from blockdiff.errors import InvalidRequest, OutOfMemory, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -244,18 +243,8 @@ def _enough_memory() -> Iterator[None]:
 
 
 @contextmanager
-def _bar() -> Iterator[Any]:
-    """Progress on standard error with the time left; called with a share (or None), a note."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(),
-               TextColumn("{task.description}"))  # fmt: skip
-    quiet = not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
-        task = bar.add_task("preparing", total=None)
-
-        def update(share: float | None, note: str) -> None:
-            bar.update(task, description=note, completed=share or 0.0, total=share and 1.0)
-
-        yield update
+def _bar() -> Iterator[Callable[[float | None, str], None]]:
+    """Progress with the time left; called with a share (or None), a note."""
+    columns = ("bar", SHARE, "left", "{task.description}")
+    with bar(*columns, description="preparing") as update:
+        yield lambda share, note: update(share or 0.0, share and 1.0, description=note)

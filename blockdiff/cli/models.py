@@ -187,7 +187,7 @@ def _drafters_of(name: str) -> list[Published]:
 def _folder_rows(folder: Path) -> list[tuple[str, str]]:
     """Of a folder in the hub's layout, whose weights are not opened."""
     with interrupt.held():
-        from blockdiff.model.load.drafters import drafter_config, family_of, is_drafter
+        from blockdiff.model.load.drafter_config import drafter_config, family_of, is_drafter
         from blockdiff.model.load.hub_config import kind_of, read_json
         from blockdiff.model.load.kinds import AttentionPattern
 
@@ -197,7 +197,7 @@ def _folder_rows(folder: Path) -> list[tuple[str, str]]:
             made = drafter_config(config, str(folder))
             return [
                 ("folder", str(folder)),
-                ("family", family_of(config, str(folder))),
+                ("family", family_of(config, str(folder)).name),
                 ("can", f"draft {made.block_size - made.first} tokens for a model of"
                  f" {config['num_target_layers']} layers, width {made.stack.hidden_size}"),
                 *_memory_rows(drafter_shape(config, str(folder))),
@@ -267,9 +267,11 @@ def check_command(
     ] = "auto",
 ) -> None:
     """Load a model, run one forward and one small infill with it, or a rewrite."""
-    from blockdiff.cli.infill import ModelChoice, load_engine
+    from blockdiff.cli.infill import load_engine
+    from blockdiff.cli.options import ModelChoice
 
-    engine = load_engine(ModelChoice(name, device, dtype, download=False), silent=False)
+    choice = ModelChoice(name, device=device, dtype=dtype, download=False)
+    engine = load_engine(choice, silent=False)
     with interrupt.held():
         from blockdiff.eval.smoke import checked
 

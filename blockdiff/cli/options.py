@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any
 
 import typer
@@ -37,15 +38,6 @@ def group(summary: str, *, short_help: bool = False) -> typer.Typer:
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="the file; - reads standard input")
 ]
-WriteOption = Annotated[
-    bool, typer.Option("--write", help="change the file instead of printing a diff")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="print every refinement as one line of JSON")
-]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="print the diff and errors, nothing else")
-]
 ContextTokensOption = Annotated[
     int, typer.Option(help="most tokens of the file around the place that the model sees")
 ]
@@ -61,69 +53,107 @@ DrafterOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 DtypeOption = Annotated[str, typer.Option(help="auto, int8, bfloat16, float16, float32")]
-DownloadOption = Annotated[
-    bool, typer.Option("--download/--no-download", help="fetch a missing model first")
-]
-EngineOption = Annotated[
-    bool,
-    typer.Option(
-        "--engine/--no-engine", help="ask the engine that runs, if it has this model loaded"
-    ),
-]
-BackendOption = Annotated[
-    Backend, typer.Option(help="who writes: our own engine, or a server that runs elsewhere")
-]
-BackendUrlOption = Annotated[
-    str, typer.Option(metavar="URL", help="where that server is; text goes there for this command")
-]
-FimOption = Annotated[
-    Fim, typer.Option(help="backends openai and ollama: how the model knows a hole marked")
-]
-PlainHttpOption = Annotated[
-    bool,
-    typer.Option(
-        "--allow-plain-http", help="let code and key travel unencrypted to another machine"
-    ),
-]
 
 
-def backend(
-    chosen: Backend, url: str, model: str, fim: Fim, allow_plain_http: bool
-) -> BackendOptions | None:
-    """What these options say together; None for our own engine. Raises InvalidRequest."""
-    if chosen is Backend.LOCAL:
-        if url:
-            raise InvalidRequest("--backend-url needs --backend", "such as --backend llamacpp")
-        return None
-    return BackendOptions(
-        chosen,
-        url,
-        model="" if model == DEFAULT_MODEL else model,
-        fim=fim,
-        allow_plain_http=allow_plain_http,
-        told=True,
-    )
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where the result goes."""
+
+    write: Annotated[
+        bool, typer.Option("--write", help="change the file instead of printing a diff")
+    ] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print every refinement as one line of JSON")
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="print the diff and errors, nothing else")
+    ] = False
 
 
-def decoding(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The parameter `decoding` of a command as an option for each of its fields.
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """Which model and drafter, where they run, and whether an engine that runs may do it."""
 
-    `names` are those that the command takes; none: all that are no parameters of its own.
+    model: ModelOption = DEFAULT_MODEL
+    drafter: DrafterOption = ""
+    device: DeviceOption = "auto"
+    dtype: DtypeOption = "auto"
+    download: Annotated[
+        bool, typer.Option("--download/--no-download", help="fetch a missing model first")
+    ] = True
+    engine: Annotated[
+        bool,
+        typer.Option(
+            "--engine/--no-engine", help="ask the engine that runs, if it has this model loaded"
+        ),
+    ] = True
+
+
+@dataclass(frozen=True, slots=True)
+class BackendChoice:
+    """A server of others in place of an engine of ours."""
+
+    backend: Annotated[
+        Backend, typer.Option(help="who writes: our own engine, or a server that runs elsewhere")
+    ] = Backend.LOCAL
+    backend_url: Annotated[
+        str,
+        typer.Option(metavar="URL", help="where that server is; text goes there for this command"),
+    ] = ""
+    fim: Annotated[
+        Fim, typer.Option(help="backends openai and ollama: how the model knows a hole marked")
+    ] = Fim.AUTO
+    allow_plain_http: Annotated[
+        bool,
+        typer.Option(
+            "--allow-plain-http", help="let code and key travel unencrypted to another machine"
+        ),
+    ] = False
+
+    def options(self, model: str) -> BackendOptions | None:
+        """What these say together; None for our own engine. Raises InvalidRequest."""
+        if self.backend is Backend.LOCAL:
+            if self.backend_url:
+                raise InvalidRequest("--backend-url needs --backend", "such as --backend llamacpp")
+            return None
+        return BackendOptions(
+            self.backend,
+            self.backend_url,
+            model="" if model == DEFAULT_MODEL else model,
+            fim=self.fim,
+            allow_plain_http=self.allow_plain_http,
+            told=True,
+        )
+
+
+def grouped(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The parameters of a command that are dataclasses as an option for each of their fields.
+
+    `names` are those of a `DecodingConfig` that the command takes; none: all that are no parameters
+    of its own.
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         own = signature.parameters
         given = names or [name for name in annotations_of(DecodingConfig) if name not in own]
-        options = [_option(name) for name in given]
-        parameters: list[inspect.Parameter] = []
-        for parameter in own.values():
-            parameters += options if parameter.name == "decoding" else [parameter]
+        groups = {
+            parameter.name: _options_of(parameter.annotation, given)
+            for parameter in own.values()
+            if is_dataclass(parameter.annotation)
+        }
+        parameters = [
+            each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in own.values()
+            for each in groups.get(parameter.name, [parameter])
+        ]
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            chosen = {name: values.pop(name) for name in given}
-            command(**values, decoding=DecodingConfig(**chosen))
+            for name, options in groups.items():
+                fields = {option.name: values.pop(option.name) for option in options}
+                values[name] = own[name].annotation(**fields)
+            command(**values)
 
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -132,11 +162,15 @@ def decoding(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]
     return decorated
 
 
-def _option(name: str) -> inspect.Parameter:
-    kind = annotations_of(DecodingConfig)[name]
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        default=getattr(DEFAULTS, name),
-        annotation=Annotated[kind, typer.Option(help=meta_of(kind)["description"])],
-    )
+def _options_of(kind: Any, decoding: Sequence[str]) -> list[inspect.Parameter]:
+    found, defaults = annotations_of(kind), kind()
+    if kind is DecodingConfig:
+        found = {
+            name: Annotated[found[name], typer.Option(help=meta_of(found[name])["description"])]
+            for name in decoding
+        }
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(name, keyword, default=getattr(defaults, name), annotation=annotation)
+        for name, annotation in found.items()
+    ]

@@ -11,12 +11,9 @@ import typer
 from blockdiff.cli import infill, source_file
 from blockdiff.cli import options as options
 from blockdiff.cli.source_file import SourceFile
-from blockdiff.client.remote.fim import Fim
-from blockdiff.client.remote.options import Backend
 from blockdiff.config import DecodingConfig, Mode
 from blockdiff.errors import InvalidRequest
 from blockdiff.types import Hole, RewriteRequest
-from blockdiff.weights.catalog import DEFAULT_MODEL
 
 _STRENGTH = RewriteRequest("x", Hole(0, 1)).strength
 _EXAMPLES = """\b
@@ -35,7 +32,7 @@ app = typer.Typer(
 
 
 @app.command(epilog=_EXAMPLES)
-@options.decoding()
+@options.grouped()
 def rewrite(
     file: options.FileArgument,
     lines: Annotated[str, typer.Option(metavar="A-B", help="rewrite these lines")] = "",
@@ -60,9 +57,8 @@ def rewrite(
             show_default=False,
         ),
     ] = None,
-    write: options.WriteOption = False,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
+    *,
+    output: options.Output,
     mode: Annotated[
         Mode | None,
         typer.Option(
@@ -71,19 +67,11 @@ def rewrite(
             show_default=False,
         ),
     ] = None,
-    decoding: DecodingConfig = options.DEFAULTS,
+    decoding: DecodingConfig,
     context_tokens: options.ContextTokensOption = options.CONTEXT_TOKENS,
     language: options.LanguageOption = "",
-    model: options.ModelOption = DEFAULT_MODEL,
-    drafter: options.DrafterOption = "",
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
-    download: options.DownloadOption = True,
-    engine: options.EngineOption = True,
-    backend: options.BackendOption = Backend.LOCAL,
-    backend_url: options.BackendUrlOption = "",
-    fim: options.FimOption = Fim.AUTO,
-    allow_plain_http: options.PlainHttpOption = False,
+    choice: options.ModelChoice,
+    server: options.BackendChoice,
 ) -> None:
     """Rewrite a part of a file and print the diff.
 
@@ -107,10 +95,10 @@ def rewrite(
         raise InvalidRequest(
             "--mode is for rewriting by an instruction", "give one, or leave --mode out"
         )
-    asked = options.backend(backend, backend_url, model, fim, allow_plain_http)
+    backend = server.options(choice.model)
     find = span_finder(lines, between)
     source = source_file.read(file)
-    if write:
+    if output.write:
         source_file.check_writable(source)
     request = RewriteRequest(
         document=source.text,
@@ -129,8 +117,9 @@ def rewrite(
     infill.apply(
         infill.Edit(source, request.span, shown.value, unchanged),
         lambda engine, stop: engine.rewrite(request, stop),
-        infill.ModelChoice(model, device, dtype, download, engine, asked, drafter),
-        infill.Output(write=write, as_json=as_json, quiet=quiet),
+        choice,
+        backend,
+        output,
     )
 
 

@@ -17,7 +17,8 @@ from msgspec import to_builtins
 
 from blockdiff.cli.options import DrafterOption
 from blockdiff.client import endpoint, missed, wire
-from blockdiff.client.endpoint import COMPAT_ADDRESS, Address, Runtime
+from blockdiff.client.connections import Address, unreachable
+from blockdiff.client.endpoint import COMPAT_ADDRESS, Runtime
 from blockdiff.client.starter import Deaths, Starter, StartOptions, model_name
 from blockdiff.errors import EngineUnavailable, InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
@@ -211,7 +212,7 @@ def _ask_to_stop(starter: Starter) -> None:
         with endpoint.sync_client(joined.address, joined.token, 5.0) as client:
             endpoint.check(client.post("/v1/stop"))
     except httpx.HTTPError as error:
-        raise endpoint.unreachable(joined.address, error) from error
+        raise unreachable(joined.address, error) from error
 
 
 def _is_gone(starter: Starter, seconds: float) -> bool:

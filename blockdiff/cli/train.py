@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blockdiff.cli import interrupt, options, train_tables
-from blockdiff.cli.console import reported_errors
+from blockdiff.cli.console import bar, reported_errors
 from blockdiff.cli.options import DeviceOption
 from blockdiff.cli.train_bar import training_bar
 from blockdiff.cli.train_tables import TrainDtypeOption
-from blockdiff.config import AdapterConfig
 from blockdiff.errors import InvalidRequest
-from blockdiff.train.corpus import BuildOptions, build
+from blockdiff.model.config import AdapterConfig
+from blockdiff.train.build_corpus import BuildOptions, build
 from blockdiff.train.sources import Sources
 from blockdiff.types import no_op
 from blockdiff.weights.catalog import DEFAULT_MODEL
@@ -78,15 +77,11 @@ def corpus_command(
         system_headers=found.system_headers,
     )
     options = BuildOptions(package_bytes=package_bytes, heldout_share=heldout_share)
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("looking for packages", total=None)
+    columns = ("bar", "count", "{task.description}")
+    with bar(*columns, description="looking for packages") as update:
 
         def on_package(name: str, done: int, total: int) -> None:
-            bar.update(task, description=name, completed=done, total=total)
+            update(done, total, description=name)
 
         manifest = build(out, sources, tuple(exclude or ()), options, on_package)
     typer.echo(json.dumps({k: manifest[k] for k in ("documents", "bytes", "dropped", "packages")}))

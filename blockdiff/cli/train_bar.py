@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
+from blockdiff.cli.console import SHARE, bar
+
 if TYPE_CHECKING:
     from blockdiff.train.loop import RunState
     from blockdiff.train.loss import LossParts
@@ -19,33 +21,23 @@ if TYPE_CHECKING:
 @contextmanager
 def training_bar(minutes: float) -> Iterator[tuple[OnStep, OnHeldOut]]:
     """What `Trainer.run` tells after a step and of a measurement: a bar, and lines above it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
     columns = (
-        TextColumn("training"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[targets]:,} targets"),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("{task.fields[rate]:.1f} targets/s"),
-        TimeElapsedColumn(),
-    )
+        "training", "bar", SHARE, "{task.fields[targets]:,} targets",
+        "loss {task.fields[loss]:.3f}", "{task.fields[rate]:.1f} targets/s", "elapsed",
+    )  # fmt: skip
     reached = [0.0, 0]
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("train", total=60 * minutes, targets=0, loss=float("nan"), rate=0.0)
+    with bar(*columns, total=60 * minutes, targets=0, loss=float("nan"), rate=0.0) as update:
 
         def on_step(state: RunState, parts: LossParts, rate: float) -> None:
             reached[:] = state.seconds, state.targets
-            bar.update(
-                task, completed=state.seconds, targets=state.targets, loss=parts.loss, rate=rate
-            )
+            update(state.seconds, targets=state.targets, loss=parts.loss, rate=rate)
 
         def on_held_out(report: DraftReport) -> None:
-            bar.console.print(
+            print(
                 f"{reached[0] / 60:.1f} min, {reached[1]:,} targets: "
                 f"{report.mean_accepted:.3f} tokens a forward, served {report.served:.3f}, "
-                f"{report.bits_per_byte:.3f} bits per byte held out"
+                f"{report.bits_per_byte:.3f} bits per byte held out",
+                file=sys.stderr,
             )
 
         yield on_step, on_held_out

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blockdiff.cli import interrupt
-from blockdiff.cli.console import as_error, reported_errors, show
+from blockdiff.cli.console import SHARE, as_error, bar, reported_errors, show
 from blockdiff.cli.options import DeviceOption
 from blockdiff.cli.train_bar import training_bar
 from blockdiff.errors import DiskFull, ModelUnsupported, OutputFileError
@@ -72,8 +70,8 @@ def ngrams_command(
     files = store.resolve(model)
     tokenizer = tokenizer_of(files)
     counted = [document.text for document in documents if document.text not in without]
-    with _bar("counting") as told:
-        table, tokens = ngrams.count_texts(counted, tokenizer, entries, told)
+    with bar("counting", "bar", SHARE) as update:
+        table, tokens = ngrams.count_texts(counted, tokenizer, entries, update)
     try:
         table.save(out)
     except OSError as error:
@@ -131,8 +129,8 @@ def personal_command(
     files = store.resolve(model)
     if files.adapter is None:
         raise ModelUnsupported(f"{model} does not draft", "name a model that has an adapter")
-    with _bar("counting") as told:
-        counted = personal.count_files(found.files, tokenizer_of(files), told)
+    with bar("counting", "bar", SHARE) as update:
+        counted = personal.count_files(found.files, tokenizer_of(files), update)
     file = personal.save(counted.table, path, files.name)
     if counted.left_out:
         typer.echo(f"{counted.left_out} files that changed earlier are left out: it is 20 MB")
@@ -188,15 +186,3 @@ def _train(
         "starts": after.starts,
         "adapter": None if outcome.file is None else str(outcome.file),
     }
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress on standard error, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (TextColumn(title), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -17,13 +17,12 @@ import json
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 
 from blockdiff.client import endpoint, wire
-from blockdiff.client.connections import Connections
-from blockdiff.client.endpoint import Address, Runtime
+from blockdiff.client.connections import Address, Connections, address_of, unreachable
+from blockdiff.client.endpoint import Runtime
 from blockdiff.client.handle import EngineHandle
 from blockdiff.client.starter import Joined, Starter, StartOptions, model_name, silent
 from blockdiff.errors import (
@@ -96,7 +95,7 @@ class EngineClient(EngineHandle):
         self._starter = Starter(runtime or Runtime.default(), self._options.start)
         self._remote: Address | None = None
         if self._options.url:
-            self._remote = endpoint.remote(
+            self._remote = address_of(
                 self._options.url,
                 ca_file=self._options.ca_file,
                 allow_plain_http=self._options.allow_plain_http,
@@ -109,24 +108,25 @@ class EngineClient(EngineHandle):
         if self._session is not None:
             await self._leave(self._session)
 
-    async def connect(self) -> wire.Health:
-        """Start or join the engine if that is not done yet. The model may still be loading.
+    async def health(self, *, start: bool = True) -> wire.Health:
+        """How the engine is now, its model may still be loading. One that is gone is started,
+        unless told not to.
 
         Raises EngineUnavailable, EngineMismatch, Unauthorized, NotPermitted, and what keeps an
         engine from starting, such as NotInstalled.
         """
-        return (await self._join()).health
-
-    async def health(self, *, start: bool = True) -> wire.Health:
-        """How the engine is now; one that is gone is started, unless told not to.
-
-        Raises as `connect`, EngineUnavailable if none runs and none may be started.
-        """
-        return wire.Health.from_json(await self._get("/health", start))
-
-    async def models(self) -> list[dict[str, Any]]:
-        """The models the engine knows, as docs/service.md shows them. Raises as `connect`."""
-        return list((await self._get("/v1/models"))["models"])
+        for attempt in range(1, _ATTEMPTS + 1):
+            session = await self._join(start)
+            try:
+                async with session.connections.used() as http:
+                    response = await http.get("/health")
+                endpoint.check(response)
+                return wire.Health.from_json(dict(response.json()))
+            except (httpx.HTTPError, Unauthorized) as error:
+                await self._leave(session)
+                if attempt == _ATTEMPTS:
+                    raise _typed(session.address, error) from error
+        raise AssertionError("unreachable")
 
     async def _events(self, call: wire.Call, start: bool) -> AsyncGenerator[StreamEvent, None]:
         """A request that the engine had not begun to answer when it went away is sent once more.
@@ -135,7 +135,7 @@ class EngineClient(EngineHandle):
             Cancelled: a Superseded, if a newer automatic request took the place of this one.
             EngineDied: in the middle of the request; the next one starts the engine again.
             EngineStopping: it was told to stop in the middle of the request.
-            BlockdiffError: as `connect`, and what the engine says: InvalidRequest, OutOfMemory ...
+            BlockdiffError: as `health`, and what the engine says: InvalidRequest, OutOfMemory ...
         """
         rewrites = isinstance(call.request, RewriteRequest)
         path = "/v1/rewrite" if rewrites else "/v1/infill"
@@ -180,7 +180,7 @@ class EngineClient(EngineHandle):
             await self._leave(session)
 
     async def stop(self) -> None:
-        """Tell the engine to stop, if one runs. Raises as `connect`, without starting one."""
+        """Tell the engine to stop, if one runs. Raises as `health`, without starting one."""
         session = self._session
         if session is None and self._remote is None:
             joined = await asyncio.to_thread(self._starter.find)
@@ -189,26 +189,9 @@ class EngineClient(EngineHandle):
             session = self._session = self._open(joined)
         session = session or await self._join()
         try:
-            async with session.connections.used() as http:
-                endpoint.check(await http.post("/v1/stop"))
-        except httpx.HTTPError as error:
-            raise endpoint.unreachable(session.address, error) from error
+            await session.stop()
         finally:
             await self._leave(session)
-
-    async def _get(self, path: str, start: bool = True) -> dict[str, Any]:
-        for attempt in range(1, _ATTEMPTS + 1):
-            session = await self._join(start)
-            try:
-                async with session.connections.used() as http:
-                    response = await http.get(path)
-                endpoint.check(response)
-                return dict(response.json())
-            except (httpx.HTTPError, Unauthorized) as error:
-                await self._leave(session)
-                if attempt == _ATTEMPTS:
-                    raise _typed(session.address, error) from error
-        raise AssertionError("unreachable")
 
     async def _join(self, start: bool = True, patience: float = _PATIENCE_SECONDS) -> _Session:
         async with self._connecting:
@@ -255,18 +238,14 @@ class EngineClient(EngineHandle):
         """
         session = self._open(joined)
         try:
-            async with session.connections.used() as http:
-                endpoint.check(await http.post("/v1/stop", params={"unless_shared": "1"}))
+            await session.stop(unless_shared="1")
         except EngineBusy as error:
             self._check_model(joined.health, f"; {error.message}")
-        except httpx.HTTPError as error:
-            raise endpoint.unreachable(joined.address, error) from error
         finally:
             await session.connections.leave()
         return await asyncio.to_thread(self._starter.join_or_start)
 
     def _open(self, joined: Joined) -> _Session:
-        _hush_late_readiness(asyncio.get_running_loop())
         headers = {"Blockdiff-Client": self._name}
         options = joined.address.engine_options(joined.token, **headers)
         connections = Connections(joined.address, timeout=_TIMEOUT, **options)
@@ -279,29 +258,6 @@ class EngineClient(EngineHandle):
         await session.connections.leave()
 
 
-def _hush_late_readiness(loop: asyncio.AbstractEventLoop) -> None:
-    """Keep what means nothing out of the log.
-
-    A Unix socket of anyio 4.16 that gets bytes in the turn of the loop in which its reader is
-    cancelled resolves the cancelled future, and asyncio would log that as an error.
-    """
-    before = loop.get_exception_handler()
-    if getattr(before, "hushes", False):
-        return
-
-    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        late = isinstance(context.get("exception"), asyncio.InvalidStateError)
-        if late and "Future.set_result(None)" in context["message"]:
-            return
-        if before is not None:
-            before(loop, context)
-        else:
-            loop.default_exception_handler(context)
-
-    handle.hushes = True  # type: ignore[attr-defined]
-    loop.set_exception_handler(handle)
-
-
 @dataclass(frozen=True, eq=False)
 class _Session:
     """One engine process, and the way to it."""
@@ -309,6 +265,13 @@ class _Session:
     connections: Connections
     address: Address
     health: wire.Health
+
+    async def stop(self, **parameters: str) -> None:
+        try:
+            async with self.connections.used() as http:
+                endpoint.check(await http.post("/v1/stop", params=parameters))
+        except httpx.HTTPError as error:
+            raise unreachable(self.address, error) from error
 
 
 class _Stream:
@@ -367,7 +330,7 @@ def _typed(address: Address, error: Exception) -> BlockdiffError:
     if isinstance(error, BlockdiffError):
         return error
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-        return endpoint.unreachable(address, error)
+        return unreachable(address, error)
     if isinstance(error, httpx.TimeoutException):
         return silent()
     return EngineDied(

@@ -1,4 +1,4 @@
-"""Where the engine of this user is found: one private folder, and addresses to connect to.
+"""Where the engine of this user is found: one private folder.
 
     <runtime>/engine.json   where the running engine listens; left behind only if it was killed
     <runtime>/engine.sock   its Unix socket, where the system has them
@@ -19,28 +19,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import ipaddress
 import json
 import os
 import platform
 import secrets
-import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from blockdiff.client import wire
-from blockdiff.errors import (
-    BlockdiffError,
-    EngineUnavailable,
-    InvalidRequest,
-    NotPermitted,
-    Unauthorized,
-)
+from blockdiff.client.connections import Address, unreachable
+from blockdiff.errors import EngineUnavailable, InvalidRequest, NotPermitted, Unauthorized
 from blockdiff.system import private
 
 if TYPE_CHECKING:
@@ -53,105 +45,6 @@ COMPAT_ADDRESS = "127.0.0.1:8012"
 
 _LONGEST_SOCKET_PATH = 100  # bytes; systems allow 104 to 108
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where an engine listens.
-
-    Attributes:
-        url: `http://HOST:PORT`, `https://HOST:PORT`, or `unix:PATH`.
-        ca_file: certificates to trust with https; empty: those of the system.
-        pinned: `ca_file` is the engine's own certificate, whatever host name it carries.
-    """
-
-    url: str
-    ca_file: str = ""
-    pinned: bool = False
-
-    @property
-    def socket_path(self) -> str | None:
-        return self.url.removeprefix("unix:") if self.url.startswith("unix:") else None
-
-    def http_options(self) -> dict[str, Any]:
-        """Keyword arguments for an httpx client; no proxy gets between us and our own machine.
-
-        Raises InvalidRequest, EngineUnavailable for certificates or a proxy that cannot be used.
-        """
-        ours = self.socket_path is not None or is_loopback(urlsplit(self.url).hostname or "")
-        options: dict[str, Any] = {"trust_env": False}
-        if not ours:
-            from blockdiff.client import proxies
-
-            options["proxy"] = proxies.proxy_for(self.url)
-        if not self.url.startswith("https:"):
-            options["verify"] = False  # no TLS: do not spend time on reading certificates
-        elif self.ca_file:
-            options["verify"] = self._trust()
-        elif not ours:
-            options["verify"] = proxies.trust()
-        return options
-
-    def engine_options(self, token: str, **headers: str) -> dict[str, Any]:
-        """Further ones, where an engine of ours listens."""
-        ours = {"Authorization": f"Bearer {token}", "Blockdiff-Api": str(wire.API_VERSION)}
-        local = self.socket_path is not None
-        return {"base_url": "http://engine" if local else self.url, "headers": ours | headers}
-
-    def _trust(self) -> ssl.SSLContext:
-        from blockdiff.client import proxies
-
-        proxies.check_key_log()
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise InvalidRequest(
-                f"cannot use the certificates in {self.ca_file}: {error}", "give a PEM file"
-            ) from error
-        context.check_hostname = not self.pinned
-        return context
-
-
-def remote(
-    url: str, *, ca_file: str = "", allow_plain_http: bool = False, with_path: bool = False
-) -> Address:
-    """The address of an engine on another machine, or with a path of a backend.
-
-    Raises InvalidRequest.
-    """
-    example = "such as https://host:8443"
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise InvalidRequest(f"engine.url is no URL: {error}", example) from error
-    path = parts.path.rstrip("/")
-    if parts.scheme not in ("http", "https") or not host or (path and not with_path):
-        raise InvalidRequest(
-            "engine.url must be http or https, a host and a port", example
-        )
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise InvalidRequest("engine.url must be only a host and a port", "the token goes apart")
-    if parts.scheme == "http" and not (allow_plain_http or is_loopback(host)):
-        raise InvalidRequest(
-            f"http to {host} would send your code and the token or key in the clear",
-            "use https, an SSH tunnel to a loopback port, or allow plain http",
-        )
-    return Address(f"{parts.scheme}://{parts.netloc}{path}", ca_file)
-
-
-def origin(url: str) -> str:
-    """Scheme, host and port of a URL."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}".lower()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.rstrip(".").lower() == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,19 +246,3 @@ def health(address: Address, token: str, timeout: float = 2.0) -> wire.Health:
         return wire.Health.from_json(dict(response.json()))
     except (ValueError, TypeError, InvalidRequest) as error:
         raise EngineUnavailable(f"what answers at {address.url} is no engine") from error
-
-
-def unreachable(address: Address, error: Exception, what: str = "engine") -> BlockdiffError:
-    """The typed error for a connection that failed."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, PermissionError):
-            return NotPermitted(f"may not connect to {address.url}", "check who owns it")
-        if isinstance(cause, ssl.SSLError):
-            return EngineUnavailable(
-                f"no trusted TLS connection to {address.url}: {cause.reason or cause}",
-                "check the certificate, or name it as the file of certificates to trust",
-            )
-        cause = cause.__cause__ or cause.__context__
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return EngineUnavailable(f"no {what} answers at {address.url}: {reason}")

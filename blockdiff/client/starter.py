@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from blockdiff.client import endpoint, wire
-from blockdiff.client.endpoint import Address, Runtime
+from blockdiff.client.connections import Address
+from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import (
     AddressInUse,
     BlockdiffError,

@@ -18,7 +18,8 @@ from blockdiff.engine.contexts import MAX_TOKENS, Contexts, resolved
 from blockdiff.engine.draft_text import DraftText
 from blockdiff.engine.remasking import Draft, Writing
 from blockdiff.infill.layout import Lent, Prompt, build_prompt, framed
-from blockdiff.infill.rewrite import verdict, without_surroundings
+from blockdiff.infill.prose import verdict
+from blockdiff.infill.rewrite import without_surroundings
 from blockdiff.infill.seams import Seams
 from blockdiff.model.cache import BlockCache
 from blockdiff.model.rotary import shifted

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blockdiff.eval.heldout import HeldOutFile
-from blockdiff.eval.results import resampled_ratio
+from blockdiff.eval.results import by_language, resampled_ratio
 from blockdiff.model.transformer import Transformer
 from blockdiff.train.sequences import SequenceConfig, TextCodec, sequences
 from blockdiff.train.step import clean_pass
@@ -92,12 +91,9 @@ def summarise(rows: Sequence[Surprised]) -> dict[str, Any]:
         [(row.nats - row.against_nats) / math.log(2) for row in counted],
         [float(row.tokens) for row in counted],
     )
-    by_language: dict[str, list[Surprised]] = defaultdict(list)
-    for row in counted:
-        by_language[row.language].append(row)
     return _figures(counted) | {
         "difference_ci95": [round(low, 4), round(high, 4)],
-        "by_language": {name: _figures(found) for name, found in sorted(by_language.items())},
+        "by_language": by_language(counted, _figures),
     }
 
 

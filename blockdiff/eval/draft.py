@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from blockdiff.diffusion.personal import adapters
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.eval import tables
 from blockdiff.eval.heldout import HeldOutFile
-from blockdiff.eval.results import resampled_ratio
+from blockdiff.eval.results import by_language, resampled_ratio
 from blockdiff.syntax.grammars import language_of
 from blockdiff.train.measure import count_drafts
 from blockdiff.train.personal import texts
@@ -95,12 +94,9 @@ def summarise(rows: Sequence[DraftedFile]) -> dict[str, Any]:
         [float(row.served) for row in counted],
         [float(row.starts) for row in counted],
     )
-    by_language: dict[str, list[DraftedFile]] = defaultdict(list)
-    for row in counted:
-        by_language[row.language].append(row)
     return _figures(counted) | {
         "mean_accepted_ci95": [round(low, 4), round(high, 4)],
-        "by_language": {name: _figures(found) for name, found in sorted(by_language.items())},
+        "by_language": by_language(counted, _figures),
     }
 
 

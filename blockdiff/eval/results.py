@@ -28,7 +28,13 @@ class Row(Protocol):
     def task_id(self) -> str: ...
 
 
+class OfLanguage(Protocol):
+    @property
+    def language(self) -> str: ...
+
+
 R = TypeVar("R", bound=Row)
+T = TypeVar("T", bound=OfLanguage)
 
 
 class ResultsFile(Generic[R]):
@@ -158,3 +164,11 @@ def share_interval(count: int, of: int) -> tuple[float, float]:
     spread = z * math.sqrt(share * (1 - share) / of + (z / of) ** 2 / 4)
     low, high = ((middle + sign * spread) / (1 + z * z / of) for sign in (-1, 1))
     return max(low, 0.0), min(high, 1.0)
+
+
+def by_language(rows: Iterable[T], figures: Callable[[list[T]], Any]) -> dict[str, Any]:
+    """The figures of the rows of each language, by its name."""
+    found: dict[str, list[T]] = defaultdict(list)
+    for row in rows:
+        found[row.language].append(row)
+    return {name: figures(found[name]) for name in sorted(found)}

@@ -15,7 +15,7 @@ from blockdiff.eval.heldout import HeldOutFile
 from blockdiff.eval.infilling import parses
 from blockdiff.eval.results import resampled_ratio
 from blockdiff.eval.rewrite_task import RewriteTask, equivalent
-from blockdiff.infill.rewrite import is_prose
+from blockdiff.infill.prose import is_talk
 from blockdiff.types import Event, Finished, Hole, RewriteRequest
 
 
@@ -112,7 +112,7 @@ def score(task: RewriteTask, answer: Finished) -> Rewritten:
         answer.text,
         passed=passed,
         parses=whole,
-        prose=not whole and is_prose(answer.text),
+        prose=not whole and is_talk(answer.text),
         unchanged=answer.text == task.text,
         tokens=answer.tokens,
         forwards=answer.forwards,

@@ -1,15 +1,18 @@
 """Where a draft turns from code to talk about code: a fence, or prose, in a language that has none.
 
 Shown another file, a model takes the document for an answer in a chat: it closes a code block that
-nobody opened and explains.
+nobody opened and explains. Told to change code, it may answer with talk alone.
 """
 
 from __future__ import annotations
 
 import re
 
+from blockdiff.errors import AnswerIsProse
+from blockdiff.syntax.check import check, check_rewrite
 from blockdiff.syntax.grammars import LANGUAGES
 from blockdiff.syntax.nesting import Nesting, comment_marks, scan
+from blockdiff.types import InfillRequest, SyntaxState
 
 MARKUP = frozenset({
     "", "markdown", "mdx", "plaintext", "text", "restructuredtext", "asciidoc", "latex", "tex",
@@ -39,6 +42,9 @@ _SAYS_OUTPUT = re.compile(
     re.IGNORECASE,
 )
 _EXAMPLE = re.compile(r"(?:example usage|usage(?: example)?|test(?:ing)? the|test cases?)\b", re.I)
+_OPENINGS = (
+    "```", "Here is", "Here's", "Here are", "Sure", "Certainly", "I ", "I'", "This ", "The "
+)  # fmt: skip
 
 
 def turns_to_prose(raw: str, tail: str, language: str, before: Nesting, final: bool) -> int | None:
@@ -108,3 +114,27 @@ def invents_output(raw: str, language: str, before: Nesting) -> int | None:
         if said and above and not scan(raw[: match.start()], language, before).inside:
             return len(raw[: match.start()].rstrip())
     return None
+
+
+def is_talk(text: str) -> bool:
+    """Whether an answer that is no code begins as talk about code does."""
+    return text.lstrip().startswith(_OPENINGS)
+
+
+def verdict(request: InfillRequest, text: str, instructed: bool) -> SyntaxState:
+    """Whether the document parses with `text` in the hole; `instructed`: in place of what is there.
+
+    The request names its language as `language_of` does. Raises AnswerIsProse for an answer to an
+    instruction that is talk about code.
+    """
+    start, language = request.hole.start, request.language
+    filled = request.prefix + text + request.suffix
+    if not instructed:
+        return check(filled, start, start + len(text), language)
+    found = check_rewrite(request.document, filled, start, start + len(text), language)
+    if found is SyntaxState.BROKEN and is_talk(text):
+        raise AnswerIsProse(
+            "the model answered with talk instead of code",
+            "say it in other words, or select whole lines",
+        )
+    return found

@@ -12,40 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
-from blockdiff.errors import AnswerIsProse
 from blockdiff.infill.healing import PromptTokenizer
-from blockdiff.syntax.check import check, check_rewrite
 from blockdiff.syntax.whitespace import BOM, to_lf
-from blockdiff.types import Finished, Hole, InfillRequest, SyntaxState
+from blockdiff.types import Finished, Hole, InfillRequest
 
 _ALIKE = 0.6  # of two lines: twice the characters they share over all of both
 _SAYS_LITTLE = 3  # characters: a bracket or two, which may well come twice
-
-_TALK = ("```", "Here is", "Here's", "Here are", "Sure", "Certainly", "I ", "I'", "This ", "The ")
-
-
-def is_prose(text: str) -> bool:
-    """Whether an answer that is no code begins as talk about code does."""
-    return text.lstrip().startswith(_TALK)
-
-
-def verdict(request: InfillRequest, text: str, instructed: bool) -> SyntaxState:
-    """Whether the document parses with `text` in the hole; `instructed`: in place of what is there.
-
-    The request names its language as `language_of` does. Raises AnswerIsProse for an answer to an
-    instruction that is talk about code.
-    """
-    start, language = request.hole.start, request.language
-    filled = request.prefix + text + request.suffix
-    if not instructed:
-        return check(filled, start, start + len(text), language)
-    found = check_rewrite(request.document, filled, start, start + len(text), language)
-    if found is SyntaxState.BROKEN and is_prose(text):
-        raise AnswerIsProse(
-            "the model answered with talk instead of code",
-            "say it in other words, or select whole lines",
-        )
-    return found
 
 
 def without_surroundings(text: str, request: InfillRequest) -> str:

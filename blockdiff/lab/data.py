@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from blockdiff.errors import InputFileError, InvalidRequest
-from blockdiff.train.corpus import BuildOptions, Corpus, Split, build
+from blockdiff.train.build_corpus import BuildOptions, build
+from blockdiff.train.corpus import Corpus, Split
 from blockdiff.train.sources import Sources
 
 END = "<end>"

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blockdiff.config import TransformerConfig
 from blockdiff.errors import InvalidRequest
 from blockdiff.lab.absorbing import Masked, SeddAbsorbing
 from blockdiff.lab.autoregressive import Autoregressive, BlockDiffusion
@@ -22,6 +21,7 @@ from blockdiff.lab.d3pm import D3pmAbsorbing, D3pmMixing
 from blockdiff.lab.family import LabFamily
 from blockdiff.lab.uniform import SeddUniform, Uniform
 from blockdiff.model.cache import KeyValues
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.layer import Block, Placed, stream_norm
 from blockdiff.model.rotary import rotary_tables
 

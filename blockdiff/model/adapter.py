@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from blockdiff.config import AdapterConfig, TransformerConfig
 from blockdiff.errors import ModelCorrupt, ModelUnsupported
+from blockdiff.model.config import AdapterConfig, TransformerConfig
 
 
 class LowRank(nn.Module):

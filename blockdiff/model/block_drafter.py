@@ -20,8 +20,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from blockdiff.config import TransformerConfig
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.layer import Block, RMSNorm
 from blockdiff.model.rotary import rotary_tables
 from blockdiff.model.transformer import Transformer

@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from blockdiff.config import TransformerConfig
 from blockdiff.errors import InvalidRequest
+from blockdiff.model.config import TransformerConfig
 
 
 class KeyValues(Protocol):

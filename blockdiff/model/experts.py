@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blockdiff.config import ExpertsConfig
+from blockdiff.model.config import ExpertsConfig
 
 
 class Experts(nn.Module):

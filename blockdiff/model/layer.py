@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blockdiff.config import TransformerConfig
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import KeyValues
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.experts import Experts
 from blockdiff.model.rotary import rotate, rotate_partly
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from blockdiff.config import RopeScaling, TransformerConfig
+from blockdiff.model.config import RopeScaling, TransformerConfig
 
 
 def rotary_tables(config: TransformerConfig, positions: Tensor) -> tuple[Tensor, Tensor]:

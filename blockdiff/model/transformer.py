@@ -14,8 +14,8 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from blockdiff.config import TransformerConfig
 from blockdiff.model.cache import KeyValues
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.layer import Block, Gate, Placed, Segment, shared_mask, stream_norm
 from blockdiff.model.masks import windowed
 from blockdiff.model.rotary import query_scale, rotary_tables

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,12 +22,10 @@ from blockdiff.errors import (
     InvalidRequest,
     RequestTooLarge,
     Unauthorized,
-    as_error,
 )
 from blockdiff.service.bodies import Bodies
-from blockdiff.service.statuses import status_of
+from blockdiff.service.statuses import error_handlers, status_of
 from blockdiff.service.stream import EventStream, Mailbox
-from blockdiff.service.worker import log_defect
 from blockdiff.types import InfillRequest, Priority, RewriteRequest
 from blockdiff.weights import store
 from blockdiff.weights.catalog import catalog
@@ -36,6 +33,7 @@ from blockdiff.weights.catalog import catalog
 Identify = Callable[[bytes], str | None]
 """The user whose token it is, empty where there is but one; None: nobody's."""
 
+_KNOWN = "GET /health, /metrics, /v1/models; POST /v1/infill, /v1/rewrite, /v1/warm, /v1/stop"
 _USER = "blockdiff.user"  # in the scope of a request that was let in
 
 
@@ -91,12 +89,7 @@ class Endpoints:
                 Route("/v1/warm", self._warm, methods=["POST"]),
                 Route("/v1/stop", self._stop, methods=["POST"]),
             ],
-            exception_handlers={
-                BlockdiffError: _answer_error,
-                HTTPException: _answer_http_error,
-                ClientDisconnect: _answer_nobody,
-                Exception: _answer_error,
-            },
+            exception_handlers=error_handlers(lambda _, *error: _json(*error), _KNOWN),
         )
         return _Guard(starlette, identify)
 
@@ -227,24 +220,7 @@ def path_of_target(path: str) -> str:
     return "/" + rest.partition("/")[2]
 
 
-def _json(error: BlockdiffError) -> JSONResponse:
+def _json(error: BlockdiffError, status: int = 0) -> JSONResponse:
     # What is left of a body that was refused is not waited for.
     headers = {"connection": "close"} if isinstance(error, (RequestTooLarge, EngineBusy)) else None
-    return JSONResponse(error.to_json(), status_of(error), headers)
-
-
-async def _answer_error(http: Request, error: Exception) -> Response:
-    if not isinstance(error, BlockdiffError):
-        log_defect(error)
-    return _json(as_error(error))
-
-
-async def _answer_http_error(http: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    wrong = f"{http.method} is not allowed here" if error.status_code == 405 else "no such endpoint"
-    known = "GET /health, /metrics, /v1/models; POST /v1/infill, /v1/rewrite, /v1/warm, /v1/stop"
-    return JSONResponse(InvalidRequest(wrong, known).to_json(), error.status_code)
-
-
-async def _answer_nobody(http: Request, error: Exception) -> Response:
-    return Response(status_code=400)
+    return JSONResponse(error.to_json(), status or status_of(error), headers)

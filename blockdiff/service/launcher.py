@@ -17,13 +17,8 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
-from blockdiff.client.endpoint import (
-    COMPAT_TOKEN,
-    Address,
-    Announcement,
-    Runtime,
-    is_loopback,
-)
+from blockdiff.client.connections import Address, is_loopback
+from blockdiff.client.endpoint import COMPAT_TOKEN, Announcement, Runtime
 from blockdiff.client.starter import Deaths
 from blockdiff.errors import (
     AddressInUse,

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from blockdiff.config import AdapterConfig, Layout
+from blockdiff.config import Layout
 from blockdiff.diffusion.ngrams import NgramTable
 from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.config import AdapterConfig
 from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.transformer import Transformer
 from blockdiff.train.config import TrainConfig

@@ -23,7 +23,7 @@ from blockdiff.train.package import (
     crate,
     is_source,
     npm_package,
-    python_licence,
+    python_package,
 )
 
 
@@ -56,9 +56,7 @@ def _wheel(path: Path) -> Package | None:
                 if is_source(entry.filename) and entry.file_size <= MAX_FILE_BYTES:
                     yield PackageFile(entry.filename, archive.read(entry))
 
-    licence, permissive = python_licence(metadata, texts)
-    name, version = metadata.get("Name") or path.name, metadata.get("Version") or ""
-    return Package(name, version, "python", licence, permissive, files)
+    return python_package(metadata, texts, path.name, files)
 
 
 def _tar_files(open_tar: Callable[[], tarfile.TarFile], strip: int) -> Iterator[PackageFile]:
@@ -93,9 +91,7 @@ def _sdist(path: Path) -> Package | None:
         return None
     metadata = email.parser.Parser().parsestr(about[0])
     texts = _tar_members(opened, r"(?i)[^/]+/(licen[cs]e|copying)[^/]*")
-    licence, permissive = python_licence(metadata, texts)
-    name, version = metadata.get("Name") or path.name, metadata.get("Version") or ""
-    return Package(name, version, "python", licence, permissive, lambda: _tar_files(opened, 1))
+    return python_package(metadata, texts, path.name, lambda: _tar_files(opened, 1))
 
 
 def _npm_archive(path: Path) -> Package | None:

@@ -15,6 +15,7 @@ from blockdiff.train.licences import header_allows
 MIN_CHARS = 200
 MAX_CHARS = 200_000
 GRAM = 10
+_RUN = 5  # lines
 
 _WORD = re.compile(r"[A-Za-z_]\w*|\d+")
 
@@ -77,13 +78,11 @@ def _strip_notice(text: str) -> str:
 class Duplicates:
     """Remembers what was kept: exact copies by hash, near copies by runs of five lines.
 
-    A file is a near copy when more than half of its runs of `run` consecutive lines (blank and
-    very short lines left out, spaces ignored) occur in files kept before.
+    A file is a near copy when more than half of its runs (blank and very short lines left out,
+    spaces ignored) occur in files kept before.
     """
 
-    def __init__(self, run: int = 5, limit: float = 0.5) -> None:
-        self._run = run
-        self._limit = limit
+    def __init__(self) -> None:
         self._texts: set[bytes] = set()
         self._runs: set[int] = set()
 
@@ -95,15 +94,15 @@ class Duplicates:
         if whole in self._texts:
             return "exact_duplicate"
         runs = set(self._hashes(flat))
-        if runs and len(runs & self._runs) > self._limit * len(runs):
+        if runs and len(runs & self._runs) > len(runs) / 2:
             return "near_duplicate"
         self._texts.add(whole)
         self._runs |= runs
         return ""
 
     def _hashes(self, lines: list[str]) -> Iterator[int]:
-        for start in range(max(1, len(lines) - self._run + 1)):
-            piece = "\n".join(lines[start : start + self._run]).encode()
+        for start in range(max(1, len(lines) - _RUN + 1)):
+            piece = "\n".join(lines[start : start + _RUN]).encode()
             yield int.from_bytes(hashlib.blake2b(piece, digest_size=8).digest(), "big")
 
 

@@ -133,11 +133,10 @@ def measure_drafts(
     block_size: int,
     *,
     blocks: int = 24,
-    seed: int = 0,
     tables: Many[NgramTable] = (),
 ) -> DraftReport:
     """Draft `blocks` fully masked blocks in each sequence, and draw the NELBO once over it."""
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(0)
     hits = torch.zeros(block_size)
     agreed = torch.zeros(block_size)
     seen = torch.zeros(block_size)

@@ -9,34 +9,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from blockdiff.syntax import grammars
 from blockdiff.train.licences import from_metadata, is_permissive
 
 MAX_FILE_BYTES = 200_000
-LANGUAGES = {
-    ".py": "python",
-    ".js": "javascript",
-    ".mjs": "javascript",
-    ".cjs": "javascript",
-    ".jsx": "javascript",
-    ".ts": "typescript",
-    ".mts": "typescript",
-    ".tsx": "typescript",
-    ".c": "c",
-    ".h": "c",
-    ".cc": "cpp",
-    ".cpp": "cpp",
-    ".cxx": "cpp",
-    ".hpp": "cpp",
-    ".hh": "cpp",
-    ".hxx": "cpp",
-    ".go": "go",
-    ".rs": "rust",
-    ".java": "java",
-    ".lua": "lua",
-    ".sh": "shell",
-    ".bash": "shell",
-    ".bats": "shell",
-}
+_SHELL = frozenset({".sh", ".bash", ".bats"})  # taken, although no grammar of ours reads it
+_LEFT_OUT = frozenset({".pyi", ".pyw", ".cts", ".c++", ".inl"})  # stubs, and what is rare
+_EXTENSIONS = (grammars.EXTENSIONS | _SHELL) - _LEFT_OUT
 LICENCE_FILE = re.compile(r"(?i)^(licen[cs]e|copying|unlicense)([.-].*)?$")
 
 
@@ -63,25 +42,32 @@ class Package:
 
 def language_of(path: str, text: str) -> str:
     """Language of a file by extension; headers with C++ in them are C++."""
-    language = LANGUAGES.get(PurePosixPath(path).suffix.lower(), "")
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix not in _EXTENSIONS:
+        return ""
+    language = "shell" if suffix in _SHELL else grammars.language_of(path.lower())
     if language == "c" and path.endswith(".h"):
         if re.search(r"(?m)^\s*(template\s*<|namespace \w|class \w|using \w)|\bstd::", text):
             return "cpp"
-    return language
+    return "typescript" if language == "tsx" else language
 
 
 def is_source(path: str) -> bool:
-    return PurePosixPath(path).suffix.lower() in LANGUAGES and not path.endswith(".d.ts")
+    return PurePosixPath(path).suffix.lower() in _EXTENSIONS and not path.endswith(".d.ts")
 
 
-def python_licence(metadata: Any, texts: list[str]) -> tuple[str, bool]:
+def python_package(
+    metadata: Any, texts: list[str], fallback: str, files: Callable[[], Iterator[PackageFile]]
+) -> Package:
     classifiers = [c for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
-    return from_metadata(
+    licence, permissive = from_metadata(
         metadata.get("License-Expression") or "",
         (metadata.get("License") or "").strip(),
         classifiers,
         texts,
     )
+    name, version = metadata.get("Name") or fallback, metadata.get("Version") or ""
+    return Package(name, version, "python", licence, permissive, files)
 
 
 def npm_package(manifest: bytes, files: Callable[[], Iterator[PackageFile]]) -> Package | None:

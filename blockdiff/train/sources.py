@@ -25,7 +25,7 @@ from blockdiff.train.package import (
     crate,
     is_source,
     npm_package,
-    python_licence,
+    python_package,
 )
 
 
@@ -127,14 +127,12 @@ def _site_packages(folder: Path) -> Iterator[Package]:
             for f in listed
             if LICENCE_FILE.match(f.name) and ".dist-info" in f.parts[0] and (folder / f).is_file()
         ]
-        licence, permissive = python_licence(dist.metadata, texts)
         paths = [folder / f for f in listed if ".." not in f.parts]
 
         def files(paths: list[Path] = paths) -> Iterator[PackageFile]:
             return _read_tree(folder, iter(paths))
 
-        name = dist.metadata["Name"] or "unknown"
-        yield Package(name, dist.version, "python", licence, permissive, files)
+        yield python_package(dist.metadata, texts, "unknown", files)
 
 
 def _node_modules(folder: Path) -> Iterator[Package]:

@@ -86,12 +86,17 @@ def candidates(module: str, path: str, language: str) -> Iterator[str]:
         yield module + ending
 
 
+def python_module(dotted: str) -> str:
+    """A name behind `from`, as `Import.module` has it."""
+    name = dotted.lstrip(".")
+    dots = len(dotted) - len(name)
+    return ("./" if dots == 1 else "../" * (dots - 1)) + name.replace(".", "/")
+
+
 def _python(text: str) -> Iterator[Import]:
     for found in _PYTHON.finditer(text):
         if found[1]:
-            dots = len(found[1]) - len(found[1].lstrip("."))
-            above = "./" if dots == 1 else "../" * (dots - 1)
-            module = above + found[1].lstrip(".").replace(".", "/")
+            module = python_module(found[1])
             for name, alias in _aliased(_COMMENT.sub("", found[2]).strip("() \n"), " as "):
                 if module.endswith("/"):  # `from . import a`: a module, as a rule
                     yield Import(module + name, "", alias)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 from blockdiff.workspace.definitions import Definition, TagKind
-from blockdiff.workspace.imports import family_of
+from blockdiff.workspace.imports import family_of, python_module
 from blockdiff.workspace.index import Index
 from blockdiff.workspace.place import HolePlace
 from blockdiff.workspace.receivers import bound, completed, receivers, types_of
@@ -177,9 +177,7 @@ class Search:
             files = self._modules[self._asked[0]]
         line = place.before[place.before.rfind("\n") + 1 :]
         if found := _IMPORT_FROM.match(line) if place.language == "python" else None:
-            dots = len(found[1]) - len(found[1].lstrip("."))
-            above = "./" if dots == 1 else "../" * (dots - 1)
-            module = above + found[1].lstrip(".").replace(".", "/")
+            module = python_module(found[1])
             files = self._index.modules([module], place.path, "python").get(module, [])
         for file in files[: 20 if place.language == "go" else 1]:
             for number, definition in enumerate(self._index.of_file(file)):

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from blockdiff.config import DecodingConfig, Mode, TransformerConfig
+from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.drafter import Speculation
 from blockdiff.diffusion.row_costs import FREE
@@ -33,12 +33,13 @@ from blockdiff.diffusion.sampler import Sampler
 from blockdiff.model import masks
 from blockdiff.model.block_drafter import BlockDrafter
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.forward import Forward, run
 from blockdiff.model.int8.packing import Packed, pack
 from blockdiff.model.int8.quantized import QuantizedLinear
 from blockdiff.model.load.drafters import load_drafter
-from blockdiff.model.load.families import config_from_hf
 from blockdiff.model.load.from_folder import build, parameter_shapes
+from blockdiff.model.load.stack_config import config_from_hf
 from blockdiff.model.transformer import Transformer
 from blockdiff.weights.catalog import drafters, published
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockdiff.config import DecodingConfig, Mode, Rule, TransformerConfig
+from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.drafter import Speculation
 from blockdiff.diffusion.sampler import Sampler
@@ -36,6 +36,7 @@ from blockdiff.errors import is_out_of_memory
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.cuda.graphs import CudaGraphs, GraphedRunner, eagerly
 from blockdiff.model.cuda.shapes import GraphShape
 from blockdiff.model.cuda.weight_only import WeightOnlyLinear, in_eight_bits

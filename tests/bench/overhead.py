@@ -40,7 +40,7 @@ def main() -> None:
     print(f"initialize answered {started(runtime):.0f} ms after the process was started (median)")
     loop = asyncio.new_event_loop()
     client = client_of(runtime)
-    loop.run_until_complete(client.connect())  # starts the engine, in a process of its own
+    loop.run_until_complete(client.health())  # starts the engine, in a process of its own
     server = Raw(runtime)
     server.start("x = \n")
     try:

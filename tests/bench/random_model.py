@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockdiff.config import AdapterConfig, TransformerConfig
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.config import AdapterConfig, TransformerConfig
 from blockdiff.model.forward import Forward
 from blockdiff.model.layer import Gate
 from blockdiff.model.transformer import Transformer

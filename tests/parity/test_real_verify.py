@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blockdiff.config import AdapterConfig, DecodingConfig, Mode
+from blockdiff.config import DecodingConfig, Mode
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.drafter import Speculation
 from blockdiff.diffusion.forwards import Snapshot
@@ -21,6 +21,7 @@ from blockdiff.diffusion.sampler import Sampler
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.config import AdapterConfig
 from blockdiff.model.int8 import library
 from blockdiff.model.int8.quantized import is_quantized
 from blockdiff.model.load.from_folder import DraftingConfig, load_adapter

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from blockdiff.client.client import EngineClient, EngineOptions
-from blockdiff.client.endpoint import Address, Runtime
+from blockdiff.client.connections import Address
+from blockdiff.client.endpoint import Runtime
 from blockdiff.client.starter import StartOptions
 from blockdiff.config import DecodingConfig
 from blockdiff.errors import Cancelled, ExitCode, ModelNotFound

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tiny import ALL_TARGETS, FAMILIES, adapter, config, forward, transformer
 from torch import Tensor
 
-from blockdiff.config import ADAPTER_TARGETS, AdapterConfig
 from blockdiff.errors import InvalidRequest, ModelCorrupt
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter, target_shapes
+from blockdiff.model.config import ADAPTER_TARGETS, AdapterConfig
 from blockdiff.model.layer import Gate
 from blockdiff.model.transformer import Transformer
 

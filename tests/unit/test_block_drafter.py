@@ -13,7 +13,7 @@ from tiny import FAMILIES, Letters, last, sampler, toy_base, toy_line, transform
 from torch import Tensor
 from torch.nn import functional as F
 
-from blockdiff.config import DecodingConfig, Mode, Rule, TransformerConfig
+from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.drafter import Speculation
 from blockdiff.diffusion.row_costs import FREE
 from blockdiff.diffusion.sampler import Sampler
@@ -21,6 +21,7 @@ from blockdiff.errors import ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.block_drafter import BlockDrafter, BlockDrafterConfig, Markov, MarkovHead
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.cuda.graphs import GraphedRunner, eagerly
 from blockdiff.model.cuda.shapes import GraphShape
 from blockdiff.model.forward import Forward, Runner, run

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tiny import FAMILIES, TOY_SHAPE, adapter, cache_for, config, forward, transformer
 from torch import Tensor
 
-from blockdiff.config import AdapterConfig, RopeScaling, TransformerConfig
 from blockdiff.errors import InvalidRequest
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.config import AdapterConfig, RopeScaling, TransformerConfig
 from blockdiff.model.layer import Gate
 from blockdiff.model.rotary import shifted
 from blockdiff.model.transformer import Transformer

@@ -19,8 +19,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFWriter
 from gguf.quants import dequantize, quantize
 from safetensors import safe_open
 
-from blockdiff.config import TransformerConfig
 from blockdiff.errors import DiskFull, ModelCorrupt, ModelUnsupported, OutputFileError
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.load import gguf_file, prepare
 from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.gguf_config import unpermute

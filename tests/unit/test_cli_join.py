@@ -17,6 +17,7 @@ import pytest
 
 from blockdiff.cli import app, interrupt
 from blockdiff.cli import infill as infill_command
+from blockdiff.cli.options import ModelChoice, Output
 from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import ExitCode, ModelNotFound
 from blockdiff.types import Event, InfillRequest
@@ -142,8 +143,9 @@ def test_an_engine_that_dies_before_it_answers_is_done_without(
                 language="die",
                 context_tokens=64,
                 revise=False,
-                model=infill_command.ModelChoice("scripted", "auto", "auto", False, join=True),
-                output=infill_command.Output(write=False, as_json=True, quiet=True),
+                choice=ModelChoice("scripted", download=False),
+                backend=None,
+                output=Output(as_json=True, quiet=True),
             )
     finally:
         serving.kill()

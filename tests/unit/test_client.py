@@ -23,7 +23,8 @@ import pytest
 from blockdiff.client import client as client_module
 from blockdiff.client import wire
 from blockdiff.client.client import EngineClient, EngineOptions, StartOptions
-from blockdiff.client.endpoint import Address, Announcement, Runtime
+from blockdiff.client.connections import Address
+from blockdiff.client.endpoint import Announcement, Runtime
 from blockdiff.client.starter import Deaths, Starter
 from blockdiff.client.wire import EngineState
 from blockdiff.errors import (
@@ -181,7 +182,7 @@ async def collected(runtime: Runtime) -> Any:
 def test_a_client_comes_back_after_the_engine_stopped(runtime: Runtime) -> None:
     async def story() -> None:
         async with client_of(runtime, idle_seconds=0.3) as client:
-            first = (await client.connect()).pid
+            first = (await client.health()).pid
             await gone(runtime)
             assert isinstance((await collect(client, request()))[-1], Finished)
             assert (await client.health()).pid != first
@@ -210,7 +211,7 @@ def test_nothing_starts_an_engine_that_nobody_asks_for(runtime: Runtime) -> None
 def test_a_request_that_meets_a_stopping_engine_waits_for_the_next_one(runtime: Runtime) -> None:
     async def story() -> None:
         async with client_of(runtime) as client:
-            before = (await client.connect()).pid
+            before = (await client.health()).pid
             slow = asyncio.create_task(collect(client, request(2, 800)))  # a forward of 0.8 s
             while (await client.health()).state is not EngineState.BUSY:
                 await asyncio.sleep(0.01)
@@ -230,7 +231,7 @@ def test_what_keeps_an_engine_from_starting_is_a_typed_error(runtime: Runtime) -
     async def story() -> None:
         async with EngineClient(EngineOptions(start=start), runtime) as client:
             with pytest.raises(Exception, match="no torch") as failure:
-                await client.connect()
+                await client.health()
             assert failure.value.code == "not_installed"  # type: ignore[attr-defined]
 
     run(story())
@@ -252,7 +253,7 @@ def test_an_engine_that_does_not_start(
     async def story() -> None:
         async with EngineClient(options, runtime) as client:
             with pytest.raises(EngineUnavailable, match=message):
-                await client.connect()
+                await client.health()
 
     run(story())
 
@@ -279,7 +280,7 @@ def test_a_missing_model_is_the_error_of_the_request(
 def connected(options: EngineOptions, runtime: Runtime) -> Any:
     async def story() -> Any:
         async with EngineClient(options, runtime) as client:
-            return await client.connect()
+            return await client.health()
 
     return run(story())
 
@@ -366,7 +367,7 @@ def test_another_program_at_the_address_is_no_engine(runtime: Runtime, answer: b
         port = server.sockets[0].getsockname()[1]
         async with EngineClient(EngineOptions(f"http://127.0.0.1:{port}", "t"), runtime) as client:
             with pytest.raises(EngineUnavailable, match="no engine"):
-                await client.connect()
+                await client.health()
         server.close()
         await server.wait_closed()
 
@@ -427,7 +428,7 @@ def test_a_cancelled_request_leaves_nothing_in_the_log(
 
     async def story() -> None:
         async with client_of(runtime) as client:
-            await client.connect()
+            await client.health()
             accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
             path = str(tmp_path / "s")
             server = await asyncio.start_unix_server(lambda _, w: accepted.put_nowait(w), path)
@@ -528,7 +529,7 @@ def test_an_engine_that_lives_and_does_not_answer_is_called_that(
 
     async def story() -> None:
         async with client_of(runtime) as client:
-            pid = (await client.connect()).pid
+            pid = (await client.health()).pid
             if connected_before:
                 await collect(client, request())
             else:

@@ -46,7 +46,7 @@ def metric(world: Team, name: str, **labels: str) -> float:
 def test_our_client_is_answered_as_by_an_engine_of_its_own(world: Team) -> None:
     async def story() -> list[Any]:
         async with world.client() as client:
-            health = await client.connect()
+            health = await client.health()
             assert (health.state.value, health.device) == ("ready", "cpu")
             return await collect(client, request(DOCUMENT, 20, tokens=24))
 

@@ -14,7 +14,8 @@ import pytest
 
 from blockdiff.errors import InputFileError, OutputFileError
 from blockdiff.syntax.written import path_allowed
-from blockdiff.train.corpus import BuildOptions, Corpus, build
+from blockdiff.train.build_corpus import BuildOptions, build
+from blockdiff.train.corpus import Corpus
 from blockdiff.train.filters import Benchmark, Duplicates, normalise, quality
 from blockdiff.train.licences import DebianCopyright, from_metadata, header_allows, is_permissive
 from blockdiff.train.package import language_of

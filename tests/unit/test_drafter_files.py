@@ -33,7 +33,8 @@ from blockdiff.errors import (
 )
 from blockdiff.model.int8 import library
 from blockdiff.model.int8.quantized import QuantizedLinear
-from blockdiff.model.load.drafters import check_drafter, drafter_config, load_drafter
+from blockdiff.model.load.drafter_config import drafter_config
+from blockdiff.model.load.drafters import check_drafter, load_drafter
 from blockdiff.model.load.from_folder import load_transformer
 from blockdiff.model.load.hub_config import read_json
 from blockdiff.model.transformer import Transformer

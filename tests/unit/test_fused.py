@@ -11,11 +11,11 @@ from test_int8 import closeness
 from tiny import adapter, config, transformer
 from torch import Tensor
 
-from blockdiff.config import AdapterConfig, TransformerConfig
 from blockdiff.errors import Cancelled
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.config import AdapterConfig, TransformerConfig
 from blockdiff.model.int8 import library
 from blockdiff.model.int8.packing import pack
 from blockdiff.model.int8.quantized import install_adapter

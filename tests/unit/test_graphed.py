@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from tiny import FAMILIES, adapter, config, transformer
 from torch import Tensor
 
-from blockdiff.config import DecodingConfig, ExpertsConfig, Mode, Rule, TransformerConfig
+from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.diffusion.row_costs import MOST_ROWS
 from blockdiff.engine import devices
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import InvalidRequest
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.config import ExpertsConfig, TransformerConfig
 from blockdiff.model.cuda.graphs import GraphedRunner, Inputs, Record, eagerly, padded_forward
 from blockdiff.model.cuda.mirror import Mirror, Window
 from blockdiff.model.cuda.shapes import KEYS, GraphShape, shapes_for

@@ -19,10 +19,10 @@ from gguf.quants import dequantize
 from test_checkpoint import SHAPE, published, write_gguf
 from tiny import adapter, config, forward, transformer
 
-from blockdiff.config import AdapterConfig
 from blockdiff.errors import DeviceUnavailable, ModelCorrupt, ModelUnsupported
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.config import AdapterConfig
 from blockdiff.model.int8 import library as int8_library
 from blockdiff.model.int8.packing import Packed, pack, pack_q4_k, pack_q6_k
 from blockdiff.model.int8.quantized import QuantizedLinear, install_adapter, is_quantized

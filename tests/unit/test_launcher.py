@@ -22,7 +22,8 @@ import pytest
 from blockdiff.cli import serve as serve_command
 from blockdiff.client import endpoint, missed
 from blockdiff.client.client import EngineClient, EngineOptions
-from blockdiff.client.endpoint import Address, Announcement, Runtime
+from blockdiff.client.connections import Address, unreachable
+from blockdiff.client.endpoint import Announcement, Runtime
 from blockdiff.client.missed import Missed, NoCompletion
 from blockdiff.errors import (
     AddressInUse,
@@ -225,7 +226,7 @@ def test_tls_for_this_machine_and_others(runtime: Runtime, certificate: tuple[st
     async def distrust(url: str) -> None:
         async with EngineClient(EngineOptions(url=url, token=runtime.token())) as client:
             with pytest.raises(EngineUnavailable, match="no trusted TLS connection"):
-                await client.connect()
+                await client.health()
 
     with served(runtime, host="0.0.0.0", tls_cert=cert, tls_key=key):
         announced = runtime.announced()
@@ -280,7 +281,7 @@ def test_a_missing_model_is_downloaded_first_and_the_progress_told(
 def test_a_connection_that_the_system_refuses_is_told_apart() -> None:
     refused = httpx.ConnectError("[Errno 13] Permission denied")
     refused.__cause__ = PermissionError(13, "Permission denied")
-    error = endpoint.unreachable(Address("unix:/run/engine.sock"), refused)
+    error = unreachable(Address("unix:/run/engine.sock"), refused)
     assert isinstance(error, NotPermitted) and "/run/engine.sock" in error.message
 
 

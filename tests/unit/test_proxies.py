@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from blockdiff.client.client import EngineClient, EngineOptions
-from blockdiff.client.endpoint import Address, Runtime
+from blockdiff.client.connections import Address
+from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import EngineUnavailable
 from tests.unit.scripted_service import run
 from tests.unit.test_client import connected
@@ -128,6 +129,6 @@ def test_a_proxy_that_does_not_answer_is_a_typed_error(
     async def story() -> None:
         async with EngineClient(EngineOptions(REMOTE, "t"), Runtime(tmp_path)) as client:
             with pytest.raises(EngineUnavailable, match="no engine answers"):
-                await client.connect()
+                await client.health()
 
     run(story())

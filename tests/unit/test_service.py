@@ -457,7 +457,7 @@ def test_a_model_that_does_not_load_is_a_typed_error_and_is_tried_again_with_pau
 def test_loading_is_reported_to_those_who_wait_and_in_health(runtime: Runtime) -> None:
     async def story() -> None:
         async with EngineClient(runtime=runtime) as client:
-            health = await client.connect()
+            health = await client.health()
             assert health.state is EngineState.STARTING
             events = await collect(client, request(name="early"))
         told = [event for event in events if isinstance(event, Progress)]

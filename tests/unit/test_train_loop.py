@@ -26,9 +26,10 @@ from tiny import (
     transformer,
 )
 
-from blockdiff.config import AdapterConfig, Layout
+from blockdiff.config import Layout
 from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
 from blockdiff.model import masks
+from blockdiff.model.config import AdapterConfig
 from blockdiff.model.layer import Gate
 from blockdiff.model.load.from_folder import DraftingConfig, load_adapter
 from blockdiff.model.transformer import Transformer

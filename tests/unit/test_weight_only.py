@@ -11,13 +11,14 @@ import torch
 from hub_folder import write
 from tiny import ALL_TARGETS, FAMILIES, adapter, config, forward, transformer
 
-from blockdiff.config import AdapterConfig, DecodingConfig, ExpertsConfig, Mode
+from blockdiff.config import DecodingConfig, Mode
 from blockdiff.engine import checkpoint as checkpoints
 from blockdiff.engine import devices
 from blockdiff.engine.checkpoint import Checkpoint
 from blockdiff.engine.devices import choose_dtype
 from blockdiff.engine.engine import Engine
 from blockdiff.errors import DeviceUnavailable, ModelUnsupported
+from blockdiff.model.config import AdapterConfig, ExpertsConfig
 from blockdiff.model.cuda import weight_only
 from blockdiff.model.cuda.graphs import Inputs, padded_forward
 from blockdiff.model.cuda.mirror import Mirror, Window

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blockdiff.config import AdapterConfig, DecodingConfig, SpecialTokens, TransformerConfig
+from blockdiff.config import DecodingConfig, SpecialTokens
 from blockdiff.diffusion.choose import Chooser
 from blockdiff.diffusion.drafter import Speculation
 from blockdiff.diffusion.forwards import Constraint, Snapshot
@@ -19,6 +19,7 @@ from blockdiff.diffusion.sampler import Sampler
 from blockdiff.model import masks
 from blockdiff.model.adapter import GatedAdapter
 from blockdiff.model.cache import BlockCache
+from blockdiff.model.config import AdapterConfig, TransformerConfig
 from blockdiff.model.transformer import Transformer
 from blockdiff.train.corrupt import CorruptionConfig, choose_starts, noisy_blocks
 from blockdiff.train.step import train_step

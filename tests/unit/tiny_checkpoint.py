@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 
-from blockdiff.config import AdapterConfig, Layout
+from blockdiff.config import Layout
 from blockdiff.engine.checkpoint import Checkpoint
+from blockdiff.model.config import AdapterConfig
 from blockdiff.model.load import tokenizer as tokenizers
 from blockdiff.model.load.from_folder import DraftingConfig
 from blockdiff.model.load.tokenizer import Tokenizer

@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFValueType, GGUFWriter
 from gguf.quants import quantize
 
-from blockdiff.config import TransformerConfig
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.load.tokenizer import _byte_alphabet
 from tests.unit import tiny
 

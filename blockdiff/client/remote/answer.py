@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from blockdiff.client.remote.fim import before_marks
-from blockdiff.infill.rewrite import verdict, without_surroundings
+from blockdiff.infill.prose import verdict
+from blockdiff.infill.rewrite import without_surroundings
 from blockdiff.infill.seams import Seams
 from blockdiff.syntax.whitespace import to_lf
 from blockdiff.types import FinishReason, InfillRequest, SyntaxState

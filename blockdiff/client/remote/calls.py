@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
 from blockdiff.client.remote.fim import Fim
+from blockdiff.client.remote.options import BackendOptions
 from blockdiff.config import DecodingConfig
 from blockdiff.types import FinishReason
 
@@ -55,28 +57,31 @@ class Chunk:
     speed: float = 0.0
 
 
-class Wire(Protocol):
-    """How one backend is spoken to."""
+@dataclass(frozen=True, slots=True)
+class Wire(ABC):
+    """How one backend is spoken to; what is not abstract is as most of them have it."""
 
+    options: BackendOptions
+
+    @abstractmethod
     def fill(self, around: Around, model: str) -> HttpCall:
         """Raises ModelUnsupported where nobody knows how the model is shown a hole."""
-        ...
 
+    @abstractmethod
     def rewrite(self, asked: Instructed, model: str) -> HttpCall:
         """Raises ModelUnsupported for what the backend cannot do."""
-        ...
 
     def warm(self, around: Around, model: str) -> HttpCall | None:
         """What lets it encode a prompt and write nothing; None: it cannot, or wants money."""
-        ...
+        return None
 
     def models(self) -> HttpCall:
         """What lists its models."""
-        ...
+        return HttpCall(self.options.under("/models"))
 
     def read(self, value: dict[str, Any]) -> Chunk:
         """One object of an answer. Raises TypeError, ValueError, LookupError for another shape."""
-        ...
+        return choice(value)
 
 
 def sampling(decoding: DecodingConfig, seed: str = "seed") -> dict[str, Any]:

@@ -15,8 +15,7 @@ from typing import Any
 
 import httpx
 
-from blockdiff.client.connections import Connections
-from blockdiff.client.endpoint import unreachable
+from blockdiff.client.connections import Connections, unreachable
 from blockdiff.client.remote import keys
 from blockdiff.client.remote.calls import HttpCall, Sent
 from blockdiff.client.remote.keys import Key

@@ -6,13 +6,11 @@ there as the last of these edits; without one the model mends what it would. It 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
-from blockdiff.client.remote.calls import Chunk, HttpCall, choice
+from blockdiff.client.remote.calls import HttpCall, Wire
 from blockdiff.client.remote.commented import with_snippets
-from blockdiff.client.remote.options import BackendOptions
 
 _NO_STOP = ["<|endoftext|>"]  # without one of ours it ends at every blank line
 _TAGS = (
@@ -21,9 +19,8 @@ _TAGS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class InceptionWire:
-    options: BackendOptions
+class InceptionWire(Wire):
+    __slots__ = ()
 
     def fill(self, around: Around, model: str) -> HttpCall:
         body: dict[str, Any] = {
@@ -45,15 +42,6 @@ class InceptionWire:
             **_sampling(asked.around),
         }
         return HttpCall(self.options.under("/edit/completions"), body, unchanged="None")
-
-    def warm(self, around: Around, model: str) -> HttpCall | None:
-        return None
-
-    def models(self) -> HttpCall:
-        return HttpCall(self.options.under("/models"))
-
-    def read(self, value: dict[str, Any]) -> Chunk:
-        return choice(value)
 
 
 def _sampling(around: Around) -> dict[str, Any]:

@@ -6,32 +6,29 @@ Text of a document cannot become a mark there. Of a prefix it takes three quarte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
-from blockdiff.client.remote.calls import Chunk, HttpCall, choice, finish_of, plain, sampling
+from blockdiff.client.remote.calls import Chunk, HttpCall, Wire, choice, finish_of, plain, sampling
 from blockdiff.client.remote.openai import STREAM, chat
-from blockdiff.client.remote.options import BackendOptions
 
 _MEASURED = 64  # tokens: fewer do not tell how fast context is encoded
 
 
-@dataclass(frozen=True, slots=True)
-class LlamaCppWire:
-    options: BackendOptions
+class LlamaCppWire(Wire):
+    __slots__ = ()
 
     def fill(self, around: Around, model: str) -> HttpCall:
         return self._infill(around, model, around.most_tokens, stream=True)
 
     def rewrite(self, asked: Instructed, model: str) -> HttpCall:
-        return chat(self._url("/v1/chat/completions"), asked, model, **STREAM)
+        return chat(self.options.at("/v1/chat/completions"), asked, model, **STREAM)
 
     def warm(self, around: Around, model: str) -> HttpCall | None:
         return self._infill(around, model, 0, stream=False)
 
     def models(self) -> HttpCall:
-        return HttpCall(self._url("/v1/models"))
+        return HttpCall(self.options.at("/v1/models"))
 
     def read(self, value: dict[str, Any]) -> Chunk:
         if "content" not in value:
@@ -59,7 +56,4 @@ class LlamaCppWire:
             "stream": stream,
             **sampling(around.decoding),
         }
-        return HttpCall(self._url("/infill"), {**body, "model": model} if model else body)
-
-    def _url(self, path: str) -> str:
-        return self.options.address.url.rstrip("/") + path
+        return HttpCall(self.options.at("/infill"), {**body, "model": model} if model else body)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
-from blockdiff.client.remote.calls import Chunk, HttpCall, choice, sampling
+from blockdiff.client.remote.calls import HttpCall, Wire, sampling
 from blockdiff.client.remote.openai import chat
-from blockdiff.client.remote.options import BackendOptions
 
 
-@dataclass(frozen=True, slots=True)
-class MistralWire:
-    options: BackendOptions
+class MistralWire(Wire):
+    __slots__ = ()
 
     def fill(self, around: Around, model: str) -> HttpCall:
         prefix = around.before + around.begun
@@ -32,12 +29,3 @@ class MistralWire:
 
     def rewrite(self, asked: Instructed, model: str) -> HttpCall:
         return chat(self.options.under("/chat/completions"), asked, model, "random_seed")
-
-    def warm(self, around: Around, model: str) -> HttpCall | None:
-        return None
-
-    def models(self) -> HttpCall:
-        return HttpCall(self.options.under("/models"))
-
-    def read(self, value: dict[str, Any]) -> Chunk:
-        return choice(value)

@@ -6,22 +6,27 @@ and an empty suffix makes a conversation of the request.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
-from blockdiff.client.remote.calls import Chunk, HttpCall, finish_of, messages, plain, sampling
+from blockdiff.client.remote.calls import (
+    Chunk,
+    HttpCall,
+    Wire,
+    finish_of,
+    messages,
+    plain,
+    sampling,
+)
 from blockdiff.client.remote.commented import with_snippets
 from blockdiff.client.remote.fim import FAMILIES
-from blockdiff.client.remote.options import BackendOptions
 
 _MEASURED = 0.25  # seconds: in less most of the prompt was cached, and counts all the same
 _LEAST_CONTEXT = 8192  # tokens; another number loads the model anew
 
 
-@dataclass(frozen=True, slots=True)
-class OllamaWire:
-    options: BackendOptions
+class OllamaWire(Wire):
+    __slots__ = ()
 
     def fill(self, around: Around, model: str) -> HttpCall:
         return self._generate(around, model, around.most_tokens, stream=True)
@@ -29,14 +34,14 @@ class OllamaWire:
     def rewrite(self, asked: Instructed, model: str) -> HttpCall:
         options = _options(asked.around, asked.around.most_tokens)
         body = {"model": model, "messages": messages(asked), "stream": True, "options": options}
-        return HttpCall(self._url("/api/chat"), body)
+        return HttpCall(self.options.at("/api/chat"), body)
 
     def warm(self, around: Around, model: str) -> HttpCall | None:
         # it takes 0 tokens for no limit
         return self._generate(around, model, 1, stream=False) if self.options.is_here else None
 
     def models(self) -> HttpCall:
-        return HttpCall(self._url("/api/tags"))
+        return HttpCall(self.options.at("/api/tags"))
 
     def read(self, value: dict[str, Any]) -> Chunk:
         said = value["message"]["content"] if "message" in value else value["response"]
@@ -55,7 +60,7 @@ class OllamaWire:
         prefix = around.before + around.begun
         body: dict[str, Any] = {"model": model, "stream": stream}
         body["options"] = _options(around, tokens)
-        url = self._url("/api/generate")
+        url = self.options.at("/api/generate")
         if (family := FAMILIES.get(self.options.fim)) is None:
             body |= {"prompt": with_snippets(around, prefix), "suffix": around.after or "\n"}
             return HttpCall(url, body)
@@ -63,9 +68,6 @@ class OllamaWire:
             "prompt": family.prompt(prefix, around.after, around.path, around.snippets), "raw": True
         }  # fmt: skip
         return HttpCall(url, body, family.marks, self.options.fim)
-
-    def _url(self, path: str) -> str:
-        return self.options.address.url.rstrip("/") + path
 
 
 def _options(around: Around, tokens: int) -> dict[str, Any]:

@@ -6,14 +6,12 @@ prompt carries the marks of the model's family, and `suffix` is for those who as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.client.remote.around import Around, Instructed
-from blockdiff.client.remote.calls import Chunk, HttpCall, choice, messages, sampling
+from blockdiff.client.remote.calls import HttpCall, Wire, messages, sampling
 from blockdiff.client.remote.commented import with_snippets
 from blockdiff.client.remote.fim import FAMILIES, Fim, fim_of
-from blockdiff.client.remote.options import BackendOptions
 from blockdiff.errors import ModelUnsupported
 
 _WITH_SUFFIX = ("https://api.openai.com", "https://api.deepseek.com")
@@ -21,9 +19,8 @@ _MOST_STOPS = 4  # that such a server takes
 STREAM: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 
 
-@dataclass(frozen=True, slots=True)
-class OpenAIWire:
-    options: BackendOptions
+class OpenAIWire(Wire):
+    __slots__ = ()
 
     def fill(self, around: Around, model: str) -> HttpCall:
         body: dict[str, Any] = {"model": model, "max_tokens": around.most_tokens, **STREAM}
@@ -49,15 +46,6 @@ class OpenAIWire:
 
     def rewrite(self, asked: Instructed, model: str) -> HttpCall:
         return chat(self.options.under("/chat/completions"), asked, model, **STREAM)
-
-    def warm(self, around: Around, model: str) -> HttpCall | None:
-        return None
-
-    def models(self) -> HttpCall:
-        return HttpCall(self.options.under("/models"))
-
-    def read(self, value: dict[str, Any]) -> Chunk:
-        return choice(value)
 
 
 def chat(url: str, asked: Instructed, model: str, seed: str = "seed", **more: Any) -> HttpCall:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import urlsplit
 
-from blockdiff.client import endpoint
+from blockdiff.client.connections import Address, address_of
 from blockdiff.client.remote.fim import Fim
 from blockdiff.errors import InvalidRequest
 
@@ -49,7 +49,7 @@ class BackendOptions:
     ca_file: str = ""
     allow_plain_http: bool = False
     told: bool = False
-    address: endpoint.Address = field(init=False)
+    address: Address = field(init=False)
 
     def __post_init__(self) -> None:
         """Raises InvalidRequest."""
@@ -65,7 +65,7 @@ class BackendOptions:
             raise InvalidRequest(
                 "ollama needs the name of a model", "such as qwen2.5-coder:1.5b-base"
             )
-        address = endpoint.remote(
+        address = address_of(
             url, ca_file=self.ca_file, allow_plain_http=self.allow_plain_http, with_path=True
         )
         object.__setattr__(self, "address", address)
@@ -79,15 +79,18 @@ class BackendOptions:
     @property
     def origin(self) -> str:
         """Scheme, host and port: what leave and keys are given for."""
-        return endpoint.origin(self.address.url)
+        return self.address.origin
 
     @property
     def is_here(self) -> bool:
         """Whether it listens on this machine."""
-        return endpoint.is_loopback(urlsplit(self.address.url).hostname or "")
+        return self.address.is_here
+
+    def at(self, path: str) -> str:
+        """The full URL of a path."""
+        return self.address.url.rstrip("/") + path
 
     def under(self, path: str) -> str:
         """The full URL of a path of the OpenAI kind; a URL with a path of its own has that in place
         of `/v1`."""
-        base = self.address.url.rstrip("/")
-        return f"{base}{path}" if urlsplit(base).path else f"{base}/v1{path}"
+        return self.at(path if urlsplit(self.at("")).path else f"/v1{path}")

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockdiff.config import MOST_TOKENS, TransformerConfig
+from blockdiff.config import MOST_TOKENS
 from blockdiff.diffusion.dllm.uniform import UniformConfig
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.load.hub_config import read_json
 from blockdiff.model.load.kinds import Body, published
 from blockdiff.model.load.shards import Shards, check_shape, is_finite, refuse_unread, shard_files

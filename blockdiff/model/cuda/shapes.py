@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blockdiff.config import TransformerConfig
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.forward import Forward
 from blockdiff.model.transformer import Transformer
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockdiff.config import TransformerConfig
 from blockdiff.errors import DiskFull, ModelUnsupported, OutputFileError
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.int8.four_bits import INPUTS, quantize_q4_k
 from blockdiff.model.int8.packing import GROUP, ROWS, Format, check_width, pack, pack_q4_k
 from blockdiff.model.load.from_folder import FORMAT, parameter_shapes, published_sources

@@ -1,89 +1,43 @@
 """A published drafter from disk to memory, checked against the target that it is to draft for.
 
-Which families there are, how each is read and what its tensors are called stands here, and nowhere
-else. Of a model that it was not made for a drafter would make nothing of use, so whatever tells the
+Of a model that it was not made for a drafter would make nothing of use, so whatever tells the
 two apart is compared before a weight is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
-import msgspec
 import torch
-from msgspec import Meta
 from torch import nn
 
-from blockdiff.config import TransformerConfig
-from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
+from blockdiff.errors import ModelNotFound, ModelUnsupported
 from blockdiff.model.block_drafter import BlockDrafter, BlockDrafterConfig, Markov
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.cuda.weight_only import floats_for
 from blockdiff.model.int8.fused import fuse
 from blockdiff.model.int8.packing import Packed, pack
 from blockdiff.model.int8.quantized import QuantizedEmbedding, QuantizedLinear, install
-from blockdiff.model.load.families import config_from_hf
+from blockdiff.model.load.drafter_config import (
+    DrafterFamily,
+    drafter_config,
+    family_of,
+    is_drafter,
+)
 from blockdiff.model.load.from_folder import refuse_absurd
 from blockdiff.model.load.hub_config import read_json
-from blockdiff.model.load.kinds import Body, published
+from blockdiff.model.load.kinds import Body
 from blockdiff.model.load.shards import Shards, check_shape, refuse_unread, shard_files
 from blockdiff.model.load.tensor_names import HUB, TensorSources, sources
 from blockdiff.model.transformer import Transformer
 from blockdiff.weights.footprint import drafter_shape
 
-MOST_POSITIONS = 64
-"""Of a block."""
-
 _SAMPLED = 64  # rows of a matrix that say whether it is the target's
 _SAME, _OTHERS = 0.15, 0.5  # relative distance of these rows: a target's may have 4 bits
 _STACK, _ENDS = "stack.", ("stack.embedding.weight", "stack.head.weight")
-
-
-@dataclass(frozen=True, slots=True)
-class _Family:
-    """How a family of drafters differs from the others.
-
-    Attributes:
-        shift: the logits of a position of a block are those of the next one.
-        own_ends: it comes with an embedding and a head, copies of its target's when it was made.
-        settings: key of the object that holds its settings, before those beside it.
-    """
-
-    name: str
-    shift: bool
-    own_ends: bool
-    settings: str = ""
-
-
-# By `architectures[0]`.
-_FAMILIES = {
-    "DFlashDraftModel": _Family("dflash", False, False, "dflash_config"),
-    "Qwen3DSparkModel": _Family("dspark", True, True),
-}
-
-
-class _Settings(msgspec.Struct):
-    """The keys that only drafters have. Those with one value change what is computed by another."""
-
-    mask_token_id: Annotated[int, Meta(ge=0)]
-    num_target_layers: Annotated[int, Meta(ge=2, le=1024)]
-    target_layer_ids: Annotated[list[int], Meta(min_length=1, max_length=64)] | None = None
-    block_size: Annotated[int, Meta(ge=2, le=MOST_POSITIONS)] = 16
-    markov_rank: Annotated[int, Meta(ge=0, le=8192)] = 0
-    markov_head_type: str = Markov.VANILLA.value
-    enable_confidence_head: bool = False
-    confidence_head_with_markov: bool = False
-    input_embedding_scale: float | None = None
-    output_multiplier: float | None = None
-    final_logit_softcapping: float | None = None
-    is_causal: bool | None = None
-
-
-def is_drafter(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` is that of a drafter that we read."""
-    return _architecture(config) in _FAMILIES
 
 
 def refuse_drafter(folder: Path) -> None:
@@ -93,54 +47,6 @@ def refuse_drafter(folder: Path) -> None:
             f"{folder} is a drafter and writes nothing by itself",
             "give its model as --model, and this folder as --drafter",
         )
-
-
-def family_of(config: Mapping[str, Any], source: str) -> str:
-    """Name of a drafter's family. Raises ModelUnsupported."""
-    return _family(config, source).name
-
-
-def drafter_config(config: Mapping[str, Any], source: str) -> BlockDrafterConfig:
-    """Shape from a `config.json`.
-
-    Raises ModelUnsupported for a family or a computation that we do not have, ModelCorrupt for a
-    key that is missing or holds an impossible value.
-    """
-    family, where = _family(config, source), f"{source}: config.json"
-    stack = config_from_hf(config, source)
-    if published(config, source).body is not Body.QWEN3:
-        raise ModelUnsupported(f"{where}: model_type {config.get('model_type')!r} of a drafter")
-    inner = config.get(family.settings) or {}
-    if not isinstance(inner, Mapping):
-        raise ModelCorrupt(f"{where}: {family.settings} is no object")
-    try:
-        keys = msgspec.convert({**config, **inner}, _Settings)
-        markov = Markov(keys.markov_head_type) if keys.markov_rank else None
-    except ValueError as error:
-        raise ModelCorrupt(f"{where}: {error}") from error
-    neutral = {"input_embedding_scale": (None, 1.0), "output_multiplier": (None, 1.0),
-               "final_logit_softcapping": (None, 0.0), "is_causal": (None, False)}  # fmt: skip
-    for key, values in neutral.items():
-        if (value := getattr(keys, key)) not in values:
-            raise ModelUnsupported(f"{where}: {key} {value} is not supported")
-    if keys.mask_token_id >= stack.vocab_size:
-        raise ModelCorrupt(
-            f"{where}: mask_token_id is {keys.mask_token_id}, vocab_size {stack.vocab_size}"
-        )
-    reads_token = keys.enable_confidence_head and keys.confidence_head_with_markov
-    if reads_token and markov is None:
-        raise ModelCorrupt(f"{where}: confidence_head_with_markov, but markov_rank is 0")
-    return BlockDrafterConfig(
-        stack=replace(stack, tied_embeddings=False),
-        layers=_layers(keys, stack.n_layers, where),
-        mask_token_id=keys.mask_token_id,
-        block_size=keys.block_size,
-        shift=family.shift,
-        markov=markov,
-        markov_rank=keys.markov_rank,
-        confidence=keys.enable_confidence_head,
-        confidence_reads_token=reads_token,
-    )
 
 
 def check_drafter(
@@ -194,7 +100,7 @@ def load_drafter(
     )
     stored = Shards(shard_files(folder))
     refuse_absurd(config.stack, len(stored), source)
-    names = _sources(config, _family(raw, source))
+    names = _sources(config, family_of(raw, source))
     refuse_unread(stored.names, names, source)
     with torch.device("meta"):
         drafter = BlockDrafter(config)
@@ -243,36 +149,6 @@ def _floats(dtype: torch.dtype, device: torch.device | str) -> torch.dtype:
     return torch.float32 if _packs(dtype, device) else floats_for(torch.device(device))
 
 
-def _architecture(config: Mapping[str, Any]) -> str:
-    named = config.get("architectures")
-    return str(named[0]) if isinstance(named, list) and named else ""
-
-
-def _family(config: Mapping[str, Any], source: str) -> _Family:
-    found = _FAMILIES.get(_architecture(config))
-    if found is None:
-        raise ModelUnsupported(
-            f"{source}: config.json: architectures {_architecture(config)!r} is no drafter we read",
-            f"supported: {', '.join(sorted(_FAMILIES))}",
-        )
-    return found
-
-
-def _layers(keys: _Settings, own: int, where: str) -> tuple[int, ...]:
-    """The target's layers that are read: those that are named, or as many as the drafter's own,
-    evenly from 1 to three before their number, as DFlash chooses them."""
-    count, ids = keys.num_target_layers, keys.target_layer_ids
-    if ids is None:
-        last, steps = count - 3, max(own - 1, 1)
-        ids = [count // 2] if own == 1 else [round(1 + i * (last - 1) / steps) for i in range(own)]
-    # What the last layer puts out passes a norm in one published loop, and none in another.
-    if ids != sorted(set(ids)) or not (ids[0] >= -1 and ids[-1] <= count - 2):
-        raise ModelCorrupt(
-            f"{where}: target_layer_ids {ids} are not ascending layers of {count}, before the last"
-        )
-    return tuple(ids)
-
-
 def _refuse_mismatch(
     config: BlockDrafterConfig,
     raw: Mapping[str, Any],
@@ -297,7 +173,7 @@ def _refuse_mismatch(
             )
 
 
-def _sources(config: BlockDrafterConfig, family: _Family) -> TensorSources:
+def _sources(config: BlockDrafterConfig, family: DrafterFamily) -> TensorSources:
     """What each of our tensors is made of; both families name them alike."""
     naming = replace(
         HUB[Body.QWEN3], layer="layers.{}.", norm="norm", embedding="embed_tokens", head="lm_head"

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockdiff.config import AdapterConfig, Layout, TransformerConfig
+from blockdiff.config import Layout
 from blockdiff.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 from blockdiff.model.adapter import GatedAdapter
+from blockdiff.model.config import AdapterConfig, TransformerConfig
 from blockdiff.model.cuda.weight_only import floats_for, in_eight_bits
 from blockdiff.model.int8.fused import fuse
 from blockdiff.model.int8.packing import ROWS, Format, Packed, pack
 from blockdiff.model.int8.quantized import install
-from blockdiff.model.load.families import config_from_hf, config_from_prepared
 from blockdiff.model.load.hub_config import read_json
 from blockdiff.model.load.kinds import Body, published
 from blockdiff.model.load.shards import Shards, check_shape, refuse_unread, shard_files
+from blockdiff.model.load.stack_config import config_from_hf, config_from_prepared
 from blockdiff.model.load.tensor_names import HUB, TensorSources, sources
 from blockdiff.model.transformer import Transformer
 

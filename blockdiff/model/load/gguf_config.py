@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockdiff.config import TransformerConfig
 from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
-from blockdiff.model.load.families import (
+from blockdiff.model.config import TransformerConfig
+from blockdiff.model.load.kinds import MOST_TOKENS
+from blockdiff.model.load.stack_config import (
     MOST_BASE,
     MOST_EPS,
     MOST_LAYERS,
@@ -19,10 +20,9 @@ from blockdiff.model.load.families import (
     MOST_SIZE,
     CheckedKeys,
 )
-from blockdiff.model.load.kinds import MOST_TOKENS
 
 # general.architecture of a GGUF file -> (biases on q, k, v; norm on each head of q and k)
-GGUF_FAMILIES: dict[str, tuple[bool, bool]] = {
+GGUF_ARCHITECTURES: dict[str, tuple[bool, bool]] = {
     "llama": (False, False),
     "qwen2": (True, False),
     "qwen3": (False, True),
@@ -35,20 +35,20 @@ def config_from_gguf(fields: Mapping[str, Any], source: str) -> TransformerConfi
     Raises ModelUnsupported and ModelCorrupt as `config_from_hf` does.
     """
     keys = CheckedKeys(fields, f"{source}: metadata")
-    family = fields.get("general.architecture")
-    if not isinstance(family, str):
-        raise ModelCorrupt(f"{keys.where}: general.architecture is {repr(family)}, not a name")
-    if family not in GGUF_FAMILIES:
+    arch = fields.get("general.architecture")
+    if not isinstance(arch, str):
+        raise ModelCorrupt(f"{keys.where}: general.architecture is {repr(arch)}, not a name")
+    if arch not in GGUF_ARCHITECTURES:
         raise ModelUnsupported(
-            f"{source}: architecture {repr(family)} is not supported",
-            f"supported: {', '.join(sorted(GGUF_FAMILIES))}",
+            f"{source}: architecture {repr(arch)} is not supported",
+            f"supported: {', '.join(sorted(GGUF_ARCHITECTURES))}",
         )
-    qkv_bias, qk_norm = GGUF_FAMILIES[family]
-    layers = keys.size(f"{family}.block_count", most=MOST_LAYERS)
+    qkv_bias, qk_norm = GGUF_ARCHITECTURES[arch]
+    layers = keys.size(f"{arch}.block_count", most=MOST_LAYERS)
 
     def size(name: str, default: int | None = None, most: int = MOST_SIZE) -> int:
         """A count, which may be given for each layer where it is the same for all."""
-        key = f"{family}.{name}"
+        key = f"{arch}.{name}"
         each = fields.get(key)
         if not isinstance(each, list):
             return keys.size(key, default, most)
@@ -56,21 +56,21 @@ def config_from_gguf(fields: Mapping[str, Any], source: str) -> TransformerConfi
             raise ModelUnsupported(f"{keys.where}: {key} is not the same for all layers")
         return CheckedKeys({key: each[0]}, keys.where).size(key, most=most)
 
-    keys.expect(f"{family}.rope.scaling.type", "none")
-    keys.expect(f"{family}.rope.scale_linear", 1.0)
-    if f"{family}.rope.scaling.type" not in fields:  # llama.cpp takes a factor alone for linear
-        keys.expect(f"{family}.rope.scaling.factor", 0.0, 1.0)
-    keys.expect(f"{family}.attention.causal", True)
+    keys.expect(f"{arch}.rope.scaling.type", "none")
+    keys.expect(f"{arch}.rope.scale_linear", 1.0)
+    if f"{arch}.rope.scaling.type" not in fields:  # llama.cpp takes a factor alone for linear
+        keys.expect(f"{arch}.rope.scaling.factor", 0.0, 1.0)
+    keys.expect(f"{arch}.attention.causal", True)
     heads, width = size("attention.head_count"), size("embedding_length")
     head_dim = size("attention.key_length", max(width // heads, 1))
-    if f"{family}.attention.key_length" not in fields and width % heads:
+    if f"{arch}.attention.key_length" not in fields and width % heads:
         raise ModelCorrupt(
-            f"{keys.where}: {family}.embedding_length is {width}, which"
-            f" {family}.attention.head_count {heads} does not divide"
+            f"{keys.where}: {arch}.embedding_length is {width}, which"
+            f" {arch}.attention.head_count {heads} does not divide"
         )
     for name in ("attention.value_length", "rope.dimension_count"):
         if size(name, head_dim) != head_dim:
-            raise ModelUnsupported(f"{keys.where}: {family}.{name} is not {head_dim}, as of heads")
+            raise ModelUnsupported(f"{keys.where}: {arch}.{name} is not {head_dim}, as of heads")
     try:
         return TransformerConfig(
             vocab_size=keys.size("vocab_size", most=MOST_TOKENS),
@@ -80,8 +80,8 @@ def config_from_gguf(fields: Mapping[str, Any], source: str) -> TransformerConfi
             n_kv_heads=size("attention.head_count_kv", heads),
             head_dim=head_dim,
             ffn_size=size("feed_forward_length"),
-            rope_base=keys.number(f"{family}.rope.freq_base", 10_000.0, MOST_BASE),
-            norm_eps=keys.number(f"{family}.attention.layer_norm_rms_epsilon", None, MOST_EPS),
+            rope_base=keys.number(f"{arch}.rope.freq_base", 10_000.0, MOST_BASE),
+            norm_eps=keys.number(f"{arch}.attention.layer_norm_rms_epsilon", None, MOST_EPS),
             qkv_bias=qkv_bias,
             qk_norm=qk_norm,
             tied_embeddings=fields["tied_embeddings"],
@@ -89,7 +89,7 @@ def config_from_gguf(fields: Mapping[str, Any], source: str) -> TransformerConfi
         )
     except InvalidRequest as error:
         raise ModelCorrupt(
-            f"{keys.where}: {family}.attention.head_count: {error.message}"
+            f"{keys.where}: {arch}.attention.head_count: {error.message}"
         ) from error
 
 

@@ -23,7 +23,7 @@ from blockdiff.model.load.shards import is_finite
 from blockdiff.weights.gguf_parts import numbered, parts_of
 
 _COUNT, _NUMBER, _TENSORS = "split.count", "split.no", "split.tensors.count"
-_FAMILY = "general.architecture"
+_ARCHITECTURE = "general.architecture"
 _ROWS = 8192  # of a quantized matrix that are unpacked at a time
 _READABLE = "use a Q4_K_M, Q8_0 or F16 file"
 
@@ -125,10 +125,10 @@ def open_gguf(path: Path) -> Gguf:
             if name in tensors:
                 raise corrupt(header.path, f"tensor {name} is in {tensors[name].path}, too")
             tensors[name] = tensor
-    family = headers[0].metadata.get(_FAMILY)
+    arch = headers[0].metadata.get(_ARCHITECTURE)
     for header in headers:
-        if (other := header.metadata.get(_FAMILY, family)) != family:
-            raise corrupt(header.path, f"{_FAMILY} is {repr(other)}, not {repr(family)}")
+        if (other := header.metadata.get(_ARCHITECTURE, arch)) != arch:
+            raise corrupt(header.path, f"{_ARCHITECTURE} is {repr(other)}, not {repr(arch)}")
         if (expected := _integer(header, _TENSORS, len(tensors))) != len(tensors):
             raise corrupt(
                 header.path,

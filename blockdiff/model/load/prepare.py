@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from blockdiff.config import TransformerConfig
 from blockdiff.errors import DiskFull, ModelCorrupt, ModelUnsupported, OutputFileError
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.int8.packing import (
     ROWS,
     Format,

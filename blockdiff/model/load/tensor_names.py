@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from blockdiff.config import TransformerConfig
+from blockdiff.model.config import TransformerConfig
 from blockdiff.model.load.kinds import Body
 
 TensorSources = dict[str, tuple[str, ...]]

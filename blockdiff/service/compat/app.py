@@ -9,14 +9,13 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import blockdiff
-from blockdiff.client.endpoint import is_loopback
+from blockdiff.client.connections import is_loopback
 from blockdiff.client.wire import EngineState, affordable_context
 from blockdiff.errors import (
     BlockdiffError,
@@ -24,7 +23,6 @@ from blockdiff.errors import (
     InvalidRequest,
     NotPermitted,
     Unauthorized,
-    as_error,
 )
 from blockdiff.service.compat import asked, llamacpp, mistral, ollama, openai
 from blockdiff.service.compat.answer import Form, Reply
@@ -32,7 +30,7 @@ from blockdiff.service.compat.problem import Problem
 from blockdiff.service.compat.served import Served
 from blockdiff.service.compat.writing import Answer, SharedWritings
 from blockdiff.service.endpoints import Identify, ServedEngine, let_in, path_of_target, user_of
-from blockdiff.service.worker import log_defect
+from blockdiff.service.statuses import error_handlers
 
 _SAME = 1.25  # two speeds that differ by no more are one: a budget that moves costs the cache
 
@@ -96,12 +94,10 @@ class Compat:
                     for path, kind in _BODIES.items()
                 ),
             ],
-            exception_handlers={
-                BlockdiffError: _answer_error,
-                HTTPException: _answer_http_error,
-                ClientDisconnect: _answer_nobody,
-                Exception: _answer_error,
-            },
+            exception_handlers=error_handlers(
+                lambda http, error, status: _refusal(http.url.path, error, status),
+                ", ".join(_BODIES),
+            ),
         )
         return _Guard(starlette, identify, host)
 
@@ -244,21 +240,3 @@ def _refusal(path: str, error: BlockdiffError, status: int = 0) -> Response:
     # What is left of a body that was refused is not waited for.
     headers = {"connection": "close"} if problem.status in (401, 403, 413, 503) else None
     return JSONResponse(words(problem), problem.status, headers)
-
-
-async def _answer_error(http: Request, error: Exception) -> Response:
-    if not isinstance(error, BlockdiffError):
-        log_defect(error)
-    return _refusal(http.url.path, as_error(error))
-
-
-async def _answer_http_error(http: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    wrong = f"{http.method} is not allowed here" if error.status_code == 405 else "no such endpoint"
-    answer = _refusal(http.url.path, InvalidRequest(wrong, ", ".join(_BODIES)), error.status_code)
-    answer.headers.update(error.headers or {})
-    return answer
-
-
-async def _answer_nobody(http: Request, error: Exception) -> Response:
-    return Response(status_code=400)

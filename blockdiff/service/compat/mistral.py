@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockdiff.service.compat.asked import AnswerLimits, Ask, Sampling, Text, stops
-from blockdiff.service.compat.openai import ChatForm
+from blockdiff.service.compat.openai import OpenAIForm
 from blockdiff.service.compat.problem import Problem
 from blockdiff.service.compat.served import Served
 
@@ -31,8 +31,8 @@ class FimBody:
         sampling = Sampling(most, self.temperature, self.top_p, self.random_seed)
         return text.asked(sampling, AnswerLimits(stops(self.stop)), context_tokens)
 
-    def form(self, served: Served) -> ChatForm:
-        return ChatForm(served.model, "fim", "chat.completion")
+    def form(self, served: Served) -> OpenAIForm:
+        return OpenAIForm(served.model, "fim", chats=True)
 
 
 def refusal(problem: Problem) -> dict[str, Any]:

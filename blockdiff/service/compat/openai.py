@@ -50,8 +50,8 @@ class CompletionBody:
         sampling = Sampling(self.max_tokens, self.temperature, self.top_p, self.seed)
         return text.asked(sampling, AnswerLimits(stops(self.stop)), context_tokens)
 
-    def form(self, served: Served) -> TextForm:
-        return TextForm(served.model)
+    def form(self, served: Served) -> OpenAIForm:
+        return OpenAIForm(served.model, "cmpl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ class ChatBody:
         messages = [(message.role, message.text()) for message in self.messages]
         return rewriting(messages, sampling, context_tokens)
 
-    def form(self, served: Served) -> ChatForm:
-        return ChatForm(served.model, "chatcmpl", "chat.completion", self.response_fields)
+    def form(self, served: Served) -> OpenAIForm:
+        return OpenAIForm(served.model, "chatcmpl", True, self.response_fields)
 
 
 def only_one(count: int) -> None:
@@ -103,48 +103,16 @@ def only_one(count: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class TextForm:
-    """How OpenAI says a completion."""
-
-    model: str
-    name: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
-    created: int = field(default_factory=lambda: int(time.time()))
-    media_type: str = field(default="text/event-stream", init=False)
-    silence: bytes = field(default=STILL_HERE, init=False)
-
-    def whole(self, answer: Answer) -> dict[str, Any]:
-        return self._value(answer.text, finish(answer)) | {"usage": usage(answer)}
-
-    def piece(self, text: str) -> bytes:
-        return event(self._value(text, None))
-
-    def last(self, answer: Answer) -> bytes:
-        return event(self._value("", finish(answer)) | {"usage": usage(answer)}) + DONE
-
-    def failed(self, error: BlockdiffError) -> bytes:
-        return event(refusal(Problem.of(error)))
-
-    def _value(self, text: str, reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
-        return {
-            "id": self.name,
-            "object": "text_completion",
-            "created": self.created,
-            "model": self.model,
-            "choices": [choice],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class ChatForm:
-    """How OpenAI says what an assistant answers, and Mistral what stands in the middle.
+class OpenAIForm:
+    """How OpenAI says a completion or, if it `chats`, what an assistant answers, and Mistral what
+    stands in the middle.
 
     `fields` are as for llama.cpp: llama.vim warms by an answer that has none.
     """
 
     model: str
     prefix: str
-    kind: str
+    chats: bool = False
     fields: tuple[str, ...] = ()
     name: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
@@ -152,37 +120,32 @@ class ChatForm:
     silence: bytes = field(default=STILL_HERE, init=False)
 
     def whole(self, answer: Answer) -> dict[str, Any]:
-        message = {"role": "assistant", "content": answer.text}
-        choice = {"index": 0, "message": message, "finish_reason": finish(answer)}
-        value = self._value(self.kind, choice) | {"usage": usage(answer)}
-        return chosen(value, self.fields)
+        return chosen(self._value("message", "", answer.text, answer), self.fields)
 
     def piece(self, text: str) -> bytes:
-        return event(self._chunk(text, None))
+        return event(self._value("delta", ".chunk", text, None))
 
     def last(self, answer: Answer) -> bytes:
-        return event(self._chunk("", finish(answer)) | {"usage": usage(answer)}) + DONE
+        return event(self._value("delta", ".chunk", "", answer)) + DONE
 
     def failed(self, error: BlockdiffError) -> bytes:
         return event(refusal(Problem.of(error)))
 
-    def _chunk(self, text: str, reason: str | None) -> dict[str, Any]:
-        delta = {"role": "assistant", "content": text}
-        choice = {"index": 0, "delta": delta, "finish_reason": reason}
-        return self._value(f"{self.kind}.chunk", choice)
-
-    def _value(self, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
-        return {
+    def _value(self, part: str, kind: str, text: str, answer: Answer | None) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": 0}
+        if self.chats:
+            choice[part] = {"role": "assistant", "content": text}
+        else:
+            choice |= {"text": text, "logprobs": None}
+        choice["finish_reason"] = answer and ("length" if answer.cut else "stop")
+        value = {
             "id": f"{self.prefix}-{self.name}",
-            "object": kind,
+            "object": f"chat.completion{kind}" if self.chats else "text_completion",
             "created": self.created,
             "model": self.model,
             "choices": [choice],
         }
-
-
-def finish(answer: Answer) -> str:
-    return "length" if answer.cut else "stop"
+        return value | {"usage": usage(answer)} if answer else value
 
 
 def usage(answer: Answer) -> dict[str, Any]:

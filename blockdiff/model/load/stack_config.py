@@ -1,4 +1,4 @@
-"""What shape the published checkpoints of each family have.
+"""What shape a `config.json` says that the decoder stack has, in the keys of every family of them.
 
 A configuration file is believed in nothing: every number has a type and a limit here, because it
 decides how much memory is asked for before the first tensor is looked at.
@@ -12,8 +12,8 @@ from dataclasses import fields
 from reprlib import repr  # a value may be a list of millions
 from typing import Any
 
-from blockdiff.config import ExpertsConfig, RopeScaling, TransformerConfig
 from blockdiff.errors import InvalidRequest, ModelCorrupt, ModelUnsupported
+from blockdiff.model.config import ExpertsConfig, RopeScaling, TransformerConfig
 from blockdiff.model.load.kinds import MOST_TOKENS, Body, published
 
 MOST_SIZE = 1 << 17  # of a width or count without a limit of its own; the largest known: 53,248
@@ -34,20 +34,14 @@ class CheckedKeys:
 
     def size(self, key: str, default: int | None = None, most: int = MOST_SIZE) -> int:
         """A count from 1 to `most`. Null is as good as absent."""
-        value = self.config.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise ModelCorrupt(f"{self.where} lacks the key {key!r}")
+        value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, not 1..{most}")
         return value
 
     def number(self, key: str, default: float | None = None, most: float = math.inf) -> float:
         """A finite number above 0, at most `most`."""
-        value = self.config.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise ModelCorrupt(f"{self.where} lacks the key {key!r}")
+        value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, not a number")
         if not 0 < value < math.inf:
@@ -57,10 +51,16 @@ class CheckedKeys:
         return float(value)
 
     def flag(self, key: str, default: bool = False) -> bool:
-        value = self.config.get(key)
-        value = default if value is None else value
+        value = self._value(key, default)
         if not isinstance(value, bool):
             raise ModelCorrupt(f"{self.where}: {key} is {repr(value)}, not true or false")
+        return value
+
+    def _value(self, key: str, default: Any) -> Any:
+        value = self.config.get(key)
+        value = default if value is None else value
+        if value is None:
+            raise ModelCorrupt(f"{self.where} lacks the key {key!r}")
         return value
 
     def expect(self, key: str, *known: Any) -> None:
