@@ -30,6 +30,11 @@ SEEDS = (-(2**63), 2**64 - 1)
 LEAST_TEMPERATURE = 1e-4
 """Below it choosing is greedy: logits divided by less leave the range of float32."""
 
+IDLE_SECONDS = 1800.0
+"""Without a request, after which an engine stops that nobody told otherwise."""
+
+CACHE_MIB, DISK_CACHE_MIB = 512, 2048
+"""Of encoded context that an engine keeps in memory, and of it on disk for later ones."""
 
 MOST_FLOAT = sys.float_info.max
 """The limit of what is finite; the library takes no infinite one."""

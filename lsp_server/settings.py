@@ -21,6 +21,8 @@ from blockdiff.client.starter import StartOptions
 from blockdiff.client.strict import read
 from blockdiff.client.wire import LATENCY_SECONDS, MOST_CONTEXT_TOKENS
 from blockdiff.config import (
+    DISK_CACHE_MIB,
+    IDLE_SECONDS,
     MOST_TOKENS,
     BlockSize,
     DecodingConfig,
@@ -53,11 +55,11 @@ class EngineSettings:
     ] = "auto"
     idle_minutes: Annotated[
         float, about("The engine stops after so many minutes without a request. 0: never.", ge=0)
-    ] = 30.0
+    ] = IDLE_SECONDS / 60
     disk_cache_mib: Annotated[
         int,
         about("MiB of encoded context that is kept on disk for later engines. 0: none.", ge=0),
-    ] = 2048
+    ] = DISK_CACHE_MIB
     download: Annotated[
         bool, about("Download the model on first use; typing alone never does.")
     ] = True

@@ -104,7 +104,7 @@ def infill(
         ),
     ] = False,
     language: options.LanguageOption = "",
-    choice: options.ModelChoice,
+    choice: options.EngineChoice,
     server: options.BackendChoice,
 ) -> None:
     """Fill a hole of a file, or up to eight together, and print the diff.

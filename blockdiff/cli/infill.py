@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blockdiff.cli import interrupt, source_file
-from blockdiff.cli.options import ModelChoice, Output
+from blockdiff.cli.options import EngineChoice, ModelChoice, Output
 from blockdiff.cli.source_file import SourceFile
 from blockdiff.cli.textdiff import Stretch, unified_diff
 from blockdiff.client import wire
@@ -78,7 +78,7 @@ def infill(
     language: str,
     context_tokens: int,
     revise: bool,
-    choice: ModelChoice,
+    choice: EngineChoice,
     backend: BackendOptions | None,
     output: Output,
 ) -> None:
@@ -148,7 +148,7 @@ class Edit:
 def apply(
     edit: Edit,
     ask: Callable[[Answering, Callable[[], bool]], Iterator[Event]],
-    choice: ModelChoice,
+    choice: EngineChoice,
     backend: BackendOptions | None,
     output: Output,
 ) -> None:

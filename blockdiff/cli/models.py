@@ -261,16 +261,13 @@ def convert_command(
 @reported_errors()
 def check_command(
     name: NameOrFolder = DEFAULT_MODEL,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="auto, int8, bfloat16, float16, float32")
-    ] = "auto",
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
 ) -> None:
     """Load a model, run one forward and one small infill with it, or a rewrite."""
     from blockdiff.cli.infill import load_engine
-    from blockdiff.cli.options import ModelChoice
 
-    choice = ModelChoice(name, device=device, dtype=dtype, download=False)
+    choice = options.ModelChoice(name, device=device, dtype=dtype, download=False)
     engine = load_engine(choice, silent=False)
     with interrupt.held():
         from blockdiff.eval.smoke import checked

@@ -72,7 +72,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """Which model and drafter, where they run, and whether an engine that runs may do it."""
+    """Which model and drafter, where they run, and whether the model may be downloaded."""
 
     model: ModelOption = DEFAULT_MODEL
     drafter: DrafterOption = ""
@@ -81,6 +81,12 @@ class ModelChoice:
     download: Annotated[
         bool, typer.Option("--download/--no-download", help="fetch a missing model first")
     ] = True
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice(ModelChoice):
+    """The same, and whether an engine that runs may do it."""
+
     engine: Annotated[
         bool,
         typer.Option(

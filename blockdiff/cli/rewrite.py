@@ -70,7 +70,7 @@ def rewrite(
     decoding: DecodingConfig,
     context_tokens: options.ContextTokensOption = options.CONTEXT_TOKENS,
     language: options.LanguageOption = "",
-    choice: options.ModelChoice,
+    choice: options.EngineChoice,
     server: options.BackendChoice,
 ) -> None:
     """Rewrite a part of a file and print the diff.

@@ -15,13 +15,13 @@ from typing import Annotated
 import typer
 from msgspec import to_builtins
 
-from blockdiff.cli.options import DrafterOption
+from blockdiff.cli.options import ModelChoice, grouped
 from blockdiff.client import endpoint, missed, wire
 from blockdiff.client.connections import Address, unreachable
 from blockdiff.client.endpoint import COMPAT_ADDRESS, Runtime
 from blockdiff.client.starter import Deaths, Starter, StartOptions, model_name
+from blockdiff.config import CACHE_MIB, DISK_CACHE_MIB
 from blockdiff.errors import EngineUnavailable, InvalidRequest
-from blockdiff.weights.catalog import DEFAULT_MODEL
 
 _STOP_SECONDS = 15.0
 
@@ -43,6 +43,7 @@ class LogLevel(str, Enum):
 
 
 @serve_app.command()
+@grouped()
 def serve(
     address: Annotated[
         str,
@@ -57,26 +58,17 @@ def serve(
     no_token: Annotated[
         bool, typer.Option("--no-token", help="with --compat: let every local program ask")
     ] = False,
-    model: Annotated[
-        str, typer.Option(help="name of a model, or path to a GGUF file or a folder")
-    ] = DEFAULT_MODEL,
-    drafter: DrafterOption = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="auto, int8, bfloat16, float16, float32")
-    ] = "auto",
-    download: Annotated[
-        bool, typer.Option("--download/--no-download", help="fetch a missing model first")
-    ] = True,
+    *,
+    choice: ModelChoice,
     idle_stop: Annotated[
         float, typer.Option(metavar="SECONDS", help="stop after so long without work; 0: never")
     ] = 0.0,
     cache_mib: Annotated[
         int, typer.Option(metavar="MIB", help="encoded context to keep for later requests")
-    ] = 512,
+    ] = CACHE_MIB,
     disk_cache_mib: Annotated[
         int, typer.Option(metavar="MIB", help="of it, to keep on disk for later engines; 0: none")
-    ] = 2048,
+    ] = DISK_CACHE_MIB,
     host: Annotated[
         str, typer.Option(help="interface to listen on; default: a Unix socket, or loopback")
     ] = "",
@@ -105,11 +97,11 @@ def serve(
     if address and not compat:
         raise InvalidRequest("an address goes with --compat", f"serve --compat {COMPAT_ADDRESS}")
     options = ServeOptions(
-        model=model_name(model),
-        drafter=model_name(drafter) if drafter else "",
-        device=device,
-        dtype=dtype,
-        download=download,
+        model=model_name(choice.model),
+        drafter=model_name(choice.drafter) if choice.drafter else "",
+        device=choice.device,
+        dtype=choice.dtype,
+        download=choice.download,
         idle_seconds=idle_stop,
         cache_mib=cache_mib,
         disk_cache_mib=disk_cache_mib,

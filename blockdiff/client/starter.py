@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING
 from blockdiff.client import endpoint, wire
 from blockdiff.client.connections import Address
 from blockdiff.client.endpoint import Runtime
+from blockdiff.config import CACHE_MIB, DISK_CACHE_MIB, IDLE_SECONDS
 from blockdiff.errors import (
     AddressInUse,
     BlockdiffError,
@@ -62,10 +63,10 @@ class StartOptions:
     drafter: str = ""
     device: str = "auto"
     dtype: str = "auto"
-    idle_seconds: float = 1800.0
+    idle_seconds: float = IDLE_SECONDS
     download: bool = True
-    cache_mib: int = 512
-    disk_cache_mib: int = 2048
+    cache_mib: int = CACHE_MIB
+    disk_cache_mib: int = DISK_CACHE_MIB
     timeout: float = 60.0
     command: tuple[str, ...] = (sys.executable, "-m", "blockdiff")
 

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from blockdiff.client.connections import Address, is_loopback
 from blockdiff.client.endpoint import COMPAT_TOKEN, Announcement, Runtime
 from blockdiff.client.starter import Deaths
+from blockdiff.config import CACHE_MIB, DISK_CACHE_MIB, IDLE_SECONDS
 from blockdiff.errors import (
     AddressInUse,
     BlockdiffError,
@@ -70,14 +71,14 @@ class ServeOptions:
     dtype: str = "auto"
     download: bool = True
     drafter: str = ""
-    idle_seconds: float = 1800.0
+    idle_seconds: float = IDLE_SECONDS
     host: str = ""
     port: int = 0
     tls_cert: str = ""
     tls_key: str = ""
     allow_plain_http: bool = False
-    cache_mib: int = 512
-    disk_cache_mib: int = 2048
+    cache_mib: int = CACHE_MIB
+    disk_cache_mib: int = DISK_CACHE_MIB
     compat: str = ""
     compat_token: bool = True
 

@@ -17,7 +17,7 @@ import pytest
 
 from blockdiff.cli import app, interrupt
 from blockdiff.cli import infill as infill_command
-from blockdiff.cli.options import ModelChoice, Output
+from blockdiff.cli.options import EngineChoice, Output
 from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import ExitCode, ModelNotFound
 from blockdiff.types import Event, InfillRequest
@@ -143,7 +143,7 @@ def test_an_engine_that_dies_before_it_answers_is_done_without(
                 language="die",
                 context_tokens=64,
                 revise=False,
-                choice=ModelChoice("scripted", download=False),
+                choice=EngineChoice("scripted", download=False),
                 backend=None,
                 output=Output(as_json=True, quiet=True),
             )

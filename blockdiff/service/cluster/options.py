@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from blockdiff.config import CACHE_MIB
 from blockdiff.errors import InvalidRequest
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
@@ -36,7 +37,7 @@ class ClusterOptions:
     device: str = "auto"
     dtype: str = "auto"
     download: bool = True
-    cache_mib: int = 512
+    cache_mib: int = CACHE_MIB
     min_replicas: int = 1
     max_replicas: int = 0
     target_ongoing_requests: int = 8
