@@ -55,10 +55,12 @@ class SeamHole:
     neighbour: Snippet | None
 
 
-def draw(files: Sequence[HeldOutFile], limit: int = HOLES, seed: int = 0) -> list[SeamHole]:
+def draw(
+    files: Sequence[HeldOutFile], limit: int = HOLES, seed: int = 0, *, neighbours: bool = True
+) -> list[SeamHole]:
     """`limit` holes (0: 400), languages, kinds and neighbours in turn.
 
-    A larger draw begins with a smaller one of the same seed. Fewer where the files hold fewer; a
+    Without `neighbours` every hole is in a whole file, beside which none is open. A larger draw begins with a smaller one of the same seed. Fewer where the files hold fewer; a
     kind that a language has no more of gives its turn to the next one. With the true text every
     hole parses, where there is a grammar, and none is blamed for a repeat, prose or a fence.
     """
@@ -69,7 +71,7 @@ def draw(files: Sequence[HeldOutFile], limit: int = HOLES, seed: int = 0) -> lis
     for number in range(wanted):
         turn, place = divmod(number, len(languages) or 1)
         kind = (place - turn) % len(KINDS)
-        beside = (place + kind + turn // len(KINDS)) % 2 == 1
+        beside = neighbours and (place + kind + turn // len(KINDS)) % 2 == 1
         hole = stocks[languages[place]].take(kind, beside) if languages else None
         if hole is not None:
             found.append(hole)
