@@ -22,6 +22,7 @@ from functools import cached_property
 from blockdiff.infill.below import Below
 from blockdiff.infill.ending import Ending
 from blockdiff.infill.filled import Filled
+from blockdiff.infill.hole_line import HoleLine
 from blockdiff.infill.limit import TERMINATORS, Limit
 from blockdiff.infill.prose import turns_to_prose
 from blockdiff.infill.repetition import repeats_from
@@ -281,23 +282,16 @@ class Seams:
     @cached_property
     def _line(self) -> RestOfLine:
         below = self._suffix.split("\n", 1)[1] if "\n" in self._suffix else ""
+        start, language = len(self._prefix) - len(self._tail), self._language
+        closers = scan(below, language).unmatched
+        line = HoleLine(self._tail, self._rest, language, self._filled.before, start, closers)
+        elsewhere = scan(self._prefix[:start], language)
         return RestOfLine(
-            tail=self._tail,
-            rest=self._rest,
-            language=self._language,
-            before=self._filled.before,
-            line_start=len(self._prefix) - len(self._tail),
+            line,
+            self._filled,
+            missing_elsewhere=excess(elsewhere, "", below, language),
             following=next((line for line in below.split("\n", 40) if line.strip()), ""),
             unit=max(4, len((self._unit or self._unshown or " " * 4).expandtabs(8))),
-            excess=self._filled.excess,
-            missing_elsewhere=excess(
-                scan(self._prefix[: len(self._prefix) - len(self._tail)], self._language),
-                "",
-                below,
-                self._language,
-            ),
-            mended=self._filled.mended,
-            closed_below=scan(below, self._language).unmatched,
         )
 
     @cached_property
