@@ -8,13 +8,17 @@ follow each other as they do below, or where brackets or the grammar do without 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from blockdiff.infill.ending import CLAUSE
 from blockdiff.infill.filled import Filled
+from blockdiff.infill.words import alike
 from blockdiff.syntax.whitespace import indent_width
 
 _COMPARED_LINES = 64  # of the suffix; an overlap is never longer
+_MOST_LEFT_OUT = 2  # lines of the suffix with which a copy does not begin
 _TELLING_RUN = 3  # telling lines of the suffix in a row: the model is copying it
 _WORD = re.compile(r"[^\W\d]\w*|\d+")
 # Twice in a row, each of these is an error or dead code.
@@ -53,6 +57,7 @@ class Below:
         self.following = [line.rstrip() for line in head if line.strip()][:_COMPARED_LINES]
         self.first = self.following[0] if self.following else ""
         self.next_line = self.first if self.gap == "\n" and not ends_line else ""
+        self._soon = frozenset(self.following[1 : 1 + _MOST_LEFT_OUT])
         self._all_following = suffix.count("\n") < _COMPARED_LINES
 
     def without_run(self, raw: str, final: bool) -> str:
@@ -106,6 +111,53 @@ class Below:
             if after == before and self._filled.mended(raw, keep):
                 return keep
         return raw
+
+    def without_later(self, raw: str, final: bool, cut_off: bool) -> str:
+        """Without lines that stand below the next ones: a copy that leaves out where it starts."""
+        lines = _lines(raw, self._tail, final)
+        for i, line in enumerate(lines):
+            if line.start < 0 or line.text not in self._soon:
+                continue
+            for left_out in range(1, 1 + _MOST_LEFT_OUT):
+                run = self._run(lines[i:], left_out, cut_off)
+                copied = {line.text for line in lines[i : i + run]}.intersection(self.following)
+                telling = sum(map(_telling, copied))
+                keep = raw[: self._begin(lines, i, left_out)]
+                keep = keep if self._ends_line else keep.rstrip()
+                sure = telling >= _TELLING_RUN and self._are_siblings(lines[:i], left_out)
+                ends = final and telling and run > 1 and i + run == len(lines)
+                if sure or (ends and self._does_without(raw, keep)):
+                    return keep
+        return raw
+
+    def _run(self, lines: Sequence[_Line], left_out: int, cut_off: bool) -> int:
+        """How many lines are those below from a later one on; one within may be changed."""
+        pairs = [(line.text, o) for line, o in zip(lines, self.following[left_out:], strict=False)]
+        same = [line == other for line, other in pairs]
+        if cut_off and len(pairs) == len(lines):
+            same[-1] = pairs[-1][1].startswith(pairs[-1][0])
+        run = _leading(same)
+        more = _leading(same[run + 1 :])
+        return run + 1 + more if run and more and alike(*pairs[run]) else run
+
+    def _begin(self, lines: Sequence[_Line], i: int, left_out: int) -> int:
+        """Where a copy begins: with what begins as the lines left out, if that is before it."""
+        before = lines[i - left_out : i] if i >= left_out else []
+        pairs = zip([line.text for line in before], self.following, strict=False)
+        changed = before and all(_WORD.findall(a)[:3] == _WORD.findall(b)[:3] for a, b in pairs)
+        return before[0].start if changed and before[0].start >= 0 else lines[i].start
+
+    def _are_siblings(self, above: Sequence[_Line], left_out: int) -> bool:
+        """Whether the lines left out are as deep as the next one, and the draft has nothing like
+        them before its copy: then it would be a block much like the one below."""
+        if len({indent_width(line) for line in self.following[: 1 + left_out]}) > 1:
+            return False
+        before = [line.text for line in above[-left_out:]]
+        return not any(map(alike, before, self.following))
+
+    def _does_without(self, raw: str, keep: str) -> bool:
+        kept, excess = self._filled.excess(keep), self._filled.excess(raw)
+        return kept < excess or (kept == excess and self._filled.mended(raw, keep))
 
     # --- where a copy starts -----------------------------------------------------------------
 
@@ -167,6 +219,10 @@ def _lines(raw: str, tail: str, final: bool) -> list[_Line]:
             lines.append(_Line(start if number else -len(tail), text.rstrip()))
         start += len(piece) + 1
     return lines
+
+
+def _leading(flags: Sequence[bool]) -> int:
+    return sum(1 for _ in takewhile(bool, flags))
 
 
 def _telling(line: str) -> bool:

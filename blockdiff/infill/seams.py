@@ -97,6 +97,8 @@ class Seams:
         keep = self._within_extent(keep, final)
         keep = self._within_construct(keep, final)
         keep = self._below.without_run(keep, final)
+        if not self._in_line:
+            keep = self._below.without_later(keep, final, cut_off)
         ended = len(keep) < len(raw)
         whole_line = ended and self._extent is Extent.LINE
         keep = self._within_line(keep, final or whole_line, ended or not cut_off)
