@@ -60,9 +60,10 @@ def draw(
 ) -> list[SeamHole]:
     """`limit` holes (0: 400), languages, kinds and neighbours in turn.
 
-    Without `neighbours` every hole is in a whole file, beside which none is open. A larger draw begins with a smaller one of the same seed. Fewer where the files hold fewer; a
+    A larger draw begins with a smaller one of the same seed. Fewer where the files hold fewer; a
     kind that a language has no more of gives its turn to the next one. With the true text every
     hole parses, where there is a grammar, and none is blamed for a repeat, prose or a fence.
+    Without `neighbours` all are in whole files, beside which no other is open.
     """
     wanted = limit or HOLES
     languages = [name for name in LANGUAGES if any(file.language == name for file in files)]
