@@ -119,41 +119,43 @@ class Below:
             if line.start < 0 or line.text not in self._soon:
                 continue
             for left_out in range(1, 1 + _MOST_LEFT_OUT):
-                run = self._run(lines[i:], left_out, cut_off)
-                copied = {line.text for line in lines[i : i + run]}.intersection(self.following)
-                telling = sum(map(_telling, copied))
+                same, run = self._run(lines[i:], left_out, cut_off)
                 keep = raw[: self._begin(lines, i, left_out)]
                 keep = keep if self._ends_line else keep.rstrip()
-                sure = telling >= _TELLING_RUN and self._are_siblings(lines[:i], left_out)
-                ends = final and telling and run > 1 and i + run == len(lines)
+                copied = {one.text for one in lines[i : i + same] if _telling(one.text)}
+                sure = len(copied) >= _TELLING_RUN and self._are_siblings(lines[:i], left_out)
+                ends = final and copied and run > 1 and i + run == len(lines)
                 if sure or (ends and self._does_without(raw, keep)):
                     return keep
         return raw
 
-    def _run(self, lines: Sequence[_Line], left_out: int, cut_off: bool) -> int:
-        """How many lines are those below from a later one on; one within may be changed."""
+    def _run(self, lines: Sequence[_Line], left_out: int, cut_off: bool) -> tuple[int, int]:
+        """How many lines are those below from a later one on; then with one that is changed."""
         pairs = [(line.text, o) for line, o in zip(lines, self.following[left_out:], strict=False)]
         same = [line == other for line, other in pairs]
         if cut_off and len(pairs) == len(lines):
             same[-1] = pairs[-1][1].startswith(pairs[-1][0])
         run = _leading(same)
         more = _leading(same[run + 1 :])
-        return run + 1 + more if run and more and alike(*pairs[run]) else run
+        return run, run + 1 + more if run and more and alike(*pairs[run]) else run
 
     def _begin(self, lines: Sequence[_Line], i: int, left_out: int) -> int:
         """Where a copy begins: with what begins as the lines left out, if that is before it."""
         before = lines[i - left_out : i] if i >= left_out else []
         pairs = zip([line.text for line in before], self.following, strict=False)
-        changed = before and all(_WORD.findall(a)[:3] == _WORD.findall(b)[:3] for a, b in pairs)
+        changed = before and all(
+            _telling(b) and _WORD.findall(a)[:3] == _WORD.findall(b)[:3] for a, b in pairs
+        )
         return before[0].start if changed and before[0].start >= 0 else lines[i].start
 
     def _are_siblings(self, above: Sequence[_Line], left_out: int) -> bool:
-        """Whether the lines left out are as deep as the next one, and the draft has nothing like
-        them before its copy: then it would be a block much like the one below."""
-        if len({indent_width(line) for line in self.following[: 1 + left_out]}) > 1:
+        """Whether the lines left out tell something and are as deep as the next one, and the draft
+        has nothing like them before its copy: then it would be a block much like the one below."""
+        left = self.following[:left_out]
+        if {indent_width(line) for line in left} != {indent_width(self.following[left_out])}:
             return False
         before = [line.text for line in above[-left_out:]]
-        return not any(map(alike, before, self.following))
+        return all(map(_telling, left)) and not any(map(alike, before, left))
 
     def _does_without(self, raw: str, keep: str) -> bool:
         kept, excess = self._filled.excess(keep), self._filled.excess(raw)
