@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from blockdiff.infill.ending import CLAUSE
-from blockdiff.infill.filled import Filled
+from blockdiff.infill.filled import FilledDocument
 from blockdiff.infill.words import alike
 from blockdiff.syntax.whitespace import indent_width
 
@@ -45,7 +45,7 @@ class Below:
         next_line: the first of them, where it is right below a hole at the end of its line.
     """
 
-    def __init__(self, filled: Filled, tail: str, ends_line: bool) -> None:
+    def __init__(self, filled: FilledDocument, tail: str, ends_line: bool) -> None:
         """`tail` is what stands before the hole in its line; `ends_line`: the hole ends where a
         line starts."""
         self._filled, self._tail, self._ends_line = filled, tail, ends_line

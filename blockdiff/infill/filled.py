@@ -9,7 +9,7 @@ from blockdiff.syntax.nesting import Nesting, scan
 from blockdiff.types import SyntaxState
 
 
-class Filled:
+class FilledDocument:
     """`prefix` and `suffix` are the document around the hole, with LF alone."""
 
     def __init__(self, prefix: str, suffix: str, language: str) -> None:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from blockdiff.infill.filled import Filled
+from blockdiff.infill.filled import FilledDocument
 from blockdiff.infill.hole_line import CLOSING, ONCE, HoleLine, same, within
 from blockdiff.infill.prose import MARKUP
 from blockdiff.infill.words import TELLING_TOKENS, TOKEN, agreeing, same_ends, telling
@@ -60,7 +60,7 @@ class RestOfLine:
     """
 
     line: HoleLine
-    filled: Filled
+    filled: FilledDocument
     missing_elsewhere: int
     following: str
     unit: int

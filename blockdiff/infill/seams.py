@@ -21,7 +21,7 @@ from functools import cached_property
 
 from blockdiff.infill.below import Below
 from blockdiff.infill.ending import Ending
-from blockdiff.infill.filled import Filled
+from blockdiff.infill.filled import FilledDocument
 from blockdiff.infill.hole_line import HoleLine
 from blockdiff.infill.limit import TERMINATORS, Limit
 from blockdiff.infill.prose import turns_to_prose
@@ -78,7 +78,7 @@ class Seams:
         self._ends_line = not (self._replaced or self._prefix) or (
             (self._replaced or self._prefix).endswith("\n")
         )
-        self._filled = Filled(self._prefix, self._suffix, language)
+        self._filled = FilledDocument(self._prefix, self._suffix, language)
         self._below = Below(self._filled, self._tail, self._ends_line)
         self._extent = extent
         self._in_line = bool(self._rest) and not self._ends_line and "\n" not in self._replaced
