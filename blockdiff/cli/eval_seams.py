@@ -47,6 +47,9 @@ def seams_command(
     way: Annotated[
         list[Caller] | None, typer.Option(help="Who asks; both unless given. Repeatable.")
     ] = None,
+    neighbours: Annotated[
+        bool, typer.Option(help="A neighbour file open beside half of the holes, in short parts.")
+    ] = True,
     out: parts.OutOption = None,
     as_json: parts.ReportJsonOption = False,
     decoding: DecodingConfig = options.DEFAULTS,
@@ -72,6 +75,8 @@ def seams_command(
     parses    the document does, where there is a grammar
     at limit  generation ended at --max-tokens
 
+    --no-neighbours leaves files whole: to compare sizes of --context-tokens in long ones.
+
     Texts that repeat, talk or fence are listed below the table. With --out a run that was
     interrupted goes on, and the file holds every text. The last line on standard output is one
     JSON object.
@@ -86,7 +91,7 @@ def seams_command(
         from blockdiff.eval.results import ResultsFile
 
     files = [file for path in data for file in heldout.load(path)]
-    holes = seam_holes.draw(files, limit, seed)
+    holes = seam_holes.draw(files, limit, seed, neighbours=neighbours)
     if not holes:
         raise InputFileError("the files hold no place to ask for text", "name other --data")
     decoding = replace(decoding, max_tokens=max_tokens)
@@ -95,6 +100,8 @@ def seams_command(
         data=[path.name for path in data], data_sha256=[parts.digest_of(path) for path in data],
         decoding=asdict(decoding), context_tokens=context_tokens,
     )  # fmt: skip
+    if not neighbours:
+        settings["neighbours"] = False
     engine = Engine.load(model, device=device, dtype=dtype)
     results = ResultsFile(out, settings, seams.Seamed) if out else None
     ways = way or list(Caller)

@@ -58,7 +58,8 @@ class Health:
         message: why the model did not load; empty otherwise.
         doing: what is going on while it starts, `share` (0 to 1) of it is done.
         waiting: requests in the queue.
-        context_speed: context tokens encoded per second, lately; 0.0 while unknown.
+        context_speed: context tokens encoded per second: 95% of those of late were encoded so fast
+            or faster; 0.0 while unknown.
     """
 
     api: int
@@ -102,7 +103,8 @@ _SIZES = [int(_LEAST_TOKENS * 2 ** (step / 3) + 0.5) for step in range(36)]
 def affordable_context(
     speed: float, seconds: float = LATENCY_SECONDS, most: int = MOST_CONTEXT_TOKENS
 ) -> int:
-    """Context tokens that an engine of this `context_speed` encodes in so many seconds.
+    """Context tokens that an engine of this `context_speed` encodes in so many seconds, 19 times in
+    20.
 
     One of a few sizes, so that an engine that measures its speed a little otherwise than the one
     before it shows the same windows, and finds on disk what that one has encoded.

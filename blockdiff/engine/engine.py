@@ -96,7 +96,7 @@ class Engine:
 
     @property
     def context_speed(self) -> float:
-        """Context tokens prefilled per second, lately; 0.0 while unknown."""
+        """Context tokens prefilled per second by 95% of those of late; 0.0 while unknown."""
         return self._times.context.per_second
 
     @property

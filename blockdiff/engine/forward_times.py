@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import replace
 
 import torch
@@ -18,27 +19,37 @@ from blockdiff.model.forward import Forward, Runner
 _ROWS, _TRIES = (1, 4, 8, 12, 16), 2  # of forwards that are timed: kernels take rows in groups
 _MEASURED_LENGTHS = (8, 8 + 64)  # tokens: to begin with, and then for the speed
 _LEAST_TOKENS = 32  # fewer say more about one forward than about the speed of many
-_HALF_LIFE = 1024  # tokens after which a measurement counts half
+_HALF_LIFE, _REMEMBERED = 4096, 256  # tokens after which a measurement counts half; measurements
+_IN_TIME = 0.95  # of the tokens that were prefilled: the few others may be slower than is said
 
 
-class MovingRate:
-    """Tokens per second, the latest measurements counting most."""
+class ContextSpeed:
+    """Tokens per second that all but a few of those of late were prefilled at, or faster.
+
+    By the mean, a context that is chosen to be ready in time would be late every other time.
+    """
 
     def __init__(self) -> None:
-        self._tokens = self._seconds = 0.0
+        self._taken: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # tokens, seconds
 
     @property
     def per_second(self) -> float:
         """0.0 while nothing was measured."""
-        return self._tokens / self._seconds if self._seconds else 0.0
+        weighted, age = [], 0
+        for tokens, seconds in reversed(self._taken):
+            weighted.append((tokens / seconds, tokens * 0.5 ** (age / _HALF_LIFE)))
+            age += tokens
+        slower = (1.0 - _IN_TIME) * sum(weight for _, weight in weighted)
+        for speed, weight in sorted(weighted):
+            slower -= weight
+            if slower < 0.0:
+                return speed
+        return 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
         """Count `tokens` that took so long; too few to tell are not counted."""
-        if tokens < _LEAST_TOKENS or seconds <= 0.0:
-            return
-        keep = 0.5 ** (tokens / _HALF_LIFE)
-        self._tokens = keep * self._tokens + tokens
-        self._seconds = keep * self._seconds + seconds
+        if tokens >= _LEAST_TOKENS and seconds > 0.0:
+            self._taken.append((tokens, seconds))
 
 
 class ForwardTimes:
@@ -49,7 +60,7 @@ class ForwardTimes:
     """
 
     def __init__(self, contexts: Contexts) -> None:
-        self.context = MovingRate()
+        self.context = ContextSpeed()
         self._contexts = contexts
         self._rows: RowTimes | None = None
 

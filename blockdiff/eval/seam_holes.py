@@ -55,12 +55,15 @@ class SeamHole:
     neighbour: Snippet | None
 
 
-def draw(files: Sequence[HeldOutFile], limit: int = HOLES, seed: int = 0) -> list[SeamHole]:
+def draw(
+    files: Sequence[HeldOutFile], limit: int = HOLES, seed: int = 0, *, neighbours: bool = True
+) -> list[SeamHole]:
     """`limit` holes (0: 400), languages, kinds and neighbours in turn.
 
     A larger draw begins with a smaller one of the same seed. Fewer where the files hold fewer; a
     kind that a language has no more of gives its turn to the next one. With the true text every
     hole parses, where there is a grammar, and none is blamed for a repeat, prose or a fence.
+    Without `neighbours` all are in whole files, beside which no other is open.
     """
     wanted = limit or HOLES
     languages = [name for name in LANGUAGES if any(file.language == name for file in files)]
@@ -69,7 +72,7 @@ def draw(files: Sequence[HeldOutFile], limit: int = HOLES, seed: int = 0) -> lis
     for number in range(wanted):
         turn, place = divmod(number, len(languages) or 1)
         kind = (place - turn) % len(KINDS)
-        beside = (place + kind + turn // len(KINDS)) % 2 == 1
+        beside = neighbours and (place + kind + turn // len(KINDS)) % 2 == 1
         hole = stocks[languages[place]].take(kind, beside) if languages else None
         if hole is not None:
             found.append(hole)

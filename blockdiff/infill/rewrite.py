@@ -10,14 +10,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 
 from blockdiff.infill.healing import PromptTokenizer
+from blockdiff.infill.words import alike
 from blockdiff.syntax.whitespace import BOM, to_lf
 from blockdiff.types import Finished, Hole, InfillRequest
 
-_ALIKE = 0.6  # of two lines: twice the characters they share over all of both
-_SAYS_LITTLE = 3  # characters: a bracket or two, which may well come twice
 
 
 def without_surroundings(text: str, request: InfillRequest) -> str:
@@ -108,17 +106,9 @@ def without_lines_below(text: str, suffix: str, original: str) -> str:
         return text
     for count in range(min(surplus, len(following)), 0, -1):
         tail = [lines[i] for i in written[-count:]]
-        if all(map(_is_like, tail, following)):
+        if all(map(alike, tail, following)):
             return "\n".join(lines[: written[-count]]).rstrip()
     return text
-
-
-def _is_like(line: str, other: str) -> bool:
-    """Whether two lines are one but for a word or two, at the same depth."""
-    if line[: len(line) - len(line.lstrip())] != other[: len(other) - len(other.lstrip())]:
-        return False
-    says_much = len(line.strip()) > _SAYS_LITTLE
-    return says_much and SequenceMatcher(None, line, other, autojunk=False).ratio() > _ALIKE
 
 
 @dataclass(frozen=True, slots=True)

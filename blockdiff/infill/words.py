@@ -1,12 +1,15 @@
-"""What a draft and the rest of a line have in common, word by word: blanks do not count."""
+"""What a draft and lines of the document have in common, word by word: blanks do not count."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from difflib import SequenceMatcher
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 TELLING_TOKENS = 3
+_ALIKE = 0.6  # of two lines: twice the characters they share over all of both
+_SAYS_LITTLE = 3  # characters: a bracket or two, which may well come twice
 _ENDS_OPERAND = re.compile(r"[\w)\]}\"'`]$")
 
 
@@ -50,3 +53,11 @@ def same_ends(line: str, rest: str, *, names: bool = True) -> Iterator[tuple[int
         at = ours[-said].start()
         if not line[:at].strip() or _ENDS_OPERAND.search(line[:at].rstrip()):
             yield at, theirs[-said].start()
+
+
+def alike(line: str, other: str) -> bool:
+    """Whether two lines are one but for a word or two, at the same depth."""
+    if line[: len(line) - len(line.lstrip())] != other[: len(other) - len(other.lstrip())]:
+        return False
+    says_much = len(line.strip()) > _SAYS_LITTLE
+    return says_much and SequenceMatcher(None, line, other, autojunk=False).ratio() > _ALIKE

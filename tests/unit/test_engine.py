@@ -17,7 +17,7 @@ from blockdiff.diffusion.forwards import Snapshot
 from blockdiff.engine.contexts import resolved
 from blockdiff.engine.draft_text import DraftText, draft_text
 from blockdiff.engine.engine import Engine
-from blockdiff.engine.forward_times import MovingRate
+from blockdiff.engine.forward_times import ContextSpeed
 from blockdiff.errors import Cancelled, InvalidRequest
 from blockdiff.types import Finished, FinishReason, Hole, InfillRequest, Refinement, SyntaxState
 from tests.unit.tiny_checkpoint import checkpoint
@@ -169,15 +169,28 @@ def test_the_speed_of_encoding_is_unknown_until_something_was_encoded() -> None:
     assert measured.context_speed > 0.0 and measured.cache_entries == 0
 
 
-def test_the_latest_measurements_count_most_and_short_ones_not_at_all() -> None:
-    rate = MovingRate()
-    rate.add(31, 1.0)
-    assert rate.per_second == 0.0
-    rate.add(1000, 10.0)
-    assert rate.per_second == pytest.approx(100.0)
-    for _ in range(10):
-        rate.add(1000, 1.0)
-    assert 900 < rate.per_second < 1000
+def spoken_of(*measured: tuple[int, float]) -> float:
+    speed = ContextSpeed()
+    for tokens, seconds in measured:
+        speed.add(tokens, seconds)
+    return speed.per_second
+
+
+@pytest.mark.parametrize(
+    ("measured", "speed"),
+    [
+        ([(31, 1.0)], 0.0),  # too few to tell
+        ([(100, 1.0)], 100.0),
+        ([(100, 1.0), (100, 4.0)] * 10, 25.0),  # not the mean: every other one would be late
+        ([*[(100, 1.0)] * 15, (100, 9.0), *[(100, 1.0)] * 15], 100.0),  # one that stuck
+        ([*[(100, 4.0)] * 20, *[(100, 1.0)] * 200], 100.0),  # the machine has other work no more
+        ([*[(100, 1.0)] * 200, *[(100, 4.0)] * 5], 25.0),  # or has some again
+    ],
+)
+def test_the_speed_of_encoding_is_one_that_most_of_it_is_done_at(
+    measured: list[tuple[int, float]], speed: float
+) -> None:
+    assert spoken_of(*measured) == pytest.approx(speed)
 
 
 def test_closing_a_stream_early_is_a_cancel(engine: Engine) -> None:

@@ -56,6 +56,14 @@ def test_a_smaller_draw_is_the_start_of_a_larger_one(holes: list[SeamHole]) -> N
 
 
 @pytest.mark.slow
+def test_without_neighbours_files_are_whole() -> None:
+    whole = {file.id: file.text for file in FILES}
+    for hole in draw(FILES, 12, neighbours=False):
+        assert hole.neighbour is None
+        assert hole.before + hole.text + hole.after == whole[hole.file]
+
+
+@pytest.mark.slow
 def test_a_hole_is_cut_out_of_its_file_and_sound(holes: list[SeamHole]) -> None:
     files = {file.id: file for file in FILES}
     for hole in holes:
