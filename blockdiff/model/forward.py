@@ -111,6 +111,7 @@ def _pass(
     device = model.device
     kept = companions(forwards)
     taps = Taps(drafter.config.layers) if drafter is not None and any(kept) else None
+    wanted = any(one.encoded < one.size for one in forwards)
     if len(forwards) == 1:
         one = forwards[0]
         positions = moved(one.positions, device)
@@ -122,6 +123,7 @@ def _pass(
             _moved_gate(one.gate, device),
             one.on_layer,
             taps,
+            wanted,
         )
     else:
         positions = moved(torch.cat([one.positions for one in forwards], dim=1), device)
@@ -131,6 +133,7 @@ def _pass(
             [Segment(one.size, moved(one.mask, device), one.cache) for one in forwards],
             _moved_gate(_joint_gate(forwards), device),
             taps,
+            wanted,
         )
     if drafter is not None and taps is not None:
         drafter.encode(taps.features(), positions, [one.size for one in forwards], kept)
@@ -142,8 +145,8 @@ def _pass(
     sizes = [len(some) for some in rows]
     if not sum(sizes):
         return [some.new_zeros(0, 0) for some in rows]
-    wanted = rows[0] if len(rows) == 1 else torch.cat(rows)
-    return list(torch.split(model.head(wanted.contiguous()).float(), sizes))
+    headed = rows[0] if len(rows) == 1 else torch.cat(rows)
+    return list(torch.split(model.head(headed.contiguous()).float(), sizes))
 
 
 def moved(x: Tensor, device: torch.device) -> Tensor:

@@ -98,6 +98,7 @@ class Transformer(nn.Module):
         gate: Gate | None = None,
         on_layer: Callable[[], None] | None = None,
         taps: Taps | None = None,
+        wanted: bool = True,
     ) -> Tensor:
         """Final hidden states, after the last norm.
 
@@ -111,6 +112,8 @@ class Transformer(nn.Module):
             on_layer: called before each layer; what it raises ends the forward, with drafts at most
                 in the cache.
             taps: sees what the layers put out.
+            wanted: whether hidden states are; else only keys and values, and what is returned
+                may be anything.
 
         Returns:
             (batch, new, hidden_size)
@@ -120,7 +123,7 @@ class Transformer(nn.Module):
         fused = self.fused if mask.dim() == 2 and placed.query is None else None
         if fused is not None and fused.takes([cache], gate):
             segment = Segment(tokens.shape[1], mask, cast(KeyValues, cache))
-            return fused.run(x, placed[:2], [segment], gate, on_layer, taps)
+            return fused.run(x, placed[:2], [segment], gate, on_layer, taps, wanted)
         return self._through(
             x, placed, self._rows(mask, positions), cache, gate, on_layer, taps
         )
@@ -132,6 +135,7 @@ class Transformer(nn.Module):
         segments: Sequence[Segment],
         gate: Gate | None = None,
         taps: Taps | None = None,
+        wanted: bool = True,
     ) -> Tensor:
         """As `hidden`, for several sequences laid end to end, each over its own cache.
 
@@ -149,7 +153,7 @@ class Transformer(nn.Module):
         placed = self._placed(positions, sizes)
         fused = self.fused if placed.query is None else None
         if fused is not None and fused.takes([segment.cache for segment in segments], gate):
-            return fused.run(x, placed[:2], segments, gate, None, taps)
+            return fused.run(x, placed[:2], segments, gate, None, taps, wanted)
         places = torch.split(positions, sizes, dim=1)
         apart = [
             replace(segment, mask=self._rows(segment.mask, place))

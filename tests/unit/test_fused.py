@@ -195,6 +195,29 @@ def test_a_key_that_is_masked_is_not_seen() -> None:
     assert not torch.allclose(run(model, cache, TOKENS[30:34]), before)
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_keys_and_values_are_the_same_where_nothing_else_is_wanted(together: bool) -> None:
+    """Context costs no more of the last layer than that."""
+    model, found = packed(SHAPES["three layers"]), []
+    for wanted in (True, False):
+        cache = BlockCache(model.config)
+        for start, size in [(0, 40), (40, 3)]:
+            tokens = torch.tensor([TOKENS[:size]])
+            positions = torch.arange(start, start + size)[None]
+            mask = masks.causal(start, size)
+            if together:
+                segments = [Segment(size, mask, cache)]
+                model.hidden_together(tokens, positions, segments, wanted=wanted)
+            else:
+                model.hidden(tokens, positions, mask, cache, wanted=wanted)
+            cache.commit(size)
+        layers = range(model.config.n_layers)
+        kept = torch.stack([torch.stack(cache.committed(layer)) for layer in layers])
+        found.append((kept, run(model, cache, TOKENS[:5])))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
 def test_what_is_committed_stays_as_it_is() -> None:
     model = packed(SHAPES["qwen2"])
     cache = BlockCache(model.config, capacity=64)

@@ -76,6 +76,7 @@ class _Forward(ctypes.Structure):
         ("pairs", ctypes.c_void_p),
         ("first", ctypes.c_int64),
         ("last", ctypes.c_int64),
+        ("wanted", ctypes.c_int64),
         ("m", ctypes.c_int64),
         ("x", ctypes.c_void_p),
         ("cos", ctypes.c_void_p),
@@ -133,6 +134,7 @@ class FusedLayers:
         gate: Gate | None,
         on_layer: Callable[[], None] | None = None,
         taps: Taps | None = None,
+        wanted: bool = True,
     ) -> Tensor:
         """Final hidden states of embedded positions; see `Transformer.hidden_together`.
 
@@ -142,6 +144,7 @@ class FusedLayers:
             segments: masks are (size, past + size).
             on_layer: called before each layer.
             taps: sees what the layers put out.
+            wanted: whether hidden states are; else the last layer stops at its keys and values.
         """
         x = x.contiguous()
         cos, sin = (table.contiguous() for table in rotary)
@@ -159,6 +162,7 @@ class FusedLayers:
             pairs,
             0,
             self._model.n_layers,
+            wanted or taps is not None,
             x.shape[1],
             x.data_ptr(),
             cos.data_ptr(),

@@ -231,6 +231,7 @@ static void run_layers(void *argument) {
         STAGE(patches(t->in + QKV, f->m), norm_and_quantize(t, i, l->attention_norm, t->in + QKV, own))
         stage = product(t, stage, index, QKV, t->qkv, 0);
         STAGE(f->m, place_row(t, index, i, own))
+        if (!f->wanted && index == c->n_layers - 1) return;
         STAGE(attention_items(t), attention_item(t, index, i, own))
         STAGE(patches(t->in + O, f->m), quantize_attended(t, i))
         stage = product(t, stage, index, O, f->x, 1);

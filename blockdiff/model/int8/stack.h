@@ -42,6 +42,7 @@ typedef struct {
     const model *model;
     const pairs *pairs; /* one for each layer, or null */
     int64_t first, last; /* layers to run; the model's last one is followed by its norm */
+    int64_t wanted;      /* 0: of the model's last layer only keys and values, and no norm */
     int64_t m;
     float *x;               /* (m, hidden), the stream */
     const float *cos, *sin; /* (m, head_dim) */
