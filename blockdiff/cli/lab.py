@@ -13,7 +13,9 @@ import typer
 
 from blockdiff.cli import interrupt
 from blockdiff.cli.console import SHARE, bar, reported_errors
+from blockdiff.cli.options import ModelOption
 from blockdiff.errors import InvalidRequest, OutOfMemory, is_out_of_memory
+from blockdiff.weights.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from blockdiff.lab.training import Lab
@@ -148,7 +150,7 @@ def compare_command(
     """
     began = time.monotonic() - time.process_time()  # the interpreter's start counts, too
     with interrupt.held():
-        from blockdiff.lab.compare import Budget, compare
+        from blockdiff.lab.compare import compare
         from blockdiff.lab.families import FAMILIES
         from blockdiff.lab.report import bounds_table, markdown_table
 
@@ -157,13 +159,13 @@ def compare_command(
     names = [name for name in FAMILIES if name == "ar" or not family or name in family]
     with _enough_memory():
         lab = _lab(folder, corpus, preset or ("night" if hours else "small"), seed)
-        budget = Budget(0.0 if tokens else (60 * hours or minutes) * 60, tokens)
+        seconds = 0.0 if tokens else (60 * hours or minutes) * 60
         with _bar() as update, interrupt.noticed() as pressed:
 
             def on_work(doing: str, share: float) -> None:
                 update(share, doing)
 
-            rows = compare(lab, names, budget, on_work, pressed, began)
+            rows = compare(lab, names, on_work, pressed, began, seconds=seconds, tokens=tokens)
         _obey()
     typer.echo("\n".join(markdown_table(bounds_table(rows))))
 
@@ -184,20 +186,22 @@ def ask_command(
     question: Annotated[
         str,
         typer.Argument(
-            help="steps, revision, infill, anchors, blocks, epochs or reversal.",
+            help="steps, base, revision, infill, anchors, blocks, epochs or reversal.",
             show_default=False,
         ),
     ],
     folder: FolderOption = _FOLDER,
     family: FamiliesOption = None,
     count: Annotated[int, typer.Option(min=1, help="Windows or samples of each row.")] = 32,
+    model: ModelOption = DEFAULT_MODEL,
     preset: PresetOption = "small",
     seed: LabSeedOption = 0,
 ) -> None:
     """Answer a question by a small experiment; prints a table, every share with its interval.
 
     Asks the families that were trained in the folder; `epochs` and `reversal` train `ar` and `mdlm`
-    unless others are given. After Ctrl-C the same command goes on with the next family.
+    unless others are given. `base`: what --model says of samples. After Ctrl-C the same command
+    goes on with the next family.
     """
     with interrupt.held():
         from blockdiff.lab.ask import OWN_MODELS, QUESTIONS, Asked, answer
@@ -210,7 +214,7 @@ def ask_command(
     names = [name for name in FAMILIES if saved(folder / name).tokens]
     names = family or (["ar", "mdlm"] if question in OWN_MODELS else names or ["ar"])
     with _enough_memory(), _bar() as update:
-        asked = Asked(_lab(folder, None, preset, seed), count)
+        asked = Asked(_lab(folder, None, preset, seed), count, model)
         rows = answer(asked, question, names, lambda row: update(None, row["family"]))
     typer.echo("\n".join(markdown_table(rows)))
 

@@ -17,7 +17,6 @@ from blockdiff.syntax.whitespace import BOM, to_lf
 from blockdiff.types import Finished, Hole, InfillRequest
 
 
-
 def without_surroundings(text: str, request: InfillRequest) -> str:
     """An answer to an instruction without what stands around the hole, where it repeats that."""
     prefix, hole = request.prefix, request.hole

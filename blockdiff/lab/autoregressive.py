@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockdiff.lab.absorbing import exact_masks, unmask
+from blockdiff.lab.absorbing import Masked, unmask
 from blockdiff.lab.family import LabFamily, SamplerSettings, categorical, nll
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
@@ -39,9 +39,8 @@ class Autoregressive(LabFamily):
         cache = BlockCache(self.network.config, batch=batch, capacity=length)
         written = self.start(template.shape, how.g)
         token = written[:, :1]
-        for i in range(length):
-            known = template[:, i : i + 1]
-            logits = self.network(token, masks.causal(i, 1), None, torch.tensor([[i]]), cache)
+        for i, known in enumerate(torch.split(template, 1, dim=1)):
+            logits = behind(self.network, token, cache)
             cache.commit(1)
             drawn = categorical(logits.softmax(-1), how.g)
             written[:, i : i + 1] = token = torch.where(known == self.vocab_size, drawn, known)
@@ -49,8 +48,9 @@ class Autoregressive(LabFamily):
         return written
 
 
-class BlockDiffusion(LabFamily):
-    """`block_size` divides the length of the training windows; 0: the whole window is one block.
+class BlockDiffusion(Masked):
+    """`block_size` divides the length of the training windows. Exact numbers of masks in each block
+    take the place of the paper's clipped schedules.
 
     Block size 1 is autoregression: one mask of one token, always, and no variance from it.
     """
@@ -62,14 +62,8 @@ class BlockDiffusion(LabFamily):
         self.block_size = block_size
         self.draws = 1 if block_size == 1 else LabFamily.draws
 
-    def drawn(self, tokens: Tensor, g: torch.Generator) -> Tensor:
-        """Exact numbers of masks in each block take the place of the paper's clipped schedules."""
-        masked, weight = exact_masks(tokens.shape, self.block_size or tokens.shape[1], g)
-        logits = self.training_logits(torch.where(masked, self.vocab_size, tokens), tokens)
-        return nll(logits, tokens) * masked * weight
-
-    def training_logits(self, noisy: Tensor, tokens: Tensor) -> Tensor:
-        """(batch, length, vocab) at the noisy copy, each block after the clean ones before it."""
+    def logits(self, noisy: Tensor, tokens: Tensor) -> Tensor:
+        """At the noisy copy, each block after the clean ones before it."""
         length = tokens.shape[1]
         if not self.block_size or self.block_size == length:
             return self.read(noisy)  # nothing clean to see
@@ -81,28 +75,24 @@ class BlockDiffusion(LabFamily):
     def write(self, template: Tensor, how: SamplerSettings) -> Tensor:
         """Block after block; `steps` are those of the whole text. What is finished is cached."""
         batch, length = template.shape
-        size = self.block_size or length
+        size, x = self.block_size or length, template.clone()
         cache = BlockCache(self.network.config, batch=batch, capacity=length)
         each = replace(how, steps=max(1, how.steps * size // length), watch=no_op)
-        x = template
-        for start in range(0, length, size):
-            block = x[:, start : start + size]
+        read = partial(behind, self.network, cache=cache)
+        for block in torch.split(x, size, dim=1):
             everywhere = torch.ones(block.shape[1], dtype=torch.bool)
-            read = partial(self.cached, cache=cache)
-            block = unmask(read, block, everywhere, self.vocab_size, each)
-            x = torch.cat([x[:, :start], block, x[:, start + size :]], dim=1)
+            block[:] = unmask(read, block, everywhere, self.vocab_size, each)
             self.finish(block, cache)
-            how.watch(x)
+            how.watch(x.clone())
         return x
-
-    def cached(self, block: Tensor, cache: BlockCache) -> Tensor:
-        """Logits of a block behind the cached ones, which stay what they are."""
-        past, new = cache.length, block.shape[1]
-        positions = torch.arange(past, past + new)[None]
-        out: Tensor = self.network(block, masks.full(past, new), None, positions, cache)
-        return out
 
     def finish(self, block: Tensor, cache: BlockCache) -> None:
         """Encode a clean block once and keep it: it sees itself and those before it."""
-        self.cached(block, cache)
+        behind(self.network, block, cache)
         cache.commit(block.shape[1])
+
+
+def behind(network: Any, block: Tensor, cache: BlockCache) -> Tensor:
+    """Logits of a block behind the cached ones, which stay what they are."""
+    out: Tensor = network(block, masks.full(cache.length, block.shape[1]), cache=cache)
+    return out

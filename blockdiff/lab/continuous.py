@@ -155,10 +155,9 @@ class AnalogBits(Plaid):
 
     learns_ends = False
 
-    def __init__(self, network: Any, frequencies: Tensor) -> None:
-        bits = bits_of(len(frequencies))
-        super().__init__(network, frequencies, bits)
-        codes = torch.arange(self.vocab_size)[:, None] >> torch.arange(bits) & 1
+    def __init__(self, network: Any, frequencies: Tensor, dimensions: int) -> None:
+        super().__init__(network, frequencies, dimensions)
+        codes = torch.arange(self.vocab_size)[:, None] >> torch.arange(dimensions) & 1
         self.table = nn.Parameter(codes * 2.0 - 1.0, requires_grad=False)
 
     def correction(self, out: Tensor, lam: Tensor) -> Tensor:
@@ -230,7 +229,3 @@ def extrapolated(x: Tensor, lam: Tensor, after: Tensor, before: Tensor, first: T
 def by_half(g: torch.Generator) -> bool:
     """Half of the training steps are self-conditioned."""
     return bool(torch.rand((), generator=g) < 0.5)
-
-
-def bits_of(vocab_size: int) -> int:
-    return max(1, (vocab_size - 1).bit_length())

@@ -102,6 +102,8 @@ class D3pmMixing(D3pm):
     what makes exp(tR) a closed form: `groups` (groups, size) has each token once; None: uniform.
     """
 
+    mixes = True
+
     def __init__(
         self, network: Any, frequencies: Tensor, steps: int = 128, groups: Tensor | None = None
     ) -> None:
@@ -123,6 +125,3 @@ class D3pmMixing(D3pm):
 
     def likelihood(self, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
         return self._mixed(one_hot(x, self.vocab_size), (self.steps - t) / (self.steps - s))
-
-    def start(self, shape: torch.Size, g: torch.Generator) -> Tensor:
-        return torch.randint(0, self.vocab_size, shape, generator=g)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from torch import Tensor
 
 from blockdiff.errors import InputFileError, InvalidRequest
@@ -49,19 +49,33 @@ class LabData:
 
     @cached_property
     def groups(self) -> Tensor:
-        """(groups, size) ids of near tokens."""
-        return near_groups(self.tokens["train"], self.vocab_size)
+        """(groups, size) ids, each once: tokens that stand between alike neighbours, in groups of
+        16 or whatever smaller power of two divides the vocabulary.
+
+        How often each stands before and behind the 256 commonest tokens are its features; sixteen
+        parts by the direction of most variance are sorted by the next direction.
+        """
+        tokens, vocab = self.tokens["train"].long(), self.vocab_size
+        kinds = min(256, vocab)
+        column = torch.full((vocab,), kinds)  # the last one, of all others, is left out
+        column[tokens.bincount(minlength=vocab).topk(kinds).indices] = torch.arange(kinds)
+        counts = torch.zeros(vocab, 2, kinds + 1)
+        for side, here, there in ((0, tokens[1:], tokens[:-1]), (1, tokens[:-1], tokens[1:])):
+            counts[:, side].index_put_((here, column[there]), torch.ones(()), accumulate=True)
+        features = torch.nn.functional.normalize(counts[..., :-1].flatten(1).sqrt(), dim=1)
+        torch.manual_seed(0)  # pca_lowrank draws
+        first, second = (features @ torch.pca_lowrank(features, q=2)[2]).argsort(0).argsort(0).T
+        order = torch.argsort(first * 16 // vocab * vocab + second)
+        return order.view(-1, math.gcd(16, vocab))
 
     def batch(self, size: int, length: int, g: torch.Generator) -> Tensor:
         """(size, length) training windows at random places."""
-        text = self.tokens["train"]
-        starts = torch.randint(0, len(text) - length + 1, (size, 1), generator=g)
-        return text[starts + torch.arange(length)].long()
+        windows = self.tokens["train"].unfold(0, length, 1)
+        return windows[torch.randint(0, len(windows), (size,), generator=g)].long()
 
     def heldout(self, length: int, most: int) -> Tensor:
         """(n, length): at most `most` windows, evenly spread, that do not overlap."""
-        text = self.tokens["heldout"]
-        windows = text[: len(text) // length * length].view(-1, length)
+        windows = self.tokens["heldout"].unfold(0, length, length)
         picked = torch.linspace(0, len(windows) - 1, min(most, len(windows))).long()
         return windows[picked].long()
 
@@ -77,11 +91,8 @@ class LabData:
 
 
 def open_data(folder: Path, vocab_size: int, length: int, corpus: Path | None) -> LabData:
-    """The encoded text in `folder`, made there from a corpus where it is not yet.
-
-    Args:
-        corpus: folder that `train corpus` wrote, a text file, or a folder of text files; None:
-            what is in `folder`, or Python's standard library.
+    """The encoded text in `folder`, made there where it is not yet: of a folder that `train corpus`
+    wrote, of a text file or a folder of them; without `corpus` of Python's standard library.
 
     Raises:
         InvalidRequest: too small a vocabulary, or another one than that of the text in `folder`.
@@ -91,10 +102,7 @@ def open_data(folder: Path, vocab_size: int, length: int, corpus: Path | None) -
         problem = f"a vocabulary of {vocab_size} has no token for every byte"
         raise InvalidRequest(problem, "use 257 or more; 4096 is usual")
     path = folder / "tokens.safetensors"
-    if path.is_file():
-        data = _load(path)
-    else:
-        data = _encoded(_texts(folder, corpus), vocab_size)
+    data = _load(path) if path.is_file() else _encoded(_texts(folder, corpus), vocab_size)
     least = min(len(ids) for ids in data.tokens.values())
     if least < 4 * length:
         problem = f"too little text: {least} tokens of a split, windows have {length}"
@@ -125,14 +133,9 @@ def _load(path: Path) -> LabData:
 
 def _encoded(texts: dict[str, list[str]], vocab_size: int) -> LabData:
     """Train the vocabulary on the training split, encode both."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts["train"], trainer)
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(iter(texts["train"]), vocab_size, 0, False, special_tokens=[END])
+    tokenizer = Tokenizer.from_str(trained.to_str())
     end = tokenizer.token_to_id(END)
     tokens: dict[str, Tensor] = {}
     for split in _SPLITS:
@@ -144,41 +147,21 @@ def _encoded(texts: dict[str, list[str]], vocab_size: int) -> LabData:
 
 def _texts(folder: Path, corpus: Path | None) -> dict[str, list[str]]:
     """Python documents by split; of plain files each 20th piece of 4,000 characters is held out."""
-    if corpus is not None and not (corpus / "manifest.json").is_file():
-        files = sorted(p for p in corpus.rglob("*") if p.is_file()) if corpus.is_dir() else [corpus]
-        try:
-            whole = [path.read_text("utf-8") for path in files]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputFileError(f"cannot read {corpus}: {error}", "give UTF-8 text") from None
-        pieces = [text[i : i + 4000] for text in whole for i in range(0, len(text), 4000)]
-        held = pieces[::20]
-        del pieces[::20]
-        return {"train": pieces, "heldout": held}
-    if corpus is None:
-        corpus = folder / "corpus"
-        if not (corpus / "manifest.json").is_file():
-            options = BuildOptions(package_bytes=16 << 20, languages=("python",))
-            build(corpus, Sources(stdlib=Sources.discover().stdlib), options=options)
-    read = Corpus.open(corpus).documents
+    made = corpus or folder / "corpus"
+    if not (made / "manifest.json").is_file():
+        if corpus is not None:
+            return _plain(corpus)
+        options = BuildOptions(package_bytes=16 << 20, languages=("python",))
+        build(made, Sources(stdlib=Sources.discover().stdlib), options=options)
+    read = Corpus.open(made).documents
     return {split: [d.text for d in read(split) if d.language == "python"] for split in _SPLITS}
 
 
-def near_groups(tokens: Tensor, vocab_size: int) -> Tensor:
-    """(groups, size) ids, each once: tokens that stand between alike neighbours, in groups of 16 or
-    whatever smaller power of two divides the vocabulary.
-
-    How often each stands before and behind the 256 commonest tokens are its features; sixteen parts
-    by the direction of most variance are sorted by the next direction.
-    """
-    kinds, size = min(256, vocab_size), math.gcd(16, vocab_size)
-    column = torch.full((vocab_size,), -1)
-    column[torch.bincount(tokens, minlength=vocab_size).topk(kinds).indices] = torch.arange(kinds)
-    before, after = tokens[:-1].long(), tokens[1:].long()
-    counts = []
-    for here, there in ((after, column[before]), (before, column[after])):
-        pairs = (here * kinds + there)[there >= 0]
-        counts.append(torch.bincount(pairs, minlength=vocab_size * kinds).view(vocab_size, kinds))
-    features = torch.nn.functional.normalize(torch.cat(counts, dim=1).float().sqrt(), dim=1)
-    torch.manual_seed(0)  # pca_lowrank draws
-    first, second = (features @ torch.pca_lowrank(features, q=2)[2]).argsort(0).argsort(0).T
-    return torch.argsort(first * 16 // vocab_size * vocab_size + second).view(-1, size)
+def _plain(corpus: Path) -> dict[str, list[str]]:
+    files = sorted(p for p in corpus.rglob("*") if p.is_file()) if corpus.is_dir() else [corpus]
+    try:
+        whole = [path.read_text("utf-8") for path in files]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputFileError(f"cannot read {corpus}: {error}", "give UTF-8 text") from None
+    pieces = [text[i : i + 4000] for text in whole for i in range(0, len(text), 4000)]
+    return {"heldout": pieces[::20], "train": [p for i, p in enumerate(pieces) if i % 20]}

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blockdiff.errors import InvalidRequest
-from blockdiff.lab.absorbing import Masked, SeddAbsorbing
+from blockdiff.lab.absorbing import Masked
 from blockdiff.lab.autoregressive import Autoregressive, BlockDiffusion
-from blockdiff.lab.continuous import AnalogBits, Cdcd, DiffusionLm, Plaid, bits_of
+from blockdiff.lab.continuous import AnalogBits, Cdcd, DiffusionLm, Plaid
 from blockdiff.lab.d3pm import D3pmAbsorbing, D3pmMixing
 from blockdiff.lab.family import LabFamily
-from blockdiff.lab.uniform import SeddUniform, Uniform
+from blockdiff.lab.scores import SeddAbsorbing, SeddUniform, Uniform
 from blockdiff.model.cache import KeyValues
 from blockdiff.model.config import TransformerConfig
 from blockdiff.model.layer import Block, Placed, stream_norm
@@ -37,6 +38,8 @@ class Network(nn.Module):
     the token that was read there, which under noise is the wrong one more often than not.
     """
 
+    words: Any
+
     def __init__(
         self, config: TransformerConfig, bias: Tensor, inputs: int = 0, outputs: int = 0
     ) -> None:
@@ -47,8 +50,8 @@ class Network(nn.Module):
         """
         super().__init__()
         width, self.config = config.hidden_size, config
-        has_words = not inputs or not outputs
-        self.words = nn.Parameter(torch.empty(config.vocab_size + 1, width)) if has_words else None
+        words = nn.Parameter(torch.empty(config.vocab_size + 1, width))
+        self.words = None if inputs and outputs else words
         self.reader = nn.Linear(inputs, width) if inputs else None
         self.writer = nn.Linear(width, outputs, bias=False) if outputs else None
         self.turn = nn.Linear(width, width, bias=False)
@@ -72,26 +75,21 @@ class Network(nn.Module):
     ) -> Tensor:
         """(batch, new, vocab_size or outputs) of ids (batch, new) or vectors (batch, new, inputs).
 
-        A mask is (new, past + new), t (batch,), positions (1, new); without, they count from 0.
+        A mask is (new, past + new), t (batch,), positions (1, new), the last ones unless given.
         """
-        x: Tensor = self.reader(inputs) if self.reader else F.embedding(inputs, self._words)
+        x: Tensor = self.reader(inputs) if self.reader else F.embedding(inputs, self.words)
         if t is not None:  # waves from 1 to 1,000
             angles = t[:, None] * torch.logspace(0, 3, _TIME // 2)
             x = x + self.time(torch.cat([angles.sin(), angles.cos()], dim=-1))[:, None]
         if positions is None:
-            positions = torch.arange(x.shape[1])[None]
+            positions = torch.arange(mask.shape[1])[None, -x.shape[1] :]
         placed = Placed(*rotary_tables(self.config, positions))
         for block in self.blocks:
             x = block(x, placed, mask, cache, None)
         x = self.norm(x)
         if self.writer:
             return torch.add(self.writer(x), self.bias)
-        return F.linear(self.turn(x), self._words[:-1], self.bias)
-
-    @property
-    def _words(self) -> Tensor:
-        assert self.words is not None
-        return self.words
+        return F.linear(self.turn(x), self.words[:-1], self.bias)
 
 
 def shape(vocab_size: int, hidden_size: int, n_layers: int) -> TransformerConfig:
@@ -106,14 +104,19 @@ def shape(vocab_size: int, hidden_size: int, n_layers: int) -> TransformerConfig
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a family is built for: frequencies (vocab,) of single tokens, ids of near ones (groups,
-    size) for D3PM, and dimensions of learnt embeddings that are noised."""
+    """What a family is built for: the network's size, frequencies (vocab,) of single tokens, ids of
+    near ones (groups, size) for D3PM, and dimensions of learnt embeddings that are noised."""
 
     hidden_size: int
     n_layers: int
     frequencies: Tensor
     groups: Tensor
     dimensions: int = 32
+
+    @property
+    def bits(self) -> int:
+        """Of a token's number."""
+        return (len(self.frequencies) - 1).bit_length()
 
     def build(
         self, kind: Callable[..., LabFamily], inputs: int = 0, outputs: int = 0, **options: object
@@ -126,14 +129,9 @@ class Setting:
         network = Network(shape(vocab_size, self.hidden_size, layers), bias, inputs, outputs)
         return kind(network, self.frequencies, **options)
 
-    def embedded(self, kind: type[Plaid], outputs: int = 0) -> LabFamily:
+    def embedded(self, kind: type[Plaid], size: int, outputs: int = 0) -> LabFamily:
         """One whose network reads noisy embeddings, and its last prediction if it sees that."""
-        inputs = self.dimensions * (1 + kind.self_conditioning)
-        return self.build(kind, inputs, outputs, dimensions=self.dimensions)
-
-    def bits(self) -> LabFamily:
-        bits = bits_of(len(self.frequencies))
-        return self.build(AnalogBits, 2 * bits, bits)
+        return self.build(kind, size * (1 + kind.self_conditioning), outputs, dimensions=size)
 
 
 FAMILIES: dict[str, Callable[[Setting], LabFamily]] = {
@@ -150,10 +148,10 @@ FAMILIES: dict[str, Callable[[Setting], LabFamily]] = {
     "bd3lm-8": lambda s: s.build(BlockDiffusion, block_size=8),
     "bd3lm-16": lambda s: s.build(BlockDiffusion, block_size=16),
     "bd3lm-whole": lambda s: s.build(BlockDiffusion, block_size=0),
-    "diffusion-lm": lambda s: s.embedded(DiffusionLm, s.dimensions),
-    "analog-bits": Setting.bits,
-    "plaid": lambda s: s.embedded(Plaid),
-    "cdcd": lambda s: s.embedded(Cdcd),
+    "diffusion-lm": lambda s: s.embedded(DiffusionLm, s.dimensions, s.dimensions),
+    "analog-bits": lambda s: s.embedded(AnalogBits, s.bits, s.bits),
+    "plaid": lambda s: s.embedded(Plaid, s.dimensions),
+    "cdcd": lambda s: s.embedded(Cdcd, s.dimensions),
 }
 
 
@@ -163,8 +161,3 @@ def create(name: str, setting: Setting, seed: int) -> LabFamily:
         raise InvalidRequest(f"no family {name!r}", f"known: {', '.join(FAMILIES)}")
     torch.manual_seed(seed)
     return FAMILIES[name](setting)
-
-
-def unigram(frequencies: Tensor, tokens: Tensor) -> Tensor:
-    """(batch,) nats under independent tokens: the bound that no family may miss."""
-    return -frequencies.log()[tokens].sum(-1)

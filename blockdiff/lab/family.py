@@ -33,11 +33,13 @@ class LabFamily(nn.Module, ABC):
     Attributes:
         samplers: names of its ways to sample, the usual one first.
         draws: of the bound of a text that are worth their mean; 1 where nothing is drawn.
+        mixes: noise is any token in place of masks, so that all stay revisable.
         frequencies: (vocab_size,) of single tokens.
     """
 
     samplers: tuple[str, ...] = ("ancestral",)
     draws = 8
+    mixes = False
     frequencies: Tensor
 
     def __init__(self, network: Any, frequencies: Tensor) -> None:
@@ -85,8 +87,21 @@ class LabFamily(nn.Module, ABC):
         return x
 
     def start(self, shape: torch.Size, g: torch.Generator) -> Tensor:
-        """Nothing but noise, here masks."""
+        """Nothing but noise."""
+        if self.mixes:
+            return torch.randint(0, self.vocab_size, shape, generator=g)
         return torch.full(shape, self.vocab_size)
+
+    def corrupted(self, tokens: Tensor, t: Tensor, g: torch.Generator) -> Tensor:
+        """Noise in place of each token with probability t, by itself; any token may come back."""
+        noise = self.start(tokens.shape, g)
+        return torch.where(torch.rand(tokens.shape, generator=g) < t, noise, tokens)
+
+    def steadied(self, draw: Tensor, tokens: Tensor, weight: Tensor) -> Tensor:
+        """Draws of nats times a weight of mean 1, less what frequencies alone cost by the same
+        weights, plus that itself: the same mean, less variance (a control variate)."""
+        known = -self.frequencies.log()[tokens]
+        return known + (draw - known) * weight
 
     def transition(self, x: Tensor, t: float, s: float, sampler: str = "") -> Tensor:
         """Weights of x_s given x_t, (batch, length, states), of families that `denoise` so."""

@@ -13,13 +13,10 @@ from blockdiff.lab.ask import rows_of
 from blockdiff.lab.compare import read_json, results, write_json
 from blockdiff.lab.training import Figures
 
-_FOOTNOTE = (
-    "*One thread or two of this machine's processor, small networks of one size, whole forwards"
-    " in float32, samples in batches as said. Milliseconds of such models say how steps, length and"
-    " batch enter, not what a large model would take; a step of one family does not buy what a step"
-    " of another does, and low bits of samples that repeat themselves are no quality.*"
-)
-_UNDER = "small networks in float32 on this machine; a step of one family is not one of another"
+_FOOTNOTE = """
+One thread or two of this machine's processor, small networks of one size, whole forwards, float32.
+Times say how steps, length and batch enter, not what a large model would take; a step of one family
+is not one of another; low bits of samples that repeat themselves are no quality."""
 _STYLE = (
     "<!doctype html><meta charset='utf-8'><title>The laboratory</title><style>body{font:15px "
     "sans-serif;margin:2em auto;max-width:70em}td,th{padding:.1em .6em}svg{max-width:100%}</style>"
@@ -42,25 +39,25 @@ def write_report(folder: Path) -> list[Path]:
     rows = results(folder)
     if len(rows) < 2:
         raise InputFileError(f"{folder} holds no results", "run: blockdiff lab compare")
-    asks = sorted((folder / "asks").glob("*.json"))
-    asked = {path.stem: rows_of(read_json(path)) for path in asks}
+    asked = {p.stem: rows_of(read_json(p)) for p in sorted((folder / "asks").glob("*.json"))}
     tables = {"The bound of each family": bounds_table(rows)}
     tables |= {f"Asked: {name}": answers for name, answers in asked.items()}
     parts = [f"## {title}\n\n" + "\n".join(markdown_table(t)) for title, t in tables.items()]
-    text = "\n\n".join(["# The laboratory", *parts, "![Figures](figures.svg)", _FOOTNOTE])
+    text = "\n\n".join(["# The laboratory", *parts, "![Figures](figures.svg)\n"])
+    pages = [folder / f"report.{kind}" for kind in ("md", "html", "json")]
     try:
         _plot(folder / "figures.svg", rows, asked.get("steps", []))
         picture = (folder / "figures.svg").read_text("utf-8").partition("<svg")
         page = MarkdownIt("commonmark").enable("table").render(text)
         page = page.replace('<img src="figures.svg" alt="Figures" />', "<svg" + picture[2])
-        (folder / "report.md").write_text(text + "\n", "utf-8")
-        (folder / "report.html").write_text(_STYLE + page, "utf-8")
+        pages[0].write_text(text, "utf-8")
+        pages[1].write_text(_STYLE + page, "utf-8")
         plan = read_json(folder / "plan.json")
-        write_json(folder / "report.json", {"plan": plan, "results": rows, "asked": asked})
+        write_json(pages[2], {"plan": plan, "results": rows, "asked": asked})
     except OSError as error:
         problem = f"cannot write the report: {error}"
         raise OutputFileError(problem, "check space and rights") from None
-    return [folder / f"report.{kind}" for kind in ("md", "html", "json")]
+    return pages
 
 
 def bounds_table(rows: Sequence[Figures]) -> list[Figures]:
@@ -92,21 +89,18 @@ def _plot(target: Path, rows: Sequence[Figures], samples: Sequence[Figures]) -> 
     from matplotlib import pyplot
 
     curves = {row["family"]: row["curve"] for row in rows if "curve" in row}
-    figure, all_axes = pyplot.subplots(len(_PLOTS), figsize=(9, 24), layout="constrained")
-    colours = pyplot.get_cmap("tab20").colors  # type: ignore[attr-defined]
-    for axes, (title, x, y) in zip(all_axes, _PLOTS, strict=True):
-        for (name, curve), colour in zip(curves.items(), colours, strict=False):
-            points = curve if x in ("tokens", "seconds") else _usual(samples, name, x)
-            if points:
-                places, heights = zip(*((p[x], p[y]) for p in points), strict=True)
-                axes.plot(places, heights, "o-", ms=3, label=name, color=colour)
-        axes.set(xlabel=f"{x}\n{_UNDER}", ylabel=y, title=title, xscale="log")
-        axes.grid(alpha=0.25)
-        if axes.lines:
-            axes.legend(fontsize=7, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
     floor = next(row["bits"] for row in rows if row["family"] == "unigram")
-    for axes in all_axes[:2]:
-        axes.axhline(floor, color="grey", linestyle=":")
+    figure, all_axes = pyplot.subplots(len(_PLOTS), figsize=(9, 24), layout="constrained")
+    for axes, (title, x, y) in zip(all_axes, _PLOTS, strict=True):
+        axes.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)  # type: ignore[attr-defined]
+        for name, curve in curves.items():
+            points = curve if x in ("tokens", "seconds") else _usual(samples, name, x)
+            axes.plot([p[x] for p in points], [p[y] for p in points], "o-", ms=3, label=name)
+        axes.set(xlabel=x + _FOOTNOTE, ylabel=y, title=title, xscale="log")
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=7, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
+        if x in ("tokens", "seconds"):
+            axes.axhline(floor, color="grey", linestyle=":")
     figure.savefig(target, format="svg", metadata={"Date": None})
     pyplot.close(figure)
 
@@ -114,7 +108,6 @@ def _plot(target: Path, rows: Sequence[Figures], samples: Sequence[Figures]) -> 
 def _usual(samples: Sequence[Figures], family: str, x: str) -> list[Figures]:
     """Samples by the first sampler that differ in x alone: 16 steps, the first batch and length."""
     of = [row for row in samples if row["family"] == family and "sampler" in row]
-    same = {"sampler": of[0]["sampler"], "steps": 16, "batch": of[0]["batch"],
-            "length": of[0]["length"]} if of else {}  # fmt: skip
-    found = [r for r in of if all(r[key] == value for key, value in same.items() if key != x)]
-    return sorted(found, key=lambda row: float(row[x]))
+    same = {key: of[0][key] for key in ("sampler", "batch", "length")} | {"steps": 16} if of else {}
+    same.pop(x, None)
+    return sorted((r for r in of if same.items() <= r.items()), key=lambda row: float(row[x]))

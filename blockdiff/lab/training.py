@@ -30,6 +30,7 @@ Figures = dict[str, Any]
 """A row of a table: columns by name."""
 _FIRST_MEASURE = 1 << 14  # tokens; again each time they have doubled
 _SAVE_SECONDS = 300.0
+_CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Lab:
 
     def trained(self, name: str) -> LabFamily:
         """A family that has been trained here. Raises ModelNotFound."""
-        if not (self.folder / name / "checkpoint.safetensors").is_file():
+        if not (self.folder / name / _CHECKPOINT).is_file():
             hint = f"train it: blockdiff lab train {name}"
             raise ModelNotFound(f"no trained {name} in {self.folder}", hint)
         return Lesson(self, name).family
@@ -99,7 +100,7 @@ class Lesson:
             self.family.parameters(), lr=preset.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
         )
         self._made = asdict(preset) | {"family": name}
-        self._path = lab.folder / name / "checkpoint.safetensors"
+        self._path = lab.folder / name / _CHECKPOINT
         self.state = Trained()
         found = read_run(self._path, self.family, self.optimizer, Trained, self._made)
         if found:
@@ -178,38 +179,30 @@ def train(
 ) -> None:
     """Train until `spent` reaches 1 and the round is complete, or `should_stop`; a checkpoint of
     each is written then, and every five minutes. `on_step` gets the lesson and its loss."""
-    due = 0.0
-    while not should_stop():
+    due, over = 0.0, False
+    while not over:
         lesson = min(lessons, key=lambda one: one.state.tokens)
         share, ahead = spent(), max(one.state.tokens for one in lessons) - lesson.state.tokens
-        if not ahead and time.monotonic() > due:
-            _save(lessons)
+        # far ahead: what was trained alone before
+        over = should_stop() or (share >= 1 and (not ahead or share > 1.1))
+        if over or (not ahead and time.monotonic() > due):
+            for one in lessons:
+                one.save()
             due = time.monotonic() + _SAVE_SECONDS
-        if share >= 1 and (not ahead or share > 1.1):  # far ahead: what was trained alone before
-            break
-        on_step(lesson, lesson.step(share))
-    _save(lessons)
-
-
-def _save(lessons: Sequence[Lesson]) -> None:
-    for lesson in lessons:
-        lesson.save()
-
-
-def bits_per_byte(nats: Tensor, nbytes: Tensor) -> Figures:
-    """Of texts (n,), with the 95% interval by resampling them."""
-    bits, sizes = (nats / math.log(2)).tolist(), nbytes.clamp_min(1).tolist()
-    low, high = resampled_ratio(map(str, range(len(bits))), bits, sizes)
-    return {"bits": sum(bits) / sum(sizes), "low": low, "high": high, "windows": len(bits)}
+        if not over:
+            on_step(lesson, lesson.step(share))
 
 
 def bounds(nats: Tensor, nbytes: Tensor) -> Figures:
-    """Of windows (n,), the first of which have `nats`: in all, and the bits of each to compare."""
-    each = [round(bits, 2) for bits in (nats / math.log(2)).tolist()]
-    return bits_per_byte(nats, nbytes[: len(nats)]) | {"window_bits": each}
+    """Bits per byte of texts (n,), the first of which have `nats`, with the 95% interval by
+    resampling them; and the bits of each, to compare."""
+    bits, sizes = (nats / math.log(2)).tolist(), nbytes[: len(nats)].clamp_min(1).tolist()
+    low, high = resampled_ratio(map(str, range(len(bits))), bits, sizes)
+    figures = {"bits": sum(bits) / sum(sizes), "low": low, "high": high, "windows": len(bits)}
+    return figures | {"window_bits": [round(b, 2) for b in bits]}
 
 
 def saved(folder: Path) -> Trained:
     """How far the family that is trained in `folder` is saved. Raises ModelCorrupt."""
-    path = folder / "checkpoint.safetensors"
+    path = folder / _CHECKPOINT
     return read_position(path, Trained)[0] if path.is_file() else Trained()

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from blockdiff.lab import continuous
-from blockdiff.lab.absorbing import Masked, SeddAbsorbing, exact_masks
-from blockdiff.lab.autoregressive import Autoregressive, BlockDiffusion
+from blockdiff.lab.absorbing import Masked, exact_masks
+from blockdiff.lab.autoregressive import Autoregressive, BlockDiffusion, behind
 from blockdiff.lab.continuous import AnalogBits, Cdcd, DiffusionLm, Plaid, alpha_sigma, posterior
 from blockdiff.lab.d3pm import D3pm, D3pmAbsorbing, D3pmMixing
 from blockdiff.lab.families import Network, shape
 from blockdiff.lab.family import LabFamily, SamplerSettings, nll
-from blockdiff.lab.uniform import SeddUniform, Uniform, score_entropy
+from blockdiff.lab.scores import SeddAbsorbing, SeddUniform, Uniform, score_entropy
 from blockdiff.model import masks
 from blockdiff.model.cache import BlockCache
 from tests.unit import lab_world as world
@@ -130,28 +130,28 @@ def test_the_masked_bound_is_the_mean_over_all_orders_of_writing(clean: Tensor) 
             nats.append(nll(family.read(noisy[None])[0, place], clean[place]).item())
             noisy[place] = clean[place]
     expected = sum(nats) / 6
-    # LLaDA eq. 6: l uniform, each set of l masks as likely
-    subsets = torch.tensor(list(itertools.product([False, True], repeat=LENGTH)))[1:]
+    # LLaDA eq. 6: l uniform from 1 on, each set of l masks as likely
+    subsets = torch.tensor(list(itertools.product([False, True], repeat=LENGTH)))
     count = subsets.sum(1)
     chance = torch.tensor([0.0, 1 / 9, 1 / 9, 1 / 3])[count]
-    share = (count / LENGTH)[:, None]
-    terms = family.integrand(clean.expand(7, -1), subsets, share).sum(1)
+    share = (count / LENGTH).clamp_min(1 / LENGTH)[:, None]
+    terms = family.integrand(clean.expand(8, -1), subsets, share).sum(1)
     assert float((chance * terms).sum()) == pytest.approx(expected, rel=1e-5)
     # MDLM eq. 10: t uniform, each token masked by itself
     places, weights = quadrature(20)
     total = 0.0
     for t, weight in zip(places, weights, strict=True):
         q = t**count * (1 - t) ** (LENGTH - count)
-        terms = family.integrand(clean.expand(7, -1), subsets, t).sum(1)
+        terms = family.integrand(clean.expand(8, -1), subsets, t).sum(1)
         total += float(weight * (q * terms).sum())
     assert total == pytest.approx(expected, rel=1e-4)
 
 
-def test_exact_masks_are_as_many_as_their_weight_says() -> None:
-    masked, weight = exact_masks(torch.Size((50, 8)), 4, G().manual_seed(0))
+def test_exact_masks_are_as_many_as_their_share_says() -> None:
+    masked, share = exact_masks(torch.Size((50, 8)), 4, G().manual_seed(0))
     per_block = masked.view(50, 2, 4).sum(-1)
     assert set(per_block.flatten().tolist()) == {1, 2, 3, 4}
-    assert torch.equal(4 / weight.view(50, 2, 4)[..., 0], per_block.float())
+    assert torch.equal(4 * share.view(50, 2, 4)[..., 0], per_block.float())
 
 
 # D3PM
@@ -417,7 +417,7 @@ def test_block_bound_is_the_mean_over_orders_within_blocks(block_size: int) -> N
         count = int(masked.sum())
         ways = len(list(itertools.combinations(range(block_size), count)))
         where = masked.repeat(blocks)[None]
-        logits = family.training_logits(torch.where(where, VOCAB, clean), clean)
+        logits = family.logits(torch.where(where, VOCAB, clean), clean)
         terms = nll(logits, clean) * where * block_size / count
         subsets += float(terms.detach().sum()) / block_size / ways
     assert subsets == pytest.approx(expected, rel=1e-4)
@@ -434,13 +434,30 @@ def test_block_logits_with_the_cache_are_those_without(block_size: int) -> None:
     noisy = torch.where(torch.rand(2, 8, generator=g) < 0.5, VOCAB, clean)
     cache = BlockCache(network.config, batch=2, capacity=8)
     with torch.no_grad():
-        uncached = family.training_logits(noisy, clean)
+        uncached = family.logits(noisy, clean)
         for start in range(0, 8, block_size):
             block = slice(start, start + block_size)
             torch.testing.assert_close(
-                family.cached(noisy[:, block], cache), uncached[:, block], atol=1e-5, rtol=1e-4
+                behind(network, noisy[:, block], cache), uncached[:, block], atol=1e-5, rtol=1e-4
             )
             family.finish(clean[:, block], cache)
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 9])
+@pytest.mark.parametrize("block_size", [1, 2, 4])
+def test_a_token_costs_no_more_behind_many_finished_blocks(block_size: int, blocks: int) -> None:
+    """Each block is read as often as it has steps, and once when it is finished; no other is."""
+    network, steps = small_network(), 3
+    read: list[tuple[int, ...]] = []
+    ends = [0]
+    network.register_forward_pre_hook(lambda _, inputs: read.append(tuple(inputs[0].shape)))
+    family = BlockDiffusion(network, EVEN, block_size)
+    watch = lambda _: ends.append(len(read))  # noqa: E731
+    how = SamplerSettings(steps * blocks, G().manual_seed(0), watch=watch)
+    family.sample(torch.full((2, blocks * block_size), VOCAB), how)
+    assert len(ends) == blocks + 1
+    for before, end in itertools.pairwise(ends):
+        assert read[before:end] == [(2, block_size)] * (min(steps, block_size) + 1)
 
 
 # Gaussian
@@ -568,7 +585,7 @@ def test_untrained_continuous_families_know_the_frequencies(family: str) -> None
     """Independent tokens, and a network that corrects nothing: the bound is theirs."""
     made: dict[str, LabFamily] = {
         "diffusion-lm": DiffusionLm(Constant(torch.zeros(4)), P, 4),
-        "analog-bits": AnalogBits(Constant(torch.zeros(2)), P),
+        "analog-bits": AnalogBits(Constant(torch.zeros(2)), P, 2),
         "cdcd": Cdcd(Constant(torch.zeros(VOCAB)), P, 4),
     }
     for name in ("diffusion-lm", "cdcd"):  # the bits of analog-bits are fixed
