@@ -57,6 +57,7 @@ class Layers(Protocol):
         gate: Gate | None,
         on_layer: Callable[[], None] | None = None,
         taps: Taps | None = None,
+        wanted: bool = True,
     ) -> Tensor:
         """(1, new, hidden_size) of embedded positions, which it may overwrite."""
         ...
