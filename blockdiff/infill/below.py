@@ -124,7 +124,8 @@ class Below:
                 keep = keep if self._ends_line else keep.rstrip()
                 copied = {one.text for one in lines[i : i + same] if _telling(one.text)}
                 sure = len(copied) >= _TELLING_RUN and self._are_siblings(lines[:i], left_out)
-                ends = final and copied and run > 1 and i + run == len(lines)
+                whole = not copied.isdisjoint(self.following)  # a line that is not cut off
+                ends = final and whole and run > 1 and i + run == len(lines)
                 if sure or (ends and self._does_without(raw, keep)):
                     return keep
         return raw
