@@ -62,14 +62,13 @@ class Asked:
 
     @torch.no_grad()
     def described(self, tokens: Tensor) -> Figures:
-        """Of texts (batch, length): bits per byte by `ar`, and since text that repeats itself is
-        likely, too, the share of distinct tokens; how many have whole lines that are Python."""
+        """Of texts (batch, length): bits per byte by `ar`; how many have whole lines that are
+        Python."""
         texts = [self.lab.data.text(row) for row in tokens]
         whole = [textwrap.dedent(t[t.find("\n") + 1 : t.rfind("\n") + 1]) for t in texts]
         good = sum(bool(lines.strip()) and parses(lines) for lines in whole)
         return {
             **self.per_byte(self.judge.bound(tokens, self.g), tokens),
-            "distinct": sum(len(row.unique()) for row in tokens) / tokens.numel(),
             **share("parses", good, len(texts)),
         }  # fmt: skip
 
@@ -78,9 +77,12 @@ class Asked:
         return self.lab.trained("ar")
 
     def per_byte(self, nats: Tensor, tokens: Tensor) -> Figures:
-        """Bits per byte of texts (batch, length), with their interval."""
+        """Bits per byte of texts (batch, length), with their interval; and since text that repeats
+        itself is likely, too, the share of distinct tokens."""
         found = bounds(nats, self.lab.data.nbytes(tokens))
-        return {key: found[key] for key in ("bits", "low", "high", "windows")}
+        distinct = sum(len(row.unique()) for row in tokens) / tokens.numel()
+        kept = {key: found[key] for key in ("bits", "low", "high", "windows")}
+        return kept | {"distinct": distinct}
 
     @cached_property
     def base(self) -> Checkpoint:
