@@ -173,8 +173,8 @@ def _train(
         ended = training.train(on_step, pressed, on_held_out)
     if not ended:
         raise KeyboardInterrupt
-    typer.echo("measuring drafts with and without it", err=True)
-    outcome = training.finish()
+    with bar("measuring drafts with and without it", "bar", SHARE) as update:
+        outcome = training.finish(update)
     before, after = outcome.before, outcome.after
     if outcome.file is None:
         typer.echo("its drafts hold no longer than before: the adapter is not kept")

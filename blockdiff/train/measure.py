@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from blockdiff.train.loss import bits_per_byte
 from blockdiff.train.noise import absorbing
 from blockdiff.train.sequences import Sequence
 from blockdiff.train.step import clean_pass, noisy_pass
+from blockdiff.types import no_op
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ def measure_drafts(
     *,
     blocks: int = 24,
     tables: Many[NgramTable] = (),
+    on_sequence: Callable[[], None] = no_op,
 ) -> DraftReport:
     """Draft `blocks` fully masked blocks in each sequence, and draw the NELBO once over it."""
     g = torch.Generator().manual_seed(0)
@@ -142,6 +145,7 @@ def measure_drafts(
     seen = torch.zeros(block_size)
     accepted = served = starts_seen = nats = base_nats = n_bytes = 0.0
     for sequence in held_out:
+        on_sequence()
         counted = count_drafts(model, adapter, sequence, block_size, blocks, g, tables)
         if counted is None:
             continue

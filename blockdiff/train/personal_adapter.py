@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -132,12 +133,19 @@ class PersonalTraining:
             state = self.run.run(on_step, should_stop, on_held_out)
         return state.seconds >= 60.0 * self._config.minutes
 
-    def finish(self) -> TrainedOnFiles:
+    def finish(self, progress: Callable[[int, int], None] = no_op) -> TrainedOnFiles:
         """Measure, keep the adapter if it is no worse, and end the run.
+
+        Args:
+            progress: told how many sequences are measured, of how many.
 
         Raises DiskFull, OutputFileError, NotPermitted; stopped in here, it can be called again.
         """
-        before, after = self._judged(self._first), self._judged(self.run.adapter)
+        done, both = itertools.count(), 2 * len(self.run.held_out)
+        before, after = (
+            self._judged(adapter, lambda: progress(next(done), both))
+            for adapter in (self._first, self.run.adapter)
+        )
         file = None
         if after.served >= before.served:
             tensors = {
@@ -151,13 +159,14 @@ class PersonalTraining:
         shutil.rmtree(self._folder)
         return TrainedOnFiles(before, after, self.run.state, file)
 
-    def _judged(self, adapter: GatedAdapter) -> DraftReport:
+    def _judged(self, adapter: GatedAdapter, on_sequence: Callable[[], None]) -> DraftReport:
         return measure_drafts(
             self._model,
             adapter.to(self._model.device).eval(),
             self.run.held_out,
             self._config.block_size,
             tables=self._tables,
+            on_sequence=on_sequence,
         )
 
 
