@@ -32,7 +32,7 @@ from blockdiff.types import no_op
 from blockdiff.weights import folders
 
 _LEARNING_RATE = 3e-4  # half of what an adapter is trained with from nothing
-_HELD_OUT = 16  # sequences
+_HELD_OUT = 8  # sequences
 
 
 @dataclass(frozen=True, slots=True)
