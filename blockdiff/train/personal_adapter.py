@@ -21,7 +21,7 @@ from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
 from blockdiff.syntax.grammars import language_of
 from blockdiff.system import private
-from blockdiff.train.adapt import trainer
+from blockdiff.train.adapt import held_out_sequences, trainer
 from blockdiff.train.config import TrainConfig
 from blockdiff.train.corpus import Corpus, CorpusFile
 from blockdiff.train.loop import RunState, Trainer
@@ -95,6 +95,11 @@ class PersonalTraining:
         self._config = TrainConfig(
             minutes=60.0 * hours, learning_rate=_LEARNING_RATE, held_out=_HELD_OUT
         )
+        if not held_out_sequences(corpus, tokenizer, self._config):
+            raise InputFileError(
+                "the files that are left out are too short to measure drafts in",
+                "name a folder with longer files",
+            )
         weights: dict[str, float] = {}
         for document in corpus.documents("train"):
             weights[document.language] = weights.get(document.language, 0.0) + len(document.text)

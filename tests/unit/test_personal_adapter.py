@@ -133,6 +133,10 @@ def test_too_few_files_and_broken_runs_are_told(workspace: Path, shipped: Path) 
         (few / f"{number}.py").write_text(f"x = {number}\n" * 30)
     with pytest.raises(InputFileError, match="too few"):
         training(few, shipped, 0.5)
+    for number in range(5):
+        (few / f"{number}.py").write_text(f"def f{number}():\n    pass\n")
+    with pytest.raises(InputFileError, match="too short"):
+        training(few, shipped, 0.5)
     begun = training(workspace, shipped, 0.5)
     begun.run.save()
     (stored.file_of(workspace, "tiny", stored.RUN) / "checkpoint.safetensors").write_bytes(b"{}")
