@@ -31,9 +31,16 @@ def install() -> None:
 
 
 def restore() -> None:
-    """From here on a press ends the process silently, as it does for any program."""
+    """From here on a press ends the process silently, as it does for any program.
+
+    A press that has been handled must not: CPython marks a KeyboardInterrupt that leaves a string
+    given to `exec` or `eval` (data classes are made so) even if it is caught further out, and ends
+    a program run by `-m` with the signal itself then, whatever its status. The next string that is
+    run takes the mark away.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    exec("")
 
 
 def pressed() -> bool:

@@ -635,6 +635,21 @@ def test_a_second_ctrl_c_leaves_at_once(program: Path) -> None:
 
 
 @posix
+def test_ctrl_c_while_code_in_a_string_runs_is_no_other(tmp_path: Path) -> None:
+    """Data classes are made so; as a module the program would end by the signal, not by 130."""
+    (tmp_path / "probe.py").write_text(
+        "import sys; from blockdiff.cli import interrupt; interrupt.install()\n"
+        "try: exec('import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)')\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+        "interrupt.restore(); sys.exit(interrupt.STATUS)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    process = subprocess.run([sys.executable, "-m", "probe"], env=environment, capture_output=True)
+    assert (process.returncode, process.stdout.strip()) == (130, b"interrupted")
+    assert process.stderr == b""
+
+
+@posix
 def test_ctrl_c_while_a_library_is_imported_waits_for_its_end() -> None:
     """Inside the set-up of a C extension it would abort the process."""
     code = (
