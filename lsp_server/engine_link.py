@@ -24,6 +24,7 @@ from blockdiff.types import (
     Refinement,
     RewriteRequest,
     StreamEvent,
+    no_op,
 )
 from blockdiff.weights import store
 from blockdiff.weights.catalog import DEFAULT_MODEL
@@ -38,15 +39,22 @@ if TYPE_CHECKING:
 class EngineLink:
     """Asks the engine, and tells `show` how it is.
 
+    `hear` is told the model of the user's own engine on this machine, as that was asked for, each
+    time it has answered; an empty name once another engine may be asked.
+
     Attributes:
         status: as last shown.
         speed: context tokens it encodes in a second, as it says; 0: not known yet.
     """
 
     def __init__(
-        self, settings: EngineSettings, runtime: Runtime, show: Callable[[StatusParams], None]
+        self,
+        settings: EngineSettings,
+        runtime: Runtime,
+        show: Callable[[StatusParams], None],
+        hear: Callable[[str], None] = no_op,
     ) -> None:
-        self._runtime, self._show = runtime, show
+        self._runtime, self._show, self._hear = runtime, show, hear
         self._settings = settings
         self._name = secrets.token_hex(8)  # the same for every client of this editor
         self._client: EngineClient | RemoteClient | None = None
@@ -62,6 +70,7 @@ class EngineLink:
             return
         self._settings, client = settings, self._client
         self._client, self.speed = None, 0.0
+        self._hear("")
         with contextlib.suppress(InvalidRequest):  # it was said, and the next request says it too
             remote = settings.remote()
             self._backend = remote.name if remote else ""
@@ -101,10 +110,14 @@ class EngineLink:
         return self._client is not None and self.status.state is State.READY
 
     @property
+    def _is_own(self) -> bool:
+        return self._settings.backend is Backend.LOCAL and not self._settings.url
+
+    @property
     def would_download(self) -> bool:
         """Whether a request would begin with a download, which nobody asks for by typing."""
         wanted = self._settings
-        if wanted.url or not wanted.download or wanted.backend is not Backend.LOCAL:
+        if not (self._is_own and wanted.download):
             return False
         model = wanted.model or DEFAULT_MODEL
         try:
@@ -190,6 +203,8 @@ class EngineLink:
         with contextlib.suppress(BlockdiffError):
             health = await client.health(start=False)
             self.speed = health.context_speed
+            if client is self._client and self._is_own:
+                self._hear(health.model)
             status = self.status
             if health.state in (EngineState.READY, EngineState.BUSY):
                 self._tell(

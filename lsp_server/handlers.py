@@ -94,6 +94,7 @@ def _add_life(server: Server) -> None:
     @server.feature(types.SHUTDOWN)
     async def shutdown(params: None) -> None:
         server.warmer.stop()
+        await server.counting.aclose()
         await server.workspaces.aclose()
         server.missed.save()
         await server.delivery.stop()
@@ -156,9 +157,8 @@ def _add_documents(server: Server) -> None:
             *(path for path in server.protocol.folders if path not in _folders(gone)),
             *_folders(new),
         ]
-        server.workspaces.remove(_folders(gone))
-        if server.settings.context.workspace:
-            server.workspaces.add(_folders(new))
+        server.close(_folders(gone))
+        server.open(_folders(new))
 
 
 def _folders(found: Sequence[types.WorkspaceFolder]) -> list[Path]:

@@ -7,7 +7,8 @@ import contextlib
 import dataclasses
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from lsprotocol import types
@@ -22,6 +23,7 @@ from blockdiff.types import OnProgress, Progress
 from lsp_server import greeting, messages, settings
 from lsp_server.actions import Actions
 from lsp_server.context import Context, Places
+from lsp_server.counting import Counting
 from lsp_server.delivery import Delivery
 from lsp_server.engine_link import EngineLink
 from lsp_server.exclusions import Exclusions
@@ -63,10 +65,16 @@ class Server(LanguageServer):
         self.documents = self.protocol.documents
         self.ring, self.edits = Ring(), RecentEdits()
         runtime = runtime or Runtime.default()
-        self.engine = EngineLink(self.settings.engine, runtime, self._show_status)
+        self.engine = EngineLink(
+            self.settings.engine,
+            runtime,
+            self._show_status,
+            lambda model: self.counting.engine_is(model),
+        )
         self.missed = LastMissed(runtime, lambda: self._show_status(self.engine.status))
         ignored = IgnoreFiles(self._warn)
         self.workspaces = Workspaces(ignored, self._say, self._building)
+        self.counting = Counting(runtime.folder, self.workspaces.built, self._say, self._building)
         self.places = Places(self.workspaces, self.ring, self.edits, ignored)
         self.context = Context(
             self.documents, self.settings.context, self.places, ignored, self.engine
@@ -107,10 +115,7 @@ class Server(LanguageServer):
         except BlockdiffError as error:
             complaints.append(f"inline: {error.message}: {error.hint}")
         self.context.settings = self.settings.context
-        if self.settings.context.workspace:
-            self.workspaces.add(self.protocol.folders)
-        else:
-            self.workspaces.remove(self.protocol.folders)
+        self.open(self.protocol.folders)
         self.sessions.settings = self.settings
         self.inline.configure(self.settings)
         await self.engine.configure(self.settings.engine)
@@ -118,6 +123,17 @@ class Server(LanguageServer):
             text = "blockdiff settings: " + "; ".join(complaints)
             _log.warning("%s", text)
             self.window_show_message(types.ShowMessageParams(types.MessageType.Warning, text))
+
+    def open(self, folders: Sequence[Path]) -> None:
+        """Folders are open: what is made of them is what the settings allow."""
+        index, tables = self.settings.context.workspace, self.settings.drafts.personal_tables
+        (self.workspaces.add if index else self.workspaces.remove)(folders)
+        (self.counting.add if tables else self.counting.remove)(folders)
+
+    def close(self, folders: Sequence[Path]) -> None:
+        """They were closed."""
+        self.workspaces.remove(folders)
+        self.counting.remove(folders)
 
     def report_server_error(self, error: Exception, source: Any) -> None:
         """Log what went wrong, without a character of anybody's text.

@@ -215,6 +215,19 @@ class ContextSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftSettings:
+    """What drafts are made from, besides the model."""
+
+    personal_tables: Annotated[
+        bool,
+        about(
+            "Count the n-grams of the open folder, so that drafts know its names and habits. The "
+            "text stays the same, and nothing leaves this machine."
+        ),
+    ] = True
+
+
+@dataclass(frozen=True, slots=True)
 class RewriteSettings:
     """Rewriting a selection."""
 
@@ -231,6 +244,7 @@ class Settings:
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     inline: InlineSettings = field(default_factory=InlineSettings)
     context: ContextSettings = field(default_factory=ContextSettings)
+    drafts: DraftSettings = field(default_factory=DraftSettings)
     rewrite: RewriteSettings = field(default_factory=RewriteSettings)
 
     def decoding_config(self, **changes: Any) -> DecodingConfig:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from blockdiff.system import child
 from blockdiff.system.ignored import IgnoreFiles
 from blockdiff.types import OnProgress
 from blockdiff.workspace.index import Index, file_of
+from lsp_server import beside
 
 _log = logging.getLogger("blockdiff.lsp")
 
@@ -42,10 +39,10 @@ class Workspaces:
     def add(self, folders: Iterable[Path]) -> None:
         """Open the indexes of folders, and begin to build them."""
         for folder in folders:
-            root = _resolved(folder)
+            root = resolved(folder)
             if root is None or root in self._indexes:
                 continue
-            if root in (Path.home(), *Path.home().parents):
+            if holds_everything(root):
                 _log.info("no index of a folder that holds everything of a user")
                 continue
             loop = asyncio.get_running_loop()
@@ -59,7 +56,7 @@ class Workspaces:
     def remove(self, folders: Iterable[Path]) -> None:
         """Folders were closed."""
         for folder in folders:
-            root = _resolved(folder) or folder
+            root = resolved(folder) or folder
             if (task := self._building.pop(root, None)) is not None:
                 task.cancel()
             if (index := self._indexes.pop(root, None)) is not None:
@@ -77,7 +74,7 @@ class Workspaces:
         """That of the innermost folder that a file lies in."""
         if path is None:
             return None
-        for name in (path, _resolved(path)):
+        for name in (path, resolved(path)):
             around = [root for root in self._indexes if name and root in name.parents]
             if around:
                 return self._indexes[max(around, key=lambda root: len(root.parts))]
@@ -101,10 +98,15 @@ class Workspaces:
             task.cancel()
         self._building[root] = asyncio.create_task(self._built(self._indexes[root]))
 
+    async def built(self, root: Path) -> None:
+        """Wait while the index of a folder, its links followed, is built."""
+        while (task := self._building.get(root)) is not None and not task.done():
+            await asyncio.wait({task})
+
     @staticmethod
     def _update(index: Index, paths: Sequence[Path]) -> None:
         for path in paths:
-            index.update(_resolved(path) or path)
+            index.update(resolved(path) or path)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -133,42 +135,22 @@ def _in_thread(index: Index, show: OnProgress, stopped: threading.Event) -> None
 
 
 def _in_child(index: Index, show: OnProgress, stopped: threading.Event) -> None:
-    """For one on disk: at the lowest priority, and its memory is given back."""
-    command = [sys.executable, "-m", "blockdiff.workspace", str(index.root)]
+    """For one on disk."""
     try:
-        process = child.start(
-            command, file_of(index.root).parent, child.inherited(),
-            stdout=child.PIPE, stderr=child.NO_OUTPUT,
-        )  # fmt: skip
+        beside.work(
+            "blockdiff.workspace", [str(index.root)], file_of(index.root).parent, show, stopped
+        )
     except OSError as error:
         _log.warning("the index is not built: %s", type(error).__name__)
-        return
-    watch = threading.Thread(target=_stop_with, args=(process, stopped), daemon=True)
-    watch.start()
-    assert process.stdout is not None
-    with contextlib.closing(process.stdout):
-        for line in _lines(process.stdout):
-            if "share" in line:
-                show(str(line["what"]), float(line["share"]))
-    process.wait()
-    stopped.set()
 
 
-def _stop_with(process: child.Popen[bytes], stopped: threading.Event) -> None:
-    stopped.wait()
-    with contextlib.suppress(OSError):
-        process.terminate()
+def holds_everything(root: Path) -> bool:
+    """Whether a folder is that of all that a user has, or one around it."""
+    return root in (Path.home(), *Path.home().parents)
 
 
-def _lines(stream: IO[bytes]) -> Iterable[dict[str, Any]]:
-    for line in stream:
-        with contextlib.suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                yield value
-
-
-def _resolved(path: Path) -> Path | None:
+def resolved(path: Path) -> Path | None:
+    """With its links followed; None where that cannot be."""
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError):

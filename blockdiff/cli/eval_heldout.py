@@ -17,7 +17,6 @@ from blockdiff.cli.console import reported_errors, show
 from blockdiff.cli.options import DeviceOption, DtypeOption, ModelOption
 from blockdiff.config import DecodingConfig, Mode, Rule
 from blockdiff.errors import InvalidRequest
-from blockdiff.system.ignored import IgnoreFiles, Verdict
 from blockdiff.types import no_op
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
@@ -134,8 +133,9 @@ def draft_command(
 def _tables(folder: Path, limit: int, model: str, as_json: bool) -> None:
     """What a personal table of a folder brings, see `draft_command`."""
     with interrupt.held():
-        from blockdiff.engine.checkpoint import shipped_tables, tokenizer_of
+        from blockdiff.engine.checkpoint import shipped_tables
         from blockdiff.eval import tables
+        from blockdiff.model.load.gguf_tokenizer import tokenizer_of
         from blockdiff.weights import store
 
     root = folder.absolute()
@@ -156,10 +156,9 @@ def _tables(folder: Path, limit: int, model: str, as_json: bool) -> None:
 def _sources(root: Path) -> Sequence[Path]:
     """The code of a folder that may be read."""
     with interrupt.held():
-        from blockdiff.train import personal
+        from blockdiff.train import recount
 
-    rules = IgnoreFiles(show)
-    return personal.find(root, lambda path: rules.verdict(path) is Verdict.OPEN).files
+    return recount.sources(root, show).files
 
 
 @options.grouped("edit_threshold", "block_size")

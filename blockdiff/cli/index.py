@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,7 +55,8 @@ def index(
     """Bring the index of a workspace up to date, and say what is in it.
 
     It holds names, signatures and the first lines of documentation, never bodies, and lies in the
-    cache folder. Files that .gitignore or .blockdiffignore list are left out.
+    cache folder. Files that .gitignore or .blockdiffignore list are left out. Whether its n-grams
+    were counted for drafts, and when, is said, too; see `blockdiff train personal`.
     """
     if not folder.is_dir():
         raise InputFileError(f"there is no folder {folder}", "name the folder of a workspace")
@@ -109,9 +111,8 @@ def _show_counts(found: Index, report: dict[str, Any], as_json: bool) -> None:
     size = file.stat().st_size if file else 0
     if as_json:
         languages = {name: {"files": n, "definitions": m} for name, (n, m) in counts.items()}
-        print_json(
-            {"path": str(file or ""), "bytes": size, "languages": languages, "refreshed": report}
-        )
+        values = {"path": str(file or ""), "bytes": size, "languages": languages}
+        print_json({**values, "refreshed": report, **_drafts(found.root)})
         return
     print(f"{file or 'in memory'}  {size / 1e6:.1f} MB")
     for name, (files, definitions) in sorted(counts.items()):
@@ -122,6 +123,23 @@ def _show_counts(found: Index, report: dict[str, Any], as_json: bool) -> None:
         print(f"{report['read']} read, {report['removed']} gone, {report['seconds']:.1f} s")
     else:
         print("another process is building it")
+    drafts = _drafts(found.root)
+    for table in drafts["tables"]:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(table["at"]))
+        print(f"drafts know {table['files']} files, counted {when} for {table['model']}")
+    if not drafts["tables"]:
+        forgotten = ": it was forgotten, and comes on command alone" * drafts["forgotten"]
+        print(f"drafts know none of its names and habits{forgotten}")
+
+
+def _drafts(root: Path) -> dict[str, Any]:
+    """Of its tables of n-grams, and whether none is counted but on command."""
+    try:
+        from blockdiff.diffusion.personal import notes_of
+        from blockdiff.train.personal import is_forgotten
+    except ImportError:  # an installation without an engine, whose drafts they would be
+        return {"tables": [], "forgotten": False}
+    return {"tables": [asdict(one) for one in notes_of(root)], "forgotten": is_forgotten(root)}
 
 
 def _show_found(definitions: list[Definition], as_json: bool) -> None:

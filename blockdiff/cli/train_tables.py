@@ -13,8 +13,7 @@ from blockdiff.cli import interrupt
 from blockdiff.cli.console import SHARE, as_error, bar, reported_errors, show
 from blockdiff.cli.options import DeviceOption
 from blockdiff.cli.train_bar import training_bar
-from blockdiff.errors import DiskFull, ModelUnsupported, OutputFileError
-from blockdiff.system.ignored import IgnoreFiles, Verdict
+from blockdiff.errors import DiskFull, OutputFileError
 from blockdiff.types import no_op
 from blockdiff.weights.catalog import DEFAULT_MODEL
 
@@ -60,7 +59,7 @@ def ngrams_command(
       --leave-out models/qwen2.5-coder-1.5b-blockdiff/eval/held_out.jsonl.gz
     """
     with interrupt.held():
-        from blockdiff.engine.checkpoint import tokenizer_of
+        from blockdiff.model.load.gguf_tokenizer import tokenizer_of
         from blockdiff.train import ngrams
         from blockdiff.train.corpus import Corpus
         from blockdiff.weights import store
@@ -87,7 +86,10 @@ def personal_command(
     path: Annotated[Path, typer.Argument(help="Folder of a workspace.")],
     model: CountedModelOption = DEFAULT_MODEL,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Remove what was made of it, for all models.")
+        bool,
+        typer.Option(
+            "--forget", help="Remove what was made of it, and have it counted on command alone."
+        ),
     ] = False,
     hours: Annotated[
         float, typer.Option(min=0.0, help="Train the adapter on it, too, for so long.")
@@ -97,15 +99,17 @@ def personal_command(
 ) -> None:
     """Count a workspace of yours, so that drafts in its files know your names and habits.
 
-    Seconds of counting, once; do it again when much has changed. What is written stays the same,
-    token for token: only more of a draft comes true, so `verify` needs fewer forwards. An engine
-    that runs takes a new table up with the next request for a file below PATH.
+    Seconds of counting. What is written stays the same, token for token: only more of a draft comes
+    true, so `verify` needs fewer forwards. An engine that runs takes a new table up with the next
+    request for a file below PATH. The language server has it done for the folders that are open,
+    and again when much has changed, unless its setting drafts.personalTables is false.
 
     Source files of the ten languages are read, 20 MB at most, the latest changed first; not those
     in .gitignore or .blockdiffignore, hidden folders, generated files and code of others (vendor,
     node_modules, virtual environments). The table is kept in the cache folder, for you alone to
     read; it holds no text, but whoever has it can test what is likely in your code. Nothing leaves
-    this machine.
+    this machine. After --forget neither PATH nor a folder in it is counted by the language server;
+    the command without it takes that back.
 
     With --hours the adapter is trained on these files, too, from where it was: for a night, or on a
     GPU; hours of two cores bring little. Ctrl-C writes a checkpoint, and the same command goes on
@@ -116,22 +120,18 @@ def personal_command(
     JSON object.
     """
     with interrupt.held():
-        from blockdiff.engine.checkpoint import tokenizer_of
-        from blockdiff.train import personal
+        from blockdiff.train import personal, recount
         from blockdiff.weights import store
 
     if forget:
         removed = personal.forget(path)
         typer.echo(json.dumps({"workspace": str(path.absolute()), "removed": removed}))
         return
-    rules = IgnoreFiles(show)
-    found = personal.find(path.absolute(), lambda p: rules.verdict(p) is Verdict.OPEN)
+    found = recount.sources(path.absolute(), show)
     files = store.resolve(model)
-    if files.adapter is None:
-        raise ModelUnsupported(f"{model} does not draft", "name a model that has an adapter")
     with bar("counting", "bar", SHARE) as update:
-        counted = personal.count_files(found.files, tokenizer_of(files), update)
-    file = personal.save(counted.table, path, files.name)
+        counted, file = recount.count_workspace(path, found, files, update)
+    personal.remember(path)
     if counted.left_out:
         typer.echo(f"{counted.left_out} files that changed earlier are left out: it is 20 MB")
     if not found.whole:

@@ -12,9 +12,10 @@ which `verify` refuses, and never a wrong text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,8 @@ STEP = 0.25  # nats between two values that an entry can hold
 TOKEN_BITS, VALUE_BITS, PRINT_BITS = 18, 5, 9
 _PER_BUCKET = 8  # entries
 _BACKOFF = 1.0  # nats off, for each longer context that is known without the token
-_VERSION = "1"
+_FORMAT, _VERSION = "blockdiff-ngrams", "1"
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _WORD = (1 << 64) - 1
 
@@ -50,8 +52,8 @@ def hash_of(context: Sequence[int]) -> int:
 def hashes(contexts: npt.NDArray[np.integer]) -> Hashes:
     """The same for contexts (n, order), (n,)."""
     value = np.full(len(contexts), contexts.shape[1], np.uint64)
-    for column in contexts.T.astype(np.uint64):
-        value = (value ^ column) * np.uint64(_MULTIPLIER)
+    for column in contexts.T:
+        value = (value ^ column.astype(np.uint64)) * np.uint64(_MULTIPLIER)
         value ^= value >> np.uint64(29)
     return value
 
@@ -124,16 +126,17 @@ class NgramTable:
 
     # --- files ---------------------------------------------------------------------------------
 
-    def save(self, path: Path, mode: int = 0o644) -> None:
+    def save(self, path: Path, mode: int = 0o644, about: Mapping[str, str] = _NOTHING) -> None:
         """Write as safetensors: entries, and how many each bucket holds. Raises OSError.
 
-        In one step, with `mode` from the first byte on: all of it is there, or nothing.
+        In one step, with `mode` from the first byte on: all of it is there, or nothing. `about`
+        goes into its header, for `about_file`.
         """
         from safetensors.numpy import save
 
         data = save(
             {"entries": self.entries, "sizes": np.diff(self.starts).astype(np.uint16)},
-            {"format": "blockdiff-ngrams", "version": _VERSION, "vocab_size": str(self.vocab_size)},
+            {**about, "format": _FORMAT, "version": _VERSION, "vocab_size": str(self.vocab_size)},
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         private.write(path, data, mode)
@@ -149,8 +152,7 @@ class NgramTable:
                 entries, sizes = stored.get_tensor("entries"), stored.get_tensor("sizes")
         except (OSError, SafetensorError) as error:
             raise ModelCorrupt(f"{path}: {error}") from error
-        if (about.get("format"), about.get("version")) != ("blockdiff-ngrams", _VERSION):
-            raise ModelCorrupt(f"{path}: no table of n-grams of version {_VERSION}")
+        _check_format(about, path)
         if about.get("vocab_size") != str(vocab_size):
             raise ModelCorrupt(
                 f"{path}: counted with {about.get('vocab_size')} tokens, the model has {vocab_size}"
@@ -165,6 +167,24 @@ class NgramTable:
         if len(entries) and int(tokens.max()) >= vocab_size:
             raise ModelCorrupt(f"{path}: it holds tokens that the model does not have")
         return cls(entries, starts, vocab_size)
+
+
+def about_file(path: Path) -> dict[str, str]:
+    """What a table's header says of it, without its entries. Raises ModelCorrupt."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as stored:
+            about = stored.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ModelCorrupt(f"{path}: {error}") from error
+    _check_format(about, path)
+    return about
+
+
+def _check_format(about: Mapping[str, str], path: Path) -> None:
+    if (about.get("format"), about.get("version")) != (_FORMAT, _VERSION):
+        raise ModelCorrupt(f"{path}: no table of n-grams of version {_VERSION}")
 
 
 def _prints(contexts: Hashes) -> Hashes:

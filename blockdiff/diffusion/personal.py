@@ -1,7 +1,8 @@
-"""What a user had made of his own workspaces, chosen by a file's path: tables of n-grams, adapters.
+"""What was made of a user's own workspaces, chosen by a file's path: tables of n-grams, adapters.
 
 They lie in the cache folder, readable by their owner alone, and are named by a digest of workspace
-and model: nothing else says whose they are. A path is only compared, never followed.
+and model: nothing else says whose they are. A path is only compared, never followed. Where he had
+them removed, a mark that is named likewise says that nothing is counted there but on command.
 """
 
 from __future__ import annotations
@@ -9,21 +10,24 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from blockdiff.diffusion.ngrams import NgramTable
+from blockdiff.diffusion.ngrams import NgramTable, about_file
 from blockdiff.errors import BlockdiffError
-from blockdiff.model.adapter import GatedAdapter
 from blockdiff.system import private
 from blockdiff.weights import folders
+
+if TYPE_CHECKING:  # it takes torch, and who counts needs none
+    from blockdiff.model.adapter import GatedAdapter
 
 T = TypeVar("T")
 
 TABLE, ADAPTER, RUN = ".safetensors", ".adapter.safetensors", ".run"
 """How the names of a table, an adapter and the folder of a training run end."""
+_FORGOTTEN = ".forgotten"
 MOST_BYTES = 4 << 20
 """Of a table's file; a larger one is none of ours."""
 _ADAPTER_BYTES = 256 << 20
@@ -46,8 +50,68 @@ def files_of(workspace: Path) -> list[Path]:
     return sorted(folder().glob(f"{_digest(os.path.normcase(workspace))}-*"))
 
 
+def mark_of(workspace: Path) -> Path:
+    """The mark, there or not, that a folder, an absolute path, is not to be counted."""
+    return folder() / f"{_digest(os.path.normcase(workspace))}{_FORGOTTEN}"
+
+
+def marks() -> frozenset[Path]:
+    """All that are there."""
+    return frozenset(folder().glob(f"*{_FORGOTTEN}"))
+
+
 def _digest(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class TableNote:
+    """What the header of a personal table says of it.
+
+    Attributes:
+        model: whose tokens were counted.
+        at: when its files were looked for, in seconds since the epoch.
+        files: that were counted.
+        source_bytes: of those that were to be counted, whatever was in them.
+    """
+
+    model: str
+    at: float
+    files: int
+    source_bytes: int
+
+    def header(self) -> dict[str, str]:
+        return {
+            "model": self.model,
+            "at": str(self.at),
+            "files": str(self.files),
+            "source_bytes": str(self.source_bytes),
+        }
+
+    @classmethod
+    def of(cls, header: Mapping[str, str]) -> TableNote:
+        """Raises KeyError, ValueError."""
+        return cls(
+            header["model"],
+            float(header["at"]),
+            int(header["files"]),
+            int(header["source_bytes"]),
+        )
+
+
+def note_of(file: Path) -> TableNote | None:
+    """Of a table's file; None where there is none of ours, it says nothing or is damaged."""
+    try:
+        with private.pinned(file) as pinned:
+            return TableNote.of(about_file(pinned))
+    except (BlockdiffError, OSError, KeyError, ValueError):
+        return None
+
+
+def notes_of(workspace: Path) -> list[TableNote]:
+    """Of the tables of a workspace, an absolute path, for all models."""
+    files = [file for file in files_of(workspace) if file.name.endswith(TABLE)]
+    return [note for file in files if (note := note_of(file))]
 
 
 @dataclass(frozen=True, slots=True)

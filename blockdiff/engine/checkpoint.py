@@ -30,7 +30,7 @@ from blockdiff.model.load.from_folder import (
 from blockdiff.model.load.hub_config import kind_of
 from blockdiff.model.load.hub_tokenizer import load_tokenizer
 from blockdiff.model.load.kinds import DiffusionKind
-from blockdiff.model.load.prepare import embedding_rows, is_prepared, prepare_gguf
+from blockdiff.model.load.prepare import is_prepared, prepare_gguf
 from blockdiff.model.load.shards import shard_files
 from blockdiff.model.load.tokenizer import Tokenizer
 from blockdiff.model.transformer import Transformer
@@ -181,19 +181,6 @@ class Checkpoint:
         return cls(
             files.name, model, adapter, tokenizer, drafting, kind, frame, weights=which
         )
-
-
-def tokenizer_of(files: store.ModelFiles) -> Tokenizer:
-    """The tokenizer of a model that drafts, as `Checkpoint` has it, without its weights.
-
-    Raises ModelUnsupported for a published checkpoint: it drafts from no table.
-    """
-    if not files.base.is_file():
-        raise ModelUnsupported(
-            f"{files.name} does not draft from tables", "name a model that has an adapter"
-        )
-    tokenizer = Tokenizer.cached(files.base, files.tokenizer)
-    return tokenizer.with_rows(embedding_rows(files.base), str(files.base))
 
 
 def shipped_tables(files: store.ModelFiles, tokenizer: Tokenizer) -> tuple[NgramTable, ...]:

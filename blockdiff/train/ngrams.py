@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,41 +45,43 @@ def count(
         per_document: an n-gram counts once in a document, however often it stands there: what one
             repeats says nothing of others, and its own n-grams know it better.
     """
-    document = np.cumsum(tokens == _SEPARATOR, dtype=np.uint64)
-    kept: list[tuple[Hashes, Ids, Floats, Floats]] = []
+    document = np.cumsum(tokens == _SEPARATOR, dtype=np.uint32)
+    kept: list[list[npt.NDArray[Any]]] = [
+        [np.zeros(0, kind)] for kind in (np.uint64, np.int32, np.float64, np.float64)
+    ]
     shorter: tuple[Hashes, Floats] | None = None
     for n in ORDERS:
         if len(tokens) <= n:
             break
         window = np.lib.stride_tricks.sliding_window_view(tokens, n + 1)
-        inside = (window >= 0).all(1)
-        whole = window[inside]
-        context = hashes(whole[:, :n])
-        key = _with_token(context, whole[:, n])
+        at = np.flatnonzero((window >= 0).all(1)).astype(np.int32)
+        key = _with_token(hashes(window[at, :n]), window[at, n])
         if per_document:
-            where = document[: len(window)][inside]
-            _, once = np.unique(key ^ (where * _MIXER), return_index=True)
-            whole, context, key = whole[once], context[once], key[once]
+            _, once = np.unique(key ^ (document[at] * _MIXER), return_index=True)
+            at, key = at[once], key[once]
+            del once  # millions, as all here: what is done with goes at once
         by_key, first, seen = np.unique(key, return_index=True, return_counts=True)
-        _, at, kinds = np.unique(context[first], return_inverse=True, return_counts=True)
-        total = np.bincount(at, seen)
-        share = (seen - _DISCOUNT) / total[at]
-        rest = _DISCOUNT * kinds[at] / total[at]
+        at = at[first]
+        del key, first
+        context, behind = hashes(window[at, :n]), window[at, n]
+        _, which, kinds = np.unique(context, return_inverse=True, return_counts=True)
+        total = np.bincount(which, seen)
+        share = (seen - _DISCOUNT) / total[which]
+        rest = _DISCOUNT * kinds[which] / total[which]
+        del which
         if shorter is None:
-            below = np.full(len(first), 1.0 / vocab_size)
+            below = np.full(len(at), 1.0 / vocab_size)
         else:
-            tail = _with_token(hashes(whole[first, 1:n]), whole[first, n])
+            tail = _with_token(hashes(window[at, 1:n]), behind)
             below = shorter[1][np.searchsorted(shorter[0], tail)]
-        nats = np.log(share + rest * below)
-        shorter = by_key, share + rest * below
+            del tail
+        share += rest * below
+        nats, shorter = np.log(share), (by_key, share)
         gain = seen * (nats - np.maximum(np.log(below), FLOOR))
         good = (seen >= least) & (nats > FLOOR) & (gain > 0)
-        kept.append((context[first][good], whole[first, n][good], nats[good], gain[good]))
-    contexts, behind, nats, gains = (
-        (np.concatenate(column) for column in zip(*kept, strict=True))
-        if kept
-        else (np.zeros(0, np.uint64), np.zeros(0, np.int32), np.zeros(0), np.zeros(0))
-    )
+        for column, values in zip(kept, (context, behind, nats, gain), strict=True):
+            column.append(values[good])
+    contexts, behind, nats, gains = (_joined(column) for column in kept)
     if len(gains) > entries:
         best = np.argpartition(-gains, entries)[:entries]
         contexts, behind, nats = contexts[best], behind[best], nats[best]
@@ -89,6 +91,13 @@ def count(
     order = order[likeliest < _MOST_BEHIND]
     contexts, behind, nats = contexts[order], behind[order], nats[order]
     return NgramTable.pack(contexts, behind, nats, vocab_size)
+
+
+def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """One array of them, which are let go."""
+    made = np.concatenate(parts)
+    parts.clear()
+    return made
 
 
 def _with_token(context: Hashes, token: Ids) -> Hashes:

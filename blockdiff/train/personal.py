@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from blockdiff.diffusion import personal
 from blockdiff.diffusion.ngrams import NgramTable
+from blockdiff.diffusion.personal import TableNote
 from blockdiff.errors import InputFileError
 from blockdiff.syntax.written import path_allowed
 from blockdiff.system import private
@@ -38,10 +40,12 @@ class Found:
     Attributes:
         files: the latest changed first.
         whole: whether all of it was looked through.
+        at: when that began, in seconds since the epoch.
     """
 
     files: tuple[Path, ...]
     whole: bool
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ def find(root: Path, is_open: Callable[[Path], bool]) -> Found:
     if not root.is_dir():
         raise InputFileError(f"{root} is no folder", "name the folder of a workspace")
     found: list[tuple[int, Path]] = []
-    looked_at = 0
+    looked_at, at = 0, time.time()
     for folder, inside, names in os.walk(root):
         here = Path(folder)
         relative = here.relative_to(root)
@@ -86,7 +90,7 @@ def find(root: Path, is_open: Callable[[Path], bool]) -> Found:
         if looked_at > _LOOKED_AT:
             break
     found.sort(key=lambda entry: (-entry[0], entry[1]))
-    return Found(tuple(path for _, path in found), looked_at <= _LOOKED_AT)
+    return Found(tuple(path for _, path in found), looked_at <= _LOOKED_AT, at)
 
 
 def _is_entered(here: Path, relative: Path, name: str) -> bool:
@@ -167,12 +171,13 @@ def left_out(root: Path, files: Sequence[Path]) -> list[Path]:
     return ordered[: len(ordered) // _PARTS]
 
 
-def save(table: NgramTable, workspace: Path, model: str) -> Path:
+def save(table: NgramTable, workspace: Path, model: str, note: TableNote | None = None) -> Path:
     """Write a workspace's table where the engine looks for it, and drop the oldest of too many.
 
     Raises NotPermitted where others could read it, DiskFull, OutputFileError.
     """
-    return keep(lambda file: table.save(file, mode=0o600), workspace, model, personal.TABLE)
+    about = note.header() if note else {}
+    return keep(lambda file: table.save(file, 0o600, about), workspace, model, personal.TABLE)
 
 
 def keep(write: Callable[[Path], None], workspace: Path, model: str, ending: str) -> Path:
@@ -204,8 +209,14 @@ def prepared_folder() -> Path:
 def forget(workspace: Path) -> bool:
     """Remove what was made of a workspace, for all models; whether there was anything.
 
-    Raises OutputFileError.
+    A mark stays: it is not counted again, nor are the folders in it, but on command.
+
+    Raises NotPermitted, DiskFull, OutputFileError.
     """
+    prepared_folder()
+    with folders.writing_errors():
+        for name in names_of(workspace):
+            private.write(personal.mark_of(name), b"")
     files = [file for name in names_of(workspace) for file in personal.files_of(name)]
     with folders.writing_errors():
         for file in files:
@@ -214,6 +225,27 @@ def forget(workspace: Path) -> bool:
             else:
                 file.unlink(missing_ok=True)
     return bool(files)
+
+
+def drop(workspace: Path, model: str) -> None:
+    """Remove a workspace's table for one model. Raises OutputFileError."""
+    with folders.writing_errors():
+        for name in names_of(workspace):
+            personal.file_of(name, model).unlink(missing_ok=True)
+
+
+def is_forgotten(workspace: Path) -> bool:
+    """Whether it, or a folder that it lies in, is not to be counted but on command."""
+    marks = personal.marks()
+    around = (place for name in names_of(workspace) for place in (name, *name.parents))
+    return bool(marks) and any(personal.mark_of(place) in marks for place in around)
+
+
+def remember(workspace: Path) -> None:
+    """Take back that it was forgotten. Raises OutputFileError."""
+    with folders.writing_errors():
+        for name in names_of(workspace):
+            personal.mark_of(name).unlink(missing_ok=True)
 
 
 def names_of(workspace: Path) -> set[Path]:

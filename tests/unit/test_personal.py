@@ -199,7 +199,7 @@ def test_a_workspace_is_known_by_its_links_too(tmp_path: Path) -> None:
     known = stored.tables("m", SIZE)
     assert known.of(f"{tmp_path}/link/x.py") and known.of(f"{tmp_path}/real/x.py")
     personal.forget(tmp_path / "link")
-    assert not list(stored.folder().iterdir())
+    assert not list(stored.folder().glob(f"*{stored.TABLE}"))
 
 
 def test_only_so_many_tables_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,5 +366,5 @@ def test_commands_on_a_workspace(
     personal.save(table(), workspace, "m")
     assert run(["train", "personal", str(workspace), "--forget"]) == 0
     assert json.loads(capsys.readouterr().out)["removed"]
-    assert not list(stored.folder().glob("*"))
+    assert not list(stored.folder().glob(f"*{stored.TABLE}"))
     assert run(["train", "personal", str(workspace / "none")]) == 3

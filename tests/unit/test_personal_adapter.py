@@ -143,7 +143,7 @@ def test_too_few_files_and_broken_runs_are_told(workspace: Path, shipped: Path) 
     with pytest.raises(ModelCorrupt) as caught:
         training(workspace, shipped, 0.5)
     assert "delete it" in caught.value.hint
-    assert personal.forget(workspace) and not list(stored.folder().iterdir())
+    assert personal.forget(workspace) and not stored.files_of(workspace)
     training(workspace, shipped, 0.5)
 
 

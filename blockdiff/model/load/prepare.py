@@ -101,12 +101,6 @@ def prepare_gguf(
         scratch.rename(folder)
 
 
-def embedding_rows(path: Path) -> int:
-    """How many tokens the model of a GGUF file knows. Raises ModelCorrupt, ModelUnsupported."""
-    config, _ = gguf_sources(open_gguf(path))
-    return config.vocab_size
-
-
 def gguf_sources(file: Gguf) -> tuple[TransformerConfig, TensorSources]:
     """Shape of a GGUF file's model, and what each of our tensors is made of; all are there.
 

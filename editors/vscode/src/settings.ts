@@ -5,7 +5,7 @@ import * as vscode from "vscode";
 export const SECTION = "blockdiff";
 
 /** Sections that are the server's; all other settings are for this extension. */
-export const SERVER_SECTIONS = ["engine", "decoding", "inline", "context", "rewrite"] as const;
+export const SERVER_SECTIONS = ["engine", "decoding", "inline", "context", "drafts", "rewrite"] as const;
 
 export interface Settings {
 	/** Path of the Python that has blockdiff; empty: find one. */

@@ -8,6 +8,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from blockdiff.client.endpoint import Runtime
 from blockdiff.errors import ModelNotFound
 from blockdiff.types import Extent
+from lsp_server.settings import Settings
 from tests.editors.nvim.script import Frame, Scripted
 from tests.editors.vscode.conftest import Open
 from tests.editors.vscode.test_infill import AREA, gone, infill, ready
@@ -106,9 +108,10 @@ def test_the_guide_has_every_command_key_setting_and_colour() -> None:
         other, mac = ("", "") if key is None else (key["key"], key.get("mac", key["key"]))
         row = f"| *{command['title']}* | {_shown(other)} | {_shown(mac)} |".replace("  ", " ")
         assert row.lower() in guide.lower(), row
+    server = {field.name for field in fields(Settings)}
     for part in manifest["configuration"]:
         for name in part["properties"]:
-            own = name.split(".")[1] not in ("engine", "decoding", "inline", "context", "rewrite")
+            own = name.split(".")[1] not in server
             assert not own or f"| `{name}` |" in guide, name
     for colour in manifest["colors"]:
         assert f"| `{colour['id']}` |" in guide, colour["id"]

@@ -86,6 +86,7 @@ local defaults = {
       workspaceShare = 0.25, -- of the context, for such signatures and recent edits
       warmAhead = true, -- encode the context while the cursor rests
     },
+    drafts = { personalTables = true }, -- count the open folder's n-grams: they draft its names
     rewrite = { strength = 0.5 }, -- share of the text that may change without an instruction
   },
 }
