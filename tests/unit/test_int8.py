@@ -38,9 +38,26 @@ BLOCK_BYTES = {Kind.Q4_K: 144, Kind.Q6_K: 210}
 PACK = {Kind.Q4_K: pack_q4_k, Kind.Q6_K: pack_q6_k}
 FLAGS = {
     "avx512-vnni": ["-march=native"],
+    "avx-vnni": ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "portable": [],
 }
+# What the instruction of AVX-VNNI computes, for processors without it.
+STAND_IN = """
+#include <immintrin.h>
+#include <stdint.h>
+static __m256i stand_in(__m256i sum, __m256i a, __m256i b) {
+    int32_t s[8];
+    uint8_t x[32];
+    int8_t y[32];
+    _mm256_storeu_si256((void *)s, sum);
+    _mm256_storeu_si256((void *)x, a);
+    _mm256_storeu_si256((void *)y, b);
+    for (int i = 0; i < 32; i++) s[i / 4] += x[i] * y[i];
+    return _mm256_loadu_si256((void *)s);
+}
+#define _mm256_dpbusd_avx_epi32 stand_in
+"""
 
 
 def k_quant(kind: Kind, rows: int, inputs: int, seed: int = 0) -> np.ndarray:
@@ -96,6 +113,24 @@ def test_a_product_is_that_of_the_unpacked_weights(kind: Kind | None, positions:
     x[:, 5] *= 50  # an outlier costs the inputs beside it precision, not the others
     expected = torch.nn.functional.linear(x, weight, bias)
     assert closeness(product([part], x, bias), expected) < 0.03
+
+
+@pytest.mark.parametrize("kind", PACK)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_largest_weights_and_inputs_do_not_overflow(kind: Kind, sign: float) -> None:
+    """Sums of few products are kept in 16 bits where there is no instruction for more."""
+    blocks = k_quant(kind, 16, 512)
+    blocks = blocks.reshape(16, 2, BLOCK_BYTES[kind])
+    if kind is Kind.Q4_K:
+        blocks[:, :, 4:] = 0xFF
+        blocks[:, :, 2:4] = 0  # nothing is taken off
+    else:
+        blocks[:, :, :192] = 0xFF
+        blocks[:, :, 192:208] = 0x80  # scales of -128
+    layer = QuantizedLinear([PACK[kind](blocks.reshape(16, -1), 512)])
+    expected = sign * layer.rows(torch.arange(16)).sum(1)
+    for found in layer(torch.full((6, 512), sign)):
+        assert closeness(found, expected) < 1e-6
 
 
 def test_parts_stand_one_above_the_other_each_with_its_bias() -> None:
@@ -163,7 +198,7 @@ Result = tuple[str, torch.Tensor, torch.Tensor]
 def runnable() -> list[str]:
     """Instruction sets of `FLAGS` that this machine has."""
     info = Path("/proc/cpuinfo").read_text("utf-8").split()
-    needed = {"avx512-vnni": "avx512_vnni", "avx2": "avx2"}
+    needed = {"avx512-vnni": "avx512_vnni", "avx-vnni": "avx_vnni", "avx2": "avx2"}
     return [name for name in FLAGS if name not in needed or needed[name] in info]
 
 
@@ -205,6 +240,18 @@ def test_every_processor_gets_the_same_result(tmp_path: Path) -> None:
         assert closeness(layers[name], layers["portable"]) < 0.01  # a step of int8 here and there
 
 
+@pytest.mark.skipif("avx2" not in runnable(), reason="needs AVX2")
+def test_avx_vnni_gets_the_same_result_as_avx2(tmp_path: Path) -> None:
+    """Its instruction is spelled out, so that processors without it test all around it."""
+    (tmp_path / "stand_in.h").write_text(STAND_IN)
+    extra = ["-D__AVXVNNI__", "-include", str(tmp_path / "stand_in.h")]
+    compiler = [*int8_library._compilers()[0], "-O2", *FLAGS["avx2"]]
+    backend, product, layers = compile_and_run([*compiler, *extra], tmp_path / "new")
+    _, *expected = compile_and_run(compiler, tmp_path / "old")
+    assert backend == "avx-vnni" and closeness(product, expected[0]) < 1e-6
+    assert closeness(layers, expected[1]) < 0.01
+
+
 def runtimes(compiler: str) -> list[str]:
     """What a process that loads sanitized code has to begin with; nothing where there is none."""
     names = ["libasan.so", "libubsan.so"]
@@ -214,7 +261,7 @@ def runtimes(compiler: str) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="flags of x86-64 on Linux")
-@pytest.mark.parametrize("name", ["avx512-vnni", "portable"])
+@pytest.mark.parametrize("name", FLAGS)
 def test_no_byte_beside_its_memory_is_touched_and_nothing_is_undefined(
     name: str, tmp_path: Path
 ) -> None:

@@ -5,11 +5,14 @@
 #include "lanes.h"
 #include "stack.h"
 
-/* Vectors of a value that are mixed at a time, for six queries: what fits into the registers. */
+/* Groups of sixteen keys whose products with some queries are summed at a time, and vectors of a
+ * value that are mixed for six queries: what fits into the registers. */
 #ifdef AVX512
-enum { WIDE = 4 };
+#define SCORED BY_EIGHT
+enum { TURNED = 2, WIDE = 4 };
 #else
-enum { WIDE = 1 };
+#define SCORED BY_SIX
+enum { TURNED = 1, WIDE = 1 };
 #endif
 
 #define QUERIES UNROLLED for (int q = 0; q < N; q++)
@@ -18,10 +21,10 @@ enum { WIDE = 1 };
  * gets is `stride` floats behind what the one before it gets. Two at a time share what is loaded. */
 INLINE void scores(const float *queries, int64_t count, const float *keys, int64_t size, float *out,
                    int64_t stride, const int N, const int W) {
-    vf sum[8][2];
+    vf sum[8][TURNED];
     QUERIES for (int w = 0; w < W; w++) sum[q][w] = vf_zero();
     for (int64_t i = 0; i < size; i++, queries += count, keys += LANES) {
-        vf key[2];
+        vf key[TURNED];
         for (int w = 0; w < W; w++) key[w] = vf_load(keys + w * size * LANES);
         QUERIES {
             const vf query = vf_all(queries[q]);
@@ -134,17 +137,17 @@ void attend(const team *t, const sequence *s, int64_t index, int64_t start, int6
         const float *query = t->qkv + (row * (c->heads + 2 * c->kv_heads) + head) * size;
         for (int64_t i = 0; i < size; i++) queries[i * count + q] = query[i];
     }
-    for (int64_t j = 0; j < stride; j += 2 * LANES) {
-        const int two = stride - j > LANES;
+    for (int64_t j = 0; j < stride; j += TURNED * LANES) {
+        const int two = TURNED == 2 && stride - j > LANES;
         const int64_t one = j * size, next = one + LANES * size;
         turn(key + one, value + one, size, keys - j, turned);
         if (two) turn(key + next, value + next, size, keys - j - LANES, turned + LANES * size);
 #define CALL(N) scores(queries + at, count, turned, size, share + at * stride + j, stride, N, W)
-#define W 2
-        if (two) BY_EIGHT(count, CALL)
+#define W TURNED
+        if (two) SCORED(count, CALL)
 #undef W
 #define W 1
-        else BY_EIGHT(count, CALL)
+        else SCORED(count, CALL)
 #undef W
 #undef CALL
     }

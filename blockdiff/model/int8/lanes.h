@@ -23,16 +23,6 @@ enum { LANES = 16 };
 #include "lanes_portable.h"
 #endif
 
-/* Weights below 16, a group of 32 inputs at most, from zero on; then sums for what they left. And
- * eight inputs at once, weights below 64. */
-#ifndef NARROW
-INLINE vi vi_dot_4_bits(vi sum, vi weights, const int8_t *four) { return vi_dot(sum, weights, four); }
-INLINE vi vi_sums_of_4_bits(vi sum) { return sum; }
-INLINE vi vi_dot_6_bits(vi sum, const vi *weights, const int8_t *eight) {
-    return vi_dot(vi_dot(sum, weights[0], eight), weights[1], eight + 4);
-}
-#endif
-
 /* --- on top of these ----------------------------------------------------------------------------- */
 
 /* e^a for a of at most 88, within 2 units in the last place; below -87 it is e^-87. */
@@ -101,6 +91,11 @@ INLINE void transpose(const float *x, int64_t stride, float *out) {
         vf_store(out + (8 + i) * 16, _mm512_shuffle_f32x4(even, even_below, 0xdd));
         vf_store(out + (12 + i) * 16, _mm512_shuffle_f32x4(odd, odd_below, 0xdd));
     }
+#elif defined(AVX2)
+    for (int i = 0; i < 4; i++) { /* quarters: rows from 8 (i / 2), columns from 8 (i % 2) on */
+        const int row = i / 2 * 8, column = i % 2 * 8;
+        transpose_eight(x + row * stride + column, stride, out + column * LANES + row);
+    }
 #else
     for (int column = 0; column < LANES; column++)
         for (int row = 0; row < LANES; row++) out[column * LANES + row] = x[row * stride + column];
@@ -111,6 +106,8 @@ INLINE void transpose(const float *x, int64_t stride, float *out) {
  * steps with checks in them, which take a minute to compile. */
 #if defined(EACH) || defined(__SANITIZE_ADDRESS__)
 #define UNROLLED
+#elif defined(__clang__)
+#define UNROLLED _Pragma("clang loop unroll(full)")
 #else
 #define UNROLLED _Pragma("GCC unroll 16")
 #endif

@@ -1,8 +1,14 @@
 /* Sixteen lanes in two registers: AVX2. See lanes.h, which includes this. */
 
+#define AVX2
+
 #include <immintrin.h>
+#ifdef __AVXVNNI__
+#define BACKEND "avx-vnni"
+#else
 #define BACKEND "avx2"
-#define MOST 4
+#endif
+#define MOST 5
 typedef struct { __m256i l, h; } vi;
 typedef struct { __m256 l, h; } vf;
 #define BOTH(t, f_l, f_h) ((t){f_l, f_h})
@@ -21,54 +27,72 @@ INLINE vi vi_join(vi a, vi b, uint8_t mask) {
 }
 #define vi_left(a, n) BOTH(vi, _mm256_slli_epi16((a).l, n), _mm256_slli_epi16((a).h, n))
 #define vi_right(a, n) BOTH(vi, _mm256_srli_epi16((a).l, n), _mm256_srli_epi16((a).h, n))
-/* Weights stay below 128: two products of 127 * 127 fit into 16 bits. */
-INLINE __m256i dot_half(__m256i sum, __m256i weights, __m256i x) {
-    __m256i pairs = _mm256_maddubs_epi16(weights, x);
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+/* Kept where it is: left alone, gcc computes all products first and runs out of registers. */
+INLINE vi here(vi a) {
+    __asm__("" : "+x"(a.l), "+x"(a.h));
+    return a;
 }
 INLINE __m256i four_of(const int8_t *four) {
     int32_t all;
     memcpy(&all, four, 4);
     return _mm256_set1_epi32(all);
 }
+#ifdef __AVXVNNI__
 INLINE vi vi_dot(vi sum, vi weights, const int8_t *four) {
     __m256i x = four_of(four);
-    return BOTH(vi, dot_half(sum.l, weights.l, x), dot_half(sum.h, weights.h, x));
+    return here(BOTH(vi, _mm256_dpbusd_avx_epi32(sum.l, weights.l, x),
+                     _mm256_dpbusd_avx_epi32(sum.h, weights.h, x)));
 }
-#define NARROW
-/* Sums of pairs fit into 16 bits for the 32 products of a group with weights below 16, so that they
- * become sums of four once, behind the last of them. */
-INLINE vi vi_dot_4_bits(vi pairs, vi weights, const int8_t *four) {
-    __m256i x = four_of(four);
-    return BOTH(vi, _mm256_add_epi16(pairs.l, _mm256_maddubs_epi16(weights.l, x)),
-                _mm256_add_epi16(pairs.h, _mm256_maddubs_epi16(weights.h, x)));
-}
-INLINE vi vi_sums_of_4_bits(vi pairs) {
-    __m256i one = _mm256_set1_epi16(1);
-    return BOTH(vi, _mm256_madd_epi16(pairs.l, one), _mm256_madd_epi16(pairs.h, one));
-}
-/* Eight inputs at once: four products with weights below 64 fit as well. */
-INLINE __m256i eight_half(__m256i sum, __m256i w0, __m256i w1, __m256i x0, __m256i x1) {
-    __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(w0, x0), _mm256_maddubs_epi16(w1, x1));
+#else
+/* Weights stay below 128: two products of 127 * 127 fit into 16 bits. */
+INLINE __m256i dot_half(__m256i sum, __m256i weights, __m256i x) {
+    __m256i pairs = _mm256_maddubs_epi16(weights, x);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-INLINE vi vi_dot_6_bits(vi sum, const vi *weights, const int8_t *eight) {
-    __m256i x0 = four_of(eight), x1 = four_of(eight + 4);
-    return BOTH(vi, eight_half(sum.l, weights[0].l, weights[1].l, x0, x1),
-                eight_half(sum.h, weights[0].h, weights[1].h, x0, x1));
+INLINE vi vi_dot(vi sum, vi weights, const int8_t *four) {
+    __m256i x = four_of(four);
+    return here(BOTH(vi, dot_half(sum.l, weights.l, x), dot_half(sum.h, weights.h, x)));
 }
-INLINE __m256i pairs_half(const uint8_t *low, const uint8_t *high) {
-    __m256i a = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)low));
-    __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)high));
-    return _mm256_or_si256(a, _mm256_slli_epi32(b, 16));
-}
+#define NARROW
+#endif
 INLINE vi vi_pairs(const uint8_t *low, const uint8_t *high) {
-    return BOTH(vi, pairs_half(low, high), pairs_half(low + 8, high + 8));
+    __m128i a = _mm_loadu_si128((const void *)low), b = _mm_loadu_si128((const void *)high);
+    return BOTH(vi, _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)),
+                _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)));
+}
+INLINE vi vi_signed_pairs(const uint8_t *low, const uint8_t *high) {
+    __m128i a = _mm_loadu_si128((const void *)low), b = _mm_loadu_si128((const void *)high);
+    return BOTH(vi, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)),
+                _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b)));
 }
 INLINE vi vi_dot_pairs(vi sum, vi pairs, int32_t two) {
     __m256i x = _mm256_set1_epi32(two);
-    return BOTH(vi, _mm256_add_epi32(sum.l, _mm256_madd_epi16(pairs.l, x)),
-                _mm256_add_epi32(sum.h, _mm256_madd_epi16(pairs.h, x)));
+    return here(BOTH(vi, _mm256_add_epi32(sum.l, _mm256_madd_epi16(pairs.l, x)),
+                     _mm256_add_epi32(sum.h, _mm256_madd_epi16(pairs.h, x))));
+}
+/* Sums of pairs times scales, which stand in pairs. */
+INLINE vi vi_scale_pairs(vi sum, vi pairs, vi scales) {
+    return here(BOTH(vi, _mm256_add_epi32(sum.l, _mm256_madd_epi16(pairs.l, scales.l)),
+                     _mm256_add_epi32(sum.h, _mm256_madd_epi16(pairs.h, scales.h))));
+}
+/* a - 32 b */
+INLINE vi vi_less_32(vi a, vi b) {
+    return BOTH(vi, _mm256_sub_epi32(a.l, _mm256_slli_epi32(b.l, 5)),
+                _mm256_sub_epi32(a.h, _mm256_slli_epi32(b.h, 5)));
+}
+/* Sums of pairs fit into 16 bits for the 32 products of a group with weights below 16. */
+INLINE vi vi_pairs_of_4_bits(vi pairs, vi weights, const int8_t *four) {
+    __m256i x = four_of(four);
+    return here(BOTH(vi, _mm256_add_epi16(pairs.l, _mm256_maddubs_epi16(weights.l, x)),
+                     _mm256_add_epi16(pairs.h, _mm256_maddubs_epi16(weights.h, x))));
+}
+/* Eight inputs at once: four products with weights below 64 fit as well. */
+INLINE vi vi_pairs_of_6_bits(const vi *weights, const int8_t *eight) {
+    __m256i x0 = four_of(eight), x1 = four_of(eight + 4);
+    return BOTH(vi, _mm256_add_epi16(_mm256_maddubs_epi16(weights[0].l, x0),
+                                     _mm256_maddubs_epi16(weights[1].l, x1)),
+                _mm256_add_epi16(_mm256_maddubs_epi16(weights[0].h, x0),
+                                 _mm256_maddubs_epi16(weights[1].h, x1)));
 }
 INLINE vf vf_zero(void) { return BOTH(vf, _mm256_setzero_ps(), _mm256_setzero_ps()); }
 INLINE vf vf_all(float x) { return BOTH(vf, _mm256_set1_ps(x), _mm256_set1_ps(x)); }
@@ -130,7 +154,25 @@ INLINE void vi_store(int32_t *p, vi a) {
     _mm256_storeu_si256((void *)(p + 8), a.h);
 }
 INLINE void vi_store_s8(int8_t *p, vi a) {
-    int32_t wide[16];
-    vi_store(wide, a);
-    for (int i = 0; i < 16; i++) p[i] = (int8_t)wide[i];
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.l, a.h), 0xd8);
+    __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
+    _mm_storeu_si128((void *)p, _mm_packs_epi16(low, high));
+}
+/* Columns of eight rows, `stride` floats apart, each LANES floats behind the one before it. */
+INLINE void transpose_eight(const float *x, int64_t stride, float *out) {
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(x + i * stride);
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+            a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
+        }
+    for (int i = 0; i < 4; i++) { /* a[i], a[4 + i]: columns i and 4 + i of four rows each */
+        _mm256_storeu_ps(out + i * LANES, _mm256_permute2f128_ps(a[i], a[4 + i], 0x20));
+        _mm256_storeu_ps(out + (4 + i) * LANES, _mm256_permute2f128_ps(a[i], a[4 + i], 0x31));
+    }
 }

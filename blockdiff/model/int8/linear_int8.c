@@ -50,6 +50,9 @@ void quantize(const operand *to, int64_t row, int64_t first, const float *x, int
                 sum[half] = vi_sum(q);
                 to->low[2 * at + half] = -32 * sum[half];
             }
+#ifdef NARROW
+            to->low[2 * at] = (int32_t)((uint32_t)sum[1] << 16 | (uint16_t)sum[0]);
+#endif
             to->scale[at] = step;
             to->sum[at] = step * (float)(sum[0] + sum[1]);
             to->total[2 * (at - group % 2 * block) + group % 2] = (int16_t)(sum[0] + sum[1]);

@@ -18,7 +18,12 @@
 
 enum { Q4 = 4, Q6 = 6, Q7 = 7 };
 enum { Q4_BYTES = 2368, Q6_BYTES = 3392, Q7_BYTES = 576 };
-enum { REPACKED = 3 }; /* blocks from which on weights are unpacked once for all */
+/* Blocks from which on weights are unpacked once for all. */
+#ifdef NARROW
+enum { Q4_REPACKED = 5, Q6_REPACKED = 3 };
+#else
+enum { Q4_REPACKED = 3, Q6_REPACKED = 3 };
+#endif
 /* Bytes by which memory is asked for ahead of its use: arithmetic must not wait for it. */
 #ifndef AHEAD
 #define AHEAD 4096
@@ -50,7 +55,7 @@ INLINE int32_t two(const int16_t *p) {
 
 typedef struct {
     _Alignas(64) uint8_t q[SUPER / 4][64]; /* four inputs of each row */
-    float scale[16][ROWS];
+    uint8_t scale[16][64];
     uint8_t least[4][64]; /* pairs, of Q4 */
 } unpacked;
 
@@ -73,16 +78,33 @@ INLINE void q6_weights(const uint8_t *w, int h, vi *q) {
 INLINE vi q4_least(const uint8_t *w, int g) {
     return vi_pairs(w + 192 + g * ROWS, w + 192 + (g + 1) * ROWS);
 }
-INLINE vf q4_scale(const uint8_t *w, int g) {
+/* How products are scaled. With sums of pairs a scale is a whole number, and `d` comes at the end of
+ * a fold; with sums of fours it is a float that holds `d`. */
+#ifdef NARROW
+typedef vi factor;
+INLINE factor q4_scale(const uint8_t *w, int g) {
+    return vi_pairs(w + 64 + g * ROWS, w + 64 + g * ROWS);
+}
+INLINE factor q6_scale(const uint8_t *w, int h) {
+    return vi_signed_pairs(w + 64 + h * ROWS, w + 64 + h * ROWS);
+}
+INLINE factor factor_load(const uint8_t *p) { return vi_load(p); }
+INLINE void factor_store(uint8_t *p, factor a) { vi_store((int32_t *)p, a); }
+#else
+typedef vf factor;
+INLINE factor q4_scale(const uint8_t *w, int g) {
     return vf_mul(vf_half(w), vf_u8(w + 64 + g * ROWS));
 }
-INLINE vf q6_scale(const uint8_t *w, int h) {
+INLINE factor q6_scale(const uint8_t *w, int h) {
     return vf_mul(vf_half(w), vf_s8(w + 64 + h * ROWS));
 }
+INLINE factor factor_load(const uint8_t *p) { return vf_load((const float *)p); }
+INLINE void factor_store(uint8_t *p, factor a) { vf_store((float *)p, a); }
+#endif
 
 static void unpack_q4(const uint8_t *w, unpacked *to) {
     for (int g = 0; g < 8; g++) {
-        vf_store(to->scale[g], q4_scale(w, g));
+        factor_store(to->scale[g], q4_scale(w, g));
         if (g % 2 == 0) vi_store((int32_t *)to->least[g / 2], q4_least(w, g));
     }
     for (int i = 0; i < SUPER / 8; i++) {
@@ -98,7 +120,7 @@ static void unpack_q6(const uint8_t *w, unpacked *to) {
         vi q[4];
         q6_weights(w, h, q);
         for (int i = 0; i < 4; i++) vi_store((int32_t *)to->q[4 * h + i], q[i]);
-        vf_store(to->scale[h], q6_scale(w, h));
+        factor_store(to->scale[h], q6_scale(w, h));
     }
 }
 
@@ -107,6 +129,83 @@ static void unpack_q6(const uint8_t *w, unpacked *to) {
 #define POSITIONS UNROLLED for (int p = 0; p < N; p++)
 
 /* Adds the products of `supers` times 256 inputs. If `u` is not null it has the only 256 unpacked. */
+#ifdef NARROW
+INLINE void add_q4(const uint8_t *w, const unpacked *u, activations a, int64_t block,
+                   int64_t supers, float (*to)[ROWS], const int N) {
+    for (const uint8_t *end = w + supers * Q4_BYTES; w < end; w += Q4_BYTES) {
+        for (int first = 0; first < 8; first += FOLD / GROUP) {
+            vi whole[MOST], least[MOST];
+            POSITIONS whole[p] = vi_all(0);
+            for (int g = first; g < first + FOLD / GROUP; g++, a.q += GROUP * block) {
+                const uint8_t *chunk = w + 320 + g * 256;
+                vi pairs[MOST];
+                POSITIONS pairs[p] = vi_all(0);
+                UNROLLED for (int i = 0; i < 4; i++) {
+                    const int8_t *q = a.q + 8 * i;
+                    if (!u) ASK(chunk + 64 * i);
+                    vi both = u ? vi_all(0) : vi_load(chunk + 64 * i);
+                    vi even = u ? here(vi_load(u->q[g * 8 + 2 * i])) : low_bits(both);
+                    POSITIONS pairs[p] = vi_pairs_of_4_bits(pairs[p], even, q + GROUP * p);
+                    vi odd = u ? here(vi_load(u->q[g * 8 + 2 * i + 1])) : high_bits(both);
+                    POSITIONS pairs[p] = vi_pairs_of_4_bits(pairs[p], odd, q + GROUP * p + 4);
+                }
+                const factor scale = u ? factor_load(u->scale[g]) : q4_scale(w, g);
+                POSITIONS whole[p] = vi_scale_pairs(whole[p], pairs[p], scale);
+            }
+            POSITIONS least[p] = vi_all(0);
+            UNROLLED for (int g = first; g < first + FOLD / GROUP; g += 2) {
+                vi two_least = u ? vi_load(u->least[g / 2]) : q4_least(w, g);
+                POSITIONS least[p] = vi_dot_pairs(least[p], two_least, two(a.total + 2 * p));
+                a.total += 4 * block;
+            }
+            const vf d = vf_half(w), d_least = vf_mul(vf_half(w + 32), vf_all(-1.0f));
+            POSITIONS {
+                vf sum = vf_fma(vf_int(whole[p]), d, vf_mul(vf_int(least[p]), d_least));
+                vf_store(to[p], vf_fma(sum, vf_all(a.scale[p]), vf_load(to[p])));
+            }
+            a.scale += 4 * block;
+        }
+    }
+}
+
+INLINE void add_q6(const uint8_t *w, const unpacked *u, activations a, int64_t block,
+                   int64_t supers, float (*to)[ROWS], const int N) {
+    for (const uint8_t *end = w + supers * Q6_BYTES; w < end; w += Q6_BYTES) {
+        for (int first = 0; first < 8; first += FOLD / GROUP) {
+            vi whole[MOST], less[MOST];
+            POSITIONS whole[p] = vi_all(0);
+            for (int g = first; g < first + FOLD / GROUP; g++) {
+                UNROLLED for (int half = 0; half < 2; half++) {
+                    const int h = 2 * g + half;
+                    const factor scale = u ? factor_load(u->scale[h]) : q6_scale(w, h);
+                    vi q[4];
+                    if (!u) q6_weights(w, h, q);
+                    UNROLLED for (int i = 0; i < 4; i += 2) {
+                        if (u) q[i] = here(vi_load(u->q[4 * h + i]));
+                        if (u) q[i + 1] = here(vi_load(u->q[4 * h + i + 1]));
+                        const int8_t *eight = a.q + 16 * half + 4 * i;
+                        POSITIONS whole[p] = vi_scale_pairs(
+                            whole[p], vi_pairs_of_6_bits(q + i, eight + GROUP * p), scale);
+                    }
+                }
+                a.q += GROUP * block;
+            }
+            POSITIONS less[p] = vi_all(0);
+            UNROLLED for (int g = first; g < first + FOLD / GROUP; g++, a.low += 2 * block) {
+                const uint8_t *scales = w + 64 + 2 * g * ROWS;
+                const vi both = vi_signed_pairs(scales, scales + ROWS);
+                POSITIONS less[p] = vi_dot_pairs(less[p], both, a.low[2 * p]);
+            }
+            const vf d = vf_half(w);
+            POSITIONS {
+                vf sum = vf_mul(vf_int(vi_less_32(whole[p], less[p])), d);
+                vf_store(to[p], vf_fma(sum, vf_all(a.scale[p]), vf_load(to[p])));
+            }
+            a.scale += 4 * block;
+        }
+    }
+}
+#else
 INLINE void add_q4(const uint8_t *w, const unpacked *u, activations a, int64_t block,
                    int64_t supers, float (*to)[ROWS], const int N) {
     vf sum[MOST];
@@ -132,12 +231,12 @@ INLINE void add_q4(const uint8_t *w, const unpacked *u, activations a, int64_t b
                     if (!u) ASK(chunk + 64 * i);
                     vi pair = u ? vi_all(0) : vi_load(chunk + 64 * i);
                     vi even = u ? vi_load(u->q[g * 8 + 2 * i]) : low_bits(pair);
-                    POSITIONS dot[p] = vi_dot_4_bits(dot[p], even, q + GROUP * p);
+                    POSITIONS dot[p] = vi_dot(dot[p], even, q + GROUP * p);
                     vi odd = u ? vi_load(u->q[g * 8 + 2 * i + 1]) : high_bits(pair);
-                    POSITIONS dot[p] = vi_dot_4_bits(dot[p], odd, q + GROUP * p + 4);
+                    POSITIONS dot[p] = vi_dot(dot[p], odd, q + GROUP * p + 4);
                 }
-                const vf scale = u ? vf_load(u->scale[g]) : q4_scale(w, g);
-                POSITIONS scaled[p] = vf_fma(vf_int(vi_sums_of_4_bits(dot[p])), scale, scaled[p]);
+                const factor scale = u ? factor_load(u->scale[g]) : q4_scale(w, g);
+                POSITIONS scaled[p] = vf_fma(vf_int(dot[p]), scale, scaled[p]);
             }
             POSITIONS sum[p] = vf_fma(scaled[p], vf_all(a.scale[p]), sum[p]);
             a.scale += 4 * block;
@@ -163,9 +262,12 @@ INLINE void add_q6(const uint8_t *w, const unpacked *u, activations a, int64_t b
                     if (u) UNROLLED for (int i = 0; i < 4; i++) q[i] = vi_load(u->q[4 * h + i]);
                     UNROLLED for (int i = 0; i < 4; i += 2) {
                         const int8_t *eight = a.q + 16 * half + 4 * i;
-                        POSITIONS dot[p] = vi_dot_6_bits(dot[p], q + i, eight + GROUP * p);
+                        POSITIONS {
+                            dot[p] = vi_dot(dot[p], q[i], eight + GROUP * p);
+                            dot[p] = vi_dot(dot[p], q[i + 1], eight + GROUP * p + 4);
+                        }
                     }
-                    const vf scale = u ? vf_load(u->scale[h]) : q6_scale(w, h);
+                    const factor scale = u ? factor_load(u->scale[h]) : q6_scale(w, h);
                     POSITIONS scaled[p] = vf_fma(vf_int(dot[p]), scale, scaled[p]);
                 }
                 a.q += GROUP * block;
@@ -177,6 +279,7 @@ INLINE void add_q6(const uint8_t *w, const unpacked *u, activations a, int64_t b
     }
     POSITIONS vf_store(to[p], sum[p]);
 }
+#endif
 
 /* These weights need no unpacking. */
 INLINE void add_q7(const uint8_t *w, int64_t groups, activations a, int64_t block,
@@ -214,8 +317,8 @@ INLINE void add_q7(const uint8_t *w, int64_t groups, activations a, int64_t bloc
 #define BY_WIDTH(n, CALL) switch (n) { UP_TO_4(CALL) UP_TO_8(CALL) UP_TO_16(CALL) }
 #define MANY UP_TO_16
 #else
-#define BY_WIDTH(n, CALL) switch (n) { UP_TO_4(CALL) }
-#define MANY UP_TO_4
+#define MANY(CALL) UP_TO_4(CALL) CASE(5, CALL)
+#define BY_WIDTH(n, CALL) switch (n) { MANY(CALL) }
 #endif
 
 /* Adds products of `groups` groups of inputs. */
@@ -250,7 +353,7 @@ int64_t tile_bytes(int64_t kind, int64_t k) {
 void sums_of_tile(int64_t kind, const uint8_t *w, const operand *x, const piece *pieces,
                          int count, float (*to)[ROWS]) {
     const int64_t block = x->block, groups = x->k / GROUP;
-    if (kind == Q7 || count < REPACKED) {
+    if (kind == Q7 || count < (kind == Q4 ? Q4_REPACKED : Q6_REPACKED)) {
         for (const piece *p = pieces; p < pieces + count; to += p++->n)
             add(kind, w, from(x, p->row, 0), block, groups, to, p->n);
         return;
