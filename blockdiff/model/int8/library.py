@@ -55,7 +55,7 @@ class Library:
     """The library.
 
     Attributes:
-        backend: instructions that it uses: `avx512-vnni`, `avx2` or `portable`.
+        backend: instructions that it uses: `avx512-vnni`, `avx-vnni`, `avx2` or `portable`.
     """
 
     def __init__(self, path: Path) -> None:
