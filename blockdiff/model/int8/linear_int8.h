@@ -33,7 +33,7 @@ typedef struct {
     float *scale;   /* what one step of q means */
     float *sum;     /* the group's sum, scaled */
     int16_t *total; /* 2, in every other group: the sum of its q and of that of the next */
-    int32_t *low;   /* 2: minus 32 times the sum of each half of q */
+    int32_t *low;   /* 2: minus 32 times the sum of each half of q; with NARROW both sums in one */
 } operand;
 
 /* Where in `scale` a group of a row stands. */
